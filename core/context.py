@@ -1,0 +1,242 @@
+"""Who am I, who are the others: the nodes of a gang, and what user code may ask of them."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .failure import BadAttribute, PortTaken, ProcessFailed, ValueTooStrange
+from .launch import LaunchPlan, Process, ProcessResult
+from .link import Link
+
+INLINE_TOTAL = 1 << 20
+"""Bytes that one collective may put on the control connections, all nodes together; what is larger goes by bulk streams."""
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """Which attempt of which task this is."""
+
+    flow_name: str
+    run_id: str
+    step_name: str
+    task_id: str
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Node:
+    """One machine, or one local process, of the gang.
+
+    ``address`` is how the other nodes reach it, ``cpus`` and ``gpus`` what its task may use.
+    """
+
+    index: int
+    address: str
+    hostname: str
+    cpus: int
+    gpus: int
+
+
+@dataclass(frozen=True)
+class Gang:
+    """``current.gang``: this node's view of the gang while the step's body runs.
+
+    Parameters
+    ----------
+    node_index : int
+        This node; 0 is control.
+    nodes : tuple of Node
+        All nodes, by index.
+    folder : str
+        A private folder of this node and attempt, removed when the gang ends.
+
+    Example
+    -------
+    >>> losses = current.gang.all_gather(loss)      # on every node
+    """
+
+    node_index: int
+    nodes: tuple[Node, ...]
+    folder: str
+    _link: Link = field(repr=False, compare=False)
+    _sequence: Iterator[int] = field(default_factory=lambda: itertools.count(), repr=False, compare=False)
+
+    @property
+    def num_nodes(self) -> int:
+        """How many nodes the gang has."""
+        return len(self.nodes)
+
+    @property
+    def main_address(self) -> str:
+        """Where the other nodes reach control."""
+        return self.nodes[0].address
+
+    @property
+    def is_control(self) -> bool:
+        """Whether this is node 0."""
+        return self.node_index == 0
+
+    def barrier(self) -> None:
+        """Wait until every node has called it.
+
+        Raises :class:`GangFailed` (by way of the body's end) when a node cannot come any more.
+        """
+        self._gather("barrier()", None)
+
+    def all_gather(self, value: Any) -> list[Any]:
+        """Give ``value`` to all nodes and get everybody's, by node index. Every node must call it.
+
+        Parameters
+        ----------
+        value : any picklable
+            Of any size; what is large travels encrypted, beside the control connections.
+
+        Raises
+        ------
+        ValueTooStrange
+            When ``value`` cannot be pickled.
+
+        Example
+        -------
+        >>> ports = current.gang.all_gather(current.gang.free_port())
+        """
+        return self._gather("all_gather()", value)
+
+    def broadcast(self, value: Any, source: int = 0) -> Any:
+        """Get the ``value`` that node ``source`` gave. Every node must call it; what the others give is not sent.
+
+        Parameters
+        ----------
+        value : any picklable
+            Only that of node ``source`` counts.
+        source : int
+            Index of the node whose value it is.
+        """
+        if not 0 <= source < self.num_nodes:
+            raise BadAttribute(f"broadcast(source={source}): this gang has nodes 0 to {self.num_nodes - 1}.")
+        return self._gather("broadcast()", value if self.node_index == source else None)[source]
+
+    def free_port(self) -> int:
+        """A port of this node that no other program has and no other gang of this user gets, until the gang ends."""
+        return int(self.lease_port())
+
+    def lease_port(self, exact: int | None = None) -> int:
+        """As :meth:`free_port`, or the very port ``exact``; raises :class:`BadAttribute` where it is not to be had."""
+        header, _ = self._link.request("port", exact=exact)
+        if "error" in header:
+            raise BadAttribute(header["error"])
+        return int(header["port"])
+
+    def run(
+        self,
+        argv: str | Sequence[str | os.PathLike[str]],
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        check: bool = True,
+    ) -> int:
+        """Run a program on this node and wait for it; its output goes to this node's log as it comes.
+
+        The program and everything it starts end with the gang. It is not a collective: any node may call it alone.
+
+        Parameters
+        ----------
+        argv : str or sequence of str
+            The program, or the program and its arguments. No shell is involved.
+        env : mapping of str to str, optional
+            Added to the task's environment.
+        cwd : path, optional
+            Working folder; the task's own by default.
+        check : bool
+            Whether a program that fails fails the gang. With False its exit code is returned.
+
+        Returns
+        -------
+        int
+            The exit code; negative for a signal.
+
+        Raises
+        ------
+        ProcessFailed
+            With ``check``, when it did not exit with 0.
+
+        Example
+        -------
+        >>> current.gang.run(["./simulate", "--seed", str(current.gang.node_index)])
+        """
+        words = [argv] if isinstance(argv, str) else [os.fspath(word) for word in argv]
+        if not words:
+            raise BadAttribute("current.gang.run() needs a program: its argv is empty.")
+        process = Process(
+            argv=tuple(words),
+            env={**os.environ, **(env or {})},
+            cwd=os.fspath(cwd) if cwd is not None else os.getcwd(),
+            title=os.path.basename(words[0]),
+        )
+        return self.launch(LaunchPlan((process,), check=check))[0].exit_code
+
+    def launch(self, plan: LaunchPlan) -> list[ProcessResult]:
+        """Run a launcher's plan on this node; how its processes ended, in the plan's order.
+
+        Raises
+        ------
+        ProcessFailed
+            When a process of this node has failed.
+        PortTaken
+            On every node, when a foreign program holds the plan's port.
+        """
+        header, _ = self._link.request("launch", plan=plan.to_json())
+        if header.get("port_taken"):
+            raise PortTaken("Another program took the port that was chosen for this launch.")
+        if "failed" in header:
+            raise ProcessFailed(header["failed"])
+        return [
+            ProcessResult(record["title"], record["rank"], record["exit_code"], record["tail"])
+            for record in header["results"]
+        ]
+
+    # -- collectives -------------------------------------------------------------------------------------------------
+
+    def _gather(self, kind: str, value: Any) -> list[Any]:
+        number = next(self._sequence)
+        try:
+            data = pickle.dumps(value, protocol=5)
+        except Exception as error:  # pickle raises whatever a __reduce__ raises
+            raise ValueTooStrange(
+                f"{kind}: a {type(value).__name__} cannot be sent to the other nodes, since it cannot be pickled ({error})."
+            ) from error
+        entry: dict[str, Any] = {}
+        if len(data) > max(1024, INLINE_TOTAL // self.num_nodes):
+            entry = {"blob": f"{number}-{self.node_index}"}
+            self._put(entry["blob"], data)
+            data = b""
+        header, payload = self._link.request("gather", data, seq=number, kind=kind, entry=entry)
+        values, start = [], 0
+        for item in header["entries"]:
+            piece, start = payload[start : start + item["size"]], start + item["size"]
+            values.append(pickle.loads(self._get(item["blob"]) if "blob" in item else piece))
+        return values
+
+    def _put(self, name: str, data: bytes) -> None:
+        path = os.path.join(self.folder, f"put-{name}")
+        with open(path, "wb") as file:
+            file.write(data)
+        self._transfer("put", name, path)
+        os.unlink(path)
+
+    def _get(self, name: str) -> bytes:
+        path = os.path.join(self.folder, f"get-{name}")
+        self._transfer("get", name, path)
+        with open(path, "rb") as file:
+            data = file.read()
+        os.unlink(path)
+        return data
+
+    def _transfer(self, direction: str, name: str, path: str) -> None:
+        header, _ = self._link.request(direction, name=name, path=path)
+        if "error" in header:
+            raise ValueTooStrange(f"A value of this collective did not get through: {header['error']}")

@@ -1,0 +1,148 @@
+"""GangDecorator: the one lifecycle that ``@gang`` and every launcher share, on top of Metaflow's own @parallel."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar
+
+from metaflow import current
+from metaflow.plugins.parallel_decorator import ParallelDecorator
+from metaflow.unbounded_foreach import UBF_CONTROL
+
+from . import interrupt
+from .attributes import check_neighbours, check_split, number, requested
+from .context import Gang, TaskInfo
+from .lifecycle import Lifecycle
+from .local import task_ids
+
+
+class GangDecorator(ParallelDecorator):  # type: ignore[misc]
+    """
+    Runs the step on all nodes of a cluster that lives as long as the step. Start it with
+    `self.next(self.step_name, num_parallel=N)`.
+
+    Parameters
+    ----------
+    all_nodes_started_timeout : float, default 600
+        Seconds in which all nodes must have joined, counted from this node's own start.
+
+    MF Add To Current
+    -----------------
+    gang -> metaflow_extensions.gang.core.context.Gang
+        This node's view of the gang.
+
+        @@ Returns
+        -------
+        Gang
+            `node_index`, `num_nodes`, `nodes`, `main_address`, `is_control`; `barrier()`, `all_gather()`, `broadcast()`,
+            `free_port()`, `run()`.
+    """
+
+    name = "gang"
+    defaults: ClassVar[dict[str, Any]] = {"all_nodes_started_timeout": 600}
+
+    runs_on_control_only = False
+    """Whether the body runs on node 0 only, and the others hold until it ends."""
+
+    task: TaskInfo
+    flow_datastore: Any
+    environment: Any
+    input_paths: list[str]
+    gpus: int | None = None
+    cpus: int | None = None
+    _lifecycle: Lifecycle | None = None
+
+    # -- what a launcher fills in --------------------------------------------------------------------------------------
+
+    def check_attributes(self) -> None:
+        """Raise :class:`BadAttribute` for a value that cannot be meant. Runs before anything is scheduled."""
+
+    def preflight(self) -> None:
+        """Raise :class:`ToolMissing` where this node lacks what the launcher starts. Runs before the gang forms."""
+
+    def form(self, gang: Gang) -> dict[str, object]:
+        """What appears on ``current`` besides ``gang``; may exchange what the launcher needs first."""
+        return {}
+
+    # -- Metaflow's hooks ----------------------------------------------------------------------------------------------
+
+    def step_init(
+        self, flow: Any, graph: Any, step: str, decos: list[Any], environment: Any, flow_datastore: Any, logger: Any
+    ) -> None:
+        super().step_init(flow, graph, step, decos, environment, flow_datastore, logger)
+        self.flow_datastore = flow_datastore
+        check_neighbours(self, step, decos)
+        check_split(self.name, step, graph)
+        timeout = number(self, "all_nodes_started_timeout")
+        self.attributes["all_nodes_started_timeout"] = timeout
+        self.gpus, self.cpus = requested(decos, "gpu"), requested(decos, "cpu")
+        self.check_attributes()
+
+    def runtime_init(self, flow: Any, graph: Any, package: Any, run_id: str) -> None:
+        super().runtime_init(flow, graph, package, run_id)
+        interrupt.pass_on_interrupts()
+
+    def runtime_step_cli(
+        self, cli_args: Any, retry_count: int, max_user_code_retries: int, ubf_context: str | None
+    ) -> None:
+        super().runtime_step_cli(cli_args, retry_count, max_user_code_retries, ubf_context)
+        if ubf_context == UBF_CONTROL:
+            cli_args.env[interrupt.CONTROL_MARKER] = str(os.getpid())
+
+    def task_pre_step(
+        self,
+        step_name: str,
+        task_datastore: Any,
+        metadata: Any,
+        run_id: str,
+        task_id: str,
+        flow: Any,
+        graph: Any,
+        retry_count: int,
+        max_user_code_retries: int,
+        ubf_context: str | None,
+        inputs: Any,
+    ) -> None:
+        super().task_pre_step(
+            step_name, task_datastore, metadata, run_id, task_id, flow, graph, retry_count, max_user_code_retries,
+            ubf_context, inputs,
+        )  # fmt: skip
+        self.task = TaskInfo(flow.name, str(run_id), step_name, str(task_id), int(retry_count))
+        self.preflight()
+
+    def task_decorate(
+        self,
+        step_func: Callable[[], None],
+        flow: Any,
+        graph: Any,
+        retry_count: int,
+        max_user_code_retries: int,
+        ubf_context: str | None,
+    ) -> Callable[[], None]:
+        num_nodes = flow._parallel_ubf_iter.num_parallel
+        is_control = ubf_context == UBF_CONTROL
+        self._lifecycle = Lifecycle(self, num_nodes, is_control)
+        if is_control and not getattr(flow, "_control_mapper_tasks", None):
+            # The backends have set it by now; locally it is ours to say which tasks the join gets.
+            prefix = f"{self.task.run_id}/{self.task.step_name}/"
+            flow._control_mapper_tasks = [prefix + task_id for task_id in task_ids(self.task.task_id, num_nodes)]
+        return partial(self._lifecycle.run, step_func)
+
+    def task_exception(
+        self, exception: Exception, step_name: str, flow: Any, graph: Any, retry_count: int, max_user_code_retries: int
+    ) -> bool | None:
+        if self._lifecycle is not None:
+            self._lifecycle.failed_outside(exception)
+        return None
+
+    def task_finished(
+        self, step_name: str, flow: Any, graph: Any, is_task_ok: bool, retry_count: int, max_retries: int
+    ) -> None:
+        if self._lifecycle is not None:
+            self._lifecycle.finished(bool(is_task_ok))
+
+    def appear(self, gang: Gang) -> None:
+        """Put the gang, and what the launcher has, on ``current``."""
+        current._update_env({"gang": gang, **self.form(gang)})

@@ -1,0 +1,30 @@
+"""The guard's process: ``python -I -S -c BOOT FD``, started by ``core/link.py``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+
+from .loop import Loop
+from .node import Node
+from .processes import become_subreaper
+
+
+def main(fd: int, task_pid: int) -> int:
+    """Serve the task at the other end of socket ``fd`` until it is gone and everything is in order."""
+    # Ctrl-C is for the task, which tells us; a reader of our output that has gone is no reason to die.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    become_subreaper()
+    loop = Loop()
+    Node(loop, socket.socket(fileno=fd), task_pid)
+    loop.run()
+    return 0
+
+
+if __name__ == "__main__":
+    # Threads may still be writing to a reader that has stopped: they must not hold up the end.
+    code = main(int(sys.argv[1]), int(sys.argv[2]))
+    os._exit(code)

@@ -1,0 +1,282 @@
+"""Start, watch and end the processes of one launch, with all their descendants, sessions of their own included."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+from . import processes
+from .loop import Loop, Timer
+from .output import Labelled, Log, Pump, Raw, Tail
+from .verdict import EVIDENCE, PEER, Failure, how_it_ended, last_traceback
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from typing import Any
+
+    from .output import Sink
+
+DRAIN_S = 0.5
+"""How long a child's output may go on after its death: a grandchild that kept the pipe must not hold up the end."""
+
+SWEEP_S = 0.02
+"""Between two looks at what is left while processes are being ended: the kernel tells only about direct children."""
+
+LAST_LINES = 40
+"""Lines of last output that a failure without a traceback shows."""
+
+RUNNER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "runner.py")
+
+
+class Child:
+    """One process, from its start until it is gone and its output drained."""
+
+    def __init__(self, loop: Loop, spec: dict[str, Any], sinks: Callable[[str], list[Sink]], pass_fds: tuple[int, ...]) -> None:
+        self.title: str = spec["title"]
+        self.rank: int | None = spec.get("rank")
+        self.error_file: str | None = spec.get("error_file")
+        self.report: str | None = spec.get("report")
+        self.tail = Tail()
+        self.exit_code: int | None = None
+        self.ended_at = 0.0
+        self.on_end: Callable[[Child], None] = lambda child: None
+        self._loop = loop
+        self._open_streams = 2
+        self._timer: Timer | None = None
+        self._told = False
+        runner = [sys.executable, "-I", "-S", RUNNER, str(os.getpid()), spec.get("cwd") or ""]
+        self._process = subprocess.Popen(
+            [*runner, *spec["argv"]],
+            env=spec["env"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,
+            pass_fds=pass_fds,
+        )
+        self.pid = self._process.pid
+        for name, stream in (("stdout", self._process.stdout), ("stderr", self._process.stderr)):
+            assert stream is not None
+            fd = os.dup(stream.fileno())
+            stream.close()
+            Pump(fd, [*sinks(name), self.tail], lambda: loop.call_soon_threadsafe(self._stream_ended))
+
+    @property
+    def alive(self) -> bool:
+        return self.exit_code is None
+
+    def reaped(self, exit_code: int) -> None:
+        """The kernel told that it is gone; ``on_end`` follows when its output has been drained."""
+        self.exit_code = self._process.returncode = exit_code
+        self.ended_at = time.time()
+        if self._open_streams:
+            self._timer = self._loop.call_later(DRAIN_S, self._tell)
+        else:
+            self._tell()
+
+    def _stream_ended(self) -> None:
+        self._open_streams -= 1
+        if not self._open_streams and not self.alive:
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self._told:
+            self._told = True
+            self.on_end(self)
+
+    @property
+    def settled(self) -> bool:
+        """Gone, and its output drained."""
+        return self._told
+
+    def _first_to_fail(self) -> tuple[str, int | None, int]:
+        """Title, rank and exit code: its own, or those it reports of a process that it had started."""
+        assert self.exit_code is not None
+        if self.report:
+            import re
+
+            found = re.search(self.report, self.tail.text(), re.DOTALL)
+            if found:
+                return f"rank {found['rank']}", int(found["rank"]), int(found["exit_code"])
+        return self.title, self.rank, self.exit_code
+
+    def result(self) -> dict[str, Any]:
+        """What the task learns of it."""
+        title, rank, exit_code = self._first_to_fail()
+        return {
+            "title": title,
+            "rank": rank,
+            "exit_code": exit_code,
+            "tail": self.tail.text(),
+            "error_file": self.error_file,
+        }
+
+    def traceback(self) -> tuple[str, float]:
+        """The traceback it left in its error file, else in its output, and when it was written (0.0 if unknown)."""
+        if self.error_file:
+            try:
+                with open(self.error_file, encoding="utf-8", errors="replace") as file:
+                    message = json.load(file)["message"]
+                written = os.stat(self.error_file).st_mtime
+                if isinstance(message, str):
+                    return message, written
+                return str(message["extraInfo"]["py_callstack"] or message["message"]), written
+            except (OSError, ValueError, KeyError, TypeError):
+                pass  # none was written, or it is not torch's format: the output says what happened
+        return last_traceback(self.tail.text()), 0.0
+
+    def failure(self, node: int, peer_lost: list[str]) -> Failure:
+        """Why it failed, as a record."""
+        title, rank, exit_code = self._first_to_fail()
+        tail = self.tail.text()
+        detail, written = self.traceback()
+        lost_peer = exit_code in (1, -signal.SIGABRT) and _matches(peer_lost, detail or tail)
+        return Failure(
+            node,
+            "signal" if exit_code < 0 else "exit",
+            f"{title} {how_it_ended(exit_code)}",
+            min(self.ended_at, written or self.ended_at),
+            detail or "\n".join(tail.splitlines()[-LAST_LINES:]),
+            rank,
+            PEER if lost_peer else EVIDENCE,
+        )
+
+    def dying_words(self, node: int, peer_lost: list[str], since: float) -> Failure | None:
+        """Evidence of a process that is about to fail but has not ended: what it wrote into its error file lately."""
+        detail, written = self.traceback()
+        if not self.alive or not detail or _matches(peer_lost, detail):
+            return None
+        if written < since and not (written == 0.0 and self.tail.text().rstrip().endswith(detail)):
+            return None
+        return Failure(node, "exception", f"{self.title} raised", written or time.time(), detail, self.rank)
+
+
+def _matches(patterns: list[str], text: str) -> bool:
+    if not patterns:
+        return False
+    import re
+
+    return any(re.search(pattern, text) for pattern in patterns)
+
+
+class Launch:
+    """The processes of one plan on this node.
+
+    ``on_done(results)`` is called when all have ended and nothing of them is left; ``on_failure(child)`` before, when the
+    first of a checked plan fails.
+    """
+
+    def __init__(self, loop: Loop, name: str, plan: dict[str, Any], out: int, err: int) -> None:
+        self.name = name
+        self.key: str = plan.get("key", "")
+        self.check: bool = plan.get("check", True)
+        self.grace: float = plan.get("grace", 0.5)
+        self.peer_lost: list[str] = list(plan.get("peer_lost", ()))
+        self.port_taken: str | None = plan.get("port_taken")
+        self.failed: Child | None = None
+        self.cancelled = False
+        self.on_done: Callable[[Launch], None] = lambda launch: None
+        self.on_failure: Callable[[Launch, Child], None] = lambda launch, child: None
+        self._loop = loop
+        self._ending = False
+        self._kill_at = 0.0
+        self._done = False
+        self.children: list[Child] = []
+        for spec in plan["processes"]:
+            env = {**spec["env"], processes.LAUNCH_MARKER: name}
+            label = spec.get("label", "")
+
+            def sinks(stream: str, label: str = label) -> list[Sink]:
+                fd = out if stream == "stdout" else err
+                return [Labelled(fd, label) if label else Raw(fd)]
+
+            child = Child(loop, {**spec, "env": env}, sinks, ())
+            child.on_end = self._ended
+            self.children.append(child)
+
+    def find(self, pid: int) -> Child | None:
+        return next((child for child in self.children if child.pid == pid and child.alive), None)
+
+    def results(self) -> list[dict[str, Any]]:
+        return [child.result() for child in self.children]
+
+    def port_is_taken(self) -> bool:
+        """Whether the process that failed says that a foreign program holds the plan's port."""
+        return self.failed is not None and bool(self.port_taken) and _matches([str(self.port_taken)], self.failed.tail.text())
+
+    def end(self) -> None:
+        """End what is left: SIGTERM, and SIGKILL after the plan's grace. ``on_done`` follows."""
+        if self._ending:
+            return
+        self._ending = True
+        self._kill_at = time.monotonic() + self.grace
+        processes.terminate(self._living())
+        self._sweep()
+
+    def _living(self) -> set[int]:
+        """Everything that descends from this launch, whatever session it is in or whoever adopted it."""
+        entries = processes.table()
+        mine = processes.descendants([os.getpid()], entries)
+        roots = {child.pid for child in self.children if child.alive and child.pid in mine}
+        roots |= processes.marked(processes.LAUNCH_MARKER, self.name, mine)
+        return roots | processes.descendants(roots, entries)
+
+    def _sweep(self) -> None:
+        living = self._living()
+        if living:
+            if time.monotonic() >= self._kill_at:
+                processes.send(living, signal.SIGKILL)
+            self._loop.call_later(SWEEP_S, self._sweep)
+        else:
+            self._maybe_done()
+
+    def _ended(self, child: Child) -> None:
+        if child.exit_code and self.check and not self._ending and self.failed is None:
+            self.failed = child
+            self.on_failure(self, child)
+        elif all(not child.alive for child in self.children) and not self._ending:
+            self.end()  # daemons that it left behind
+        elif self._ending:
+            self._maybe_done()
+
+    def _maybe_done(self) -> None:
+        gone = all(child.settled for child in self.children)
+        if gone and not self._done and not self._living():
+            self._done = True
+            self.on_done(self)
+
+
+class NodeTask(Child):
+    """In a local gang: the task of another node, which control's guard starts and whose log it keeps."""
+
+    def __init__(
+        self, loop: Loop, node: int, spec: dict[str, Any], out: int, err: int, log_folder: str, meeting_fd: int
+    ) -> None:
+        self.node = node
+        self.logs = {name: os.path.join(log_folder, f"node-{node}.{name}") for name in ("stdout", "stderr")}
+
+        def sinks(stream: str) -> list[Sink]:
+            # The log first: it has to be whole whatever becomes of the console.
+            console = Labelled(out if stream == "stdout" else err, f"[node {node}] ", progress_period=1.0)
+            return [Log(self.logs[stream]), console]
+
+        super().__init__(loop, {**spec, "title": f"node {node}'s task"}, sinks, (meeting_fd,))
+
+    def failure(self, node: int, peer_lost: list[str]) -> Failure:
+        assert self.exit_code is not None
+        tail = self.tail.text()
+        return Failure(
+            self.node,
+            "task-signal" if self.exit_code < 0 else "task-exit",
+            f"the node's task {how_it_ended(self.exit_code)}",
+            self.ended_at,
+            last_traceback(tail) or "\n".join(tail.splitlines()[-LAST_LINES:]) if self.exit_code >= 0 else "",
+        )

@@ -1,0 +1,316 @@
+"""The connecting side of the channel: find the address, try until it answers, prove the secret."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+
+from .loop import Loop, Timer
+from .session import (
+    CHANNEL,
+    PRE_AUTH_BYTES,
+    PROOF_BYTES,
+    PROTOCOL,
+    Connection,
+    Identity,
+    Seal,
+    Transcript,
+    is_nonce,
+    new_nonce,
+    peer_ip,
+    protect,
+    sentence,
+    tune,
+)
+from .wire import Stream, encode, fault
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from typing import Any
+
+    from .wire import Header
+
+FIRST_PAUSE = 0.05
+LONGEST_PAUSE = 1.0
+"""Seconds between two attempts: doubled from the first to the second."""
+
+ATTEMPT_SECONDS = 10.0
+"""How long one attempt waits for TCP. The kernel doubles its own pauses, so a fresh attempt is answered sooner."""
+
+_NETWORK = (
+    "Check that the other node runs, and that the security group, firewall or network policy lets the nodes of "
+    "one job reach each other on all ports."
+)
+
+
+class ConnectError(Exception):
+    """A connection could not be made; the message says where to, what came back and what to check."""
+
+
+def connect(
+    loop: Loop,
+    address: str,
+    port: int,
+    secret: bytes,
+    identity: Identity,
+    role: str,
+    node: int,
+    info: dict[str, Any],
+    on_connection: Callable[[Connection], None],
+    on_error: Callable[[ConnectError], None],
+    timeout: float,
+) -> Dial:
+    """Connect to an :class:`Acceptor` and prove the gang's secret to it, without blocking.
+
+    A name that does not resolve and an address that does not answer are tried again until ``timeout``; a refusal
+    by the gang is final. Exactly one of the callbacks is called, later and in the loop, unless the dial is cancelled.
+
+    Parameters
+    ----------
+    address : str
+        IP address or host name; resolved in a thread.
+    role : str
+        "member" or "ring".
+    node : int
+        Index of this node.
+    info : dict
+        What the other side shall know; JSON, 3 kB at most.
+    on_connection, on_error : callable
+        Called with the :class:`Connection`, or with a :class:`ConnectError`.
+    timeout : float
+        Seconds for everything together.
+
+    Returns
+    -------
+    Dial
+        ``cancel()`` ends it without a call.
+
+    Raises
+    ------
+    ValueError
+        When ``info`` is too large.
+    """
+    hello = {
+        "version": PROTOCOL,
+        "identity": identity.as_list(),
+        "role": role,
+        "node": node,
+        "nonce": "0" * 64,
+        "info": info,
+    }
+    # As the other side will read it, so that both sign the same.
+    hello = json.loads(json.dumps(hello))
+    size, limit = len(encode(hello)), PRE_AUTH_BYTES - PROOF_BYTES
+    if size > limit:
+        raise ValueError(f"The hello of node {node} has {size} bytes, and {limit} is the limit.")
+    return Dial(loop, address, port, secret, hello, on_connection, on_error, timeout)
+
+
+class Dial:
+    """A connection in the making."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        address: str,
+        port: int,
+        secret: bytes,
+        hello: Header,
+        on_connection: Callable[[Connection], None],
+        on_error: Callable[[ConnectError], None],
+        timeout: float,
+    ) -> None:
+        self._loop = loop
+        self._address = address
+        self._port = port
+        self._secret = secret
+        self._hello = hello
+        self._on_connection = on_connection
+        self._on_error = on_error
+        self._timeout = timeout
+        self._started = time.monotonic()
+        self._pause = FIRST_PAUSE
+        self._attempts = 0
+        self._last = ""
+        self._targets: list[tuple[int, Any]] = []
+        self._sock: socket.socket | None = None
+        self._stream: Stream | None = None
+        self._transcript: Transcript | None = None
+        self._over = False
+        self._deadline = loop.call_later(timeout, self._on_deadline)
+        self._timer: Timer = loop.call_later(0, self._resolve)
+
+    def cancel(self) -> None:
+        """End it; neither callback is called. Harmless when it is over."""
+        self._over = True
+        self._deadline.cancel()
+        self._drop()
+
+    # Finding the address
+
+    def _resolve(self) -> None:
+        try:
+            # A numeric address needs no thread, and no name service that might be slow.
+            found = socket.getaddrinfo(self._address, self._port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        except OSError:
+            import threading
+
+            self._last = self._last or "its name has not been resolved"
+            threading.Thread(target=self._look_up, name="resolve", daemon=True).start()
+        else:
+            self._on_resolved(found, "")
+
+    def _look_up(self) -> None:
+        found: list[Any] = []
+        why = ""
+        try:
+            found = socket.getaddrinfo(self._address, self._port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            why = f"no such host ({error.strerror if isinstance(error, OSError) else error})"
+        self._loop.call_soon_threadsafe(lambda: self._on_resolved(found, why))
+
+    def _on_resolved(self, found: list[Any], why: str) -> None:
+        if self._over:
+            return
+        if not found:
+            self._retry(why)
+            return
+        self._targets = [(family, name) for family, _, _, _, name in found]
+        self._next_target()
+
+    # Reaching it
+
+    def _next_target(self) -> None:
+        family, name = self._targets.pop(0)
+        self._attempts += 1
+        try:
+            self._sock = sock = socket.socket(family, socket.SOCK_STREAM)
+            sock.setblocking(False)
+            code = sock.connect_ex(name)
+        except OSError as error:
+            self._retry(fault(error))
+            return
+        if code not in (0, errno.EINPROGRESS):
+            self._retry(fault(OSError(code, os.strerror(code))))
+            return
+        self._timer = self._loop.call_later(ATTEMPT_SECONDS, lambda: self._retry("timed out"))
+        self._loop.add_writer(sock, self._on_connected)
+
+    def _on_connected(self) -> None:
+        sock = self._sock
+        if sock is None:
+            return
+        self._loop.remove_writer(sock)
+        self._timer.cancel()
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            self._retry(fault(OSError(code, os.strerror(code))))
+            return
+        try:
+            # The kernel may join a socket to itself when it draws the very port that it is to connect to.
+            to_itself = sock.getsockname() == sock.getpeername()
+            tune(sock)
+        except OSError as error:
+            self._retry(fault(error))
+            return
+        if to_itself:
+            self._retry("refused")
+            return
+        self._last = "connected, but nothing answered"
+        self._hello["nonce"] = new_nonce()
+        self._stream = Stream(self._loop, sock, limit=PRE_AUTH_BYTES)
+        self._stream.on_frame = self._on_challenge
+        self._stream.on_close = self._on_no_challenge
+        self._stream.send(self._hello)
+
+    # Proving the secret
+
+    def _on_no_challenge(self, reason: str) -> None:
+        # A malformed frame is told in a sentence; everything else is a phrase.
+        told = "something that is no gang answered" if reason.endswith(".") else f"connected, then {reason}"
+        self._retry(told)
+
+    def _on_challenge(self, frame: Header, payload: bytes) -> None:
+        if frame.get(CHANNEL) == "refused":
+            self._refused(frame)
+            return
+        nonce, node = frame.get("nonce"), frame.get("node")
+        stream = self._stream
+        if stream is None or not is_nonce(nonce) or type(node) is not int:
+            self._fail("something that is no gang answered there. Another program may use this port.")
+            return
+        transcript = Transcript(self._secret, self._hello, str(nonce), node)
+        if not transcript.proves("accepting", frame.get("proof")):
+            self._fail("what answered does not know this gang's secret. Another gang or program may use this port.")
+            return
+        clock = time.time()
+        stream.send({"clock": clock, "proof": transcript.proof("connecting", clock)})
+        protect(stream, Seal(transcript.key("accepting")))
+        role = self._hello["role"]
+        address = peer_ip(self._sock.getpeername()) if self._sock is not None else ""
+        connection = Connection(stream, Seal(transcript.key("connecting")), role, node, self._hello["info"], address)
+        self._last = "connected, but the handshake was not completed"
+        stream.on_frame = lambda header, body: self._on_welcome(connection, header)
+        # No second attempt from here on: the gang may have counted this node as joined already.
+        stream.on_close = lambda reason: self._fail(f"{reason} in the handshake. {_NETWORK}")
+
+    def _on_welcome(self, connection: Connection, frame: Header) -> None:
+        if frame.get(CHANNEL) == "refused":
+            self._refused(frame)
+            return
+        if frame.get(CHANNEL) != "welcome" or self._stream is None:
+            self._fail("the handshake went wrong: the versions of metaflow-gang may differ.")
+            return
+        connection.offset = float(frame["offset"])
+        connection.uncertainty = float(frame["uncertainty"])
+        connection.take_over()
+        self._stream = self._sock = None
+        self.cancel()
+        self._on_connection(connection)
+
+    # Ending
+
+    def _refused(self, frame: Header) -> None:
+        self._fail(f"refused by the gang: {sentence(frame.get('why'))}.")
+
+    def _retry(self, why: str) -> None:
+        if self._over:
+            return
+        self._last = why
+        self._drop()
+        if self._targets:
+            self._next_target()
+            return
+        pause, self._pause = self._pause, min(self._pause * 2, LONGEST_PAUSE)
+        self._timer = self._loop.call_later(pause, self._resolve)
+
+    def _on_deadline(self) -> None:
+        took = time.monotonic() - self._started
+        tries = "1 attempt" if self._attempts == 1 else f"{self._attempts} attempts"
+        got = self._last or "timed out"
+        if self._sock is not None and self._stream is None:
+            got = "timed out"
+        check = _NETWORK if self._attempts else "Check the host's name, and the name service of this node."
+        self._fail(f"{got} ({tries} in {took:.3g} s). {check}")
+
+    def _fail(self, got: str) -> None:
+        if self._over:
+            return
+        self.cancel()
+        where = f"[{self._address}]" if ":" in self._address else self._address
+        me = self._hello["node"]
+        self._on_error(ConnectError(f"Node {me} cannot connect to {where} port {self._port}: {got}"))
+
+    def _drop(self) -> None:
+        self._timer.cancel()
+        stream, sock = self._stream, self._sock
+        self._stream = self._sock = None
+        if stream is not None:
+            stream.close(flush=False)
+        elif sock is not None:
+            self._loop.remove_writer(sock)
+            sock.close()

@@ -1,0 +1,294 @@
+"""The hub, on control's guard: who has joined, what is being gathered, and what failed first.
+
+It knows nothing of sockets beyond :class:`~.channel.Connection`, and talks to control's own node through ``deliver``, with
+the same messages the other nodes get.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from .session import Connection
+from .loop import Loop, Timer
+from .verdict import LOST, Failure, causes, story
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from .wire import Header
+
+STORY_WAIT_S = 1.0
+"""How long the story waits for the other nodes' records after the first failure. Stopping does not wait for it."""
+
+STORY_SETTLE_S = 0.1
+"""The least wait: a death is seen by several guards, and the one that knows most may be second by milliseconds."""
+
+PROGRESS_S = (5.0, 15.0, 60.0)
+"""When a late node is named; the last is repeated."""
+
+
+class _Gather:
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.entries: dict[int, tuple[Header, bytes]] = {}
+
+
+class Hub:
+    """Roster, collectives and the verdict for ``num_nodes`` nodes; node 0 is control's own.
+
+    Parameters
+    ----------
+    timeout_s : float
+        Seconds from now in which all must have joined, else the gang fails and names who is missing.
+    deliver : callable
+        Takes what control's own node is to receive.
+    say : callable
+        Takes a line for the user.
+    start_bulk : callable
+        Opens the bulk server and returns its port; called at the first need.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        num_nodes: int,
+        timeout_s: float,
+        deliver: Callable[[Header, bytes], None],
+        say: Callable[[str], None],
+        start_bulk: Callable[[], int],
+    ) -> None:
+        self._loop = loop
+        self._num_nodes = num_nodes
+        self._deliver = deliver
+        self._say = say
+        self._start_bulk = start_bulk
+        self._started = time.monotonic()
+        self._timeout_s = timeout_s
+        self._infos: dict[int, Header] = {}
+        self._members: dict[int, Connection] = {}
+        self._gathers: dict[int, _Gather] = {}
+        self._left: set[int] = set()
+        self._stopped: set[int] = set()
+        self._failures: list[Failure] = []
+        self._stop_time: float | None = None
+        self._told = False
+        self._complete = False
+        self._timers: list[Timer] = [loop.call_later(timeout_s, self._join_timeout)]
+        self._progress(0)
+
+    # -- joining -----------------------------------------------------------------------------------------------------
+
+    @property
+    def hostnames(self) -> dict[int, str]:
+        return {node: str(info.get("hostname", "")) for node, info in self._infos.items()}
+
+    @property
+    def members_left(self) -> bool:
+        """Whether any other node is still connected."""
+        return bool(self._members)
+
+    def has_left(self, node: int) -> bool:
+        """Whether ``node`` has stored its state and said goodbye."""
+        return node in self._left
+
+    def close(self, then: Callable[[], None]) -> None:
+        """Say goodbye to whoever is still connected; ``then`` when that is out."""
+        self._cancel_timers()
+        waiting = list(self._members.values())
+        self._members.clear()
+        remaining = [len(waiting)]
+
+        def one_closed() -> None:
+            remaining[0] -= 1
+            if remaining[0] == 0:
+                then()
+
+        for connection in waiting:
+            connection.close(one_closed)
+        if not waiting:
+            then()
+
+    def refuse(self, role: str, node: int) -> str | None:
+        """Why ``node`` may not join, or None. Asked before it proves the secret; says nothing that is one."""
+        if role != "member" or not 0 < node < self._num_nodes:
+            return f"this gang has nodes 0 to {self._num_nodes - 1}, no {role} {node}"
+        if self._stop_time is not None:
+            return "this gang is ending"
+        return None
+
+    def accept(self, connection: Connection) -> None:
+        """A node that proved the secret."""
+        node = connection.node
+        if node in self._infos:
+            connection.close()
+            self.fail(Failure(node, "restarted", "was restarted: it joined twice in one attempt", time.time()))
+            return
+        connection.on_frame = lambda conn, header, payload: self.receive(conn.node, header, payload)
+        connection.on_close = lambda conn, reason: self._closed(conn, reason)
+        self._members[node] = connection
+        self.join(node, {**connection.info, "address": connection.address})
+
+    def join(self, node: int, info: Header) -> None:
+        self._infos[node] = info
+        if self._stop_time is not None:
+            self._send(node, self._stop_message())
+        elif len(self._infos) == self._num_nodes:
+            self._complete = True
+            self._cancel_timers()
+            roster = [self._infos[index] for index in range(self._num_nodes)]
+            self._broadcast({"op": "roster", "nodes": roster})
+
+    def _missing(self) -> str:
+        missing = [index for index in range(self._num_nodes) if index not in self._infos]
+        names = ", ".join(str(index) for index in missing[:8]) + (", ..." if len(missing) > 8 else "")
+        return f"node {names}" if len(missing) == 1 else f"nodes {names}"
+
+    def _progress(self, stage: int) -> None:
+        def tell() -> None:
+            waited = time.monotonic() - self._started
+            self._say(
+                f"{len(self._infos)} of {self._num_nodes} nodes have joined after {waited:.0f} s; "
+                f"waiting for {self._missing()}."
+            )
+            self._progress(min(stage + 1, len(PROGRESS_S) - 1))
+
+        self._timers.append(self._loop.call_later(PROGRESS_S[stage], tell))
+
+    def _join_timeout(self) -> None:
+        late = [index for index in range(self._num_nodes) if index not in self._infos]
+        text = (
+            f"did not join within {self._timeout_s:g} s (all_nodes_started_timeout): {len(self._infos)} of "
+            f"{self._num_nodes} nodes had joined, {self._missing()} had not. Look at that node's own log and "
+            "whether the cluster had room for it"
+        )
+        self.fail(Failure(late[0], "timeout", text, time.time()))
+
+    def _cancel_timers(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
+
+    # -- messages ----------------------------------------------------------------------------------------------------
+
+    def receive(self, node: int, header: Header, payload: bytes) -> None:
+        """One message of a node, control's own included."""
+        op = header["op"]
+        if op == "gather":
+            self._gather(node, header, payload)
+        elif op == "fail":
+            failure = Failure.from_json(header["failure"])
+            connection = self._members.get(node)
+            if connection is not None:
+                failure = failure.corrected(connection.offset, connection.uncertainty)
+            self.fail(failure)
+        elif op == "stopped":
+            self._stopped.add(node)
+            self._maybe_tell()
+        elif op == "bye":
+            self._leave(node)
+        elif op == "done":
+            if node == 0:
+                self._broadcast({"op": "control-done"})
+        elif op == "cancel":
+            self._broadcast({"op": "cancel", "key": header["key"]})
+        elif op == "bulk":
+            self._send(node, {"op": "bulk", "port": self._start_bulk()})
+
+    def _gather(self, node: int, header: Header, payload: bytes) -> None:
+        number, kind = int(header["seq"]), str(header["kind"])
+        gather = self._gathers.setdefault(number, _Gather(kind))
+        if gather.kind != kind:
+            other = min(gather.entries)
+            text = (
+                f"called {kind} where node {other} called {gather.kind}: every node must make the same collective calls "
+                "in the same order"
+            )
+            self.fail(Failure(node, "mismatch", text, time.time()))
+            return
+        gather.entries[node] = (header.get("entry", {}), payload)
+        if len(gather.entries) == self._num_nodes:
+            del self._gathers[number]
+            ordered = [gather.entries[index] for index in range(self._num_nodes)]
+            entries = [{**entry, "size": len(data)} for entry, data in ordered]
+            self._broadcast({"op": "gathered", "seq": number, "entries": entries}, b"".join(d for _, d in ordered))
+        else:
+            self._check_deserted()
+
+    def _check_deserted(self) -> None:
+        """A collective that a node which has left can never take part in."""
+        for gather in self._gathers.values():
+            for node in sorted(self._left - gather.entries.keys()):
+                waiting = ", ".join(str(index) for index in sorted(gather.entries))
+                text = f"finished its step while node {waiting} waits for it in {gather.kind}"
+                self.fail(Failure(node, "mismatch", text, time.time()))
+                return
+
+    def _leave(self, node: int) -> None:
+        self._left.add(node)
+        self._check_deserted()
+        if self._complete and len(self._left - {0}) == self._num_nodes - 1:
+            self._deliver({"op": "all-left"}, b"")
+
+    def _closed(self, connection: Connection, reason: str) -> None:
+        node = connection.node
+        self._members.pop(node, None)
+        self._stopped.add(node)
+        if node not in self._left and self._stop_time is None:
+            text = (
+                f"was lost: its connection to node 0 {reason or 'ended before its work did'}. "
+                "Its host, its container or its guard process has died, or the network between them is cut"
+            )
+            self.fail(Failure(node, "lost", text, time.time(), order=LOST))
+        self._maybe_tell()
+        if self._stop_time is not None and not self._members:
+            self._deliver({"op": "all-gone"}, b"")
+
+    # -- failing -----------------------------------------------------------------------------------------------------
+
+    def fail(self, failure: Failure) -> None:
+        """Record a failure; the first one stops the gang."""
+        if self._told:
+            return
+        self._failures.append(failure)
+        if self._stop_time is None:
+            self._stop_time = time.monotonic()
+            self._cancel_timers()
+            self._broadcast(self._stop_message())
+            self._loop.call_later(STORY_WAIT_S, self._tell)
+            self._loop.call_later(STORY_SETTLE_S, self._maybe_tell)
+
+    def _stop_message(self) -> Header:
+        return {"op": "stop", "order": self._failures[0].order}
+
+    def _maybe_tell(self) -> None:
+        if self._stop_time is None or time.monotonic() - self._stop_time < STORY_SETTLE_S:
+            return
+        if self._stopped >= set(self._infos):
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._told:
+            return
+        self._told = True
+        told = causes(self._failures)
+        message: Header = {
+            "op": "story",
+            "story": story(self._failures, self.hostnames),
+            "causes": [failure.to_json() for failure in told],
+        }
+        self._broadcast(message)
+        if not self._members:
+            self._deliver({"op": "all-gone"}, b"")
+
+    # -- sending -----------------------------------------------------------------------------------------------------
+
+    def _send(self, node: int, header: Header, payload: bytes = b"") -> None:
+        if node == 0:
+            self._deliver(header, payload)
+        elif node in self._members:
+            self._members[node].send(header, payload)
+
+    def _broadcast(self, header: Header, payload: bytes = b"") -> None:
+        for connection in list(self._members.values()):
+            connection.send(header, payload)
+        self._deliver(header, payload)

@@ -1,0 +1,186 @@
+"""The output of children: bytes, pumped as they come, to the end.
+
+One thread per stream reads a pipe and passes what it gets to a *sink*; a full pipe beyond slows the child down, as it
+would without us, and never blocks the guard's loop. Nothing is decoded on the way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from typing import BinaryIO, Protocol
+
+    class Sink(Protocol):
+        """Where a pump leaves what it reads. ``write`` runs on the pump's thread; ``end`` once, after the last write."""
+
+        def write(self, data: bytes) -> None: ...
+
+        def end(self) -> None: ...
+
+
+TAIL_LIMIT = 32_768
+"""Bytes of a process's last output kept for the failure's story: a deep traceback has about 10 kB."""
+
+HELD_LIMIT = 1 << 20
+"""Bytes of an unfinished line held back before it is passed on in pieces all the same."""
+
+PROGRESS_PERIOD_S = 1.0
+"""A progress bar redrawn with carriage returns is shown this often on the console."""
+
+
+_console_lock = threading.Lock()
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write to one of the task's own streams; one reader that has gone is not an error of ours."""
+    view = memoryview(data)
+    with contextlib.suppress(OSError), _console_lock:
+        while view:
+            view = view[os.write(fd, view) :]
+
+
+class Raw:
+    """Byte for byte, at once."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def write(self, data: bytes) -> None:
+        write_all(self._fd, data)
+
+    def end(self) -> None:
+        pass
+
+
+class Labelled:
+    """Each line with a label before it, whole lines only, so that streams never mix within one.
+
+    A segment that ends in a carriage return is a progress bar's state. With ``progress_period`` it becomes a line of its
+    own, at most one per period, and the last before a newline always: a reader of lines (Metaflow's runtime is one) would
+    otherwise see nothing until the bar is full. Without it, carriage returns pass as they are.
+    """
+
+    def __init__(self, fd: int, label: str, progress_period: float | None = None) -> None:
+        self._fd = fd
+        self._label = label.encode()
+        self._period = progress_period
+        self._held = bytearray()
+        self._shown_at = float("-inf")
+
+    def write(self, data: bytes) -> None:
+        self._held += data
+        out = bytearray()
+        start = 0
+        while True:
+            cut = self._next_terminator(start)
+            if cut is None:
+                break
+            segment, start = bytes(self._held[start:cut]), cut
+            out += self._render(segment)
+        del self._held[:start]
+        if len(self._held) > HELD_LIMIT:
+            out += self._label + self._held + b"\n"
+            self._held.clear()
+        if out:
+            write_all(self._fd, bytes(out))
+
+    def _next_terminator(self, start: int) -> int | None:
+        """Index behind the next line or progress segment that is complete."""
+        newline = self._held.find(b"\n", start)
+        carriage = self._held.find(b"\r", start, newline if newline >= 0 else len(self._held))
+        if carriage < 0:
+            return newline + 1 if newline >= 0 else None
+        if carriage + 1 == len(self._held):
+            return None  # it may be the first half of "\r\n"
+        return carriage + (2 if self._held[carriage + 1 : carriage + 2] == b"\n" else 1)
+
+    def _render(self, segment: bytes) -> bytes:
+        if self._period is None or not segment.endswith(b"\r"):
+            return self._label + segment
+        if len(segment) == 1 or time.monotonic() - self._shown_at < self._period:
+            return b""
+        self._shown_at = time.monotonic()
+        return self._label + segment[:-1] + b"\n"
+
+    def end(self) -> None:
+        if self._held:
+            write_all(self._fd, self._label + bytes(self._held.rstrip(b"\r")) + b"\n")
+            self._held.clear()
+
+
+class Log:
+    """A file with a line ``<UTC time> <line>`` for each line, from which the node's own Metaflow log is made."""
+
+    def __init__(self, path: str) -> None:
+        self._file: BinaryIO = open(path, "wb")
+        self._at_start = True
+
+    def write(self, data: bytes) -> None:
+        stamp = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%f").encode() + b" "
+        for line in _split_newlines(data):
+            self._file.write(stamp + line if self._at_start else line)
+            self._at_start = line.endswith(b"\n")
+        self._file.flush()
+
+    def end(self) -> None:
+        self._file.close()
+
+
+def _split_newlines(data: bytes) -> list[bytes]:
+    pieces = data.split(b"\n")
+    return [piece + b"\n" for piece in pieces[:-1]] + ([pieces[-1]] if pieces[-1] else [])
+
+
+class Tail:
+    """The last bytes of one process, both streams in the order of arrival."""
+
+    def __init__(self, limit: int = TAIL_LIMIT) -> None:
+        self._limit = limit
+        self._data = bytearray()
+        self._lock = threading.Lock()
+
+    def write(self, data: bytes) -> None:
+        with self._lock:
+            self._data += data[-self._limit :]
+            if len(self._data) > 2 * self._limit:
+                del self._data[: -self._limit]
+
+    def end(self) -> None:
+        pass
+
+    def text(self) -> str:
+        with self._lock:
+            data = bytes(self._data[-self._limit :])
+        return data.decode("utf-8", "replace")
+
+
+class Pump:
+    """Reads one stream of one child on a thread of its own until its end, into every sink."""
+
+    def __init__(self, fd: int, sinks: list[Sink], on_end: Callable[[], None]) -> None:
+        self._fd = fd
+        self._sinks = sinks
+        self._on_end = on_end
+        self._thread = threading.Thread(target=self._run, name="pump", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            while data := os.read(self._fd, 65536):
+                for sink in self._sinks:
+                    sink.write(data)
+        except OSError:
+            pass
+        finally:
+            os.close(self._fd)
+            for sink in self._sinks:
+                with contextlib.suppress(OSError, ValueError):
+                    sink.end()
+            self._on_end()

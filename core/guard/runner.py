@@ -1,0 +1,36 @@
+"""Between the guard's fork and a child's program: what must be set in the child itself, then exec.
+
+``python -I -S runner.py PARENT_PID CWD PROGRAM ARG...``. The kernel then kills the child when the guard dies. A preexec
+function could do the same, but runs Python between fork and exec of a process with threads.
+"""
+
+import os
+import signal
+import sys
+
+
+def main() -> None:
+    parent, cwd, argv = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
+    # Python ignores these for itself, and what is ignored stays so across exec.
+    for name in ("SIGPIPE", "SIGXFSZ"):
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
+    try:
+        import ctypes
+
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGKILL), 0, 0, 0)
+    except (ImportError, OSError, AttributeError):
+        pass  # only the backstop is missing: the guard ends its descendants itself
+    if os.getppid() != parent:
+        sys.exit(1)  # the guard died before the signal was set
+    try:
+        if cwd:
+            os.chdir(cwd)
+        os.execvp(argv[0], argv)
+    except OSError as error:
+        print(f"[gang] {argv[0]!r} could not be started: {error.strerror}.", file=sys.stderr, flush=True)
+        sys.exit(127 if isinstance(error, FileNotFoundError) else 126)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""A node's way to the hub: in this very process on control, over the channel everywhere else.
+
+Both kinds offer the same to :class:`~.node.Node`; what the hub answers arrives at ``node.from_hub``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from .accept import Acceptor
+from .dial import ConnectError, Dial, connect
+from .hub import Hub
+from .ring import Ring
+from .session import Connection, Identity
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from typing import Protocol
+
+    from .bulk import BulkServer
+    from .node import Node
+    from .wire import Header
+
+    BulkReady = Callable[[str, int, bytes], None]
+
+    class Uplink(Protocol):
+        """What a node needs of its way to the hub."""
+
+        all_left: bool
+        """On control: whether every other node has stored its state and left."""
+
+        control_done: bool
+        """Elsewhere: whether control's body has ended well."""
+
+        def send(self, header: Header, payload: bytes = b"") -> None:
+            """One message to the hub."""
+
+        def with_bulk(self, ready: BulkReady) -> None:
+            """Call ``ready(address, port, secret)`` of control's bulk server once it listens."""
+
+        def has_left(self, node: int) -> bool:
+            """On control: whether ``node`` has stored its state and left."""
+
+        def leave(self, then: Callable[[], None]) -> None:
+            """Say that this node's task is stored; ``then`` when the hub has it."""
+
+        def may_leave(self, told: bool) -> bool:
+            """Whether this guard may end: nobody needs it any more."""
+
+        def close(self, then: Callable[[], None]) -> None:
+            """Close everything; ``then`` when what was sent is out, or could not be."""
+
+
+class LocalUplink:
+    """Control's: the hub itself, the socket on which the others reach it, and the bulk server."""
+
+    control_done = False
+
+    def __init__(self, node: Node, num_nodes: int, timeout_s: float, identity: list[str | int], host: str) -> None:
+        self.secret = os.urandom(32)
+        self.all_left = num_nodes == 1
+        self._node = node
+        self._bulk: BulkServer | None = None
+        self._left: set[int] = set()
+        self._hub = Hub(node.loop, num_nodes, timeout_s, self._deliver, node.say, self._start_bulk)
+        self._acceptor = Acceptor(
+            node.loop, host, self.secret, Identity(*identity), self._hub.accept, self._hub.refuse  # type: ignore[arg-type]
+        )
+        self.address = self._acceptor.address
+        self.port = self._acceptor.port
+
+    def join(self, info: Header) -> None:
+        self._hub.join(0, info)
+
+    def _deliver(self, header: Header, payload: bytes) -> None:
+        if header["op"] == "all-left":
+            self.all_left = True
+        self._node.from_hub(header, payload)
+
+    def _start_bulk(self) -> int:
+        if self._bulk is None:
+            from .bulk import BulkServer
+
+            folder = os.path.join(self._node.folder, "bulk")
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            self._bulk = BulkServer(self.address, self.secret, folder)
+        return self._bulk.port
+
+    def send(self, header: Header, payload: bytes = b"") -> None:
+        self._hub.receive(0, header, payload)
+
+    def with_bulk(self, ready: BulkReady) -> None:
+        ready(self.address, self._start_bulk(), self.secret)
+
+    def has_left(self, node: int) -> bool:
+        return self._hub.has_left(node)
+
+    def leave(self, then: Callable[[], None]) -> None:
+        then()
+
+    def may_leave(self, told: bool) -> bool:
+        return told and not self._hub.members_left
+
+    def close(self, then: Callable[[], None]) -> None:
+        self._acceptor.close()
+        if self._bulk is not None:
+            self._bulk.close()
+        self._hub.close(then)
+
+
+class RemoteUplink:
+    """Every other node's: a connection to control's guard, and one idle connection to the next node."""
+
+    all_left = False
+
+    def __init__(self, node: Node, header: Header) -> None:
+        self.control_done = False
+        self._node = node
+        self._address: str = header["address"]
+        self._secret = bytes.fromhex(header["secret"])
+        self._identity = Identity(*header["identity"])
+        self._connection: Connection | None = None
+        self._left = False
+        self._bulk_waiting: list[BulkReady] = []
+        self._ring = Ring(node, self._identity, self._secret, header["host"])
+        info = {**header["info"], "ring_port": self._ring.port}
+        self._dial: Dial | None = connect(
+            node.loop, self._address, header["port"], self._secret, self._identity, "member", node.index, info,
+            self._connected, self._failed, header["timeout"],
+        )  # fmt: skip
+
+    def _connected(self, connection: Connection) -> None:
+        self._dial = None
+        self._connection = connection
+        connection.on_frame = lambda conn, header, payload: self._receive(header, payload)
+        connection.on_close = lambda conn, reason: self._closed(reason)
+
+    def _failed(self, error: ConnectError) -> None:
+        self._dial = None
+        self._node.hub_lost(f"could not join the gang: {error}", self._node.index)
+
+    def _closed(self, reason: str) -> None:
+        self._connection = None
+        if not self._left:
+            self._node.hub_lost(
+                f"was lost, as node {self._node.index} sees it: the connection to it {reason or 'was closed'}. Its host, its "
+                "container or its guard process has died, or the network between them is cut"
+            )
+
+    def _receive(self, header: Header, payload: bytes) -> None:
+        op = header["op"]
+        if op == "roster":
+            self._ring.close_the(header["nodes"])
+        elif op == "control-done":
+            self.control_done = True
+        elif op == "bulk":
+            waiting, self._bulk_waiting = self._bulk_waiting, []
+            for ready in waiting:
+                ready(self._address, header["port"], self._secret)
+        self._node.from_hub(header, payload)
+
+    def send(self, header: Header, payload: bytes = b"") -> None:
+        if self._connection is not None:
+            self._connection.send(header, payload)
+
+    def with_bulk(self, ready: BulkReady) -> None:
+        self._bulk_waiting.append(ready)
+        self.send({"op": "bulk"})
+
+    def has_left(self, node: int) -> bool:
+        return False
+
+    def leave(self, then: Callable[[], None]) -> None:
+        self._left = True
+        self._ring.close()
+        self.send({"op": "bye"})
+        if self._connection is not None:
+            self._connection.close(then)
+            self._connection = None
+        else:
+            then()
+
+    def may_leave(self, told: bool) -> bool:
+        return True
+
+    def close(self, then: Callable[[], None]) -> None:
+        if self._dial is not None:
+            self._dial.cancel()
+        if self._left:
+            then()
+        else:
+            self.leave(then)

@@ -1,0 +1,246 @@
+"""How a gang lives, as one node's task sees it: meet, join, work, and end or fail. One object per attempt."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from . import local
+from .context import Gang, Node, TaskInfo
+from .devices import cpu_count, gpu_count
+from .failure import GangException, GangFailed, GangInterrupt
+from .guard.ports import remove_if_empty
+from .guard.processes import GANG_MARKER
+from .guard.private import in_base
+from .link import INTERRUPT, STACKS, GuardDied, Link
+from .logs import save_node_logs
+from .meeting import DatastoreMeeting, MeetingFailed
+from .network import own_address_towards
+
+if TYPE_CHECKING:
+    from .decorator import GangDecorator
+
+
+class Lifecycle:
+    """One attempt of a gang on this node.
+
+    Parameters
+    ----------
+    decorator : GangDecorator
+        Whose step it is: attributes, what to put on ``current``, who runs the body.
+    num_nodes : int
+    is_control : bool
+    """
+
+    def __init__(self, decorator: GangDecorator, num_nodes: int, is_control: bool) -> None:
+        self._decorator = decorator
+        self._task = decorator.task
+        self._num_nodes = num_nodes
+        self._is_control = is_control
+        self._node = 0
+        self._link: Link | None = None
+        self._folder = ""
+        self._gang_id = ""
+        self._body_done = False
+        self._meeting: DatastoreMeeting | None = None
+
+    # -- the whole life ----------------------------------------------------------------------------------------------
+
+    def run(self, step_function: Callable[[], None]) -> None:
+        """Form the gang, run the body, and wait for the others as far as they matter to this node.
+
+        Raises
+        ------
+        GangFailed
+            Another node failed first.
+        Exception
+            This node's own, where it is the cause.
+        """
+        try:
+            link = self._link = Link()
+            gang = self._form(link)
+            self._decorator.appear(gang)
+            if self._decorator.runs_on_control_only and not gang.is_control:
+                link.request("hold")
+            else:
+                step_function()
+            link.request("done")
+            self._body_done = True
+            if self._is_control:
+                link.request("finish")
+                self._store_logs(link)
+            link.quiet()
+        except BaseException as error:
+            raise self._failed(error) from (error if isinstance(error, GangException) else error.__cause__)
+
+    def finished(self, task_ok: bool) -> None:
+        """Metaflow has stored this task's state."""
+        if self._link is not None:
+            with contextlib.suppress(GangException, GangInterrupt):
+                if task_ok:
+                    self._link.request("bye")
+            self._link.close()
+            self._link = None
+
+    def failed_outside(self, error: Exception) -> None:
+        """Something around the body raised after it had ended well: the others must not count on this node."""
+        if self._link is not None and self._body_done:
+            with contextlib.suppress(GangException, GangInterrupt):
+                self._link.request("fail", **_record(error, "Metaflow, after the step's body,"))
+
+    # -- meeting and joining -----------------------------------------------------------------------------------------
+
+    def _form(self, link: Link) -> Gang:
+        attributes = self._decorator.attributes
+        timeout = float(attributes["all_nodes_started_timeout"])
+        if local.is_local():
+            self._prepare_local()
+        self._node = int(os.environ["MF_PARALLEL_NODE_INDEX"])
+        control_task = str(os.environ.get("MF_PARALLEL_CONTROL_TASK_ID") or self._task.task_id)
+        task = self._task
+        identity = [task.flow_name, task.run_id, task.step_name, control_task, task.attempt]
+        self._gang_id = self._gang_id or os.environ.get(GANG_MARKER, "").rpartition(".")[0] or secrets.token_hex(8)
+        os.environ[GANG_MARKER] = f"{self._gang_id}.{self._node}"
+        self._folder = in_base("gangs", lambda folder: tempfile.mkdtemp(prefix=f"{self._gang_id}-{self._node}-", dir=folder))
+        link.request(
+            "setup",
+            node=self._node,
+            folder=self._folder,
+            gang_id=self._gang_id,
+            interrupt_signal=int(INTERRUPT),
+            stacks_signal=int(STACKS),
+            watch_parent=os.getppid() if local.is_local() and self._is_control else None,
+        )
+        main_ip = os.environ["MF_PARALLEL_MAIN_IP"]
+        host = own_address_towards(main_ip)
+        if self._is_control:
+            where = self._open(link, identity, host, timeout)
+        else:
+            where = self._find(timeout, control_task)
+        info = {"hostname": socket.gethostname(), "cpus": cpu_count(), "gpus": gpu_count()}
+        header, _ = link.request("join", identity=identity, info=info, timeout=timeout, host=host, **where)
+        if self._meeting is not None and self._is_control:
+            self._meeting.close()
+        nodes = tuple(
+            Node(index, node["address"], node["hostname"], node["cpus"], node["gpus"])
+            for index, node in enumerate(header["nodes"])
+        )
+        return Gang(self._node, nodes, self._folder, link)
+
+    def _prepare_local(self) -> None:
+        """Control of a local gang decides what the other nodes are told by their environment."""
+        if not self._is_control:
+            return
+        self._gang_id = secrets.token_hex(8)
+        self._environments = local.node_environments(
+            self._num_nodes, self._decorator.gpus, self._task.task_id, self._gang_id
+        )
+        os.environ.update(self._environments[0])
+
+    def _open(self, link: Link, identity: list[Any], host: str, timeout: float) -> dict[str, Any]:
+        header, _ = link.request("open", num_nodes=self._num_nodes, timeout=timeout, identity=identity, host=host)
+        where = {key: header[key] for key in ("address", "port", "secret")}
+        announcement = json.dumps(where).encode()
+        datastore = self._decorator.flow_datastore
+        if local.is_local():
+            tasks = local.node_tasks(
+                self._decorator.environment, self._task, self._decorator.input_paths, self._environments
+            )
+            saver = local.log_saver(datastore, self._task, self._num_nodes, self._folder)
+            variable = local.MEETING_VARIABLE
+            link.request("start-nodes", announcement, tasks=tasks, saver=saver, meeting_variable=variable)
+        else:
+            self._meeting = self._datastore_meeting(self._task.task_id)
+            self._meeting.publish(announcement)
+        return where
+
+    def _find(self, timeout: float, control_task: str) -> dict[str, Any]:
+        if local.MEETING_VARIABLE in os.environ:
+            return dict(json.loads(local.read_meeting()))
+        try:
+            return dict(json.loads(self._datastore_meeting(control_task).poll(timeout)))
+        except MeetingFailed as error:
+            raise GangFailed(str(error)) from None
+
+    def _datastore_meeting(self, control_task: str) -> DatastoreMeeting:
+        task = self._task
+        return DatastoreMeeting(
+            self._decorator.flow_datastore, task.flow_name, task.run_id, task.step_name, control_task, task.attempt
+        )
+
+    # -- failing -----------------------------------------------------------------------------------------------------
+
+    def _failed(self, error: BaseException) -> BaseException:
+        """What this node raises in the end: its own exception where it is the cause, else the story of the cause."""
+        link = self._link
+        if link is None:
+            return error
+        if threading.current_thread() is threading.main_thread():
+            # A second Ctrl-C must not cut short what the first one started.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        link.quiet()
+        try:
+            raised = self._ask_for_the_story(link, error)
+            if self._is_control:
+                self._store_logs(link)
+        except GuardDied as died:
+            link.clean_up_after_guard(f"{self._gang_id}.{self._node}")
+            shutil.rmtree(self._folder, ignore_errors=True)
+            gangs = os.path.dirname(self._folder)
+            remove_if_empty(gangs, os.path.dirname(gangs))
+            raised = died
+        if self._meeting is not None and self._is_control:
+            with contextlib.suppress(Exception):  # the datastore may be what failed; the attempt is in the key anyway
+                self._meeting.close()
+        link.close()
+        self._link = None
+        return raised
+
+    def _ask_for_the_story(self, link: Link, error: BaseException) -> BaseException:
+        if isinstance(error, GuardDied):
+            raise error
+        if isinstance(error, GangInterrupt):
+            header, _ = link.request("unwound")
+            return GangFailed(header["story"])
+        header, _ = link.request("fail", **_record(error, "the step's body"))
+        if any(cause["node"] == self._node for cause in header["causes"]):
+            return error
+        return GangFailed(header["story"])
+
+    def _store_logs(self, link: Link) -> None:
+        """Control of a local gang: the other nodes' output becomes the logs of their own tasks."""
+        if not local.is_local() or self._num_nodes == 1:
+            return
+        header, _ = link.request("tasks-gone")
+        ids = local.task_ids(self._task.task_id, self._num_nodes)
+        task = self._task
+        save_node_logs(
+            self._decorator.flow_datastore,
+            task.run_id,
+            task.step_name,
+            task.attempt,
+            header["logs"],
+            {str(node): task_id for node, task_id in enumerate(ids)},
+        )
+
+
+def _record(error: BaseException, who: str) -> dict[str, str]:
+    """An exception as the guards tell it: a clause, and the traceback where it helps."""
+    if isinstance(error, KeyboardInterrupt):
+        return {"kind": "interrupted", "text": "was interrupted (Ctrl-C, SIGINT)", "detail": ""}
+    if isinstance(error, GangException):
+        return {"kind": "exception", "text": str(error).strip(), "detail": ""}
+    name = type(error).__name__
+    message = "".join(traceback.format_exception_only(type(error), error)).strip().splitlines()[-1]
+    text = f"{who} raised {message}" if message.startswith(name) else f"{who} raised {name}"
+    return {"kind": "exception", "text": text, "detail": "".join(traceback.format_exception(error))}

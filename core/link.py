@@ -1,0 +1,193 @@
+"""The task's end of the socket pair to its guard.
+
+Synchronous: a request is sent and its answer awaited in the calling thread, so a task has no thread of ours and may fork.
+What the guard says unasked is "stop", and it follows with a signal; the handler raises :class:`GangInterrupt` in the body,
+or, where the task is just talking to the guard, leaves it to the answer, which says the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import fcntl
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from types import FrameType
+from typing import Any
+
+from .failure import GangException, GangInterrupt
+from .guard import processes
+from .guard.wire import Decoder, WireError, encode
+
+INTERRUPT = getattr(signal, "SIGRTMIN", signal.SIGUSR2 - 7) + 7 if sys.platform == "linux" else signal.SIGUSR2
+"""Interrupts the body. A real-time signal where there are such: user code is free to use SIGUSR1 and SIGUSR2."""
+
+STACKS = INTERRUPT + 1 if sys.platform == "linux" else signal.SIGUSR1
+"""Makes faulthandler print the stacks of all threads, which needs neither the GIL nor a healthy interpreter."""
+
+_BOOT = (
+    "import importlib.util as u, sys, runpy; "
+    "s = u.spec_from_file_location('guard', sys.argv[1] + '/__init__.py', submodule_search_locations=[sys.argv[1]]); "
+    "sys.modules['guard'] = m = u.module_from_spec(s); s.loader.exec_module(m); "
+    "sys.argv[1:2] = []; runpy.run_module('guard.__main__', run_name='__main__', alter_sys=False)"
+)
+
+
+class GuardDied(GangException):
+    """This node's guard is gone, and with it the connection to the others."""
+
+    headline = "The gang failed"
+
+
+class Link:
+    """Starts this node's guard and talks to it. One per task and attempt."""
+
+    def __init__(self) -> None:
+        self.stopped = False
+        self._interrupted = False
+        self._shielded = False
+        self._closed = False
+        self._requests = 0
+        self._answers: dict[int, tuple[dict[str, Any], bytes]] = {}
+        self._decoder = Decoder()
+        self._lock = threading.RLock()
+        self._old_handler: Any = None
+        ours, theirs = socket.socketpair()
+        self._sock = ours
+        folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "guard")
+        # What it needs to find its temporary folder and to spell a locale's messages; nothing else of the task's.
+        names = ("PATH", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT")
+        with theirs:
+            self._guard = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _BOOT, folder, str(theirs.fileno()), str(os.getpid())],
+                env={name: os.environ[name] for name in names if name in os.environ},
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        processes.become_subreaper()
+        self._watch()
+
+    @property
+    def guard_pid(self) -> int:
+        return self._guard.pid
+
+    def _watch(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        self._old_handler = signal.signal(INTERRUPT, self._on_interrupt)
+        with contextlib.suppress(AttributeError, ValueError, OSError, RuntimeError):
+            faulthandler.register(STACKS, file=sys.__stderr__ or sys.stderr, all_threads=True)
+        with contextlib.suppress(AttributeError, OSError):
+            # The kernel sends the same signal when the guard's end closes: a dead guard cannot.
+            fcntl.fcntl(self._sock, fcntl.F_SETOWN, os.getpid())
+            fcntl.fcntl(self._sock, fcntl.F_SETSIG, INTERRUPT)
+            flags = fcntl.fcntl(self._sock, fcntl.F_GETFL)
+            fcntl.fcntl(self._sock, fcntl.F_SETFL, flags | os.O_ASYNC)
+
+    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self._shielded or self._interrupted or self._closed:
+            return
+        try:
+            self._read_available()
+        except GuardDied:
+            self.stopped = True
+        if self.stopped:
+            self._interrupted = True
+            raise GangInterrupt
+
+    def _read_available(self) -> None:
+        while select.select([self._sock], [], [], 0)[0]:
+            self._receive()
+
+    def _receive(self) -> None:
+        try:
+            data = self._sock.recv(1 << 20)
+        except OSError as error:
+            raise self._died() from error
+        if not data:
+            raise self._died()
+        try:
+            for header, payload in self._decoder.feed(data):
+                if header.get("event") == "stop":
+                    self.stopped = True
+                else:
+                    self._answers[header["re"]] = (header, payload)
+        except WireError as error:
+            raise self._died() from error
+
+    def _died(self) -> GuardDied:
+        return GuardDied(
+            f"The guard process of this node (process {self._guard.pid}) has died; it keeps the gang together, "
+            "so the gang ends here. If nobody killed it, the machine may have run out of memory."
+        )
+
+    def request(self, op: str, payload: bytes = b"", **fields: Any) -> tuple[dict[str, Any], bytes]:
+        """Ask the guard for ``op`` and wait for its answer.
+
+        Raises
+        ------
+        GangInterrupt
+            The gang stops, so that the answer has no meaning any more.
+        GuardDied
+            There is nobody to ask.
+        """
+        with self._lock:
+            self._shielded = True
+            try:
+                self._requests += 1
+                number = self._requests
+                self._send(encode({"op": op, "id": number, **fields}, payload))
+                while number not in self._answers:
+                    self._receive()
+                header, answer = self._answers.pop(number)
+            finally:
+                self._shielded = False
+        if header.get("stopped"):
+            self._interrupted = self.stopped = True
+            raise GangInterrupt
+        if self.stopped:
+            self._interrupted = True  # the signal that belongs to it came while we were talking
+        return header, answer
+
+    def _send(self, frame: bytes) -> None:
+        try:
+            self._sock.sendall(frame)
+        except OSError as error:
+            raise self._died() from error
+
+    def quiet(self) -> None:
+        """From here on the body is over: nothing is interrupted any more."""
+        self._interrupted = True
+
+    def clean_up_after_guard(self, gang_id: str) -> None:
+        """The guard is dead: end what it had started, which has come to us since this task is the next subreaper."""
+        deadline = time.monotonic() + 2.0
+        while time.monotonic() < deadline:
+            left = processes.marked(processes.GANG_MARKER, gang_id)
+            left |= processes.descendants(left)
+            if not left:
+                return
+            processes.send(left, signal.SIGKILL)
+            for pid in left:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+            time.sleep(0.01)
+
+    def close(self) -> None:
+        """Let the guard end. Harmless when repeated."""
+        if self._closed:
+            return
+        self._closed = True
+        with contextlib.suppress(OSError):
+            flags = fcntl.fcntl(self._sock, fcntl.F_GETFL)
+            fcntl.fcntl(self._sock, fcntl.F_SETFL, flags & ~os.O_ASYNC)
+        self._sock.close()
+        processes.become_subreaper(False)
+        self._guard.returncode = 0  # it ends by itself, after us; nobody waits for it

@@ -1,0 +1,114 @@
+"""The local gang: what Metaflow would have started on this machine, started under the guard."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from .context import TaskInfo
+from .devices import TooFewGpus, share_gpus, visible_gpus
+from .failure import BadAttribute
+from .guard.processes import GANG_MARKER
+from .logs import say
+
+MEETING_VARIABLE = "METAFLOW_GANG_MEETING"
+"""Number of the descriptor from which another node's task reads where to join. Never the secret itself."""
+
+
+def is_local() -> bool:
+    """Whether the nodes of this gang are processes of this machine, which Metaflow's own backends say."""
+    return os.environ.get("METAFLOW_RUNTIME_ENVIRONMENT", "local") == "local"
+
+
+def task_ids(control_task: str, num_nodes: int) -> list[str]:
+    """The ids of all nodes' tasks, as Metaflow names them locally."""
+    return [control_task, *(f"{control_task}_node_{node}" for node in range(1, num_nodes))]
+
+
+def read_meeting() -> bytes:
+    """Another node's task: where to join, from the pipe that control's guard left open; then the pipe is gone."""
+    with os.fdopen(int(os.environ.pop(MEETING_VARIABLE)), "rb") as pipe:
+        return pipe.read()
+
+
+def _interpreter(environment: Any, step: str) -> list[str]:
+    """The interpreter that runs the flow here, or what @conda and @pypi choose for the step."""
+    base = getattr(environment, "base_env", environment)
+    executable: str = base.executable(step)
+    # Metaflow's plain "python" is whatever PATH says, which need not be what runs the flow.
+    return [sys.executable] if executable in ("python", "python3") else [executable]
+
+
+def node_environments(num_nodes: int, requested_gpus: int | None, control_task: str, gang_id: str) -> list[dict[str, str]]:
+    """What each node's task gets besides control's own environment: who it is, and its share of the GPUs.
+
+    Raises :class:`BadAttribute` when the machine has fewer GPUs than the nodes ask for.
+    """
+    try:
+        shares = share_gpus(visible_gpus(), num_nodes, requested_gpus)
+    except TooFewGpus as error:
+        raise BadAttribute(str(error)) from None
+    if shares.notice:
+        say(shares.notice)
+    environments = []
+    for node, visible in enumerate(shares.values):
+        environment = {
+            "MF_PARALLEL_NUM_NODES": str(num_nodes),
+            "MF_PARALLEL_MAIN_IP": "127.0.0.1",
+            "MF_PARALLEL_CONTROL_TASK_ID": control_task,
+            "MF_PARALLEL_NODE_INDEX": str(node),
+            GANG_MARKER: f"{gang_id}.{node}",
+        }
+        if visible is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = visible
+        environments.append(environment)
+    return environments
+
+
+def node_tasks(
+    environment: Any, task: TaskInfo, input_paths: Sequence[str], environments: Sequence[dict[str, str]]
+) -> list[dict[str, Any]]:
+    """The other nodes' tasks, as the guard starts them: the command that started control's, with their own ids."""
+    from metaflow.cli_args import cli_args
+    from metaflow.unbounded_foreach import UBF_TASK
+
+    tasks = []
+    for node, task_id in enumerate(task_ids(task.task_id, len(environments))):
+        options = {
+            **cli_args.step_kwargs,
+            "split_index": str(node),
+            "run_id": task.run_id,
+            "task_id": task_id,
+            "input_paths": ",".join(input_paths),
+            "input_paths_filename": None,
+            "ubf_context": UBF_TASK,
+            "retry_count": str(task.attempt),
+        }
+        command = cli_args.step_command("", sys.argv[0], task.step_name, step_kwargs=options)[1:]
+        argv = [*_interpreter(environment, task.step_name), *(str(word) for word in command)]
+        tasks.append({"node": node, "argv": argv, "env": {**os.environ, **environments[node]}, "cwd": os.getcwd()})
+    return tasks[1:]
+
+
+def log_saver(flow_datastore: Any, task: TaskInfo, num_nodes: int, folder: str) -> dict[str, Any]:
+    """The program that stores the other nodes' logs when this task cannot, as the guard would start it."""
+    nodes = [str(node) for node in range(1, num_nodes)]
+    spec = {
+        "datastore": flow_datastore.TYPE,
+        "root": flow_datastore.datastore_root,
+        "flow": task.flow_name,
+        "run": task.run_id,
+        "step": task.step_name,
+        "attempt": task.attempt,
+        "logs": {n: {s: os.path.join(folder, f"node-{n}.{s}") for s in ("stdout", "stderr")} for n in nodes},
+        "task_ids": dict(zip(nodes, task_ids(task.task_id, num_nodes)[1:], strict=True)),
+    }
+    path = os.path.join(folder, "log-saver.json")
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(spec, file)
+    module = __name__.rpartition(".")[0] + ".logs"
+    program = f"import sys, metaflow, importlib; importlib.import_module({module!r}).main(sys.argv[1])"
+    return {"argv": [sys.executable, "-c", program, path], "env": dict(os.environ), "cwd": os.getcwd()}

@@ -1,0 +1,69 @@
+"""What the user reads: lines of our own, and the logs of the other nodes of a local gang.
+
+Run as a program (``python logs.py SPEC``) it stores those logs when the task that should have done it is dead.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from datetime import datetime
+from io import BytesIO
+from typing import Any
+
+
+def say(text: str) -> None:
+    """One line for the user, in this task's log."""
+    sys.stderr.write(f"[gang] {text}\n")
+    sys.stderr.flush()
+
+
+def to_mflog(path: str) -> BytesIO:
+    """A log of the guard (``<UTC time> <line>``) as Metaflow stores one, byte for byte but for the line's prefix."""
+    from metaflow.mflog import RUNTIME_LOG_SOURCE
+    from metaflow.mflog.mflog import decorate
+
+    stored = BytesIO()
+    with open(path, "rb") as file:
+        for line in file:
+            stamp, _, text = line.partition(b" ")
+            now = datetime.strptime(stamp.decode(), "%Y-%m-%dT%H:%M:%S.%f")
+            stored.write(decorate(RUNTIME_LOG_SOURCE, text if text.endswith(b"\n") else text + b"\n", now=now))
+    stored.seek(0)
+    return stored
+
+
+def save_node_logs(
+    flow_datastore: Any, run_id: str, step: str, attempt: int, logs: Mapping[str, Mapping[str, str]], task_ids: Mapping[str, str]
+) -> None:
+    """Store each node's stdout and stderr as the log of its own task, where ``Task(...).stdout`` finds it.
+
+    Parameters
+    ----------
+    logs : mapping of node index to mapping of stream name to path
+    task_ids : mapping of node index to task id
+    """
+    from metaflow.mflog import RUNTIME_LOG_SOURCE
+
+    for node, streams in logs.items():
+        datastore = flow_datastore.get_task_datastore(
+            run_id, step, task_ids[node], attempt=attempt, mode="w", allow_not_done=True
+        )
+        datastore.save_logs(RUNTIME_LOG_SOURCE, {name: to_mflog(path) for name, path in streams.items()})
+
+
+def main(spec_path: str) -> None:
+    """Store the logs that the specification at ``spec_path`` (JSON, see :mod:`.local`) names."""
+    from metaflow.datastore import FlowDataStore
+    from metaflow.plugins import DATASTORES
+
+    with open(spec_path, encoding="utf-8") as file:
+        spec = json.load(file)
+    storage = next(store for store in DATASTORES if store.TYPE == spec["datastore"])
+    datastore = FlowDataStore(spec["flow"], None, storage_impl=storage, ds_root=spec["root"])
+    save_node_logs(datastore, spec["run"], spec["step"], spec["attempt"], spec["logs"], spec["task_ids"])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
