@@ -13,6 +13,7 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from . import local
@@ -195,6 +196,9 @@ class Lifecycle:
                 self._store_logs(link)
         except GuardDied as died:
             link.clean_up_after_guard(f"{self._gang_id}.{self._node}")
+            if self._is_control and local.is_local():
+                with contextlib.suppress(OSError):  # there are none where the guard died before it started the nodes
+                    self._save(local.log_paths(self._folder, self._num_nodes))
             shutil.rmtree(self._folder, ignore_errors=True)
             gangs = os.path.dirname(self._folder)
             remove_if_empty(gangs, os.path.dirname(gangs))
@@ -222,6 +226,9 @@ class Lifecycle:
         if not local.is_local() or self._num_nodes == 1:
             return
         header, _ = link.request("tasks-gone")
+        self._save(header["logs"])
+
+    def _save(self, logs: dict[str, dict[str, str]]) -> None:
         ids = local.task_ids(self._task.task_id, self._num_nodes)
         task = self._task
         save_node_logs(
@@ -229,7 +236,7 @@ class Lifecycle:
             task.run_id,
             task.step_name,
             task.attempt,
-            header["logs"],
+            logs,
             {str(node): task_id for node, task_id in enumerate(ids)},
         )
 
@@ -243,4 +250,12 @@ def _record(error: BaseException, who: str) -> dict[str, str]:
     name = type(error).__name__
     message = "".join(traceback.format_exception_only(type(error), error)).strip().splitlines()[-1]
     text = f"{who} raised {message}" if message.startswith(name) else f"{who} raised {name}"
-    return {"kind": "exception", "text": text, "detail": "".join(traceback.format_exception(error))}
+    return {"kind": "exception", "text": text, "detail": "".join(traceback.format_exception(*_users_part(error)))}
+
+
+def _users_part(error: BaseException) -> tuple[type[BaseException], BaseException, TracebackType | None]:
+    """The exception with a traceback that begins in the step's body, not in what calls it."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    return type(error), error, trace

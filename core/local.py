@@ -93,6 +93,12 @@ def node_tasks(
     return tasks[1:]
 
 
+def log_paths(folder: str, num_nodes: int) -> dict[str, dict[str, str]]:
+    """Where control's guard keeps the other nodes' output, by node index and stream."""
+    streams = ("stdout", "stderr")
+    return {str(n): {s: os.path.join(folder, f"node-{n}.{s}") for s in streams} for n in range(1, num_nodes)}
+
+
 def log_saver(flow_datastore: Any, task: TaskInfo, num_nodes: int, folder: str) -> dict[str, Any]:
     """The program that stores the other nodes' logs when this task cannot, as the guard would start it."""
     nodes = [str(node) for node in range(1, num_nodes)]
@@ -103,7 +109,7 @@ def log_saver(flow_datastore: Any, task: TaskInfo, num_nodes: int, folder: str) 
         "run": task.run_id,
         "step": task.step_name,
         "attempt": task.attempt,
-        "logs": {n: {s: os.path.join(folder, f"node-{n}.{s}") for s in ("stdout", "stderr")} for n in nodes},
+        "logs": log_paths(folder, num_nodes),
         "task_ids": dict(zip(nodes, task_ids(task.task_id, num_nodes)[1:], strict=True)),
     }
     path = os.path.join(folder, "log-saver.json")

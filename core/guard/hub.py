@@ -218,8 +218,7 @@ class Hub:
         """A collective that a node which has left can never take part in."""
         for gather in self._gathers.values():
             for node in sorted(self._left - gather.entries.keys()):
-                waiting = ", ".join(str(index) for index in sorted(gather.entries))
-                text = f"finished its step while node {waiting} waits for it in {gather.kind}"
+                text = f"finished its step while node {min(gather.entries)} waits for it in {gather.kind}"
                 self.fail(Failure(node, "mismatch", text, time.time()))
                 return
 
@@ -235,8 +234,8 @@ class Hub:
         self._stopped.add(node)
         if node not in self._left and self._stop_time is None:
             text = (
-                f"was lost: its connection to node 0 {reason or 'ended before its work did'}. "
-                "Its host, its container or its guard process has died, or the network between them is cut"
+                f"the connection from it to node 0 {reason or 'ended before its work did'}: its host, its container or its "
+                "guard process has died, or the network between them is cut"
             )
             self.fail(Failure(node, "lost", text, time.time(), order=LOST))
         self._maybe_tell()

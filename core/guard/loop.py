@@ -222,9 +222,15 @@ class Loop:
 
     def _on_posts(self) -> None:
         os.read(self._posts[0], 65536)
-        # Only what is here now: a callback that posts another must not keep the descriptors waiting.
-        for _ in range(len(self._posted)):
-            self._posted.popleft()()
+        try:
+            # Only what is here now: a callback that posts another must not keep the descriptors waiting.
+            for _ in range(len(self._posted)):
+                if self._stopping:
+                    break
+                self._posted.popleft()()
+        finally:
+            if self._posted:
+                os.write(self._posts[1], b"\0")
 
 
 def _fd(fileobj: int | HasFileno) -> int:

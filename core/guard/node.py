@@ -59,7 +59,7 @@ class Node:
         self._task_pid = task_pid
         self._stream = Stream(loop, sock)
         self._stream.on_frame = lambda header, payload: self._request(header, payload)
-        self._stream.on_close = lambda reason: self._task_gone()
+        self._stream.on_close = lambda reason: self._link_closed()
         self._watch = TaskWatch(loop, task_pid, self._task_gone)
         self._stopwatch = StopWatch(loop, self._watched, self._was_stopped)
         self._uplink: Uplink | None = None
@@ -404,8 +404,16 @@ class Node:
     def _has_left(self, node: int) -> bool:
         return self._uplink is not None and self._uplink.has_left(node)
 
+    def _link_closed(self) -> None:
+        """The task's end of the pair closed: in order, when it has said all it had to; else its death, or as bad."""
+        if not self._bye and not self._unwound:
+            processes.send([self._task_pid], signal.SIGKILL)
+            self._task_gone()
+        elif not self._watch.works:
+            self._task_gone()
+
     def _task_gone(self) -> None:
-        """The task's end of the pair closed, or the task died."""
+        """The task is dead."""
         if not self._task_alive:
             return
         self._task_alive = False
@@ -416,15 +424,14 @@ class Node:
             when = "after its body, while Metaflow stored its state" if self._body_done else "in the middle of its work"
             self.fail(Failure(self.index, "task", f"the node's task died {when}", time.time()))
         if not self._bye:
-            processes.send(self._stray(), signal.SIGKILL)
             self.loop.call_later(GONE_GRACE_S, self._exit)
         self._maybe_stopped()
         self._maybe_exit()
 
     def _stray(self) -> set[int]:
-        """What the dead task had started by itself."""
+        """What the dead task, or user code in it, had started by itself."""
         found = processes.marked(processes.GANG_MARKER, f"{self._gang_id}.{self.index}")
-        return found - {task.pid for task in self._tasks.values()}
+        return found - {self._task_pid, *(task.pid for task in self._tasks.values())}
 
     def _run_gone(self) -> None:
         self.fail(Failure(self.index, "run", "the process of the run itself has ended", time.time()))
@@ -463,7 +470,7 @@ class Node:
         if self._finishing:
             return
         self._finishing = True
-        processes.send(processes.descendants([os.getpid()]), signal.SIGKILL)
+        processes.send(processes.descendants([os.getpid()]) | self._stray(), signal.SIGKILL)
         if self._saver is not None and self._tasks:
             self._save_logs(self._saver)
         for lease in self._leases:

@@ -144,8 +144,8 @@ class RemoteUplink:
         self._connection = None
         if not self._left:
             self._node.hub_lost(
-                f"was lost, as node {self._node.index} sees it: the connection to it {reason or 'was closed'}. Its host, its "
-                "container or its guard process has died, or the network between them is cut"
+                f"the connection from node {self._node.index} to it {reason or 'was closed'}: its host, its container or its "
+                "guard process has died, or the network between them is cut"
             )
 
     def _receive(self, header: Header, payload: bytes) -> None:

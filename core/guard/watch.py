@@ -28,12 +28,13 @@ class TaskWatch:
         self._loop = loop
         self._fd = -1
         self._on_death = on_death
+        self.works = True
         try:
             self._fd = os.pidfd_open(pid)
         except ProcessLookupError:
             loop.call_later(0, on_death)
         except (OSError, AttributeError):
-            return
+            self.works = False
         else:
             loop.add_reader(self._fd, self._died)
 

@@ -1,0 +1,81 @@
+# make demo      train the digits on two local nodes, in a virtual environment made here
+# make test      every check: ruff, mypy --strict, pytest; installs what they need, system packages included
+# make lint      the checkers alone
+# make coverage  the tests once more with the lines of core/ counted, guards and tasks included
+# make test-all  the long tests and the other versions of Python and Metaflow; goes on where it was stopped
+# make clean     removes what the targets above made
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c tests/constraints.txt
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+# What a shell may have set and what is not ours. Debian's ordinary users have no sbin on their PATH, where `ip` is.
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
+export PATH := $(PATH):/usr/sbin:/sbin
+
+SITE = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+
+# What the tests run besides Python. (The server of redis-server is started by its test, not by the package.)
+SYSTEM_PACKAGES := git iproute2 procps redis-server util-linux
+
+.PHONY: demo test lint coverage test-all clean package types system
+.NOTPARALLEL:
+
+demo: $(VENV)/demo-installed package
+	$(BIN)/python examples/torchrun/digits.py run
+
+test: system $(VENV)/test-installed package lint
+	$(BIN)/pytest
+
+lint: $(VENV)/test-installed types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+coverage: system $(VENV)/test-installed package
+	rm -f .coverage .coverage.*
+	cp tests/tools/guard_coverage.py $(SITE)
+	GANG_INSTALLED=$(SITE)/metaflow_extensions/gang $(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+	$(BIN)/coverage report --include='core/*' --format=total --fail-under=90
+
+test-all: system
+	$(PYTHON) tests/tools/test_all.py $(SHARDS)
+
+clean:
+	rm -rf $(VENV) build dist toplevel/*.egg-info .test-all .coverage .coverage.* .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+system:
+	tests/tools/system_packages.sh $(SYSTEM_PACKAGES)
+
+# The tests see what a user gets: the package as built from this tree, not the tree. An old build/lib would keep files
+# that the tree no longer has.
+package:
+	rm -rf build/lib
+	$(PIP) --no-deps --no-build-isolation --force-reinstall .
+
+# The tree under the names that it is installed as, for mypy.
+types:
+	rm -rf build/types
+	mkdir -p build/types/metaflow_extensions/gang
+	ln -s $(addprefix $(CURDIR)/,core launchers plugins toplevel) build/types/metaflow_extensions/gang/
+
+$(VENV)/demo-installed: $(BIN)/python pyproject.toml tests/constraints.txt
+	$(PIP) 'setuptools>=77' scikit-learn '.[torch]'
+	touch $@
+
+$(VENV)/test-installed: $(BIN)/python pyproject.toml tests/constraints.txt
+	$(PIP) '.[torch,test]'
+	touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "metaflow-gang needs Python 3.10 or newer, \
+	and '$(PYTHON)' is not: name another with 'make PYTHON=/path/to/python3 $(MAKECMDGOALS)'." >&2; exit 1; }
+	PYTHON=$(PYTHON) tests/tools/system_packages.sh python3-venv
+	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,160 @@
+"""Runs in a rank's own process: calls the function that :mod:`functions` wrote down, and leaves what it returned.
+
+Started as a script, ``python -u function_child.py CALL``, by whatever starts the ranks. Standard library only, and nothing
+of this package is imported: the child pays for what the user's function needs and for no more.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if __name__ == "__main__" and sys.path and __file__.startswith(sys.path[0] + "/"):
+    # The script's own folder comes first on the path, where its neighbours would hide modules of the user.
+    del sys.path[0]
+
+import base64
+import contextlib
+import faulthandler
+import json
+import os
+import pickle
+import time
+import traceback
+from types import ModuleType, TracebackType
+from typing import Any
+
+
+class BadReturn(TypeError):
+    """The function returned what cannot travel to the step."""
+
+
+def main(path: str) -> int:
+    """Does the call that is written down at ``path``; 0, or 1 where it raised."""
+    with contextlib.suppress(Exception):
+        faulthandler.enable(all_threads=True)
+    try:
+        with open(path, "rb") as file:
+            call = pickle.load(file)
+        sys.path[:] = call["sys_path"]
+        sys.argv[:] = [call["main_file"] or path]
+        if call["main_file"]:
+            _import_main(call["main_file"], call["main_package"])
+        function, args, kwargs = pickle.loads(call["body"])
+        name = call["name"]
+        del call
+        try:
+            value = function(*args, **kwargs)
+        except SystemExit as end:
+            if end.code not in (None, 0):
+                raise
+            # It ended the process as done: there is nothing to return.
+            value = None
+        _leave(path, _dump(name, value))
+        return 0
+    except Exception as error:
+        _print_error(error)
+        _record_error(error)
+        return 1
+
+
+def _import_main(path: str, package: str | None) -> None:
+    """Runs the flow file under another name, so that its ``if __name__ == "__main__"`` does not start the flow.
+
+    ``multiprocessing`` does the same for its children and uses the same name. Pickled names of ``__main__`` are found too.
+    """
+    module = ModuleType("__mp_main__")
+    module.__file__ = path
+    module.__package__ = package
+    # Known by its name before it runs, since dataclasses look up their module while they are made.
+    sys.modules["__mp_main__"] = module
+    with open(path, "rb") as file:
+        code = compile(file.read(), path, "exec")
+    try:
+        exec(code, module.__dict__)
+    except SystemExit as end:
+        raise RuntimeError(
+            f"{path} ended the interpreter (exit code {end.code}) while it was imported for a function of it. Put what "
+            'starts the flow under `if __name__ == "__main__":`.'
+        ) from end
+    sys.modules["__main__"] = module
+
+
+def _dump(name: str, value: Any) -> bytes:
+    try:
+        return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    except Exception as error:
+        kind = type(value)
+        raise BadReturn(
+            f"{name}() returned a {kind.__module__}.{kind.__qualname__} that cannot be pickled ({error}). Return plain "
+            "data: numbers, strings, lists, dicts, arrays, or objects of classes at the top level of a module."
+        ) from error
+
+
+def _leave(path: str, value: bytes) -> None:
+    """The value goes beside the call, in a file named after the rank. It appears whole or not at all."""
+    target = f"{path}.return.{_rank()}"
+    partial = f"{target}.{os.getpid()}"
+    with open(partial, "wb") as file:
+        file.write(value)
+    os.replace(partial, target)
+
+
+def _rank() -> int:
+    """The global rank, by the variables of those who start ranks."""
+    for name in ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"):
+        if os.environ.get(name, "").isdecimal():
+            return int(os.environ[name])
+    return 0
+
+
+def _own_frames(error: BaseException) -> TracebackType | None:
+    """The traceback without this file's frames at its start, which tell the user nothing."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
+        frames = frames.tb_next
+    return frames or error.__traceback__
+
+
+def _text(error: BaseException) -> str:
+    return "".join(traceback.format_exception(type(error), error, _own_frames(error)))
+
+
+def _print_error(error: BaseException) -> None:
+    sys.stderr.write(_text(error))
+    sys.stderr.flush()
+
+
+def _record_error(error: BaseException) -> None:
+    """Writes the error file as torch's ``@record`` does, plus the exception itself under "gang"."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not path:
+        return
+    kind = type(error)
+    now = time.time()
+    record = {
+        "message": {
+            "message": f"{kind.__name__}: {error}",
+            "extraInfo": {"py_callstack": _text(error), "timestamp": str(int(now))},
+        },
+        "gang": {"type": f"{kind.__module__}.{kind.__qualname__}", "time": now, "pickle": _pickled(error)},
+    }
+    with contextlib.suppress(OSError), open(path, "w") as file:
+        json.dump(record, file)
+
+
+def _pickled(error: BaseException) -> str | None:
+    """The exception in base64; None where it would not come out as it went in."""
+    if isinstance(error, BadReturn):
+        error = TypeError(*error.args)
+    try:
+        data = pickle.dumps(error, pickle.HIGHEST_PROTOCOL)
+        if type(pickle.loads(data)) is not type(error):
+            return None
+    except Exception:
+        return None
+    return base64.b64encode(data).decode()
+
+
+if __name__ == "__main__":
+    # Exits as a script does: exit handlers run, and an exception of theirs shows.
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,98 @@
+"""``@torchrun``: PyTorch's distributed training over the nodes of a gang."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import Any, ClassVar
+
+from ...core.context import Gang
+from ...core.decorator import GangDecorator
+from ...core.failure import BadAttribute
+from ...core.results import results_prefix
+from .failure import TorchNotInstalledException
+from .launcher import TorchrunExecutor
+from .options import LAUNCHERS, read_nproc, read_port
+
+_SUFFIX = "mf.torchrun"
+
+
+class TorchrunDecorator(GangDecorator):
+    """
+    Runs the step on every node of a gang, and gives it `current.torch.run`, which starts PyTorch's ranks on all of them.
+
+    Parameters
+    ----------
+    master_port : int, optional, default None
+        Port on node 0 where the ranks meet. A free one is agreed upon where it is not given.
+    all_nodes_started_timeout : int, optional, default 600
+        Seconds to wait for the last node to start.
+    nproc_per_node : int or str, optional, default None
+        Ranks on each node: a number, "gpu", "cpu" or "auto" (the node's GPUs, or 1), which is the default.
+    launcher : str, optional, default None
+        "direct": the gang starts the ranks itself. "torchrun": torchrun's agent does. By default the agent is
+        used only where an option in `torchrun_args` needs it.
+
+    MF Add To Current
+    -----------------
+    torch -> metaflow_extensions.gang.launchers.torchrun.launcher.TorchrunExecutor
+        Runs a script or a function in every rank: `current.torch.run(entrypoint="train.py")`.
+
+        @@ Returns
+        -------
+        TorchrunExecutor
+            What runs scripts and functions in the ranks of this gang.
+    """
+
+    name = "torchrun"
+    defaults: ClassVar[dict[str, Any]] = {
+        **GangDecorator.defaults,
+        "master_port": None,
+        "all_nodes_started_timeout": 600,
+        "nproc_per_node": None,
+        "launcher": None,
+    }
+
+    def check_attributes(self) -> None:
+        """Raises BadAttribute for a value that cannot be meant."""
+        super().check_attributes()
+        read_port(self.attributes["master_port"], "@torchrun(master_port=...)")
+        if self.attributes["nproc_per_node"] is not None:
+            # Only how it is spelled can be checked here: the node's GPUs are counted on the node.
+            read_nproc(self.attributes["nproc_per_node"], gpus=1, cpus=1)
+        launcher = self.attributes["launcher"]
+        if launcher is not None and launcher not in LAUNCHERS:
+            raise BadAttribute(
+                f'@torchrun(launcher={launcher!r}): it is "direct" (the gang starts the ranks) or "torchrun" (its agent '
+                "does), or left out."
+            )
+
+    def preflight(self) -> None:
+        """Raises TorchNotInstalledException where the ranks would not find torch."""
+        if importlib.util.find_spec("torch") is None:
+            raise TorchNotInstalledException(
+                'This step needs PyTorch, and its environment has none. Add @pypi(packages={"torch": "..."}) to the step '
+                "and run the flow with --environment=pypi, or give @kubernetes or @batch an image that has it; on your own "
+                "machine: pip install torch."
+            )
+
+    def form(self, gang: Gang) -> dict[str, object]:
+        """What the step finds on ``current``."""
+        task = self.task
+        prefix = results_prefix(
+            _SUFFIX,
+            task.flow_name,
+            task.run_id,
+            task.step_name,
+            os.environ.get("MF_PARALLEL_CONTROL_TASK_ID", task.task_id),
+            task.attempt,
+        )
+        executor = TorchrunExecutor(
+            gang,
+            self.flow_datastore,
+            prefix,
+            nproc_per_node=self.attributes["nproc_per_node"],
+            master_port=read_port(self.attributes["master_port"], "@torchrun(master_port=...)"),
+            launcher=self.attributes["launcher"],
+        )
+        return {"torch": executor}

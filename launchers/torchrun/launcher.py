@@ -1,0 +1,286 @@
+"""``current.torch``: agrees with the other nodes on a world, and has its ranks run."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ...core.context import Gang
+from ...core.failure import BadAttribute, PortTaken, ProcessFailed
+from ...core.functions import FunctionCall, load_return, read_returns, remove_call
+from ...core.logs import say
+from ...core.network import interface_for
+from ...core.results import BadFolder, cloud_folder, push_folder
+from .entrypoint import Entrypoint, read_entrypoint
+from .failure import TorchrunException, explain
+from .options import Options, check_nodes, choose_launcher, choose_nproc, read_options, read_port
+from .plan import Job, plan
+
+PORT_TRIES = 5
+
+
+class TorchrunExecutor:
+    """``current.torch`` in a ``@torchrun`` step: runs a script, or a function, in every rank of the gang.
+
+    ``torchrun_args`` is a dict of what torchrun is told of the gang; reading it is all it is good for.
+    """
+
+    def __init__(
+        self,
+        gang: Gang,
+        flow_datastore: Any,
+        results_prefix: str,
+        nproc_per_node: int | str | None = None,
+        master_port: int | None = None,
+        launcher: str | None = None,
+    ) -> None:
+        self._gang = gang
+        self._flow_datastore = flow_datastore
+        self._results_prefix = results_prefix
+        self._nproc = nproc_per_node
+        self._master_port = master_port
+        self._launcher = launcher
+        self._runs = 0
+        self._network: dict[str, str] | None = None
+        self._told: set[str] = set()
+        self._leased: set[int] = set()
+        self.torchrun_args: dict[str, Any] = {
+            "nnodes": gang.num_nodes,
+            "master_addr": gang.main_address,
+            "master_port": master_port,
+            "node_rank": gang.node_index,
+            "nproc_per_node": self._choose_nproc(None, Options({})),
+        }
+
+    def run(
+        self,
+        torchrun_args: Mapping[str, Any] | Sequence[Any] | None = None,
+        entrypoint: str | os.PathLike[str] | Callable[..., Any] | None = None,
+        entrypoint_args: Mapping[str, Any] | Sequence[Any] | None = None,
+        nproc_per_node: int | str | None = None,
+        push_results_dir_to_cloud: bool = False,
+        local_output_dir: str | os.PathLike[str] | None = None,
+        cloud_output_dir: str | None = None,
+    ) -> Any:
+        """Runs ``entrypoint`` in every rank, on all nodes at once. Every node has to call it.
+
+        Parameters
+        ----------
+        torchrun_args : dict or list, optional
+            torchrun's own options, such as {"max_restarts": 2}. Those that the ranks do not need to be told (tee, log_dir,
+            rdzv_backend ...) start torchrun's agent; otherwise the gang starts the ranks itself, which is faster.
+        entrypoint : str, path or callable
+            A Python script (a module or a program, where torchrun_args has "module" or "no_python"), or a function at
+            the top level of the flow file or of a module.
+        entrypoint_args : dict or list, optional
+            For a script, its arguments: {"epochs": 3} becomes ``--epochs 3``, a list passes as it is. For a function, its
+            parameters by name or in order.
+        nproc_per_node : int or str, optional
+            Ranks on this node: a number, "gpu", "cpu" or "auto" (the node's GPUs, or 1). Taken from torchrun_args, else
+            the decorator, else "auto", where it is not given.
+        push_results_dir_to_cloud : bool
+            Whether each node puts its ``local_output_dir`` into the flow's datastore at the end.
+        local_output_dir : path, optional
+            The folder with the results.
+        cloud_output_dir : str, optional
+            Its name in the datastore, ``local_output_dir`` where not given; each node has a folder of its index in it.
+
+        Returns
+        -------
+        list, str or None
+            For a function: what the ranks returned, in their order; of all nodes on node 0, of the node itself on the
+            others. For a script: where the results were pushed to, or None.
+
+        Raises
+        ------
+        BadAttribute
+            An argument that cannot be meant. Nothing was started.
+        TorchrunException
+            A rank of this node failed. A function's own exception is raised as it is.
+        GangFailed
+            Another node failed first.
+
+        Example
+        -------
+        ``losses = current.torch.run(entrypoint=train, entrypoint_args={"epochs": 3}, nproc_per_node=2)``
+        """
+        if push_results_dir_to_cloud and local_output_dir is None:
+            raise BadAttribute("push_results_dir_to_cloud needs local_output_dir, the folder that is to be pushed.")
+        options = read_options(torchrun_args)
+        check_nodes(options, self._gang.node_index, self._gang.num_nodes)
+        self._check_master_addr(options)
+        nproc = self._choose_nproc(nproc_per_node, options)
+        launcher = choose_launcher(self._launcher, options, os.environ)
+        wanted_port = read_port(options.values.get("master_port"), "master_port in torchrun_args") or self._master_port
+        cloud = self._cloud_prefix(local_output_dir, cloud_output_dir) if push_results_dir_to_cloud else None
+        what = read_entrypoint(entrypoint, entrypoint_args, options.values, self._gang.folder)
+        self._runs += 1
+        try:
+            nprocs = self._run(what, options, nproc, launcher, wanted_port)
+            location = self._push(local_output_dir, cloud) if local_output_dir is not None and cloud is not None else None
+            if what.call is None:
+                return location
+            return self._collect(what.call, nprocs)
+        finally:
+            if what.call is not None:
+                remove_call(what.call)
+
+    def _choose_nproc(self, call: int | str | None, options: Options) -> int:
+        node = self._gang.nodes[self._gang.node_index]
+        return choose_nproc(call, options, self._nproc, node.gpus, node.cpus)
+
+    def _run(self, what: Entrypoint, options: Options, nproc: int, launcher: str, wanted_port: int | None) -> tuple[int, ...]:
+        gang = self._gang
+        port = self._first_port(wanted_port)
+        answers = gang.all_gather({"nproc": nproc, "launcher": launcher, "master_port": wanted_port, "port": port})
+        check_agreement(answers)
+        port = answers[0]["port"]
+        nprocs = tuple(answer["nproc"] for answer in answers)
+        environ = {**os.environ, **self._variables(threads=launcher == "direct" and nproc > 1)}
+        for attempt in range(PORT_TRIES):
+            self.torchrun_args.update(master_port=port, nproc_per_node=nproc)
+            job = Job(
+                entrypoint=what.target,
+                arguments=what.arguments,
+                options=options,
+                nprocs=nprocs,
+                node_index=gang.node_index,
+                main_address=gang.main_address,
+                port=port,
+                port_is_ours=wanted_port is None and attempt < PORT_TRIES - 1,
+                launcher=launcher,
+                environ=environ,
+                folder=gang.folder,
+                key=f"torchrun-{self._runs}-{attempt}",
+            )
+            try:
+                gang.launch(plan(job))
+                break
+            except PortTaken:
+                port = gang.broadcast(gang.free_port() if gang.is_control else None)
+            except ProcessFailed as failure:
+                error = explain(failure, what.name, f"node {gang.node_index}")
+                raise error from error.__cause__
+        return nprocs
+
+    def _first_port(self, wanted: int | None) -> int | None:
+        """Control's choice; the other nodes hear of it."""
+        if not self._gang.is_control:
+            return None
+        if wanted is None:
+            return self._gang.free_port()
+        if wanted not in self._leased:
+            # Held until the gang ends, so a later run() has it already.
+            self._gang.lease_port(exact=wanted)
+            self._leased.add(wanted)
+        return wanted
+
+    def _check_master_addr(self, options: Options) -> None:
+        given = options.values.get("master_addr")
+        if given is None or given in _names_of_control(self._gang):
+            return
+        try:
+            addresses = {str(entry[4][0]) for entry in socket.getaddrinfo(given.strip("[]"), None)}
+        except (OSError, UnicodeError):
+            addresses = set()
+        if self._gang.main_address not in addresses:
+            raise BadAttribute(
+                f"torchrun_args has master_addr={given}, but node 0 of this gang, which has rank 0, is reached at "
+                f"{self._gang.main_address}. Leave master_addr out."
+            )
+
+    def _variables(self, threads: bool) -> dict[str, str]:
+        """What ranks get where the user set nothing; each is told once. ``threads``: as the agent does for several ranks."""
+        gang = self._gang
+        if self._network is None:
+            other = gang.nodes[1].address if gang.is_control and gang.num_nodes > 1 else gang.main_address
+            self._network = network_variables(other, os.environ)
+        variables = dict(self._network)
+        if threads and "OMP_NUM_THREADS" not in os.environ:
+            variables["OMP_NUM_THREADS"] = "1"
+        untold = [f"{name}={value}" for name, value in variables.items() if name not in self._told]
+        if untold:
+            say(f"Set for the ranks, since you set none: {', '.join(untold)}")
+            self._told.update(variables)
+        return variables
+
+    def _collect(self, call: FunctionCall, nprocs: tuple[int, ...]) -> list[Any]:
+        gang = self._gang
+        own = read_returns(call)
+        expected = nprocs[gang.node_index]
+        if len(own) != expected:
+            raise TorchrunException(
+                f"{call.name}() returned in {len(own)} of the {expected} ranks on node {gang.node_index}: the others ended "
+                "their process without returning, as os._exit() does."
+            )
+        gathered = gang.all_gather(sorted(own.items()))
+        wanted = [pair for node in gathered for pair in node] if gang.is_control else sorted(own.items())
+        return [_loaded(call, rank, value) for rank, value in sorted(wanted)]
+
+    def _cloud_prefix(self, local_dir: str | os.PathLike[str] | None, cloud_dir: str | None) -> str:
+        try:
+            return f"{self._results_prefix}/{cloud_folder(local_dir or '', cloud_dir)}"
+        except BadFolder as error:
+            raise BadAttribute(f"cloud_output_dir: {error}") from None
+
+    def _push(self, local_dir: str | os.PathLike[str], cloud: str) -> str | None:
+        """Puts this node's results into the datastore; where all nodes' results are."""
+        own = f"/{self._gang.node_index}"
+        try:
+            location = push_folder(self._flow_datastore, local_dir, cloud + own, say)
+        except BadFolder as error:
+            raise BadAttribute(f"local_output_dir: {error}") from None
+        if location is None:
+            return None
+        say(f"Pushed {os.fspath(local_dir)} to {location}")
+        return location.removesuffix(own)
+
+
+def check_agreement(answers: Sequence[Mapping[str, Any]]) -> None:
+    """Every node has to start its ranks in the same way. Raises BadAttribute, the same on each, where they do not."""
+    for name, spelled in (("launcher", "launcher (chosen by the options)"), ("master_port", "master_port")):
+        for index, answer in enumerate(answers):
+            if answer[name] != answers[0][name]:
+                raise BadAttribute(
+                    f"The nodes call current.torch.run() differently: {spelled} is {answers[0][name]!r} on node 0 and "
+                    f"{answer[name]!r} on node {index}. Give every node the same torchrun_args, but for nproc_per_node."
+                )
+
+
+def network_variables(other: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME for reaching ``other``; empty where the user set either of them.
+
+    On loopback gloo alone is told, which otherwise looks up the machine's own name, and that need not have an address.
+    """
+    if "NCCL_SOCKET_IFNAME" in environ or "GLOO_SOCKET_IFNAME" in environ:
+        return {}
+    interface = interface_for(other)
+    if interface is None:
+        return {}
+    if _is_loopback(other):
+        return {"GLOO_SOCKET_IFNAME": interface}
+    return {"NCCL_SOCKET_IFNAME": interface, "GLOO_SOCKET_IFNAME": interface}
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
+
+
+def _names_of_control(gang: Gang) -> set[str]:
+    """What a step may call control: our address for it, its name, and what ``current.parallel.main_ip`` says."""
+    return {gang.main_address, gang.nodes[0].address, gang.nodes[0].hostname, os.environ.get("MF_PARALLEL_MAIN_IP", "")}
+
+
+def _loaded(call: FunctionCall, rank: int, value: bytes) -> Any:
+    try:
+        return load_return(value)
+    except Exception as error:
+        raise TorchrunException(
+            f"What {call.name}() returned in rank {rank} cannot be loaded in the step: {type(error).__name__}: {error}."
+        ) from error

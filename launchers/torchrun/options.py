@@ -1,0 +1,211 @@
+"""torchrun's options as the user gave them: read, checked against the gang, and sorted by who can honour them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...core.arguments import BadArgument, options_to_argv, torchrun_list_to_argv
+from ...core.failure import BadAttribute
+
+LAUNCHERS = ("direct", "torchrun")
+
+GANG_OPTIONS = ("nnodes", "master_addr", "master_port", "node_rank", "nproc_per_node")
+"""What the gang itself knows; in the order in which the agent gets them."""
+
+# What ranks that are started directly can be given; everything else is the agent's to do.
+_DIRECT_OPTIONS = frozenset((*GANG_OPTIONS, "module", "no_python"))
+_FLAGS = frozenset(("standalone", "module", "no_python", "run_path", "virtual_local_rank"))
+_SHORT = {"m": "module", "r": "redirects", "t": "tee"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options by their names with underscores; a flag's value is None. Later ones win, as on a command line."""
+
+    values: Mapping[str, str | None]
+
+    def agent_only(self) -> list[str]:
+        """Those that only torchrun's own agent understands."""
+        return [name for name in self.values if name not in _DIRECT_OPTIONS]
+
+    def agent_argv(self) -> list[str]:
+        """Those that the gang does not know itself, as the agent's arguments, in the user's order."""
+        argv: list[str] = []
+        for name, value in self.values.items():
+            if name not in GANG_OPTIONS:
+                argv += [f"--{name}"] if value is None else [f"--{name}={value}"]
+        return argv
+
+
+def read_options(torchrun_args: Mapping[str, Any] | Sequence[Any] | None) -> Options:
+    """Reads ``torchrun_args``: a dict, or a list of names and values in turn; dashes and underscores are the same.
+
+    Raises
+    ------
+    BadAttribute
+        Something in it is no option.
+    """
+    try:
+        if isinstance(torchrun_args, Mapping):
+            argv = options_to_argv(_plain_flags(torchrun_args))
+        else:
+            argv = torchrun_list_to_argv(torchrun_args)
+    except BadArgument as error:
+        raise BadAttribute(f"torchrun_args: {error}") from None
+    values: dict[str, str | None] = {}
+    position = 0
+    while position < len(argv):
+        text = argv[position]
+        position += 1
+        stripped, equals, value = text.lstrip("-").partition("=")
+        name = stripped.replace("-", "_")
+        name = _SHORT.get(name, name)
+        if not text.startswith("-") or not name:
+            raise BadAttribute(
+                f"torchrun_args has {text!r} where the name of an option is expected. Options of the script go into "
+                "entrypoint_args."
+            )
+        if name in _FLAGS:
+            if equals:
+                raise BadAttribute(f"torchrun_args: {name} takes no value; give it as {{{name!r}: None}}.")
+            values[name] = None
+        elif equals:
+            values[name] = value
+        elif position < len(argv) and not _is_option(argv[position]):
+            values[name] = argv[position]
+            position += 1
+        else:
+            values[name] = None
+    return Options(values)
+
+
+def _plain_flags(options: Mapping[str, Any]) -> dict[str, Any]:
+    """True turns a flag on and False off: torchrun itself would take "true" for the name of the script."""
+    plain: dict[str, Any] = {}
+    for key, value in options.items():
+        name = str(key).lstrip("-").replace("-", "_")
+        if _SHORT.get(name, name) in _FLAGS and isinstance(value, bool):
+            if value:
+                plain[key] = None
+        else:
+            plain[key] = value
+    return plain
+
+
+def _is_option(text: str) -> bool:
+    return text.startswith("-") and len(text) > 1 and not text[1].isdigit()
+
+
+def choose_launcher(wanted: str | None, options: Options, environ: Mapping[str, str]) -> str:
+    """"direct", or "torchrun" where an option, or a PET_* variable that stands for one, needs the agent.
+
+    Raises
+    ------
+    BadAttribute
+        ``wanted`` is "direct", but an option needs the agent.
+    """
+    names = options.agent_only()
+    if wanted == "direct" and names:
+        raise BadAttribute(
+            f"torchrun_args has {', '.join(names)}, which only torchrun's own agent understands. Leave out "
+            '@torchrun(launcher="direct"), or the option.'
+        )
+    if wanted is not None:
+        return wanted
+    by_variable = [
+        name for name in environ if name.startswith("PET_") and name[4:].lower() not in _DIRECT_OPTIONS
+    ]
+    return "torchrun" if names or by_variable else "direct"
+
+
+def check_nodes(options: Options, node_index: int, num_nodes: int) -> None:
+    """Refuses what contradicts the gang.
+
+    Raises
+    ------
+    BadAttribute
+        A range of nodes, or another number or rank of nodes than the gang's.
+    """
+    nnodes = options.values.get("nnodes")
+    if nnodes is not None:
+        least, colon, most = nnodes.partition(":")
+        if colon and least != most:
+            raise BadAttribute(
+                f"torchrun_args has nnodes={nnodes}, but a gang has a fixed number of nodes, here {num_nodes}: all of them "
+                "start together and end together. Leave nnodes out; num_parallel sets it."
+            )
+        if least != str(num_nodes):
+            raise BadAttribute(
+                f"torchrun_args has nnodes={nnodes}, but this gang has {num_nodes}. Leave nnodes out; num_parallel sets it."
+            )
+    rank = options.values.get("node_rank")
+    if rank is not None and rank != str(node_index):
+        raise BadAttribute(
+            f"torchrun_args has node_rank={rank} on node {node_index}. Leave node_rank out: each node knows its own."
+        )
+    if "standalone" in options.values and num_nodes > 1:
+        raise BadAttribute(
+            f"torchrun_args has standalone, which is for one node, but this gang has {num_nodes}. Leave it out; in a step "
+            "without num_parallel use TorchrunSingleNodeMultiGPU."
+        )
+    if "module" in options.values and "no_python" in options.values:
+        raise BadAttribute("torchrun_args has both module and no_python: a module needs Python. Leave one of them out.")
+
+
+def choose_nproc(call: Any, options: Options, decorator: Any, gpus: int, cpus: int) -> int:
+    """Processes per node: from the call, else torchrun_args, else the decorator, else the node's GPUs, or 1.
+
+    Raises
+    ------
+    BadAttribute
+        It is given in two places at once, or is no number of processes that this node can have.
+    """
+    in_options = options.values.get("nproc_per_node")
+    if call is not None and "nproc_per_node" in options.values:
+        raise BadAttribute(
+            f"nproc_per_node is given twice: {call!r} to run(), and {in_options!r} in its torchrun_args. Give it once."
+        )
+    chosen = call if call is not None else in_options if in_options is not None else decorator
+    return read_nproc("auto" if chosen is None else chosen, gpus, cpus)
+
+
+def read_nproc(value: Any, gpus: int, cpus: int) -> int:
+    """A number, or "auto" (the GPUs, or 1), "gpu", "cpu". Raises BadAttribute for anything else."""
+    if value == "auto":
+        return max(gpus, 1)
+    if value == "gpu":
+        if gpus == 0:
+            raise BadAttribute('nproc_per_node="gpu", but this node has no GPU. Ask for some, or use "auto" or a number.')
+        return gpus
+    if value == "cpu":
+        return max(cpus, 1)
+    number = whole_number(value)
+    if number is None or number < 1:
+        raise BadAttribute(
+            f'nproc_per_node is the number of processes on each node, 1 or more, or one of "auto" (the node\'s GPUs, or 1), '
+            f'"gpu" and "cpu"; not {value!r}.'
+        )
+    return number
+
+
+def read_port(value: Any, name: str) -> int | None:
+    """A port, as a number or as text; None and "" mean that one is chosen. Raises BadAttribute for anything else."""
+    if value is None or value == "":
+        return None
+    number = whole_number(value)
+    if number is None or not 1 <= number <= 65535:
+        raise BadAttribute(
+            f"{name} is a port from 1 to 65535, or left out, so that a free one is agreed upon; not {value!r}."
+        )
+    return number
+
+
+def whole_number(value: Any) -> int | None:
+    """An int, or text that is one; None for anything else, booleans included."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.strip().isdecimal():
+        return int(value)
+    return None

@@ -1,0 +1,162 @@
+"""What ``current.torch.run`` starts on this node, as data: argv and environment of the ranks, or of torchrun's agent."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ...core.launch import LaunchPlan, Process
+from .options import Options
+from .peer_lost import AGENT_PEER_LOST, AGENT_REPORT, RANK_PEER_LOST, port_taken
+
+# The agent gives its ranks this long after SIGTERM; ours are killed with it anyway, but it may have a summary to write.
+_AGENT_GRACE = 1.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call of ``current.torch.run``, with everything that the nodes had to agree upon.
+
+    Parameters
+    ----------
+    entrypoint : str
+        Script, module or program.
+    arguments : tuple of str
+        Its arguments.
+    options : Options
+        torchrun's, as the user gave them.
+    nprocs : tuple of int
+        Processes on each node, by node index.
+    node_index : int
+    main_address : str
+        Of node 0, which has rank 0.
+    port : int
+        On node 0, for torch's store.
+    port_is_ours : bool
+        Whether another may be chosen where a foreign program has it.
+    launcher : str
+        "direct" or "torchrun".
+    environ : mapping
+        What the processes get, but for what each rank gets of its own. OMP_NUM_THREADS is in it where it is wanted.
+    folder : str
+        For error files; private to this node and attempt.
+    key : str
+        What all nodes call this launch.
+    """
+
+    entrypoint: str
+    arguments: tuple[str, ...]
+    options: Options
+    nprocs: tuple[int, ...]
+    node_index: int
+    main_address: str
+    port: int
+    port_is_ours: bool
+    launcher: str
+    environ: Mapping[str, str] = field(repr=False)
+    folder: str
+    key: str
+    python: str = sys.executable
+
+    @property
+    def first_rank(self) -> int:
+        """The global rank of this node's first process."""
+        return sum(self.nprocs[: self.node_index])
+
+
+def plan(job: Job) -> LaunchPlan:
+    """The processes of this node. Starts nothing, and asks the system nothing."""
+    if job.launcher == "torchrun":
+        processes: tuple[Process, ...] = (_agent(job),)
+    else:
+        processes = tuple(_rank(job, local_rank) for local_rank in range(job.nprocs[job.node_index]))
+    return LaunchPlan(
+        processes=processes,
+        grace=_AGENT_GRACE if job.launcher == "torchrun" else 0.5,
+        peer_lost=AGENT_PEER_LOST if job.launcher == "torchrun" else RANK_PEER_LOST,
+        port_taken=port_taken(job.port) if job.port_is_ours else None,
+        key=job.key,
+    )
+
+
+def _rank(job: Job, local_rank: int) -> Process:
+    rank = job.first_rank + local_rank
+    local_size = job.nprocs[job.node_index]
+    error_file = os.path.join(job.folder, f"{job.key}-rank-{rank}-error.json")
+    return Process(
+        argv=_command(job),
+        env={**job.environ, **rank_variables(job, local_rank), "TORCHELASTIC_ERROR_FILE": error_file},
+        title=f"rank {rank}",
+        rank=rank,
+        label=f"[rank {rank}] " if local_size > 1 else "",
+        error_file=error_file,
+    )
+
+
+def _command(job: Job) -> tuple[str, ...]:
+    """As the agent would start a rank."""
+    if "no_python" in job.options.values:
+        return (job.entrypoint, *job.arguments)
+    module = ("-m",) if "module" in job.options.values else ()
+    return (job.environ.get("PYTHON_EXEC", job.python), "-u", *module, job.entrypoint, *job.arguments)
+
+
+def rank_variables(job: Job, local_rank: int) -> dict[str, str]:
+    """What torchrun's agent tells a rank, but for the error file.
+
+    One thing differs: TORCHELASTIC_USE_AGENT_STORE is False, since there is no agent to hold the store; rank 0 does.
+    """
+    rank, world_size = job.first_rank + local_rank, sum(job.nprocs)
+    local_size, num_nodes = job.nprocs[job.node_index], len(job.nprocs)
+    variables: dict[str, object] = {
+        "RANK": rank,
+        "LOCAL_RANK": local_rank,
+        "GROUP_RANK": job.node_index,
+        "ROLE_RANK": rank,
+        "ROLE_NAME": "default",
+        "WORLD_SIZE": world_size,
+        "LOCAL_WORLD_SIZE": local_size,
+        "GROUP_WORLD_SIZE": num_nodes,
+        "ROLE_WORLD_SIZE": world_size,
+        "MASTER_ADDR": job.main_address,
+        "MASTER_PORT": job.port,
+        "TORCHELASTIC_RESTART_COUNT": 0,
+        "TORCHELASTIC_MAX_RESTARTS": 0,
+        "TORCHELASTIC_RUN_ID": "none",
+        "TORCHELASTIC_USE_AGENT_STORE": False,
+        "TORCH_NCCL_ASYNC_ERROR_HANDLING": job.environ.get("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1"),
+        "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT",
+    }
+    return {name: str(value) for name, value in variables.items()}
+
+
+def _agent(job: Job) -> Process:
+    local_size = job.nprocs[job.node_index]
+    error_file = os.path.join(job.folder, f"{job.key}-agent-error.json")
+    argv = [job.python, "-m", "torch.distributed.run"]
+    argv += ["--nnodes", str(len(job.nprocs))]
+    if "standalone" not in job.options.values:
+        argv += ["--master_addr", job.main_address, "--master_port", str(job.port), "--node_rank", str(job.node_index)]
+    argv += ["--nproc_per_node", str(local_size)]
+    if "log_dir" not in job.options.values:
+        # Otherwise the agent makes a folder of its own under /tmp, and leaves it there.
+        argv += ["--log_dir", os.path.join(job.folder, f"{job.key}-agent")]
+    argv += job.options.agent_argv()
+    if "rdzv_endpoint" not in job.options.values and "standalone" not in job.options.values:
+        host = f"[{job.main_address}]" if ":" in job.main_address else job.main_address
+        argv += ["--rdzv_endpoint", f"{host}:{job.port}"]
+    argv += [verbatim(text) for text in (job.entrypoint, *job.arguments)]
+    return Process(
+        argv=tuple(argv),
+        env={**job.environ, "TORCHELASTIC_ERROR_FILE": error_file},
+        title="torchrun",
+        error_file=error_file,
+        report=AGENT_REPORT,
+    )
+
+
+def verbatim(text: str) -> str:
+    """The agent makes one dollar sign of two, unless it is asked to fill in the local rank, which stays possible."""
+    return text if "${local_rank}" in text or "$local_rank" in text else text.replace("$", "$$")

@@ -1,0 +1,6 @@
+"""What Metaflow finds here: our step decorators, by name and class."""
+
+STEP_DECORATORS_DESC = [
+    ("gang", "..core.decorator.GangDecorator"),
+    ("torchrun", "..launchers.torchrun.decorator.TorchrunDecorator"),
+]

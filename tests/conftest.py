@@ -1,0 +1,45 @@
+"""What every test runs with: Metaflow in folders of this session's own, and proof that nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+from support.flows import flow_run as flow_run
+from support.leaks import no_leaks
+
+_FOLDER = tempfile.mkdtemp(prefix="gang-tests-")
+
+
+def _isolate() -> None:
+    """Take this session's Metaflow away from the user's; before the first ``import metaflow``, which reads it all."""
+    for name in [name for name in os.environ if name.startswith(("METAFLOW_", "MF_"))]:
+        del os.environ[name]
+    os.environ.update(
+        METAFLOW_HOME=os.path.join(_FOLDER, "home"),
+        METAFLOW_DATASTORE_SYSROOT_LOCAL=os.path.join(_FOLDER, "datastore"),
+        METAFLOW_CLIENT_CACHE_PATH=os.path.join(_FOLDER, "client"),
+        METAFLOW_DEFAULT_DATASTORE="local",
+        METAFLOW_DEFAULT_METADATA="local",
+        METAFLOW_USER="tester",
+    )
+    for name in ("home", "datastore", "client"):
+        os.makedirs(os.path.join(_FOLDER, name))
+
+
+_isolate()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """Fail each test that leaves a process, thread, port, file, shared memory, namespace or mount."""
+    with no_leaks():
+        yield
+
+
+def pytest_unconfigure() -> None:
+    """The session's folder goes with the session."""
+    shutil.rmtree(_FOLDER, ignore_errors=True)

@@ -1,0 +1,41 @@
+#!/bin/sh
+# Installs those Debian packages whose programs are missing, or says in one sentence which are.
+# Usage: [PYTHON=python3] system_packages.sh PACKAGE ...    ends with 1 where one is missing and cannot be installed
+set -eu
+
+present() {
+    case "$1" in
+    iproute2) command -v ip ;;
+    procps) command -v ps ;;
+    python3-venv) "${PYTHON:-python3}" -c 'import ensurepip, venv' ;;
+    util-linux) command -v unshare ;;
+    *) command -v "$1" ;;
+    esac >/dev/null 2>&1
+}
+
+missing() {
+    for package in "$@"; do
+        present "$package" || printf ' %s' "$package"
+    done
+}
+
+packages=$(missing "$@")
+if [ -n "$packages" ] && [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+    # A server that comes with a package is not started (the tests start their own): Debian asks this file.
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+        trap 'rm -f "$policy"' EXIT
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+    fi
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    # shellcheck disable=SC2086
+    apt-get install -y -qq --no-install-recommends $packages >/dev/null
+    packages=$(missing "$@")
+fi
+if [ -n "$packages" ]; then
+    echo "Missing system packages:$packages. Have an administrator install them (on Debian: 'apt-get install$packages')" \
+        "and run the same command again." >&2
+    exit 1
+fi

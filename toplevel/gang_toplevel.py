@@ -1,0 +1,10 @@
+"""The names that we add to ``metaflow``: every one in this module without two leading underscores, so import no others.
+
+``__mf_extensions__`` and ``__version__`` are what Metaflow's banner says of us.
+"""
+
+from ..launchers.torchrun.single_node import TorchrunSingleNodeMultiGPU
+
+__all__ = ["TorchrunSingleNodeMultiGPU"]
+__mf_extensions__ = "gang"
+__version__ = "0.1.0"
