@@ -16,6 +16,8 @@ SHELL := /bin/bash
 # What a shell may have set and what is not ours. Debian's ordinary users have no sbin on their PATH, where `ip` is.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 export PATH := $(PATH):/usr/sbin:/sbin
+# Metaflow wants to know who runs a flow; a container's shell may not say.
+export USER ?= $(shell id -un)
 
 SITE = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
@@ -26,7 +28,7 @@ SYSTEM_PACKAGES := git iproute2 procps redis-server util-linux
 .NOTPARALLEL:
 
 demo: $(VENV)/demo-installed package
-	$(BIN)/python examples/torchrun/digits.py run
+	$(BIN)/python examples/torchrun/digits.py --datastore local --metadata local run
 
 test: system $(VENV)/test-installed package lint
 	$(BIN)/pytest

@@ -65,8 +65,9 @@ def _import_main(path: str, package: str | None) -> None:
     module = ModuleType("__mp_main__")
     module.__file__ = path
     module.__package__ = package
-    # Known by its name before it runs, since dataclasses look up their module while they are made.
-    sys.modules["__mp_main__"] = module
+    # Known by both names before it runs: dataclasses look up their module while they are made, and multiprocessing, when
+    # it is first imported, registers whatever is __main__ under the other name.
+    sys.modules["__main__"] = sys.modules["__mp_main__"] = module
     with open(path, "rb") as file:
         code = compile(file.read(), path, "exec")
     try:
@@ -76,7 +77,6 @@ def _import_main(path: str, package: str | None) -> None:
             f"{path} ended the interpreter (exit code {end.code}) while it was imported for a function of it. Put what "
             'starts the flow under `if __name__ == "__main__":`.'
         ) from end
-    sys.modules["__main__"] = module
 
 
 def _dump(name: str, value: Any) -> bytes:

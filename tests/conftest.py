@@ -25,9 +25,12 @@ def _isolate() -> None:
         METAFLOW_DEFAULT_DATASTORE="local",
         METAFLOW_DEFAULT_METADATA="local",
         METAFLOW_USER="tester",
+        # Two sessions on one machine must not see each other's gangs as leaks.
+        TMPDIR=os.path.join(_FOLDER, "tmp"),
     )
-    for name in ("home", "datastore", "client"):
+    for name in ("home", "datastore", "client", "tmp"):
         os.makedirs(os.path.join(_FOLDER, name))
+    tempfile.tempdir = None
 
 
 _isolate()

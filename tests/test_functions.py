@@ -22,10 +22,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
-import time
 
 import helper_beside_flow
 

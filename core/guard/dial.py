@@ -156,7 +156,7 @@ class Dial:
         try:
             # A numeric address needs no thread, and no name service that might be slow.
             found = socket.getaddrinfo(self._address, self._port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-        except OSError:
+        except (OSError, ValueError):
             import threading
 
             self._last = self._last or "its name has not been resolved"
@@ -169,7 +169,7 @@ class Dial:
         why = ""
         try:
             found = socket.getaddrinfo(self._address, self._port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:
+        except (OSError, ValueError) as error:
             why = f"no such host ({error.strerror if isinstance(error, OSError) else error})"
         self._loop.call_soon_threadsafe(lambda: self._on_resolved(found, why))
 

@@ -68,7 +68,7 @@ def read_options(torchrun_args: Mapping[str, Any] | Sequence[Any] | None) -> Opt
                 "entrypoint_args."
             )
         if name in _FLAGS:
-            if equals:
+            if equals or (position < len(argv) and not _is_option(argv[position])):
                 raise BadAttribute(f"torchrun_args: {name} takes no value; give it as {{{name!r}: None}}.")
             values[name] = None
         elif equals:
