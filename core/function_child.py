@@ -1,7 +1,7 @@
 """Runs in a rank's own process: calls the function that :mod:`functions` wrote down, and leaves what it returned.
 
-Started as a script, ``python -u function_child.py CALL``, by whatever starts the ranks. Standard library only, and nothing
-of this package is imported: the child pays for what the user's function needs and for no more.
+Started as a script, ``python -u function_child.py CALL``, by whatever starts the ranks. Standard library only, and
+nothing of this package is imported: the child pays for what the user's function needs and for no more.
 """
 
 from __future__ import annotations
@@ -32,9 +32,11 @@ def main(path: str) -> int:
     """Does the call that is written down at ``path``; 0, or 1 where it raised."""
     with contextlib.suppress(Exception):
         faulthandler.enable(all_threads=True)
+    prefix = ""
     try:
         with open(path, "rb") as file:
             call = pickle.load(file)
+        prefix = f"[rank{_rank()}]: " if call["number_lines"] else ""
         sys.path[:] = call["sys_path"]
         sys.argv[:] = [call["main_file"] or path]
         if call["main_file"]:
@@ -52,7 +54,7 @@ def main(path: str) -> int:
         _leave(path, _dump(name, value))
         return 0
     except Exception as error:
-        _print_error(error)
+        _print_error(error, prefix)
         _record_error(error)
         return 1
 
@@ -60,13 +62,13 @@ def main(path: str) -> int:
 def _import_main(path: str, package: str | None) -> None:
     """Runs the flow file under another name, so that its ``if __name__ == "__main__"`` does not start the flow.
 
-    ``multiprocessing`` does the same for its children and uses the same name. Pickled names of ``__main__`` are found too.
+    ``multiprocessing`` does the same for its children and uses the same name. Pickled names of ``__main__`` are found.
     """
     module = ModuleType("__mp_main__")
     module.__file__ = path
     module.__package__ = package
-    # Known by both names before it runs: dataclasses look up their module while they are made, and multiprocessing, when
-    # it is first imported, registers whatever is __main__ under the other name.
+    # Known by both names before it runs: dataclasses look up their module while they are made, and multiprocessing,
+    # when it is first imported, registers whatever is __main__ under the other name.
     sys.modules["__main__"] = sys.modules["__mp_main__"] = module
     with open(path, "rb") as file:
         code = compile(file.read(), path, "exec")
@@ -119,8 +121,9 @@ def _text(error: BaseException) -> str:
     return "".join(traceback.format_exception(type(error), error, _own_frames(error)))
 
 
-def _print_error(error: BaseException) -> None:
-    sys.stderr.write(_text(error))
+def _print_error(error: BaseException, prefix: str) -> None:
+    # One write, so that the lines of several ranks do not mix.
+    sys.stderr.write("".join(prefix + line for line in _text(error).splitlines(keepends=True)))
     sys.stderr.flush()
 
 

@@ -1,4 +1,4 @@
-"""A function of the user, called in other processes: written down here, called by ``function_child.py``, collected here.
+"""A function of the user, called in other processes: written down here, called by ``function_child.py``, collected.
 
 Standard library pickle, as :mod:`multiprocessing` uses it: a function travels by its name, so it has to have one at the
 top level of a module. The flow file is imported in the child under the name ``__mp_main__``.
@@ -45,7 +45,12 @@ class FunctionCall:
     name: str
 
 
-def write_call(function: Callable[..., Any], arguments: Mapping[str, Any] | Sequence[Any] | None, folder: str) -> FunctionCall:
+def write_call(
+    function: Callable[..., Any],
+    arguments: Mapping[str, Any] | Sequence[Any] | None,
+    folder: str,
+    number_lines: bool = False,
+) -> FunctionCall:
     """Writes down a call for :data:`FunctionCall.script` to do in as many processes as wanted.
 
     Parameters
@@ -56,6 +61,9 @@ def write_call(function: Callable[..., Any], arguments: Mapping[str, Any] | Sequ
         By name, or by position.
     folder : str
         Private to this user: whoever can write there chooses what the children run.
+    number_lines : bool
+        Whether the lines of a traceback that a child prints begin with its rank, "[rank1]: ", as torch writes it. Where
+        several children share an output, this tells whose it is.
 
     Raises
     ------
@@ -79,6 +87,7 @@ def write_call(function: Callable[..., Any], arguments: Mapping[str, Any] | Sequ
         "sys_path": [os.path.abspath(entry) for entry in sys.path],
         "main_file": main_file,
         "main_package": main_package,
+        "number_lines": number_lines,
         "body": body,
     }
     number = 0
@@ -122,7 +131,7 @@ def remove_call(call: FunctionCall) -> None:
 
 
 def load_error(error_file: str | None, where: str) -> Exception | None:
-    """The exception that a rank's function raised, from its error file; None where there is none, or it cannot come back.
+    """The exception that a rank's function raised, from its error file; None where it is not there or cannot come back.
 
     Parameters
     ----------
@@ -175,18 +184,22 @@ def _name(function: Callable[..., Any]) -> str:
 def _refuse_nameless(function: Callable[..., Any], name: str) -> None:
     inner = inspect.unwrap(function) if callable(function) else function
     if getattr(function, "__name__", "") == "<lambda>":
-        raise NotCallable(f"A lambda has no name by which another process could find it. Give it one with def. {_WORKS}")
+        raise NotCallable(
+            f"A lambda has no name by which another process could find it. Give it one with def. {_WORKS}"
+        )
     if "<locals>" in name or "<locals>" in getattr(inner, "__qualname__", ""):
         outer = name.split(".<locals>")[0]
         raise NotCallable(
-            f"{name.rpartition('.')[2]}() is defined inside {outer}(), where another process cannot find it. Move it to the "
-            f"top level of its file and pass what it needs as entrypoint_args. {_WORKS}"
+            f"{name.rpartition('.')[2]}() is defined inside {outer}(), where another process cannot find it. Move it "
+            f"to the top level of its file and pass what it needs as entrypoint_args. {_WORKS}"
         )
     if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
         raise NotCallable(f"{name}() is a coroutine or generator function: calling it would run none of it. {_WORKS}")
 
 
-def _arguments(name: str, arguments: Mapping[str, Any] | Sequence[Any] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _arguments(
+    name: str, arguments: Mapping[str, Any] | Sequence[Any] | None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if arguments is None:
         return (), {}
     if isinstance(arguments, Mapping):
@@ -216,8 +229,8 @@ def _pickle_body(function: Callable[..., Any], name: str, args: tuple[Any, ...],
         for what, value in given:
             if not _travels(value):
                 raise NotCallable(
-                    f"The {what} of {name}(), a {type(value).__qualname__}, cannot be sent to another process: {error}. "
-                    "Pass plain data, or what the function needs to open it itself."
+                    f"The {what} of {name}(), a {type(value).__qualname__}, cannot be sent to another process: {error}."
+                    " Pass plain data, or what the function needs to open it itself."
                 ) from error
         raise NotCallable(f"{name}() cannot be sent to another process: {error}. {_WORKS}") from error
 
@@ -236,8 +249,8 @@ def _main_module(name: str) -> tuple[str, str | None]:
     path = getattr(main, "__file__", None)
     if not path or not os.path.isfile(path):
         raise NotCallable(
-            f"{name}() belongs to a program that is no file (an interactive session?), so another process cannot import "
-            "it. Put it into a module beside the flow."
+            f"{name}() belongs to a program that is no file (an interactive session?), so another process cannot "
+            "import it. Put it into a module beside the flow."
         )
     spec = getattr(main, "__spec__", None)
     return os.path.abspath(path), getattr(spec, "parent", None) or None

@@ -25,11 +25,17 @@ def to_mflog(path: str) -> BytesIO:
     from metaflow.mflog.mflog import decorate
 
     stored = BytesIO()
+    latest = datetime.min
     with open(path, "rb") as file:
-        for line in file:
-            stamp, _, text = line.partition(b" ")
-            now = datetime.strptime(stamp.decode(), "%Y-%m-%dT%H:%M:%S.%f")
-            stored.write(decorate(RUNTIME_LOG_SOURCE, text if text.endswith(b"\n") else text + b"\n", now=now))
+        for number, line in enumerate(file):
+            stamp, space, text = line.partition(b" ")
+            if not space:
+                break  # a guard that was killed left half a stamp
+            latest = max(latest, datetime.strptime(stamp.decode(), "%Y-%m-%dT%H:%M:%S.%f"))
+            # Metaflow's reader sorts by time, then by this id, which would else be a random one: the lines of one moment
+            # would lose their order.
+            order = b"%012d" % number
+            stored.write(decorate(RUNTIME_LOG_SOURCE, text.removesuffix(b"\n") + b"\n", now=latest, lineid=order))
     stored.seek(0)
     return stored
 

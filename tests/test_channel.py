@@ -20,7 +20,15 @@ import metaflow  # noqa: F401 - before any of its extensions
 import pytest
 from support.hosts import Hosts
 
-from metaflow_extensions.gang.core.guard.channel import Acceptor, ConnectError, Connection, Dial, Identity, connect
+from metaflow_extensions.gang.core.guard.channel import (
+    Acceptor,
+    ConnectError,
+    Connection,
+    Dial,
+    Identity,
+    connect,
+    send_to_all,
+)
 from metaflow_extensions.gang.core.guard.loop import Loop
 from metaflow_extensions.gang.core.guard.session import PRE_AUTH_BYTES, PROTOCOL, Seal, Transcript
 from metaflow_extensions.gang.core.guard.wire import MAX_FRAME, Decoder, WireError, encode
@@ -228,6 +236,8 @@ def test_the_channels_own_header_key_is_not_for_others(bench: Bench) -> None:
     member = bench.join()
     with pytest.raises(ValueError, match="channel's own"):
         member.only.send({"~": "bye"})
+    with pytest.raises(ValueError, match="channel's own"):
+        send_to_all([member.only], {"~": "bye"})
     member.only.abort()
 
 
@@ -1030,8 +1040,10 @@ def test_two_hundred_join_at_once(bench: Bench) -> None:
     assert all(connection.info == {"node": connection.node} for connection in bench.hub.connections)
     for connection in bench.hub.connections:
         connection.send({"roster": connection.node})
-    until(bench.loop, lambda: all(side.frames for side in members))
+    send_to_all(bench.hub.connections, {"all": 200}, b"payload")
+    until(bench.loop, lambda: all(len(side.frames) == 2 for side in members))
     assert [side.frames[0][0]["roster"] for side in members] == list(range(200))
+    assert all(side.frames[1] == ({"all": 200}, b"payload") for side in members)
     assert time.monotonic() - begun < 20
     for side in members:
         side.only.close()

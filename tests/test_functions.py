@@ -11,6 +11,7 @@ from pathlib import Path
 
 import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
 import pytest
+
 from metaflow_extensions.gang.core import functions
 
 DEADLINE_S = 60
@@ -172,7 +173,11 @@ def run_flow(flow: Path, what: str) -> object:
     folder = flow.parent / "private"
     folder.mkdir()
     done = subprocess.run(
-        [sys.executable, flow.name, what, str(folder)], cwd=flow.parent, capture_output=True, text=True, timeout=DEADLINE_S
+        [sys.executable, flow.name, what, str(folder)],
+        cwd=flow.parent,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
@@ -258,7 +263,22 @@ def test_a_flow_file_without_a_guard_says_so(tmp_path: Path) -> None:
     assert 'Put what starts the flow under `if __name__ == "__main__":`' in done.stderr
 
 
-def test_a_function_of_a_package_does_not_import_the_main_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tracebacks_bear_the_rank_where_it_is_asked_for(tmp_path: Path) -> None:
+    call = functions.write_call(json.loads, ["{"], str(tmp_path), number_lines=True)
+    done = subprocess.run(
+        [sys.executable, call.script, call.path],
+        env={**os.environ, "RANK": "3"},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+    assert done.returncode == 1
+    assert {line[:9] for line in done.stderr.splitlines()} == {"[rank3]: "}
+
+
+def test_a_function_of_a_package_does_not_import_the_main_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = tmp_path / "gang_test_package"
     package.mkdir()
     (package / "__init__.py").write_text("")
@@ -268,8 +288,12 @@ def test_a_function_of_a_package_does_not_import_the_main_program(tmp_path: Path
 
     call = functions.write_call(add, [2, 3], str(tmp_path))
     assert os.stat(call.path).st_mode & 0o077 == 0
-    subprocess.run([sys.executable, call.script, call.path], env={**os.environ, "RANK": "5"}, check=True, timeout=DEADLINE_S)
-    assert {rank: functions.load_return(value) for rank, value in functions.read_returns(call).items()} == {5: [5, False]}
+    subprocess.run(
+        [sys.executable, call.script, call.path], env={**os.environ, "RANK": "5"}, check=True, timeout=DEADLINE_S
+    )
+    assert {rank: functions.load_return(value) for rank, value in functions.read_returns(call).items()} == {
+        5: [5, False]
+    }
 
 
 def top_level(a: int, b: int = 0) -> int:
@@ -292,7 +316,9 @@ async def coroutine() -> None: ...
         (open(os.devnull).read, None, "cannot be sent to another process"),  # noqa: SIM115
     ],
 )
-def test_what_cannot_travel_is_refused_with_what_works(function: object, arguments: object, says: str, tmp_path: Path) -> None:
+def test_what_cannot_travel_is_refused_with_what_works(
+    function: object, arguments: object, says: str, tmp_path: Path
+) -> None:
     with pytest.raises(functions.NotCallable) as caught:
         functions.write_call(function, arguments, str(tmp_path))  # type: ignore[arg-type]
     assert says in str(caught.value)
@@ -302,7 +328,9 @@ def test_what_cannot_travel_is_refused_with_what_works(function: object, argumen
 def test_nested_functions_are_refused(tmp_path: Path) -> None:
     def nested() -> None: ...
 
-    with pytest.raises(functions.NotCallable, match=r"nested\(\) is defined inside test_nested_functions_are_refused\(\)"):
+    with pytest.raises(
+        functions.NotCallable, match=r"nested\(\) is defined inside test_nested_functions_are_refused\(\)"
+    ):
         functions.write_call(nested, None, str(tmp_path))
 
 

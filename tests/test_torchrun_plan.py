@@ -10,6 +10,7 @@ from typing import Any
 
 import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
 import pytest
+
 from metaflow_extensions.gang.core.failure import BadAttribute
 from metaflow_extensions.gang.launchers.torchrun.entrypoint import read_entrypoint
 from metaflow_extensions.gang.launchers.torchrun.launcher import check_agreement, network_variables
@@ -78,7 +79,9 @@ def test_direct_ranks_get_what_torchruns_agent_would_tell_them() -> None:
 def test_nodes_may_have_different_numbers_of_ranks() -> None:
     (only,) = plan(job(node_index=1)).processes
     assert (only.rank, only.label) == (2, "")
-    assert {name: only.env[name] for name in ("RANK", "LOCAL_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE", "WORLD_SIZE")} == {
+    assert {
+        name: only.env[name] for name in ("RANK", "LOCAL_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE", "WORLD_SIZE")
+    } == {
         "RANK": "2",
         "LOCAL_RANK": "0",
         "GROUP_RANK": "1",
@@ -176,7 +179,9 @@ def test_dicts_and_lists_and_both_spellings_read_the_same() -> None:
         ("direct", {"nnodes": 2}, {"PET_TEE": "3"}, "direct"),
     ],
 )
-def test_the_options_choose_the_launcher(wanted: str | None, torchrun_args: Any, environ: Mapping[str, str], chosen: str) -> None:
+def test_the_options_choose_the_launcher(
+    wanted: str | None, torchrun_args: Any, environ: Mapping[str, str], chosen: str
+) -> None:
     assert choose_launcher(wanted, read_options(torchrun_args), environ) == chosen
 
 
@@ -211,7 +216,9 @@ def test_numbers_of_ranks_that_cannot_be_meant(value: Any) -> None:
 
 
 def test_contradictions_are_told() -> None:
-    assert "given twice: 2 to run(), and '3'" in refused(choose_nproc, 2, read_options({"nproc_per_node": 3}), None, 0, 1)
+    assert "given twice: 2 to run(), and '3'" in refused(
+        choose_nproc, 2, read_options({"nproc_per_node": 3}), None, 0, 1
+    )
     assert "this node has no GPU" in refused(choose_nproc, "gpu", read_options(None), None, 0, 1)
     assert "fixed number of nodes, here 4" in refused(check_nodes, read_options({"nnodes": "1:4"}), 0, 4)
     assert "this gang has 4" in refused(check_nodes, read_options({"nnodes": 2}), 0, 4)

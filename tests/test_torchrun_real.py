@@ -14,6 +14,7 @@ from typing import Any
 
 import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
 import pytest
+
 from metaflow_extensions.gang.core.failure import BadAttribute
 from metaflow_extensions.gang.core.guard.ports import lease_port
 from metaflow_extensions.gang.core.guard.processes import marked
@@ -93,7 +94,10 @@ def test_ranks_see_the_same_under_us_and_under_the_agent(port: int, tmp_path: Pa
         names = set(mine["env"]) | set(its["env"])
         different = {name for name in names if mine["env"].get(name) != its["env"].get(name)}
         assert different == DIFFERS
-        assert (mine["env"]["TORCHELASTIC_USE_AGENT_STORE"], its["env"]["TORCHELASTIC_USE_AGENT_STORE"]) == ("False", "True")
+        assert (mine["env"]["TORCHELASTIC_USE_AGENT_STORE"], its["env"]["TORCHELASTIC_USE_AGENT_STORE"]) == (
+            "False",
+            "True",
+        )
 
 
 ADDS = """
@@ -161,7 +165,10 @@ def test_functions_on_a_single_node(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     import gang_test_functions  # type: ignore[import-not-found]
 
     run = TorchrunSingleNodeMultiGPU().run
-    assert run(entrypoint=gang_test_functions.add, entrypoint_args={"a": 2, "b": 3}, nproc_per_node=2) == [[0, 5], [1, 5]]
+    assert run(entrypoint=gang_test_functions.add, entrypoint_args={"a": 2, "b": 3}, nproc_per_node=2) == [
+        [0, 5],
+        [1, 5],
+    ]
     with pytest.raises(KeyError, match="no such sample") as caught:
         run(entrypoint=gang_test_functions.fail, entrypoint_args=[1], nproc_per_node=2)
     assert "In rank 1 on this machine" in str(caught.value.__cause__)

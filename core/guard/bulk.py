@@ -196,10 +196,11 @@ class BulkServer:
             path = self._path(request.get("get"))
             # Not through a link, which may lead out of the folder, and not waiting for the writer of a pipe.
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                os.close(fd)
+                raise BulkError(f"{path} is not a file.")
             with open(fd, "rb") as source:
-                status = os.fstat(fd)
-                if not stat.S_ISREG(status.st_mode):
-                    raise BulkError(f"{path} is not a file.")
                 link.send_header({"size": status.st_size})
                 try:
                     link.send_file(source, status.st_size)
@@ -217,7 +218,7 @@ class BulkServer:
             or os.sep in name
             or not 0 < len(name.encode()) <= _NAME_BYTES
         ):
-            raise BulkError(f"{name!r} is not a plain file name.")
+            raise BulkError(f"{str(name)[:80]!r} is not a plain file name.")
         return os.path.join(self._folder, name)
 
 

@@ -17,6 +17,6 @@ Contents are authenticated, not encrypted: what needs secrecy goes by :mod:`bulk
 
 from .accept import Acceptor
 from .dial import ConnectError, Dial, connect
-from .session import Connection, Identity
+from .session import Connection, Identity, send_to_all
 
-__all__ = ["Acceptor", "ConnectError", "Connection", "Dial", "Identity", "connect"]
+__all__ = ["Acceptor", "ConnectError", "Connection", "Dial", "Identity", "connect", "send_to_all"]

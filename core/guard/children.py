@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 from . import processes
 from .loop import Loop, Timer
@@ -23,6 +24,9 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
 
 DRAIN_S = 0.5
 """How long a child's output may go on after its death: a grandchild that kept the pipe must not hold up the end."""
+
+DRAIN_LIMIT_S = 5.0
+"""How long a slow reader (Metaflow's runtime takes milliseconds for a page of lines) gets for what the child itself wrote."""
 
 SWEEP_S = 0.02
 """Between two looks at what is left while processes are being ended: the kernel tells only about direct children."""
@@ -46,6 +50,7 @@ class Child:
         self.ended_at = 0.0
         self.on_end: Callable[[Child], None] = lambda child: None
         self._loop = loop
+        self._pumps: list[Pump] = []
         self._open_streams = 2
         self._timer: Timer | None = None
         self._told = False
@@ -65,7 +70,8 @@ class Child:
             assert stream is not None
             fd = os.dup(stream.fileno())
             stream.close()
-            Pump(fd, [*sinks(name), self.tail], lambda: loop.call_soon_threadsafe(self._stream_ended))
+            ended = partial(loop.call_soon_threadsafe, self._stream_ended)
+            self._pumps.append(Pump(fd, [*sinks(name), self.tail], ended))
 
     @property
     def alive(self) -> bool:
@@ -76,9 +82,19 @@ class Child:
         self.exit_code = self._process.returncode = exit_code
         self.ended_at = time.time()
         if self._open_streams:
-            self._timer = self._loop.call_later(DRAIN_S, self._tell)
+            goals = [(pump, pump.written()) for pump in self._pumps]
+            self._drain(goals, time.monotonic() + DRAIN_LIMIT_S)
         else:
             self._tell()
+
+    def _drain(self, goals: list[tuple[Pump, int]], deadline: float) -> None:
+        def look() -> None:
+            if time.monotonic() < deadline and any(pump.passed < goal for pump, goal in goals):
+                self._drain(goals, deadline)
+            else:
+                self._tell()
+
+        self._timer = self._loop.call_later(DRAIN_S, look)
 
     def _stream_ended(self) -> None:
         self._open_streams -= 1

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -165,21 +167,49 @@ class Pump:
     """Reads one stream of one child on a thread of its own until its end, into every sink."""
 
     def __init__(self, fd: int, sinks: list[Sink], on_end: Callable[[], None]) -> None:
+        self.passed = 0
+        """Bytes that every sink has."""
         self._fd = fd
+        self._taken = 0
+        self._lock = threading.Lock()
         self._sinks = sinks
         self._on_end = on_end
         self._thread = threading.Thread(target=self._run, name="pump", daemon=True)
         self._thread.start()
 
+    def written(self) -> int:
+        """Bytes that have been written into the pipe by now, those included that still wait in it."""
+        import fcntl
+        import termios
+
+        with self._lock:
+            if self._fd < 0:
+                return self._taken
+            waiting = fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4))
+            return self._taken + int.from_bytes(waiting, sys.byteorder)
+
+    def _read(self) -> bytes:
+        # Not read at once: what is in this thread's hands, and not in the pipe any more, has to be counted.
+        self._poll.poll()
+        with self._lock:
+            data = os.read(self._fd, 65536)
+            self._taken += len(data)
+            return data
+
     def _run(self) -> None:
+        self._poll = select.poll()
+        self._poll.register(self._fd, select.POLLIN)
         try:
-            while data := os.read(self._fd, 65536):
+            while data := self._read():
                 for sink in self._sinks:
                     sink.write(data)
+                self.passed += len(data)
         except OSError:
             pass
         finally:
-            os.close(self._fd)
+            with self._lock:
+                os.close(self._fd)
+                self._fd = -1
             for sink in self._sinks:
                 with contextlib.suppress(OSError, ValueError):
                     sink.end()

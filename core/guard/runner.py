@@ -8,6 +8,10 @@ import os
 import signal
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # this file starts with each process: no import that can be spared
+    from typing import NoReturn
+
 
 def main() -> None:
     parent, cwd, argv = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
@@ -26,10 +30,18 @@ def main() -> None:
     try:
         if cwd:
             os.chdir(cwd)
+    except OSError as error:
+        refuse(f"the folder {cwd!r} cannot be its working folder: {error.strerror}", 126)
+    try:
         os.execvp(argv[0], argv)
     except OSError as error:
-        print(f"[gang] {argv[0]!r} could not be started: {error.strerror}.", file=sys.stderr, flush=True)
-        sys.exit(127 if isinstance(error, FileNotFoundError) else 126)
+        refuse(f"{argv[0]!r} could not be started: {error.strerror}", 127 if isinstance(error, FileNotFoundError) else 126)
+
+
+def refuse(why: str, code: int) -> NoReturn:
+    """End as a shell does when it cannot start a program, with the reason on stderr."""
+    print(f"[gang] {why}.", file=sys.stderr, flush=True)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

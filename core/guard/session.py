@@ -6,7 +6,7 @@ import hmac
 import json
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from .wire import MAX_FRAME, Stream, WireError, encode
 
@@ -183,8 +183,11 @@ class Connection:
 
     def send_own(self, header: dict[str, Any], payload: bytes = b"") -> None:
         """Send a frame of the channel itself."""
+        self.send_frame(encode(header, payload))
+
+    def send_frame(self, frame: bytes) -> None:
+        """Send a frame that is encoded already."""
         if not self._stream.closed:
-            frame = encode(header, payload)
             self._stream.send_bytes(frame, self._seal.mac(frame))
 
     def close(self, then: Callable[[], None] | None = None) -> None:
@@ -208,6 +211,18 @@ class Connection:
 
     def _on_close(self, reason: str) -> None:
         self.on_close(self, reason)
+
+
+def send_to_all(connections: Iterable[Connection], header: dict[str, Any], payload: bytes = b"") -> None:
+    """Send one frame on many connections, as :meth:`Connection.send` does, but encode it once.
+
+    A roster of 1,024 nodes takes some milliseconds to encode, and a thousand times that is seconds.
+    """
+    if CHANNEL in header:
+        raise ValueError(f"The header key {CHANNEL!r} is the channel's own.")
+    frame = encode(header, payload)
+    for connection in connections:
+        connection.send_frame(frame)
 
 
 def protect(stream: Stream, incoming: Seal) -> None:

@@ -19,7 +19,7 @@ _SUFFIX = "mf.torchrun"
 
 class TorchrunDecorator(GangDecorator):
     """
-    Runs the step on every node of a gang, and gives it `current.torch.run`, which starts PyTorch's ranks on all of them.
+    Runs the step on every node of a gang, and gives it `current.torch.run`, which starts PyTorch's ranks on them.
 
     Parameters
     ----------
@@ -63,17 +63,17 @@ class TorchrunDecorator(GangDecorator):
         launcher = self.attributes["launcher"]
         if launcher is not None and launcher not in LAUNCHERS:
             raise BadAttribute(
-                f'@torchrun(launcher={launcher!r}): it is "direct" (the gang starts the ranks) or "torchrun" (its agent '
-                "does), or left out."
+                f'@torchrun(launcher={launcher!r}): it is "direct" (the gang starts the ranks) or "torchrun" (its '
+                "agent does), or left out."
             )
 
     def preflight(self) -> None:
         """Raises TorchNotInstalledException where the ranks would not find torch."""
         if importlib.util.find_spec("torch") is None:
             raise TorchNotInstalledException(
-                'This step needs PyTorch, and its environment has none. Add @pypi(packages={"torch": "..."}) to the step '
-                "and run the flow with --environment=pypi, or give @kubernetes or @batch an image that has it; on your own "
-                "machine: pip install torch."
+                'This step needs PyTorch, and its environment has none. Add @pypi(packages={"torch": "..."}) to the '
+                "step and run the flow with --environment=pypi, or give @kubernetes or @batch an image that has it; on "
+                "your own machine: pip install torch."
             )
 
     def form(self, gang: Gang) -> dict[str, object]:

@@ -31,6 +31,7 @@ def read_entrypoint(
     entrypoint_args: Mapping[str, Any] | Sequence[Any] | None,
     flags: Mapping[str, str | None],
     folder: str,
+    number_lines: bool = False,
 ) -> Entrypoint:
     """Checks ``entrypoint`` and turns ``entrypoint_args`` into what it takes.
 
@@ -40,6 +41,8 @@ def read_entrypoint(
         torchrun's options; "module" and "no_python" say what ``entrypoint`` is.
     folder : str
         Private; a function call is written down there.
+    number_lines : bool
+        Whether a function's traceback bears the rank's number, as a script's does that has imported torch.
 
     Raises
     ------
@@ -55,13 +58,14 @@ def read_entrypoint(
         if kind is not None:
             raise BadAttribute(f"torchrun_args has {kind}, which is for scripts, but the entrypoint is a function.")
         try:
-            call = write_call(entrypoint, entrypoint_args, folder)
+            call = write_call(entrypoint, entrypoint_args, folder, number_lines)
         except NotCallable as error:
             raise BadAttribute(str(error)) from error.__cause__
         return Entrypoint(call.script, (call.path,), f"{call.name}()", call)
     if not isinstance(entrypoint, str | os.PathLike):
         raise BadAttribute(
-            f"The entrypoint is a {type(entrypoint).__name__}: {entrypoint!r:.200}. Give the path of a script, or a function."
+            f"The entrypoint is a {type(entrypoint).__name__}: {entrypoint!r:.200}. "
+            "Give the path of a script, or a function."
         )
     try:
         arguments = tuple(entrypoint_argv(entrypoint_args))
@@ -120,6 +124,6 @@ def _check_module(name: str) -> None:
 def _check_program(name: str) -> None:
     if shutil.which(name) is None:
         raise BadAttribute(
-            f"There is no program {name!r} that can be run (torchrun_args has no_python). Check its name, the PATH, and that "
-            "it is executable."
+            f"There is no program {name!r} that can be run (torchrun_args has no_python). Check its name, the PATH, "
+            "and that it is executable."
         )

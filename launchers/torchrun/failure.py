@@ -31,8 +31,8 @@ class TorchNotInstalledException(TorchrunException, ToolMissing):
 class AgentFailure:
     """The rank that failed first, as torchrun's agent saw it.
 
-    ``exit_code`` is negative for a signal; ``text`` the rank's traceback or last lines; ``recorded`` whether the agent's
-    error file is about this rank.
+    ``exit_code`` is negative for a signal; ``text`` the rank's traceback or last lines; ``recorded`` whether the
+    agent's error file is about this rank.
     """
 
     rank: int
@@ -60,7 +60,7 @@ def agent_failure(tail: str, error_file: str | None) -> AgentFailure | None:
 
 
 def _said_by(rank: int, tail: str) -> str:
-    """The rank's traceback, by the number that torch puts before its lines, else what was printed before the agent spoke.
+    """The rank's traceback, by the number that torch puts before its lines, else what came before the agent spoke.
 
     Lines that bear the number of another rank are left out: what they say happened to that one.
     """
@@ -74,7 +74,7 @@ def _said_by(rank: int, tail: str) -> str:
     return "\n".join([line for line in before.splitlines() if not others.match(line)][-_LAST_LINES:])
 
 
-def explain(failure: ProcessFailed, what: str, where: str) -> Exception:
+def explain(failure: ProcessFailed, what: str, where: str, by_agent: bool) -> Exception:
     """The exception for the step: the rank's own where a function raised it, else one that tells rank, end and output.
 
     Parameters
@@ -83,20 +83,21 @@ def explain(failure: ProcessFailed, what: str, where: str) -> Exception:
         What was running: "train.py", "train()".
     where : str
         "node 1", or "this machine".
+    by_agent : bool
+        Whether the process that failed was torchrun's agent, whose output and error file may be about several ranks.
     """
-    if failure.rank is not None:
-        title, exit_code, recorded = failure.title, failure.exit_code, True
-        detail = error_text(read_error(failure.error_file)) or failure.traceback
+    told = agent_failure(failure.tail, failure.error_file) if by_agent else None
+    if told is not None:
+        title, exit_code, detail = f"rank {told.rank}", told.exit_code, told.text
     else:
-        told = agent_failure(failure.tail, failure.error_file)
-        if told is None:
-            title, exit_code, recorded = failure.title, failure.exit_code, True
-            detail = error_text(read_error(failure.error_file))
-        else:
-            title, exit_code, recorded, detail = f"rank {told.rank}", told.exit_code, told.recorded, told.text
-    error = load_error(failure.error_file, f"{title} on {where}") if recorded else None
-    if error is not None:
-        return error
-    detail = detail or "\n".join(failure.tail.splitlines()[-_LAST_LINES:])
+        title, exit_code = failure.title, failure.exit_code
+        detail = error_text(read_error(failure.error_file))
+        if not detail and not by_agent:
+            detail = failure.traceback
+        detail = detail or "\n".join(failure.tail.splitlines()[-_LAST_LINES:])
+    if told is None or told.recorded:
+        error = load_error(failure.error_file, f"{title} on {where}")
+        if error is not None:
+            return error
     shown = f":\n{indent(detail)}" if detail.strip() else ", and printed nothing."
     return TorchrunException(f"{title} on {where}, running {what}, {how_it_ended(exit_code)}{shown}")

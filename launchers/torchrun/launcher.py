@@ -70,14 +70,14 @@ class TorchrunExecutor:
         Parameters
         ----------
         torchrun_args : dict or list, optional
-            torchrun's own options, such as {"max_restarts": 2}. Those that the ranks do not need to be told (tee, log_dir,
-            rdzv_backend ...) start torchrun's agent; otherwise the gang starts the ranks itself, which is faster.
+            torchrun's own options, such as {"max_restarts": 2}. Those that are its agent's to do (max_restarts, tee,
+            log_dir, rdzv_backend ...) start the agent; otherwise the gang starts the ranks itself, which is faster.
         entrypoint : str, path or callable
             A Python script (a module or a program, where torchrun_args has "module" or "no_python"), or a function at
             the top level of the flow file or of a module.
         entrypoint_args : dict or list, optional
-            For a script, its arguments: {"epochs": 3} becomes ``--epochs 3``, a list passes as it is. For a function, its
-            parameters by name or in order.
+            For a script, its arguments: {"epochs": 3} becomes ``--epochs 3``, a list passes as it is. For a function,
+            its parameters by name or in order.
         nproc_per_node : int or str, optional
             Ranks on this node: a number, "gpu", "cpu" or "auto" (the node's GPUs, or 1). Taken from torchrun_args, else
             the decorator, else "auto", where it is not given.
@@ -116,11 +116,15 @@ class TorchrunExecutor:
         launcher = choose_launcher(self._launcher, options, os.environ)
         wanted_port = read_port(options.values.get("master_port"), "master_port in torchrun_args") or self._master_port
         cloud = self._cloud_prefix(local_output_dir, cloud_output_dir) if push_results_dir_to_cloud else None
-        what = read_entrypoint(entrypoint, entrypoint_args, options.values, self._gang.folder)
+        what = read_entrypoint(
+            entrypoint, entrypoint_args, options.values, self._gang.folder, number_lines=launcher == "torchrun"
+        )
         self._runs += 1
         try:
             nprocs = self._run(what, options, nproc, launcher, wanted_port)
-            location = self._push(local_output_dir, cloud) if local_output_dir is not None and cloud is not None else None
+            location = (
+                self._push(local_output_dir, cloud) if local_output_dir is not None and cloud is not None else None
+            )
             if what.call is None:
                 return location
             return self._collect(what.call, nprocs)
@@ -132,7 +136,9 @@ class TorchrunExecutor:
         node = self._gang.nodes[self._gang.node_index]
         return choose_nproc(call, options, self._nproc, node.gpus, node.cpus)
 
-    def _run(self, what: Entrypoint, options: Options, nproc: int, launcher: str, wanted_port: int | None) -> tuple[int, ...]:
+    def _run(
+        self, what: Entrypoint, options: Options, nproc: int, launcher: str, wanted_port: int | None
+    ) -> tuple[int, ...]:
         gang = self._gang
         port = self._first_port(wanted_port)
         answers = gang.all_gather({"nproc": nproc, "launcher": launcher, "master_port": wanted_port, "port": port})
@@ -162,7 +168,7 @@ class TorchrunExecutor:
             except PortTaken:
                 port = gang.broadcast(gang.free_port() if gang.is_control else None)
             except ProcessFailed as failure:
-                error = explain(failure, what.name, f"node {gang.node_index}")
+                error = explain(failure, what.name, f"node {gang.node_index}", launcher == "torchrun")
                 raise error from error.__cause__
         return nprocs
 
@@ -193,7 +199,7 @@ class TorchrunExecutor:
             )
 
     def _variables(self, threads: bool) -> dict[str, str]:
-        """What ranks get where the user set nothing; each is told once. ``threads``: as the agent does for several ranks."""
+        """What ranks get where the user set nothing, told once; ``threads`` as the agent does for several ranks."""
         gang = self._gang
         if self._network is None:
             other = gang.nodes[1].address if gang.is_control and gang.num_nodes > 1 else gang.main_address
@@ -213,8 +219,8 @@ class TorchrunExecutor:
         expected = nprocs[gang.node_index]
         if len(own) != expected:
             raise TorchrunException(
-                f"{call.name}() returned in {len(own)} of the {expected} ranks on node {gang.node_index}: the others ended "
-                "their process without returning, as os._exit() does."
+                f"{call.name}() returned in {len(own)} of the {expected} ranks on node {gang.node_index}: the others "
+                "ended their process without returning, as os._exit() does."
             )
         gathered = gang.all_gather(sorted(own.items()))
         wanted = [pair for node in gathered for pair in node] if gang.is_control else sorted(own.items())

@@ -99,7 +99,7 @@ def _is_option(text: str) -> bool:
 
 
 def choose_launcher(wanted: str | None, options: Options, environ: Mapping[str, str]) -> str:
-    """"direct", or "torchrun" where an option, or a PET_* variable that stands for one, needs the agent.
+    """Who starts the ranks: "direct", or "torchrun" where an option, or a PET_* variable for one, needs the agent.
 
     Raises
     ------
@@ -114,9 +114,7 @@ def choose_launcher(wanted: str | None, options: Options, environ: Mapping[str, 
         )
     if wanted is not None:
         return wanted
-    by_variable = [
-        name for name in environ if name.startswith("PET_") and name[4:].lower() not in _DIRECT_OPTIONS
-    ]
+    by_variable = [name for name in environ if name.startswith("PET_") and name[4:].lower() not in _DIRECT_OPTIONS]
     return "torchrun" if names or by_variable else "direct"
 
 
@@ -133,12 +131,13 @@ def check_nodes(options: Options, node_index: int, num_nodes: int) -> None:
         least, colon, most = nnodes.partition(":")
         if colon and least != most:
             raise BadAttribute(
-                f"torchrun_args has nnodes={nnodes}, but a gang has a fixed number of nodes, here {num_nodes}: all of them "
-                "start together and end together. Leave nnodes out; num_parallel sets it."
+                f"torchrun_args has nnodes={nnodes}, but a gang has a fixed number of nodes, here {num_nodes}: all of "
+                "them start together and end together. Leave nnodes out; num_parallel sets it."
             )
         if least != str(num_nodes):
             raise BadAttribute(
-                f"torchrun_args has nnodes={nnodes}, but this gang has {num_nodes}. Leave nnodes out; num_parallel sets it."
+                f"torchrun_args has nnodes={nnodes}, but this gang has {num_nodes}. "
+                "Leave nnodes out; num_parallel sets it."
             )
     rank = options.values.get("node_rank")
     if rank is not None and rank != str(node_index):
@@ -147,8 +146,8 @@ def check_nodes(options: Options, node_index: int, num_nodes: int) -> None:
         )
     if "standalone" in options.values and num_nodes > 1:
         raise BadAttribute(
-            f"torchrun_args has standalone, which is for one node, but this gang has {num_nodes}. Leave it out; in a step "
-            "without num_parallel use TorchrunSingleNodeMultiGPU."
+            f"torchrun_args has standalone, which is for one node, but this gang has {num_nodes}. Leave it out; in a "
+            "step without num_parallel use TorchrunSingleNodeMultiGPU."
         )
     if "module" in options.values and "no_python" in options.values:
         raise BadAttribute("torchrun_args has both module and no_python: a module needs Python. Leave one of them out.")
@@ -177,15 +176,17 @@ def read_nproc(value: Any, gpus: int, cpus: int) -> int:
         return max(gpus, 1)
     if value == "gpu":
         if gpus == 0:
-            raise BadAttribute('nproc_per_node="gpu", but this node has no GPU. Ask for some, or use "auto" or a number.')
+            raise BadAttribute(
+                'nproc_per_node="gpu", but this node has no GPU. Ask for some, or use "auto" or a number.'
+            )
         return gpus
     if value == "cpu":
         return max(cpus, 1)
     number = whole_number(value)
     if number is None or number < 1:
         raise BadAttribute(
-            f'nproc_per_node is the number of processes on each node, 1 or more, or one of "auto" (the node\'s GPUs, or 1), '
-            f'"gpu" and "cpu"; not {value!r}.'
+            f'nproc_per_node is the number of processes on each node, 1 or more, or one of "auto" (the node\'s GPUs, '
+            f'or 1), "gpu" and "cpu"; not {value!r}.'
         )
     return number
 

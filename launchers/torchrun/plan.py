@@ -1,4 +1,4 @@
-"""What ``current.torch.run`` starts on this node, as data: argv and environment of the ranks, or of torchrun's agent."""
+"""What ``current.torch.run`` starts on this node, as data: argv and environment of the ranks, or of the agent."""
 
 from __future__ import annotations
 

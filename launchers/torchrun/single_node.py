@@ -68,10 +68,14 @@ class TorchrunSingleNodeMultiGPU:
         check_nodes(options, 0, 1)
         nproc = choose_nproc(nproc_per_node, options, None, gpu_count(), cpu_count())
         with tempfile.TemporaryDirectory(prefix="metaflow-gang-torchrun-") as folder:
-            what = read_entrypoint(entrypoint, entrypoint_args, options.values, folder)
+            what = read_entrypoint(entrypoint, entrypoint_args, options.values, folder, number_lines=True)
             argv = single_node_argv(options, nproc, os.path.join(folder, "agent"), what.target, what.arguments)
             error_file = os.path.join(folder, "error.json")
-            environ = {**os.environ, **network_variables("127.0.0.1", os.environ), "TORCHELASTIC_ERROR_FILE": error_file}
+            environ = {
+                **os.environ,
+                **network_variables("127.0.0.1", os.environ),
+                "TORCHELASTIC_ERROR_FILE": error_file,
+            }
             exit_code, tail = run_and_end(argv, environ)
             if exit_code != 0:
                 record = {
@@ -82,7 +86,7 @@ class TorchrunSingleNodeMultiGPU:
                     "traceback": last_traceback(tail),
                     "error_file": error_file,
                 }
-                error = explain(ProcessFailed(record), what.name, "this machine")
+                error = explain(ProcessFailed(record), what.name, "this machine", by_agent=True)
                 raise error from error.__cause__
             if what.call is None:
                 return None
@@ -96,9 +100,7 @@ class TorchrunSingleNodeMultiGPU:
             return [load_return(value) for value in returns.values()]
 
 
-def single_node_argv(
-    options: Options, nproc: int, log_dir: str, target: str, arguments: tuple[str, ...]
-) -> list[str]:
+def single_node_argv(options: Options, nproc: int, log_dir: str, target: str, arguments: tuple[str, ...]) -> list[str]:
     """The command; torchrun meets on a port of its own choice where the options say nothing of it."""
     argv = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(nproc)]
     if not _MEETING & set(options.values):

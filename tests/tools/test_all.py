@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HOME = ROOT / ".test-all"
 OLDEST_METAFLOW = "2.16.0"
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
+DEMO = ("python", "examples/torchrun/digits.py", "--datastore", "local", "--metadata", "local", "run")
 LIMIT_S = 5400
 """Seconds after which a shard's command is ended and has failed."""
 
@@ -140,7 +141,7 @@ def shards() -> Iterator[Shard]:
         if version != here:
             matrix.append(Environment(f"python-{version}", found[version]))
     for environment in matrix:
-        yield Shard(f"demo-{environment.name}", environment, ("python", "examples/torchrun/digits.py", "run"))
+        yield Shard(f"demo-{environment.name}", environment, DEMO)
         yield Shard(f"tests-{environment.name}", environment, ("pytest",))
 
 

@@ -1,4 +1,4 @@
-"""What torch prints when something fails, and what we make of it. The samples are real output of torch 2.13 over gloo."""
+"""What torch prints when something fails, and what we make of it. The samples are output of torch 2.13 over gloo."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
 import pytest
+
 from metaflow_extensions.gang.core.failure import GangException, ProcessFailed, ToolMissing
 from metaflow_extensions.gang.core.functions import RankTraceback
 from metaflow_extensions.gang.launchers.torchrun.failure import (
@@ -65,9 +66,9 @@ def test_errors_of_other_libraries_are_not_taken_for_a_lost_peer(line: str) -> N
 
 def test_nccls_words_as_its_users_report_them() -> None:
     text = (
-        "torch.distributed.DistBackendError: NCCL error in: NCCLUtils.cpp:77, remote process exited or there was a network "
-        "error, NCCL version 2.26.2\nncclRemoteError: A call failed possibly due to a network error or a remote process "
-        "exiting prematurely.\n"
+        "torch.distributed.DistBackendError: NCCL error in: NCCLUtils.cpp:77, remote process exited or there was a "
+        "network error, NCCL version 2.26.2\nncclRemoteError: A call failed possibly due to a network error or a "
+        "remote process exiting prematurely.\n"
     )
     assert all(matches(RANK_PEER_LOST, line) for line in text.splitlines())
     assert not matches(RANK_PEER_LOST, "DistBackendError: NCCL error in: x.cpp:1, invalid usage, NCCL version 2.26.2")
@@ -86,7 +87,7 @@ def test_an_agents_error_file_tells_the_same(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "rank", "exit_code", "ending"),
+    ("name", "rank", "exit_code", "end"),
     [
         ("agent_own_sigkill", 1, -9, ""),
         ("agent_own_sigkill_beside_peer", 1, -9, ""),
@@ -96,12 +97,12 @@ def test_an_agents_error_file_tells_the_same(name: str) -> None:
         ("agent_peer_unrecorded", 0, 1, "GLHF! 🏖️"),
     ],
 )
-def test_the_rank_that_failed_is_found_in_the_agents_summary(name: str, rank: int, exit_code: int, ending: str) -> None:
+def test_the_agents_summary_tells_which_rank_failed(name: str, rank: int, exit_code: int, end: str) -> None:
     recorded = SAMPLES / f"{name}.json"
     told = agent_failure(sample(name), str(recorded) if recorded.exists() else None)
     assert told is not None
     assert (told.rank, told.exit_code) == (rank, exit_code)
-    assert told.text.endswith(ending)
+    assert told.text.endswith(end)
     assert "Connection closed by peer" not in told.text or "peer" in name.split("_")[1]
     if exit_code == 1:
         assert told.text.startswith("Traceback (most recent call last):")
@@ -112,7 +113,8 @@ def test_a_signal_counts_more_than_what_the_agent_observed_first() -> None:
     summary = (
         "\nFailures:\n[1]:\n  time      : t\n  host      : h\n  rank      : 3 (local_rank: 1)\n"
         "  exitcode  : -11 (pid: 8)  (SIGSEGV)\n  error_file: <N/A>\n  traceback : x\n---\n"
-        "Root Cause (first observed failure):\n[0]:\n  time      : t\n  host      : h\n  rank      : 2 (local_rank: 0)\n"
+        "Root Cause (first observed failure):\n[0]:\n  time      : t\n  host      : h\n"
+        "  rank      : 2 (local_rank: 0)\n"
         "  exitcode  : 1 (pid: 7) \n  error_file: <N/A>\n  traceback : x\n===\n"
     )
     told = agent_failure(summary, None)
@@ -130,23 +132,31 @@ def failed(**changes: Any) -> ProcessFailed:
 
 
 def test_what_a_failure_tells_of_a_script() -> None:
-    killed = explain(failed(exit_code=-9, tail="step 1\nstep 2\n"), "train.py", "node 1")
+    killed = explain(failed(exit_code=-9, tail="step 1\nstep 2\n"), "train.py", "node 1", by_agent=False)
     assert isinstance(killed, TorchrunException) and isinstance(killed, GangException)
     assert str(killed) == (
         "rank 3 on node 1, running train.py, was killed by SIGKILL (out of memory?):\n  | step 1\n  | step 2"
     )
-    left = explain(failed(exit_code=7), "train.py", "node 1")
+    left = explain(failed(exit_code=7), "train.py", "node 1", by_agent=False)
     assert str(left) == "rank 3 on node 1, running train.py, exited with code 7, and printed nothing."
-    raised = explain(failed(tail="noise\n", traceback="Traceback\nValueError: x\n"), "train.py", "node 1")
+    raised = explain(
+        failed(tail="noise\n", traceback="Traceback\nValueError: x\n"), "train.py", "node 1", by_agent=False
+    )
     assert str(raised).endswith("exited with code 1:\n  | Traceback\n  | ValueError: x")
 
 
 def test_what_a_failure_tells_under_the_agent() -> None:
-    title = {"title": "torchrun", "rank": None}
-    killed = explain(failed(**title, tail=sample("agent_own_sigkill_beside_peer")), "rank.py", "node 0")
-    assert "rank 1 on node 0, running rank.py, was killed by SIGKILL" in str(killed)
-    assert "Connection reset" not in str(killed)
-    usage = explain(failed(**title, exit_code=2, tail=sample("agent_own_usage")), "rank.py", "node 0")
+    # The guard has read the summary as well, and says which rank it was.
+    title = {"title": "rank 1", "rank": 1, "exit_code": -9, "traceback": "Traceback of another rank"}
+    killed = explain(failed(**title, tail=sample("agent_own_sigkill_beside_peer")), "rank.py", "node 0", by_agent=True)
+    assert str(killed).startswith("rank 1 on node 0, running rank.py, was killed by SIGKILL (out of memory?)")
+    assert "Connection reset" not in str(killed) and "Traceback" not in str(killed)
+    usage = explain(
+        failed(title="torchrun", rank=None, exit_code=2, tail=sample("agent_own_usage")),
+        "rank.py",
+        "node 0",
+        by_agent=True,
+    )
     assert str(usage).startswith("torchrun on node 0, running rank.py, exited with code 2:")
     assert str(usage).endswith("run.py: error: unrecognized arguments: --nonsense=3")
 
@@ -159,7 +169,7 @@ def test_a_functions_own_exception_is_raised_with_the_ranks_traceback(agent: boo
     record["gang"] = {"pickle": base64.b64encode(pickle.dumps(ValueError("loss is nan"))).decode()}
     path.write_text(json.dumps(record))
     changes = {"title": "torchrun", "rank": None, "tail": sample("agent_own_recorded_beside_peer")} if agent else {}
-    error = explain(failed(error_file=str(path), **changes), "train()", "node 0")
+    error = explain(failed(error_file=str(path), **changes), "train()", "node 0", by_agent=agent)
     assert type(error) is ValueError and str(error) == "loss is nan"
     assert isinstance(error.__cause__, RankTraceback)
     assert f"In rank {1 if agent else 3} on node 0:\nTraceback" in str(error.__cause__)
