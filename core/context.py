@@ -202,13 +202,14 @@ class Gang:
     # -- collectives -------------------------------------------------------------------------------------------------
 
     def _gather(self, kind: str, value: Any) -> list[Any]:
-        number = next(self._sequence)
         try:
             data = pickle.dumps(value, protocol=5)
         except Exception as error:  # pickle raises whatever a __reduce__ raises
             raise ValueTooStrange(
                 f"{kind}: a {type(value).__name__} cannot be sent to the other nodes, since it cannot be pickled ({error})."
             ) from error
+        # Counted only now: a body that catches the error and gives another value is still with the others.
+        number = next(self._sequence)
         entry: dict[str, Any] = {}
         if len(data) > max(1024, INLINE_TOTAL // self.num_nodes):
             entry = {"blob": f"{number}-{self.node_index}"}

@@ -95,7 +95,7 @@ def test_a_killed_rank_is_named_on_every_node(flow_run: FlowRunner, launcher: st
     with ends_in_time(run, f"SIGKILL of rank 3 ({launcher}, {how})"):
         kill_process(ranks[3])
     assert re.search(r"node 1 \(.*\): rank 3 was killed by SIGKILL", run.node_log("work", 0, "stderr")), run.story()
-    assert "rank 3 was killed by SIGKILL" in run.node_log("work", 1, "stderr")
+    assert "rank 3 on node 1, running ranks.py, was killed by SIGKILL" in run.node_log("work", 1, "stderr")
     assert "rank 2" in run.node_log("work", 1), "its own log"
 
 

@@ -26,7 +26,7 @@ DRAIN_S = 0.5
 """How long a child's output may go on after its death: a grandchild that kept the pipe must not hold up the end."""
 
 DRAIN_LIMIT_S = 5.0
-"""How long a slow reader (Metaflow's runtime takes milliseconds for a page of lines) gets for what the child itself wrote."""
+"""How long a slow reader of what the child itself wrote may take; Metaflow's runtime needs a second for 10,000 lines."""
 
 SWEEP_S = 0.02
 """Between two looks at what is left while processes are being ended: the kernel tells only about direct children."""
@@ -54,6 +54,15 @@ class Child:
         self._open_streams = 2
         self._timer: Timer | None = None
         self._told = False
+        self.pid = -1
+        streams = {name: [*sinks(name), self.tail] for name in ("stdout", "stderr")}
+        try:
+            self._start(spec, streams, pass_fds)
+        except (OSError, ValueError) as error:
+            # What the runner cannot tell: too long a command line, a null byte in it, too many processes.
+            self._could_not_start(spec["argv"][0], getattr(error, "strerror", None) or str(error), streams)
+
+    def _start(self, spec: dict[str, Any], streams: dict[str, list[Sink]], pass_fds: tuple[int, ...]) -> None:
         runner = [sys.executable, "-I", "-S", RUNNER, str(os.getpid()), spec.get("cwd") or ""]
         self._process = subprocess.Popen(
             [*runner, *spec["argv"]],
@@ -70,8 +79,17 @@ class Child:
             assert stream is not None
             fd = os.dup(stream.fileno())
             stream.close()
-            ended = partial(loop.call_soon_threadsafe, self._stream_ended)
-            self._pumps.append(Pump(fd, [*sinks(name), self.tail], ended))
+            ended = partial(self._loop.call_soon_threadsafe, self._stream_ended)
+            self._pumps.append(Pump(fd, streams[name], ended))
+
+    def _could_not_start(self, program: str, reason: str, streams: dict[str, list[Sink]]) -> None:
+        self.exit_code, self.ended_at = 126, time.time()
+        for sink in streams["stderr"]:
+            sink.write(f"[gang] {program!r} could not be started: {reason}.\n".encode(errors="replace"))
+        for sinks in streams.values():
+            for sink in sinks:
+                sink.end()
+        self._loop.call_later(0, self._tell)
 
     @property
     def alive(self) -> bool:

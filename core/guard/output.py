@@ -48,6 +48,18 @@ def write_all(fd: int, data: bytes) -> None:
             view = view[os.write(fd, view) :]
 
 
+def write_lines(fd: int, lines: list[bytes]) -> None:
+    """Write whole lines in pieces that the kernel keeps whole, since the task itself writes to the same pipe."""
+    piece = bytearray()
+    for line in lines:
+        if piece and len(piece) + len(line) > select.PIPE_BUF:
+            write_all(fd, bytes(piece))
+            piece.clear()
+        piece += line
+    if piece:
+        write_all(fd, bytes(piece))
+
+
 class Raw:
     """Byte for byte, at once."""
 
@@ -78,20 +90,19 @@ class Labelled:
 
     def write(self, data: bytes) -> None:
         self._held += data
-        out = bytearray()
+        out: list[bytes] = []
         start = 0
         while True:
             cut = self._next_terminator(start)
             if cut is None:
                 break
             segment, start = bytes(self._held[start:cut]), cut
-            out += self._render(segment)
+            out.append(self._render(segment))
         del self._held[:start]
         if len(self._held) > HELD_LIMIT:
-            out += self._label + self._held + b"\n"
+            out.append(self._label + self._held + b"\n")
             self._held.clear()
-        if out:
-            write_all(self._fd, bytes(out))
+        write_lines(self._fd, out)
 
     def _next_terminator(self, start: int) -> int | None:
         """Index behind the next line or progress segment that is complete."""
@@ -112,9 +123,10 @@ class Labelled:
         return self._label + segment[:-1] + b"\n"
 
     def end(self) -> None:
-        if self._held:
-            write_all(self._fd, self._label + bytes(self._held.rstrip(b"\r")) + b"\n")
-            self._held.clear()
+        rest = bytes(self._held) if self._period is None else self._held.rstrip(b"\r")
+        if rest:
+            write_all(self._fd, self._label + rest + b"\n")
+        self._held.clear()
 
 
 class Log:

@@ -35,10 +35,11 @@ def main() -> None:
     try:
         os.execvp(argv[0], argv)
     except OSError as error:
-        refuse(f"{argv[0]!r} could not be started: {error.strerror}", 127 if isinstance(error, FileNotFoundError) else 126)
+        code = 127 if isinstance(error, FileNotFoundError) else 126
+        refuse(f"{argv[0]!r} could not be started: {error.strerror}", code)
 
 
-def refuse(why: str, code: int) -> NoReturn:
+def refuse(why: str, code: int) -> "NoReturn":
     """End as a shell does when it cannot start a program, with the reason on stderr."""
     print(f"[gang] {why}.", file=sys.stderr, flush=True)
     sys.exit(code)

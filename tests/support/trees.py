@@ -165,7 +165,9 @@ class Tree:
             return len(found) >= count or not self._open
 
         with self._changed:
-            self._changed.wait_for(appeared, timeout)
+            self._changed.wait_for(lambda: appeared() or self._exit is not None, timeout)
+            # What the command wrote before its end may be under way still; what it left running may hold the pipes.
+            self._changed.wait_for(appeared, min(timeout, 1.0))
         if len(found) < count:
             raise AssertionError(f"{pattern.pattern!r} appeared {len(found)} of {count} times: {self.story()}")
         return found[count - 1]
