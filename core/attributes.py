@@ -20,7 +20,9 @@ def number(decorator: Any, name: str, least: float = 0.0) -> float:
     except (TypeError, ValueError):
         seconds = float("nan")
     if not seconds > least or isinstance(value, bool):
-        raise BadAttribute(f"@{decorator.name}({name}={value!r}): {name} is a number of seconds greater than {least:g}.")
+        raise BadAttribute(
+            f"@{decorator.name}({name}={value!r}): {name} is a number of seconds greater than {least:g}."
+        )
     return seconds
 
 
@@ -48,15 +50,16 @@ def check_neighbours(decorator: Any, step: str, decorators: list[Any]) -> None:
             continue
         if other.name == "catch":
             raise BadAttribute(
-                f"Step *{step}* has @catch beside @{decorator.name}: a gang fails as one, so its failure cannot be caught "
-                "on one node. Remove @catch; @retry works, and the join step may come after a step that decides."
+                f"Step *{step}* has @catch beside @{decorator.name}: a gang fails as one, so its failure cannot be "
+                "caught on one node. Remove @catch; @retry works."
             )
         if other.name == "parallel":
             # Both say the same. Its own way of starting the nodes would start them twice.
             other.task_decorate = _leave_as_it_is
         elif getattr(other, "IS_PARALLEL", False):
             raise BadAttribute(
-                f"Step *{step}* has both @{decorator.name} and @{other.name}: a step has one launcher. Use a step for each."
+                f"Step *{step}* has both @{decorator.name} and @{other.name}: a step has one launcher. "
+                "Use a step for each."
             )
 
 

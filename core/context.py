@@ -14,7 +14,9 @@ from .launch import LaunchPlan, Process, ProcessResult
 from .link import Link
 
 INLINE_TOTAL = 1 << 20
-"""Bytes that one collective may put on the control connections, all nodes together; what is larger goes by bulk streams."""
+"""Bytes that one collective may put on the control connections, all nodes together; what is larger goes by bulk
+streams.
+"""
 
 
 @dataclass(frozen=True)
@@ -206,7 +208,8 @@ class Gang:
             data = pickle.dumps(value, protocol=5)
         except Exception as error:  # pickle raises whatever a __reduce__ raises
             raise ValueTooStrange(
-                f"{kind}: a {type(value).__name__} cannot be sent to the other nodes, since it cannot be pickled ({error})."
+                f"{kind}: a {type(value).__name__} cannot be sent to the other nodes, since it cannot be pickled "
+                f"({error})."
             ) from error
         # Counted only now: a body that catches the error and gives another value is still with the others.
         number = next(self._sequence)

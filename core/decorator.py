@@ -36,8 +36,8 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
         @@ Returns
         -------
         Gang
-            `node_index`, `num_nodes`, `nodes`, `main_address`, `is_control`; `barrier()`, `all_gather()`, `broadcast()`,
-            `free_port()`, `run()`.
+            `node_index`, `num_nodes`, `nodes`, `main_address`, `is_control`; `barrier()`, `all_gather()`,
+            `broadcast()`, `free_port()`, `run()`.
     """
 
     name = "gang"
@@ -106,9 +106,18 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
         inputs: Any,
     ) -> None:
         super().task_pre_step(
-            step_name, task_datastore, metadata, run_id, task_id, flow, graph, retry_count, max_user_code_retries,
-            ubf_context, inputs,
-        )  # fmt: skip
+            step_name,
+            task_datastore,
+            metadata,
+            run_id,
+            task_id,
+            flow,
+            graph,
+            retry_count,
+            max_user_code_retries,
+            ubf_context,
+            inputs,
+        )
         self.task = TaskInfo(flow.name, str(run_id), step_name, str(task_id), int(retry_count))
         self.preflight()
 

@@ -4,10 +4,13 @@
     `- GangException                 catch this one for everything below
        |- BadAttribute               a mistake in an attribute or argument; nothing was started
        |- ToolMissing                the image lacks what the launcher starts
+       |- GuardDied                  this node's guard is gone, and with it the connection to the others
        |- GangFailed                 the gang ended because of another node; the message tells the first failure
        |- ProcessFailed              a process of this node failed: title, rank, exit_code, tail, traceback
        |- PortTaken                  a foreign program holds a port that was chosen; launchers try another
-       `- ValueTooStrange            a value that cannot be sent to the other nodes
+       |- ValueTooStrange            a value that cannot be sent to the other nodes
+       `- TorchrunException          @torchrun: a rank failed (launchers have exceptions of their own)
+          `- TorchNotInstalledException   also a ToolMissing
 
     BaseException
     `- GangInterrupt                 raised inside an interrupted step body; becomes GangFailed around it
@@ -24,7 +27,7 @@ from metaflow.exception import MetaflowException
 from .guard.verdict import how_it_ended, indent
 
 
-class GangException(MetaflowException):
+class GangException(MetaflowException):  # type: ignore[misc]
     """Base of everything that this package raises."""
 
     headline = "Gang"
@@ -44,6 +47,12 @@ class ToolMissing(GangException):
 
 class GangFailed(GangException):
     """Another node failed first; the message is the story that every node tells."""
+
+    headline = "The gang failed"
+
+
+class GuardDied(GangException):
+    """This node's guard is gone, and with it the connection to the others."""
 
     headline = "The gang failed"
 
@@ -95,4 +104,6 @@ class ProcessFailed(GangException):
 
 
 class GangInterrupt(BaseException):
-    """Ends an interrupted body past every ``except Exception``; the gang's wrapper turns it into :class:`GangFailed`."""
+    """Ends an interrupted body past every ``except Exception``; the gang's wrapper turns it into
+    :class:`GangFailed`.
+    """

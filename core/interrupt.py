@@ -1,8 +1,8 @@
 """In the process of the run: a SIGINT that reaches it alone is passed on to the gangs it runs.
 
-A terminal sends Ctrl-C to every process of the run; an IDE's stop button, a service manager or a notebook to the run's own
-process only. Metaflow then waits five seconds for tasks that nobody told, and kills them. Passed on, the interrupt ends a
-gang at once, the way Ctrl-C does.
+A terminal sends Ctrl-C to every process of the run; an IDE's stop button, a service manager or a notebook to the
+run's own process only. Metaflow then waits five seconds for tasks that nobody told, and kills them. Passed on, the
+interrupt ends a gang at once, the way Ctrl-C does.
 """
 
 from __future__ import annotations

@@ -6,24 +6,24 @@ import contextlib
 import json
 import os
 import secrets
-import shutil
 import signal
 import socket
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from . import local
-from .context import Gang, Node, TaskInfo
+from .context import Gang, Node
 from .devices import cpu_count, gpu_count
-from .failure import GangException, GangFailed, GangInterrupt
-from .guard.ports import remove_if_empty
-from .guard.processes import GANG_MARKER
+from .failure import GangException, GangFailed, GangInterrupt, GuardDied
+from .guard.farewell import remove_folder
 from .guard.private import in_base
-from .link import INTERRUPT, STACKS, GuardDied, Link
+from .guard.processes import GANG_MARKER
+from .link import INTERRUPT, STACKS, Link
 from .logs import save_node_logs
 from .meeting import DatastoreMeeting, MeetingFailed
 from .network import own_address_towards
@@ -112,7 +112,9 @@ class Lifecycle:
         identity = [task.flow_name, task.run_id, task.step_name, control_task, task.attempt]
         self._gang_id = self._gang_id or os.environ.get(GANG_MARKER, "").rpartition(".")[0] or secrets.token_hex(8)
         os.environ[GANG_MARKER] = f"{self._gang_id}.{self._node}"
-        self._folder = in_base("gangs", lambda folder: tempfile.mkdtemp(prefix=f"{self._gang_id}-{self._node}-", dir=folder))
+        self._folder = in_base(
+            "gangs", lambda folder: tempfile.mkdtemp(prefix=f"{self._gang_id}-{self._node}-", dir=folder)
+        )
         link.request(
             "setup",
             node=self._node,
@@ -124,12 +126,10 @@ class Lifecycle:
         )
         main_ip = os.environ["MF_PARALLEL_MAIN_IP"]
         host = own_address_towards(main_ip)
-        if self._is_control:
-            where = self._open(link, identity, host, timeout)
-        else:
-            where = self._find(timeout, control_task)
+        where = self._open(link, identity, host, timeout) if self._is_control else self._find(timeout, control_task)
         info = {"hostname": socket.gethostname(), "cpus": cpu_count(), "gpus": gpu_count()}
-        header, _ = link.request("join", identity=identity, info=info, timeout=timeout, host=host, **where)
+        joining: dict[str, Any] = {"identity": identity, "info": info, "timeout": timeout, "host": host, **where}
+        header, _ = link.request("join", **joining)
         if self._meeting is not None and self._is_control:
             self._meeting.close()
         nodes = tuple(
@@ -142,6 +142,7 @@ class Lifecycle:
         """Control of a local gang decides what the other nodes are told by their environment."""
         if not self._is_control:
             return
+        local.write_whole_lines()
         self._gang_id = secrets.token_hex(8)
         self._environments = local.node_environments(
             self._num_nodes, self._decorator.gpus, self._task.task_id, self._gang_id
@@ -169,7 +170,10 @@ class Lifecycle:
         if local.MEETING_VARIABLE in os.environ:
             return dict(json.loads(local.read_meeting()))
         try:
-            return dict(json.loads(self._datastore_meeting(control_task).poll(timeout)))
+            started = time.monotonic()
+            where = dict(json.loads(self._datastore_meeting(control_task).poll(timeout)))
+            where["timeout"] = max(1.0, timeout - (time.monotonic() - started))
+            return where
         except MeetingFailed as error:
             raise GangFailed(str(error)) from None
 
@@ -199,9 +203,7 @@ class Lifecycle:
             if self._is_control and local.is_local():
                 with contextlib.suppress(OSError):  # there are none where the guard died before it started the nodes
                     self._save(local.log_paths(self._folder, self._num_nodes))
-            shutil.rmtree(self._folder, ignore_errors=True)
-            gangs = os.path.dirname(self._folder)
-            remove_if_empty(gangs, os.path.dirname(gangs))
+            remove_folder(self._folder)
             raised = died
         if self._meeting is not None and self._is_control:
             with contextlib.suppress(Exception):  # the datastore may be what failed; the attempt is in the key anyway
@@ -241,7 +243,7 @@ class Lifecycle:
         )
 
 
-def _record(error: BaseException, who: str) -> dict[str, str]:
+def _record(error: BaseException, who: str) -> dict[str, Any]:
     """An exception as the guards tell it: a clause, and the traceback where it helps."""
     if isinstance(error, KeyboardInterrupt):
         return {"kind": "interrupted", "text": "was interrupted (Ctrl-C, SIGINT)", "detail": ""}

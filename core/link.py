@@ -1,8 +1,8 @@
 """The task's end of the socket pair to its guard.
 
-Synchronous: a request is sent and its answer awaited in the calling thread, so a task has no thread of ours and may fork.
-What the guard says unasked is "stop", and it follows with a signal; the handler raises :class:`GangInterrupt` in the body,
-or, where the task is just talking to the guard, leaves it to the answer, which says the same.
+Synchronous: a request is sent and its answer awaited in the calling thread, so a task has no thread of ours and may
+fork. What the guard says unasked is "stop", and it follows with a signal; the handler raises :class:`GangInterrupt`
+in the body, or, where the task is just talking to the guard, leaves it to the answer, which says the same.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import time
 from types import FrameType
 from typing import Any
 
-from .failure import GangException, GangInterrupt
+from .failure import GangInterrupt, GuardDied
 from .guard import processes
 from .guard.wire import Decoder, WireError, encode
 
@@ -37,12 +37,6 @@ _BOOT = (
     "sys.modules['guard'] = m = u.module_from_spec(s); s.loader.exec_module(m); "
     "sys.argv[1:2] = []; runpy.run_module('guard.__main__', run_name='__main__', alter_sys=False)"
 )
-
-
-class GuardDied(GangException):
-    """This node's guard is gone, and with it the connection to the others."""
-
-    headline = "The gang failed"
 
 
 class Link:

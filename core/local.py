@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -34,6 +35,16 @@ def read_meeting() -> bytes:
         return pipe.read()
 
 
+def write_whole_lines() -> None:
+    """Control's task: write a line at once, since its guard writes the other nodes' output to the same streams.
+
+    Metaflow runs tasks unbuffered, and an unbuffered ``print`` writes the end of a line after the line.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError):  # replaced by something that is no text stream
+            stream.reconfigure(line_buffering=True, write_through=False)  # type: ignore[union-attr]
+
+
 def _interpreter(environment: Any, step: str) -> list[str]:
     """The interpreter that runs the flow here, or what @conda and @pypi choose for the step."""
     base = getattr(environment, "base_env", environment)
@@ -42,7 +53,9 @@ def _interpreter(environment: Any, step: str) -> list[str]:
     return [sys.executable] if executable in ("python", "python3") else [executable]
 
 
-def node_environments(num_nodes: int, requested_gpus: int | None, control_task: str, gang_id: str) -> list[dict[str, str]]:
+def node_environments(
+    num_nodes: int, requested_gpus: int | None, control_task: str, gang_id: str
+) -> list[dict[str, str]]:
     """What each node's task gets besides control's own environment: who it is, and its share of the GPUs.
 
     Raises :class:`BadAttribute` when the machine has fewer GPUs than the nodes ask for.

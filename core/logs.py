@@ -32,8 +32,8 @@ def to_mflog(path: str) -> BytesIO:
             if not space:
                 break  # a guard that was killed left half a stamp
             latest = max(latest, datetime.strptime(stamp.decode(), "%Y-%m-%dT%H:%M:%S.%f"))
-            # Metaflow's reader sorts by time, then by this id, which would else be a random one: the lines of one moment
-            # would lose their order.
+            # Metaflow's reader sorts by time, then by this id, which would else be a random one: the lines of one
+            # moment would lose their order.
             order = b"%012d" % number
             stored.write(decorate(RUNTIME_LOG_SOURCE, text.removesuffix(b"\n") + b"\n", now=latest, lineid=order))
     stored.seek(0)
@@ -41,7 +41,12 @@ def to_mflog(path: str) -> BytesIO:
 
 
 def save_node_logs(
-    flow_datastore: Any, run_id: str, step: str, attempt: int, logs: Mapping[str, Mapping[str, str]], task_ids: Mapping[str, str]
+    flow_datastore: Any,
+    run_id: str,
+    step: str,
+    attempt: int,
+    logs: Mapping[str, Mapping[str, str]],
+    task_ids: Mapping[str, str],
 ) -> None:
     """Store each node's stdout and stderr as the log of its own task, where ``Task(...).stdout`` finds it.
 
@@ -66,7 +71,7 @@ def main(spec_path: str) -> None:
 
     with open(spec_path, encoding="utf-8") as file:
         spec = json.load(file)
-    storage = next(store for store in DATASTORES if store.TYPE == spec["datastore"])
+    storage = next(store for store in DATASTORES if spec["datastore"] == store.TYPE)
     datastore = FlowDataStore(spec["flow"], None, storage_impl=storage, ds_root=spec["root"])
     save_node_logs(datastore, spec["run"], spec["step"], spec["attempt"], spec["logs"], spec["task_ids"])
 

@@ -250,6 +250,12 @@ def test_a_signal_is_told_by_its_name_and_a_traceback_from_the_output() -> None:
     assert detail.startswith("Traceback (most recent call last):") and detail.endswith("ValueError: deliberate")
 
 
+def test_a_traceback_is_whole_though_stdout_came_in_between() -> None:
+    says = "echo 'Traceback (most recent call last):' >&2; printf ValueErr >&2; sleep 0.2; echo shown; sleep 0.2; "
+    detail = failed("sh", "-c", says + "echo 'or: deliberate' >&2; exit 1").failure(0, []).detail
+    assert detail == "Traceback (most recent call last):\nValueError: deliberate"
+
+
 def test_without_a_traceback_the_last_lines_are_told() -> None:
     detail = failed("sh", "-c", "seq 1000; exit 1").failure(0, []).detail
     assert detail.splitlines() == [str(number) for number in range(1000 - children.LAST_LINES + 1, 1001)]

@@ -1,4 +1,5 @@
-"""A gang of processes that wait, one of which is struck: the run ends, names the cause on every node, and leaves nothing.
+"""A gang of processes that wait, one of which is struck: the run ends, names the cause on every node, and leaves
+nothing.
 
 Deadlines here tell "stopped" from "hangs"; how long an end really took is printed, and shown by ``pytest -rP``.
 """
@@ -191,9 +192,11 @@ def test_the_runs_process_killed_ends_all(flow_run: FlowRunner) -> None:
     assert len(pids) == 3
 
 
-BRANCHES = WAITING.replace("self.next(self.work, num_parallel=3)", "self.next(self.split, self.other)").replace(
-    "    @gang(",
-    """    @step
+BRANCHES = (
+    WAITING.replace("self.next(self.work, num_parallel=3)", "self.next(self.split, self.other)")
+    .replace(
+        "    @gang(",
+        """    @step
     def split(self):
         self.next(self.work, num_parallel=3)
 
@@ -202,17 +205,18 @@ BRANCHES = WAITING.replace("self.next(self.work, num_parallel=3)", "self.next(se
         while not os.path.exists("fail-now"):
             time.sleep(0.05)
         raise RuntimeError("the other branch")
+        self.next(self.both)
 
     @step
     def both(self, inputs):
         self.next(self.end)
 
     @gang(""",
-).replace("    def join(self, inputs):\n        self.next(self.end)", "    def join(self, inputs):\n        self.next(self.both)").replace(
-    '''        raise RuntimeError("the other branch")
-''', '''        raise RuntimeError("the other branch")
-        self.next(self.both)
-''')  # fmt: skip
+    )
+    .replace(
+        "def join(self, inputs):\n        self.next(self.end)", "def join(self, inputs):\n        self.next(self.both)"
+    )
+)
 
 
 def test_another_branch_that_fails_ends_the_gang(flow_run: FlowRunner) -> None:

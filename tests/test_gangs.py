@@ -1,4 +1,4 @@
-"""Gangs as flows use them: several at once, in a foreach, in a branch, again after a failure, and what their nodes exchange.
+"""Gangs as flows use them: several at once, in a foreach, in a branch, after a failed attempt, and what nodes exchange.
 
 Few runs, each of which shows many things: a run of Metaflow takes a second for every task.
 """
@@ -154,7 +154,9 @@ def test_gangs_in_a_foreach_in_branches_beside_parallel_and_one_after_the_other(
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
     run = flow_run(SHAPES, env={"PATH": path}).ok(RUN_S)
     end = run.client()["end"].task.data
-    assert end.own == [[(letter, node) for node in range(2)] for letter in "abc"], "each node's artifacts reach the join"
+    assert end.own == [[(letter, node) for node in range(2)] for letter in "abc"], (
+        "each node's artifacts reach the join"
+    )
     assert len(end.seen) == 6
     ports = set()
     for seen in end.seen:
@@ -198,7 +200,8 @@ def strange():
     for _ in range(200):
         deep = [deep]
     return [
-        None, True, 0, -1, 10**3000, 0.1, -0.0, math.inf, 1j, "", "\\x00", "\\ud800 \\U0001f600", b"", bytes(range(256)),
+        None, True, 0, -1, 10**3000, 0.1, -0.0, math.inf, 1j, "", "\\x00", "\\ud800 \\U0001f600",
+        b"", bytes(range(256)),
         (), [], {}, set(), frozenset({1}), {None: {(): [{}]}}, Point(Point(1)), Point, len, ValueError("x", 1), deep,
         range(3), ..., NotImplemented, slice(1, 2), bytearray(b"x"), memoryview,
     ], circle
@@ -297,7 +300,9 @@ def test_what_nodes_exchange_in_two_runs_at_once_one_of_them_without_a_python_on
     tools = tmp_path / "tools"
     tools.mkdir()
     for name in ("sh", "true"):
-        found = next(os.path.join(folder, name) for folder in ("/bin", "/usr/bin") if os.path.exists(f"{folder}/{name}"))
+        found = next(
+            os.path.join(folder, name) for folder in ("/bin", "/usr/bin") if os.path.exists(f"{folder}/{name}")
+        )
         (tools / name).symlink_to(found)
     one = flow_run(VALUES, "--mebibytes", "10", env={"PATH": str(tools)})
     two = flow_run(VALUES)

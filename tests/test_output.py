@@ -58,7 +58,7 @@ elif what == "last":
 """
 
 FLOW = """
-import sys
+import sys, time
 from metaflow import FlowSpec, current, gang, step
 
 class Output(FlowSpec):
@@ -72,6 +72,11 @@ class Output(FlowSpec):
         if current.gang.node_index == 1:
             for what in ("stdout", "stderr", "split", "bar", "last"):
                 current.gang.run([sys.executable, "speaker.py", what])
+        else:
+            # On the same console, all the while.
+            for number in range(2000):
+                print("control line", number)
+                time.sleep(0.001)
         self.next(self.join)
 
     @step
@@ -110,8 +115,8 @@ def test_all_output_of_a_node_arrives_in_its_own_log_and_labelled_on_the_console
     # "2025-01-31 12:00:00.000 [17/work/2 (pid 99)] text", and what Metaflow itself says of the task.
     shown = re.findall(r"^\S+ \S+ \[\d+/work/\d+ \(pid \d+\)\] (.*)\n", run.stdout, re.MULTILINE)
     ours = [line for line in shown if not line.startswith("Task ")]
-    assert [line for line in ours if not line.startswith("[node 1]")] == []
-    assert len(ours) >= 2 * LINES
+    assert [line for line in ours if line.startswith("control")] == [f"control line {number}" for number in range(2000)]
+    assert [line for line in ours if not line.startswith(("control", "[node 1]"))] == []
     both = re.findall(r"\] \[node 1\] (\d{6}) x", run.stdout)
     assert sorted(both) == sorted(2 * [f"{number:06d}" for number in range(LINES)])
     bar = [int(percent) for percent in re.findall(r"^.*\] \[node 1\] bar +(\d+)%$", run.stdout, re.MULTILINE)]
@@ -260,6 +265,19 @@ def test_a_tail_keeps_the_end() -> None:
     half.write(b"b")
     assert half.text() == "€b", "a character that was cut is shown as such, and nothing raised"
     assert TAIL_LIMIT >= 12_000, "as much as travels in a failure's record"
+
+
+def test_two_streams_that_share_a_tail_do_not_cut_each_other_s_lines() -> None:
+    tail = Tail()
+    out, err = tail.stream(), tail.stream()
+    err.write(b"Traceback\nValueErr")
+    out.write(b"x\ny\nz")
+    assert tail.text() == "Traceback\nx\ny\nValueErrz", "what is not over yet counts too"
+    err.write(b"or: deliberate\n")
+    out.end()
+    assert tail.text() == "Traceback\nx\ny\nValueError: deliberate\nz"
+    err.write(b"y" * 3 * TAIL_LIMIT)
+    assert tail.text() == "y" * TAIL_LIMIT
 
 
 def test_raw_is_byte_for_byte_and_a_reader_that_has_gone_does_no_harm() -> None:

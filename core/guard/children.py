@@ -26,7 +26,9 @@ DRAIN_S = 0.5
 """How long a child's output may go on after its death: a grandchild that kept the pipe must not hold up the end."""
 
 DRAIN_LIMIT_S = 5.0
-"""How long a slow reader of what the child itself wrote may take; Metaflow's runtime needs a second for 10,000 lines."""
+"""How long a slow reader of what the child itself wrote may take; Metaflow's runtime needs a second for 10,000
+lines.
+"""
 
 SWEEP_S = 0.02
 """Between two looks at what is left while processes are being ended: the kernel tells only about direct children."""
@@ -40,12 +42,15 @@ RUNNER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "runner.py")
 class Child:
     """One process, from its start until it is gone and its output drained."""
 
-    def __init__(self, loop: Loop, spec: dict[str, Any], sinks: Callable[[str], list[Sink]], pass_fds: tuple[int, ...]) -> None:
+    def __init__(
+        self, loop: Loop, spec: dict[str, Any], sinks: Callable[[str], list[Sink]], pass_fds: tuple[int, ...]
+    ) -> None:
         self.title: str = spec["title"]
         self.rank: int | None = spec.get("rank")
         self.error_file: str | None = spec.get("error_file")
         self.report: str | None = spec.get("report")
         self.tail = Tail()
+        self._errors = Tail()
         self.exit_code: int | None = None
         self.ended_at = 0.0
         self.on_end: Callable[[Child], None] = lambda child: None
@@ -55,7 +60,8 @@ class Child:
         self._timer: Timer | None = None
         self._told = False
         self.pid = -1
-        streams = {name: [*sinks(name), self.tail] for name in ("stdout", "stderr")}
+        streams = {name: [*sinks(name), self.tail.stream()] for name in ("stdout", "stderr")}
+        streams["stderr"].append(self._errors)
         try:
             self._start(spec, streams, pass_fds)
         except (OSError, ValueError) as error:
@@ -165,7 +171,8 @@ class Child:
                 return str(message["extraInfo"]["py_callstack"] or message["message"]), written
             except (OSError, ValueError, KeyError, TypeError):
                 pass  # none was written, or it is not torch's format: the output says what happened
-        return last_traceback(self.tail.text()), 0.0
+        # Where stdout is shown too, its lines may stand in the middle of the traceback.
+        return last_traceback(self._errors.text()) or last_traceback(self.tail.text()), 0.0
 
     def failure(self, node: int, peer_lost: list[str]) -> Failure:
         """Why it failed, as a record."""
@@ -188,7 +195,8 @@ class Child:
         detail, written = self.traceback()
         if not self.alive or not detail or _matches(peer_lost, detail):
             return None
-        if written < since and not (written == 0.0 and self.tail.text().rstrip().endswith(detail)):
+        last_words = any(tail.text().rstrip().endswith(detail) for tail in (self._errors, self.tail))
+        if written < since and not (written == 0.0 and last_words):
             return None
         return Failure(node, "exception", f"{self.title} raised", written or time.time(), detail, self.rank)
 
@@ -204,8 +212,8 @@ def _matches(patterns: list[str], text: str) -> bool:
 class Launch:
     """The processes of one plan on this node.
 
-    ``on_done(results)`` is called when all have ended and nothing of them is left; ``on_failure(child)`` before, when the
-    first of a checked plan fails.
+    ``on_done(results)`` is called when all have ended and nothing of them is left; ``on_failure(child)`` before, when
+    the first of a checked plan fails.
     """
 
     def __init__(self, loop: Loop, name: str, plan: dict[str, Any], out: int, err: int) -> None:
@@ -244,7 +252,11 @@ class Launch:
 
     def port_is_taken(self) -> bool:
         """Whether the process that failed says that a foreign program holds the plan's port."""
-        return self.failed is not None and bool(self.port_taken) and _matches([str(self.port_taken)], self.failed.tail.text())
+        return (
+            self.failed is not None
+            and bool(self.port_taken)
+            and _matches([str(self.port_taken)], self.failed.tail.text())
+        )
 
     def end(self) -> None:
         """End what is left: SIGTERM, and SIGKILL after the plan's grace. ``on_done`` follows."""

@@ -1,7 +1,7 @@
 """The hub, on control's guard: who has joined, what is being gathered, and what failed first.
 
-It knows nothing of sockets beyond :class:`~.channel.Connection`, and talks to control's own node through ``deliver``, with
-the same messages the other nodes get.
+It knows nothing of sockets beyond :class:`~.channel.Connection`, and talks to control's own node through ``deliver``,
+with the same messages the other nodes get.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from .session import Connection
 from .loop import Loop, Timer
+from .session import Connection, send_to_all
 from .verdict import LOST, Failure, causes, story
 
 TYPE_CHECKING = False
@@ -109,7 +109,7 @@ class Hub:
             then()
 
     def refuse(self, role: str, node: int) -> str | None:
-        """Why ``node`` may not join, or None. Asked before it proves the secret; says nothing that is one."""
+        """Why ``node``, which has proved the secret, may not join; None where it may."""
         if role != "member" or not 0 < node < self._num_nodes:
             return f"this gang has nodes 0 to {self._num_nodes - 1}, no {role} {node}"
         if self._stop_time is not None:
@@ -140,7 +140,8 @@ class Hub:
 
     def _missing(self) -> str:
         missing = [index for index in range(self._num_nodes) if index not in self._infos]
-        names = ", ".join(str(index) for index in missing[:8]) + (", ..." if len(missing) > 8 else "")
+        names = ", ".join(str(index) for index in missing[:8])
+        names += f" and {len(missing) - 8} more" if len(missing) > 8 else ""
         return f"node {names}" if len(missing) == 1 else f"nodes {names}"
 
     def _progress(self, stage: int) -> None:
@@ -200,8 +201,8 @@ class Hub:
         if gather.kind != kind:
             other = min(gather.entries)
             text = (
-                f"called {kind} where node {other} called {gather.kind}: every node must make the same collective calls "
-                "in the same order"
+                f"called {kind} where node {other} called {gather.kind}: every node must make the same collective "
+                "calls in the same order"
             )
             self.fail(Failure(node, "mismatch", text, time.time()))
             return
@@ -234,8 +235,8 @@ class Hub:
         self._stopped.add(node)
         if node not in self._left and self._stop_time is None:
             text = (
-                f"the connection from it to node 0 {reason or 'ended before its work did'}: its host, its container or its "
-                "guard process has died, or the network between them is cut"
+                f"the connection from it to node 0 {reason or 'ended before its work did'}: its host, its container "
+                "or its guard process has died, or the network between them is cut"
             )
             self.fail(Failure(node, "lost", text, time.time(), order=LOST))
         self._maybe_tell()
@@ -288,6 +289,5 @@ class Hub:
             self._members[node].send(header, payload)
 
     def _broadcast(self, header: Header, payload: bytes = b"") -> None:
-        for connection in list(self._members.values()):
-            connection.send(header, payload)
+        send_to_all(list(self._members.values()), header, payload)
         self._deliver(header, payload)

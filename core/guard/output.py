@@ -7,9 +7,11 @@ would without us, and never blocks the guard's loop. Nothing is decoded on the w
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import select
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable
@@ -20,7 +22,9 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from typing import BinaryIO, Protocol
 
     class Sink(Protocol):
-        """Where a pump leaves what it reads. ``write`` runs on the pump's thread; ``end`` once, after the last write."""
+        """Where a pump leaves what it reads. ``write`` runs on the pump's thread; ``end`` once, after the last
+        write.
+        """
 
         def write(self, data: bytes) -> None: ...
 
@@ -37,27 +41,53 @@ PROGRESS_PERIOD_S = 1.0
 """A progress bar redrawn with carriage returns is shown this often on the console."""
 
 
+READER_PATIENCE_S = 0.1
+"""How long a line waits for the reader of the console to take those before it."""
+
 _console_lock = threading.Lock()
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """Write to one of the task's own streams; one reader that has gone is not an error of ours."""
-    view = memoryview(data)
+    """Write to one of the task's own streams; one reader that has gone is not an error of ours.
+
+    The last line goes alone, once what came before it has been read. Metaflow's runtime reads one line each time the
+    pipe has something new, and a second line that came with it would wait there, unseen, until somebody prints again.
+    """
+    last = data.rfind(b"\n", 0, len(data) - 1) + 1
     with contextlib.suppress(OSError), _console_lock:
-        while view:
-            view = view[os.write(fd, view) :]
+        _put(fd, data[:last])
+        _wait_until_read(fd)
+        _put(fd, data[last:])
 
 
 def write_lines(fd: int, lines: list[bytes]) -> None:
     """Write whole lines in pieces that the kernel keeps whole, since the task itself writes to the same pipe."""
     piece = bytearray()
-    for line in lines:
-        if piece and len(piece) + len(line) > select.PIPE_BUF:
-            write_all(fd, bytes(piece))
-            piece.clear()
-        piece += line
-    if piece:
-        write_all(fd, bytes(piece))
+    with contextlib.suppress(OSError), _console_lock:
+        for line in lines[:-1]:
+            if piece and len(piece) + len(line) > select.PIPE_BUF:
+                _put(fd, bytes(piece))
+                piece.clear()
+            piece += line
+        _put(fd, bytes(piece))
+    if lines:
+        write_all(fd, lines[-1])
+
+
+def _put(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _wait_until_read(fd: int) -> None:
+    """Wait until the pipe is empty, but not for a reader that is slow; the kernel has no event for it."""
+    deadline = time.monotonic() + READER_PATIENCE_S
+    with contextlib.suppress(OSError):  # not a pipe: nobody to wait for
+        while int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, b"\0\0\0\0"), sys.byteorder):
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.001)
 
 
 class Raw:
@@ -76,9 +106,9 @@ class Raw:
 class Labelled:
     """Each line with a label before it, whole lines only, so that streams never mix within one.
 
-    A segment that ends in a carriage return is a progress bar's state. With ``progress_period`` it becomes a line of its
-    own, at most one per period, and the last before a newline always: a reader of lines (Metaflow's runtime is one) would
-    otherwise see nothing until the bar is full. Without it, carriage returns pass as they are.
+    A segment that ends in a carriage return is a progress bar's state. With ``progress_period`` it becomes a line of
+    its own, at most one per period, and the last before a newline always: a reader of lines (Metaflow's runtime is one)
+    would otherwise see nothing until the bar is full. Without it, carriage returns pass as they are.
     """
 
     def __init__(self, fd: int, label: str, progress_period: float | None = None) -> None:
@@ -133,7 +163,7 @@ class Log:
     """A file with a line ``<UTC time> <line>`` for each line, from which the node's own Metaflow log is made."""
 
     def __init__(self, path: str) -> None:
-        self._file: BinaryIO = open(path, "wb")
+        self._file: BinaryIO = open(path, "wb")  # noqa: SIM115 - closed by end()
         self._at_start = True
 
     def write(self, data: bytes) -> None:
@@ -153,26 +183,56 @@ def _split_newlines(data: bytes) -> list[bytes]:
 
 
 class Tail:
-    """The last bytes of one process, both streams in the order of arrival."""
+    """The last bytes of one process: of one stream, or of both, their whole lines in the order of arrival."""
 
     def __init__(self, limit: int = TAIL_LIMIT) -> None:
         self._limit = limit
         self._data = bytearray()
+        self._streams: list[TailStream] = []
         self._lock = threading.Lock()
+
+    def stream(self) -> TailStream:
+        """A sink for one of the streams that share this tail."""
+        self._streams.append(TailStream(self))
+        return self._streams[-1]
 
     def write(self, data: bytes) -> None:
         with self._lock:
-            self._data += data[-self._limit :]
-            if len(self._data) > 2 * self._limit:
-                del self._data[: -self._limit]
+            self._append(data)
+
+    def write_lines(self, stream: TailStream, data: bytes) -> None:
+        """What came on one stream of several: the line that is not over yet stays with the stream."""
+        with self._lock:
+            whole, newline, rest = (stream.held + data).rpartition(b"\n")
+            self._append(whole + newline)
+            stream.held = rest[-self._limit :]
+
+    def _append(self, data: bytes) -> None:
+        self._data += data[-self._limit :]
+        if len(self._data) > 2 * self._limit:
+            del self._data[: -self._limit]
 
     def end(self) -> None:
         pass
 
     def text(self) -> str:
         with self._lock:
-            data = bytes(self._data[-self._limit :])
-        return data.decode("utf-8", "replace")
+            data = bytes(self._data) + b"".join(stream.held for stream in self._streams)
+        return data[-self._limit :].decode("utf-8", "replace")
+
+
+class TailStream:
+    """One stream of a :class:`Tail`: a line that the other stream cut in two would not be recognised as what it says."""
+
+    def __init__(self, tail: Tail) -> None:
+        self.held = b""
+        self._tail = tail
+
+    def write(self, data: bytes) -> None:
+        self._tail.write_lines(self, data)
+
+    def end(self) -> None:
+        pass
 
 
 class Pump:

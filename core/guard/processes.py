@@ -19,7 +19,7 @@ LAUNCH_MARKER = "METAFLOW_GANG_LAUNCH"
 """Names one launch within its gang."""
 
 
-Entry = namedtuple("Entry", ["parent", "state"])  # noqa: PYI024 - typing takes the guard 3 ms to import
+Entry = namedtuple("Entry", ["parent", "state"])
 """A line of the process table: the parent's id (int) and the state (one letter) as in proc(5)."""
 
 
@@ -96,6 +96,6 @@ def become_subreaper(enabled: bool = True) -> bool:
         import ctypes
 
         pr_set_child_subreaper = 36
-        return ctypes.CDLL(None).prctl(pr_set_child_subreaper, int(enabled), 0, 0, 0) == 0
+        return bool(ctypes.CDLL(None).prctl(pr_set_child_subreaper, int(enabled), 0, 0, 0) == 0)
     except (ImportError, OSError, AttributeError):
         return False

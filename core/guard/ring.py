@@ -1,7 +1,7 @@
 """One idle connection from each node to the next, so that a cut between two members is seen.
 
-Ranks talk to each other directly, while every guard talks to control's only: the hub alone would never notice that node 1
-and node 2 cannot reach each other. Node 0 is left out, since all are connected to it anyway.
+Ranks talk to each other directly, while every guard talks to control's only: the hub alone would never notice that
+node 1 and node 2 cannot reach each other. Node 0 is left out, since all are connected to it anyway.
 """
 
 from __future__ import annotations
@@ -34,9 +34,14 @@ class Ring:
         self._dial: Dial | None = None
         self._connections: list[Connection] = []
         self._acceptor = Acceptor(
-            node.loop, host, secret, identity, self._add, lambda role, _: None if role == "ring" else "no member joins here",
+            node.loop,
+            host,
+            secret,
+            identity,
+            self._add,
+            lambda role, _: None if role == "ring" else "no member joins here",
             node=node.index,
-        )  # fmt: skip
+        )
         self.port = self._acceptor.port
 
     def close_the(self, roster: Sequence[Header]) -> None:
@@ -44,9 +49,18 @@ class Ring:
         after = self._node.index + 1
         if after < len(roster):
             self._dial = connect(
-                self._node.loop, roster[after]["address"], roster[after]["ring_port"], self._secret, self._identity, "ring",
-                self._node.index, {}, self._connected, self._failed, CONNECT_TIMEOUT_S,
-            )  # fmt: skip
+                self._node.loop,
+                roster[after]["address"],
+                roster[after]["ring_port"],
+                self._secret,
+                self._identity,
+                "ring",
+                self._node.index,
+                {},
+                self._connected,
+                self._failed,
+                CONNECT_TIMEOUT_S,
+            )
 
     def _connected(self, connection: Connection) -> None:
         self._dial = None

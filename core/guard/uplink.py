@@ -33,6 +33,10 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
         control_done: bool
         """Elsewhere: whether control's body has ended well."""
 
+        @property
+        def connected(self) -> bool:
+            """Whether the hub hears what is sent."""
+
         def send(self, header: Header, payload: bytes = b"") -> None:
             """One message to the hub."""
 
@@ -56,6 +60,7 @@ class LocalUplink:
     """Control's: the hub itself, the socket on which the others reach it, and the bulk server."""
 
     control_done = False
+    connected = True
 
     def __init__(self, node: Node, num_nodes: int, timeout_s: float, identity: list[str | int], host: str) -> None:
         self.secret = os.urandom(32)
@@ -65,7 +70,12 @@ class LocalUplink:
         self._left: set[int] = set()
         self._hub = Hub(node.loop, num_nodes, timeout_s, self._deliver, node.say, self._start_bulk)
         self._acceptor = Acceptor(
-            node.loop, host, self.secret, Identity(*identity), self._hub.accept, self._hub.refuse  # type: ignore[arg-type]
+            node.loop,
+            host,
+            self.secret,
+            Identity(*identity),  # type: ignore[arg-type]
+            self._hub.accept,
+            self._hub.refuse,
         )
         self.address = self._acceptor.address
         self.port = self._acceptor.port
@@ -126,9 +136,23 @@ class RemoteUplink:
         self._ring = Ring(node, self._identity, self._secret, header["host"])
         info = {**header["info"], "ring_port": self._ring.port}
         self._dial: Dial | None = connect(
-            node.loop, self._address, header["port"], self._secret, self._identity, "member", node.index, info,
-            self._connected, self._failed, header["timeout"],
-        )  # fmt: skip
+            node.loop,
+            self._address,
+            header["port"],
+            self._secret,
+            self._identity,
+            "member",
+            node.index,
+            info,
+            self._connected,
+            self._failed,
+            header["timeout"],
+        )
+
+    @property
+    def connected(self) -> bool:
+        """Whether the hub hears what is sent."""
+        return self._connection is not None
 
     def _connected(self, connection: Connection) -> None:
         self._dial = None
@@ -144,8 +168,8 @@ class RemoteUplink:
         self._connection = None
         if not self._left:
             self._node.hub_lost(
-                f"the connection from node {self._node.index} to it {reason or 'was closed'}: its host, its container or its "
-                "guard process has died, or the network between them is cut"
+                f"the connection from node {self._node.index} to it {reason or 'was closed'}: its host, its "
+                "container or its guard process has died, or the network between them is cut"
             )
 
     def _receive(self, header: Header, payload: bytes) -> None:

@@ -31,9 +31,9 @@ DETAIL_LIMIT = 12_000
 class Failure:
     """One thing that went wrong on one node.
 
-    ``time`` is seconds since the epoch on the clock of whoever holds the record; ``uncertainty`` what that may be off by.
-    ``text`` is a clause that follows the node's name: "rank 3 was killed by SIGKILL"; ``detail`` a traceback or the last
-    output. (A dataclass would be shorter, but importing dataclasses takes the guard half of its start-up time.)
+    ``time`` is seconds since the epoch on the clock of whoever holds the record; ``uncertainty`` what that may be off
+    by. ``text`` is a clause that follows the node's name: "rank 3 was killed by SIGKILL"; ``detail`` a traceback or the
+    last output. (A dataclass would be shorter, but importing dataclasses takes the guard half of its start-up time.)
     """
 
     __slots__ = ("detail", "kind", "node", "order", "rank", "text", "time", "uncertainty")

@@ -11,7 +11,9 @@ from .loop import Loop, Timer
 from .processes import lookup
 
 STOPPED_S = 10.0
-"""How long a process may be stopped (SIGSTOP, a suspended job) before that is a failure. A debugger's stop does not count."""
+"""How long a process may be stopped (SIGSTOP, a suspended job) before that is a failure. A debugger's stop does not
+count.
+"""
 
 LOOK_S = 1.0
 """The kernel reports stops to parents only, and the guard is not the task's: the state is looked up this often."""
@@ -51,10 +53,16 @@ class TaskWatch:
 
 
 class StopWatch:
-    """Calls ``on_stopped(pid, title, seconds)`` when a watched process has been stopped for :data:`STOPPED_S`."""
+    """Calls ``on_stopped(pid, node, title, seconds)`` when a process has been stopped for :data:`STOPPED_S`.
+
+    ``watched()`` gives what to look at: pid to node index and title.
+    """
 
     def __init__(
-        self, loop: Loop, watched: Callable[[], dict[int, str]], on_stopped: Callable[[int, str, float], None]
+        self,
+        loop: Loop,
+        watched: Callable[[], dict[int, tuple[int, str]]],
+        on_stopped: Callable[[int, int, str, float], None],
     ) -> None:
         self._loop = loop
         self._watched = watched
@@ -65,11 +73,11 @@ class StopWatch:
     def _look(self) -> None:
         now = time.monotonic()
         stopped = {}
-        for pid, title in self._watched().items():
+        for pid, (node, title) in self._watched().items():
             entry = lookup(pid)
             if entry is not None and entry.state == "T":
                 since = stopped[pid] = self._since.get(pid, now)
                 if now - since >= STOPPED_S:
-                    self._on_stopped(pid, title, now - since)
+                    self._on_stopped(pid, node, title, now - since)
         self._since = stopped
         self._timer = self._loop.call_later(LOOK_S, self._look)

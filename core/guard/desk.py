@@ -1,0 +1,64 @@
+"""What the task asks for: requests with a number each, every one of which gets exactly one answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .wire import Stream
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from .wire import Header
+
+ENDED_BY_STOP = frozenset(
+    {"open", "start-nodes", "join", "gather", "put", "get", "port", "launch", "done", "hold", "finish"}
+)
+"""Requests that have no meaning once the gang stops. A launch is answered when its processes are gone."""
+
+
+class Desk:
+    """Takes requests off the stream, hands each to ``handle(op, header, payload)``, and knows which wait for an
+    answer.
+    """
+
+    def __init__(self, stream: Stream, handle: Callable[[str, Header, bytes], None]) -> None:
+        self._stream = stream
+        self._handle = handle
+        self._waiting: dict[int, str] = {}
+        self._stopped = False
+        stream.on_frame = self._take
+
+    def _take(self, header: Header, payload: bytes) -> None:
+        number, op = header["id"], header["op"]
+        self._waiting[number] = op
+        if self._stopped and op in ENDED_BY_STOP:
+            self.answer(number, {"stopped": True})
+        else:
+            self._handle(op, header, payload)
+
+    def answer(self, number: int, header: Header, payload: bytes = b"") -> None:
+        """Answer request ``number``; nothing happens when it has been answered."""
+        if self._waiting.pop(number, None) is not None:
+            self._stream.send({"re": number, **header}, payload)
+
+    def answer_all(self, op: str, header: Header) -> None:
+        """Answer every request for ``op`` that waits."""
+        for number in [number for number, waiting in self._waiting.items() if waiting == op]:
+            self.answer(number, header)
+
+    def rename(self, number: int, op: str) -> None:
+        """Let a request wait for something else."""
+        self._waiting[number] = op
+
+    def stop(self) -> None:
+        """The gang stops: what has no meaning any more is answered so, and what comes of it later, too."""
+        self._stopped = True
+        for number, op in list(self._waiting.items()):
+            if op in ENDED_BY_STOP and op != "launch":
+                self.answer(number, {"stopped": True})
+        self._stream.send({"event": "stop"})
+
+    def close(self) -> None:
+        """Nobody is there to be answered."""
+        self._waiting.clear()
+        self._stream.close(flush=False)

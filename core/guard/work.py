@@ -1,0 +1,144 @@
+"""What this guard has running: launches of its task, and, on control of a local gang, the other nodes' tasks."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+
+from . import processes
+from .children import Child, Launch, NodeTask
+from .loop import Loop
+from .verdict import Failure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from .wire import Header
+
+
+class Work:
+    """Every child of this guard, from its start until it is gone and its output drained.
+
+    ``on_failure(failure)`` tells of a process of a launch that failed; ``on_port_taken(key)`` of one that could not
+    have its port; ``on_task_end(task)`` of a node's task that has ended.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        out: int,
+        err: int,
+        on_failure: Callable[[Failure], None],
+        on_port_taken: Callable[[str], None],
+        on_task_end: Callable[[NodeTask], None],
+    ) -> None:
+        self.launches: dict[str, Launch] = {}
+        self.tasks: dict[int, NodeTask] = {}
+        self.killed_tasks = False
+        self._loop = loop
+        self._out = out
+        self._err = err
+        self._on_failure = on_failure
+        self._on_port_taken = on_port_taken
+        self._on_task_end = on_task_end
+        self._launched = 0
+        loop.on_signal(signal.SIGCHLD, self._reap)
+
+    def launch(self, owner: str, node: int, plan: Header, done: Callable[[Launch], None]) -> None:
+        """Start a plan's processes; ``done`` when nothing of them is left."""
+        self._launched += 1
+        launch = Launch(self._loop, f"{owner}.{self._launched}", plan, self._out, self._err)
+        self.launches[launch.name] = launch
+
+        def failed(launch: Launch, child: Child) -> None:
+            if launch.port_is_taken():
+                self._on_port_taken(launch.key)
+            else:
+                self._on_failure(child.failure(node, launch.peer_lost))
+            launch.end()
+
+        def ended(launch: Launch) -> None:
+            del self.launches[launch.name]
+            done(launch)
+
+        launch.on_failure = failed
+        launch.on_done = ended
+
+    def cancel(self, key: str) -> None:
+        """End the launch that all nodes call ``key``, without that being a failure."""
+        for launch in list(self.launches.values()):
+            if launch.key == key:
+                launch.cancelled = True
+                launch.end()
+
+    def end_launches(self) -> None:
+        """End all of them; each one's ``done`` follows."""
+        for launch in list(self.launches.values()):
+            launch.end()
+
+    def longest_grace(self) -> float:
+        """Seconds that the launches may take to end."""
+        return max((launch.grace for launch in self.launches.values()), default=0.0)
+
+    def dying_words(self, node: int, since: float) -> Iterator[Failure]:
+        """Evidence of processes that have failed, but not ended."""
+        for launch in self.launches.values():
+            for child in launch.children:
+                words = child.dying_words(node, launch.peer_lost, since)
+                if words is not None:
+                    yield words
+
+    def start_task(self, spec: Header, variable: str, announcement: bytes, folder: str) -> None:
+        """Start another node's task; it reads ``announcement`` from the descriptor that ``variable`` names."""
+        read, write = os.pipe()
+        env = {**spec["env"], variable: str(read)}
+        task = NodeTask(self._loop, spec["node"], {**spec, "env": env}, self._out, self._err, folder, read)
+        os.close(read)
+        os.write(write, announcement)  # some hundred bytes: always fits an empty pipe
+        os.close(write)
+        task.on_end = lambda child: self._on_task_end(task)
+        self.tasks[task.node] = task
+
+    def kill_tasks(self) -> None:
+        """End the other nodes' tasks for good; from here on their deaths are ours."""
+        self.killed_tasks = True
+        processes.send([task.pid for task in self.tasks.values() if task.alive], signal.SIGKILL)
+
+    @property
+    def tasks_settled(self) -> bool:
+        """Whether all other nodes' tasks are gone, and their logs whole."""
+        return all(task.settled for task in self.tasks.values())
+
+    def logs(self) -> dict[str, dict[str, str]]:
+        """Where the other nodes' output is, by node index and stream."""
+        return {str(task.node): task.logs for task in self.tasks.values()}
+
+    def watched(self, node: int) -> dict[int, tuple[int, str]]:
+        """What runs: pid to node and title."""
+        found = {
+            child.pid: (node, child.title)
+            for launch in self.launches.values()
+            for child in launch.children
+            if child.alive
+        }
+        found.update({task.pid: (task.node, "the node's task") for task in self.tasks.values() if task.alive})
+        return found
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            child = self._find(pid)
+            if child is not None:
+                child.reaped(os.waitstatus_to_exitcode(status))
+
+    def _find(self, pid: int) -> Child | None:
+        for launch in self.launches.values():
+            child = launch.find(pid)
+            if child is not None:
+                return child
+        return next((task for task in self.tasks.values() if task.pid == pid and task.alive), None)

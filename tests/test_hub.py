@@ -1,0 +1,355 @@
+"""The hub: who has joined, what is gathered, and what failed first. In memory, and over real connections."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import metaflow  # noqa: F401 - before any of its extensions
+import pytest
+
+from metaflow_extensions.gang.core.guard.accept import Acceptor
+from metaflow_extensions.gang.core.guard.dial import ConnectError, connect
+from metaflow_extensions.gang.core.guard.hub import STORY_SETTLE_S, STORY_WAIT_S, Hub
+from metaflow_extensions.gang.core.guard.loop import Loop
+from metaflow_extensions.gang.core.guard.session import Connection, Identity
+from metaflow_extensions.gang.core.guard.verdict import EVIDENCE, LOST, PEER, Failure
+
+SECRET = os.urandom(32)
+GANG = Identity("TrainFlow", "17", "train", "4", 0)
+END_S = 30.0
+
+
+def until(loop: Loop, done: Callable[[], bool], seconds: float = END_S) -> None:
+    """Run the loop until ``done``; fail when it takes longer than any machine should."""
+    end = time.monotonic() + seconds
+
+    def look() -> None:
+        if done():
+            loop.stop()
+        else:
+            assert time.monotonic() < end, f"not done after {seconds:g} s"
+            loop.call_later(0.005, look)
+
+    look()
+    loop.run()
+
+
+class Member:
+    """Another node: a real connection, and what the hub said on it."""
+
+    def __init__(self, bench: Bench, node: int) -> None:
+        self.node = node
+        self.heard: list[tuple[dict[str, Any], bytes]] = []
+        self.closed: list[str] = []
+        self.errors: list[str] = []
+        self.connection: Connection | None = None
+        connect(
+            bench.loop, bench.acceptor.address, bench.acceptor.port, SECRET, GANG, "member", node,
+            {"hostname": f"host-{node}"}, self._connected, self._failed, END_S,
+        )  # fmt: skip
+
+    def _connected(self, connection: Connection) -> None:
+        self.connection = connection
+        connection.on_frame = lambda conn, header, payload: self.heard.append((header, payload))
+        connection.on_close = lambda conn, reason: self.closed.append(reason)
+
+    def _failed(self, error: ConnectError) -> None:
+        self.errors.append(str(error))
+
+    def say(self, op: str, payload: bytes = b"", **fields: Any) -> None:
+        assert self.connection is not None
+        self.connection.send({"op": op, **fields}, payload)
+
+    def fails(self, text: str, order: int = EVIDENCE, after: float = 0.0) -> None:
+        self.say("fail", failure=Failure(self.node, "exit", text, time.time() + after, order=order).to_json())
+
+    def die(self) -> None:
+        assert self.connection is not None
+        self.connection.abort()
+
+    def got(self, op: str) -> list[dict[str, Any]]:
+        return [header for header, _ in self.heard if header["op"] == op]
+
+
+class Bench:
+    """A hub of ``nodes`` nodes, of which this process is node 0."""
+
+    def __init__(self, loop: Loop, nodes: int, timeout: float = END_S) -> None:
+        self.loop = loop
+        self.heard: list[tuple[dict[str, Any], bytes]] = []
+        self.said: list[str] = []
+        self.bulk_starts = 0
+        self.members: dict[int, Member] = {}
+        self.hub = Hub(loop, nodes, timeout, self._deliver, self.said.append, self._start_bulk)
+        self.acceptor = Acceptor(loop, "127.0.0.1", SECRET, GANG, self.hub.accept, self.hub.refuse)
+
+    def _deliver(self, header: dict[str, Any], payload: bytes) -> None:
+        self.heard.append((header, payload))
+
+    def _start_bulk(self) -> int:
+        self.bulk_starts += 1
+        return 4711
+
+    def got(self, op: str) -> list[dict[str, Any]]:
+        return [header for header, _ in self.heard if header["op"] == op]
+
+    def join(self, *nodes: int) -> None:
+        """Node 0 joins, and then the others, one after the other."""
+        self.hub.join(0, {"hostname": "host-0", "address": "127.0.0.1"})
+        for node in nodes:
+            self.members[node] = Member(self, node)
+            until(self.loop, lambda node=node: self.members[node].connection is not None)
+
+    def story(self) -> str:
+        until(self.loop, lambda: bool(self.got("story")))
+        (told,) = self.got("story")
+        for member in self.members.values():
+            if member.connection is not None and not member.connection.closed:
+                until(self.loop, lambda member=member: bool(member.got("story")))
+                assert [header["story"] for header in member.got("story")] == [told["story"]], "every node, once"
+        return str(told["story"])
+
+    def close(self) -> None:
+        self.acceptor.close()
+        over: list[bool] = []
+        self.hub.close(lambda: over.append(True))
+        until(self.loop, lambda: bool(over))
+        for member in self.members.values():
+            if member.connection is not None:
+                member.connection.abort()
+
+
+@pytest.fixture
+def bench() -> Iterator[Callable[..., Bench]]:
+    loop = Loop()
+    made: list[Bench] = []
+
+    def make(nodes: int = 3, **options: Any) -> Bench:
+        made.append(Bench(loop, nodes, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+    loop.close()
+
+
+# -- joining -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_roster_comes_when_the_last_has_joined_with_all_in_order(bench: Callable[..., Bench]) -> None:
+    gang = bench(4)
+    gang.join(3, 1)
+    assert not gang.got("roster")
+    gang.members[2] = Member(gang, 2)
+    until(gang.loop, lambda: all(member.got("roster") for member in gang.members.values()))
+    (roster,) = gang.got("roster")
+    assert [node["hostname"] for node in roster["nodes"]] == ["host-0", "host-1", "host-2", "host-3"]
+    assert [node["address"] for node in roster["nodes"]] == ["127.0.0.1"] * 4, "as this machine sees each of them"
+    assert all(member.got("roster") == [roster] for member in gang.members.values())
+    assert gang.hub.hostnames == {node: f"host-{node}" for node in range(4)}
+
+
+def test_one_node_is_a_gang_at_once(bench: Callable[..., Bench]) -> None:
+    gang = bench(1)
+    gang.join()
+    assert len(gang.got("roster")) == 1
+    gang.hub.receive(0, {"op": "gather", "seq": 0, "kind": "barrier()"}, b"x")
+    assert gang.heard[-1] == ({"op": "gathered", "seq": 0, "entries": [{"size": 1}]}, b"x")
+
+
+@pytest.mark.parametrize(("role", "node"), [("member", 0), ("member", 3), ("ring", 1)])
+def test_who_has_no_place_is_refused(bench: Callable[..., Bench], role: str, node: int) -> None:
+    assert bench(3).hub.refuse(role, node) == f"this gang has nodes 0 to 2, no {role} {node}"
+
+
+def test_a_node_that_joins_twice_was_restarted_and_ends_the_gang(bench: Callable[..., Bench]) -> None:
+    gang = bench(3)
+    gang.join(1)
+    gang.members[9] = Member(gang, 1)
+    assert "node 1 (host-1): was restarted: it joined twice in one attempt" in gang.story()
+    # Who comes now is told that it is too late.
+    late = Member(gang, 2)
+    until(gang.loop, lambda: bool(late.errors))
+    assert "this gang is ending" in late.errors[0]
+
+
+def test_late_nodes_are_named_and_fail_the_gang_at_the_timeout(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metaflow_extensions.gang.core.guard.hub.PROGRESS_S", (0.1, 0.2))
+    gang = bench(12, timeout=0.6)
+    gang.join(1)
+    story = gang.story()
+    assert gang.said[:2] == [
+        "2 of 12 nodes have joined after 0 s; waiting for nodes 2, 3, 4, 5, 6, 7, 8, 9 and 2 more.",
+        "2 of 12 nodes have joined after 0 s; waiting for nodes 2, 3, 4, 5, 6, 7, 8, 9 and 2 more.",
+    ]
+    assert (
+        "node 2: did not join within 0.6 s (all_nodes_started_timeout): 2 of 12 nodes had joined, nodes 2, 3" in story
+    )
+    assert gang.got("stop") == [{"op": "stop", "order": EVIDENCE}]
+    said = len(gang.said)
+    gang.loop.call_later(0.3, gang.loop.stop)
+    gang.loop.run()
+    assert len(gang.said) == said, "nobody is waited for any more"
+
+
+# -- collectives -------------------------------------------------------------------------------------------------------
+
+
+def test_a_collective_gives_everybody_s_values_to_all_by_index(bench: Callable[..., Bench]) -> None:
+    gang = bench(3)
+    gang.join(1, 2)
+    # Node 2 is one ahead of the others.
+    gang.members[2].say("gather", b"two", seq=0, kind="all_gather()", entry={"blob": "0-2"})
+    gang.members[2].say("gather", b"next", seq=1, kind="barrier()", entry={})
+    gang.hub.receive(0, {"op": "gather", "seq": 0, "kind": "all_gather()", "entry": {}}, b"")
+    assert not gang.got("gathered")
+    gang.members[1].say("gather", b"one", seq=0, kind="all_gather()", entry={})
+    until(gang.loop, lambda: all(member.got("gathered") for member in gang.members.values()))
+    expected = {"op": "gathered", "seq": 0, "entries": [{"size": 0}, {"size": 3}, {"blob": "0-2", "size": 3}]}
+    assert [pair for pair in gang.heard if pair[0]["op"] == "gathered"] == [(expected, b"onetwo")]
+    for member in gang.members.values():
+        assert (expected, b"onetwo") in member.heard
+
+
+def test_different_collectives_at_the_same_place_end_the_gang(bench: Callable[..., Bench]) -> None:
+    gang = bench(2)
+    gang.join(1)
+    gang.hub.receive(0, {"op": "gather", "seq": 0, "kind": "barrier()"}, b"")
+    gang.members[1].say("gather", seq=0, kind="all_gather()")
+    assert "node 1 (host-1): called all_gather() where node 0 called barrier(): every node must make" in gang.story()
+
+
+@pytest.mark.parametrize("leaves_first", [True, False])
+def test_a_node_that_has_left_deserts_a_collective(bench: Callable[..., Bench], leaves_first: bool) -> None:
+    gang = bench(3)
+    gang.join(1, 2)
+    if leaves_first:
+        gang.members[2].say("bye")
+        until(gang.loop, lambda: gang.hub.has_left(2))
+    gang.members[1].say("gather", seq=0, kind="barrier()")
+    if not leaves_first:
+        gang.members[2].say("bye")
+    assert "node 2 (host-2): finished its step while node 1 waits for it in barrier()" in gang.story()
+
+
+def test_the_bulk_server_is_asked_for_when_it_is_needed(bench: Callable[..., Bench]) -> None:
+    gang = bench(3)
+    gang.join(1, 2)
+    assert gang.bulk_starts == 0
+    gang.members[1].say("bulk")
+    until(gang.loop, lambda: bool(gang.members[1].got("bulk")))
+    assert gang.members[1].got("bulk") == [{"op": "bulk", "port": 4711}]
+    assert not gang.members[2].got("bulk")
+
+
+def test_a_cancelled_launch_and_the_end_of_control_s_body_are_told_to_all(bench: Callable[..., Bench]) -> None:
+    gang = bench(2)
+    gang.join(1)
+    gang.members[1].say("cancel", key="torchrun-1-0")
+    gang.members[1].say("done")
+    until(gang.loop, lambda: bool(gang.got("cancel")))
+    gang.hub.receive(0, {"op": "done"}, b"")
+    until(gang.loop, lambda: bool(gang.members[1].got("control-done")))
+    assert gang.members[1].got("cancel") == gang.got("cancel") == [{"op": "cancel", "key": "torchrun-1-0"}]
+    assert len(gang.got("control-done")) == 1, "another node's body that is done means nothing"
+
+
+# -- leaving and failing -----------------------------------------------------------------------------------------------
+
+
+def test_all_have_left_when_every_other_node_has(bench: Callable[..., Bench]) -> None:
+    gang = bench(3)
+    gang.join(1, 2)
+    gang.members[1].say("bye")
+    until(gang.loop, lambda: gang.hub.has_left(1))
+    assert not gang.got("all-left")
+    gang.members[2].say("bye")
+    until(gang.loop, lambda: bool(gang.got("all-left")))
+    # A connection that ends after its bye is in order.
+    gang.members[1].die()
+    gang.loop.call_later(0.2, gang.loop.stop)
+    gang.loop.run()
+    assert not gang.got("stop")
+    assert gang.hub.members_left
+
+
+def test_stopping_begins_at_once_and_the_story_waits_for_all_but_a_second_at_most(bench: Callable[..., Bench]) -> None:
+    gang = bench(3)
+    gang.join(1, 2)
+    gang.members[1].fails("rank 1 exited with code 3")
+    until(gang.loop, lambda: bool(gang.members[2].got("stop")))
+    started = time.monotonic()
+    assert not gang.got("story")
+    # Node 2 never says that it has stopped: its body hangs in C, say.
+    gang.hub.receive(0, {"op": "stopped"}, b"")
+    gang.members[1].say("stopped")
+    story = gang.story()
+    assert 0.5 * STORY_WAIT_S < time.monotonic() - started < STORY_WAIT_S + 5.0
+    assert story == "The first failure was on node 1 (host-1): rank 1 exited with code 3"
+    (told,) = gang.got("story")
+    assert [cause["node"] for cause in told["causes"]] == [1]
+
+
+def test_the_story_comes_as_soon_as_all_have_stopped_and_hears_them_before(bench: Callable[..., Bench]) -> None:
+    gang = bench(3)
+    gang.join(1, 2)
+    gang.members[1].fails("lost its peer", order=PEER)
+    until(gang.loop, lambda: bool(gang.got("stop")))
+    assert gang.got("stop") == [{"op": "stop", "order": PEER}]
+    started = time.monotonic()
+    gang.members[2].fails("raised ValueError", after=0.01)
+    for member in gang.members.values():
+        member.say("stopped")
+    gang.hub.receive(0, {"op": "stopped"}, b"")
+    assert gang.story() == "The first failure was on node 2 (host-2): raised ValueError"
+    assert time.monotonic() - started < STORY_WAIT_S
+    # What comes later changes nothing: the story has been told.
+    gang.hub.fail(Failure(0, "exit", "too late", time.time() - 100))
+    assert len(gang.got("story")) == len(gang.got("stop")) == 1
+    assert STORY_SETTLE_S < STORY_WAIT_S
+
+
+def test_a_record_is_put_on_the_hub_s_clock(bench: Callable[..., Bench]) -> None:
+    gang = bench(3)
+    gang.join(1, 2)
+    # Node 1's clock is 50 s slow. What it calls 49 s ago was a second after node 2's failure.
+    for node, member in gang.hub._members.items():
+        member.offset = 50.0 if node == 1 else 0.0
+    gang.members[1].fails("second", after=-49.0)
+    gang.members[2].fails("first")
+    assert gang.story() == "The first failure was on node 2 (host-2): first"
+
+
+def test_a_connection_that_ends_is_a_lost_node_unless_somebody_knows_better(bench: Callable[..., Bench]) -> None:
+    gang = bench(3)
+    gang.join(1, 2)
+    gang.members[1].die()
+    until(gang.loop, lambda: bool(gang.got("stop")))
+    assert gang.got("stop") == [{"op": "stop", "order": LOST}]
+    gang.members[2].fails("rank 2 was killed by SIGKILL")
+    assert "node 2 (host-2): rank 2 was killed by SIGKILL" in gang.story()
+
+
+def test_a_lost_node_is_told_with_what_the_network_said(bench: Callable[..., Bench]) -> None:
+    gang = bench(2)
+    gang.join(1)
+    gang.members[1].die()
+    story = gang.story()
+    assert "node 1 (host-1): the connection from it to node 0 " in story
+    assert "its host, its container or its guard process has died, or the network between them is cut" in story
+    until(gang.loop, lambda: bool(gang.got("all-gone")))
+    assert not gang.hub.members_left
+
+
+def test_a_node_that_is_lost_before_all_have_joined_ends_the_gang_at_once(bench: Callable[..., Bench]) -> None:
+    gang = bench(3)
+    gang.join(1)
+    gang.members[1].die()
+    assert "node 1 (host-1): the connection from it to node 0" in gang.story()
+    assert gang.hub.refuse("member", 2) == "this gang is ending"
