@@ -1,8 +1,8 @@
 """The task's end of the socket pair to its guard.
 
 Synchronous: a request is sent and its answer awaited in the calling thread, so a task has no thread of ours and may
-fork. What the guard says unasked is "stop", and it follows with a signal; the handler raises :class:`GangInterrupt`
-in the body, or, where the task is just talking to the guard, leaves it to the answer, which says the same.
+fork. When the gang stops, the guard sends a signal; the handler raises :class:`GangInterrupt` in the body, or, where
+the task is just talking to the guard, leaves that to the request, which ends at once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ from .guard.wire import Decoder, WireError, encode
 INTERRUPT = getattr(signal, "SIGRTMIN", signal.SIGUSR2 - 7) + 7 if sys.platform == "linux" else signal.SIGUSR2
 """Interrupts the body. A real-time signal where there are such: user code is free to use SIGUSR1 and SIGUSR2."""
 
-STACKS = INTERRUPT + 1 if sys.platform == "linux" else signal.SIGUSR1
+WAKE = INTERRUPT + 1 if sys.platform == "linux" else signal.SIGIO
+"""The kernel's word that the socket pair has news; all it is looked at for is the end of the guard."""
+
+STACKS = INTERRUPT + 2 if sys.platform == "linux" else signal.SIGUSR1
 """Makes faulthandler print the stacks of all threads, which needs neither the GIL nor a healthy interpreter."""
 
 _BOOT = (
@@ -50,8 +53,9 @@ class Link:
         self._requests = 0
         self._answers: dict[int, tuple[dict[str, Any], bytes]] = {}
         self._decoder = Decoder()
-        self._lock = threading.RLock()
-        self._old_handler: Any = None
+        self._sending = threading.RLock()
+        self._reader = threading.Lock()
+        self._read = threading.Condition()
         ours, theirs = socket.socketpair()
         self._sock = ours
         folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "guard")
@@ -75,30 +79,37 @@ class Link:
     def _watch(self) -> None:
         if threading.current_thread() is not threading.main_thread():
             return
-        self._old_handler = signal.signal(INTERRUPT, self._on_interrupt)
+        signal.signal(INTERRUPT, self._on_interrupt)
+        signal.signal(WAKE, self._on_wake)
         with contextlib.suppress(AttributeError, ValueError, OSError, RuntimeError):
             faulthandler.register(STACKS, file=sys.__stderr__ or sys.stderr, all_threads=True)
         with contextlib.suppress(AttributeError, OSError):
-            # The kernel sends the same signal when the guard's end closes: a dead guard cannot.
+            # The kernel wakes us when the guard's end closes: a dead guard cannot.
             fcntl.fcntl(self._sock, fcntl.F_SETOWN, os.getpid())
-            fcntl.fcntl(self._sock, fcntl.F_SETSIG, INTERRUPT)
+            fcntl.fcntl(self._sock, fcntl.F_SETSIG, WAKE)
             flags = fcntl.fcntl(self._sock, fcntl.F_GETFL)
             fcntl.fcntl(self._sock, fcntl.F_SETFL, flags | os.O_ASYNC)
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
+        """The guard says that the gang stops."""
+        self.stopped = True
+        if not self._shielded:
+            self._interrupt()
+
+    def _on_wake(self, number: int, frame: FrameType | None) -> None:
+        """Something came from the guard, or it closed its end, which a dead one cannot announce otherwise."""
         if self._shielded or self._interrupted or self._closed:
             return
-        try:
-            self._read_available()
-        except GuardDied:
-            self.stopped = True
-        if self.stopped:
+        poll = select.poll()
+        poll.register(self._sock, 0)
+        if poll.poll(0):
+            self._interrupt()
+
+    def _interrupt(self) -> None:
+        """End the body, once."""
+        if not self._interrupted and not self._closed:
             self._interrupted = True
             raise GangInterrupt
-
-    def _read_available(self) -> None:
-        while select.select([self._sock], [], [], 0)[0]:
-            self._receive()
 
     def _receive(self) -> None:
         try:
@@ -109,10 +120,7 @@ class Link:
             raise self._died()
         try:
             for header, payload in self._decoder.feed(data):
-                if header.get("event") == "stop":
-                    self.stopped = True
-                else:
-                    self._answers[header["re"]] = (header, payload)
+                self._answers[header["re"]] = (header, payload)
         except WireError as error:
             raise self._died() from error
 
@@ -123,7 +131,7 @@ class Link:
         )
 
     def request(self, op: str, payload: bytes = b"", **fields: Any) -> tuple[dict[str, Any], bytes]:
-        """Ask the guard for ``op`` and wait for its answer.
+        """Ask the guard for ``op`` and wait for its answer. Several threads may wait at once.
 
         Raises
         ------
@@ -132,23 +140,44 @@ class Link:
         GuardDied
             There is nobody to ask.
         """
-        with self._lock:
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main:
             self._shielded = True
-            try:
+        try:
+            with self._sending:
                 self._requests += 1
                 number = self._requests
                 self._send(encode({"op": op, "id": number, **fields}, payload))
-                while number not in self._answers:
-                    self._receive()
-                header, answer = self._answers.pop(number)
-            finally:
+            header, answer = self._await(number)
+        finally:
+            if is_main:
                 self._shielded = False
         if header.get("stopped"):
-            self._interrupted = self.stopped = True
+            self._interrupted |= is_main
             raise GangInterrupt
-        if self.stopped:
-            self._interrupted = True  # the signal that belongs to it came while we were talking
+        if is_main and self.stopped:
+            # The signal came while we were talking. A failure of our own says more than that the gang stops.
+            if "failed" in header:
+                self._interrupted = True
+            self._interrupt()
         return header, answer
+
+    def _await(self, number: int) -> tuple[dict[str, Any], bytes]:
+        """The answer to request ``number``. One waiting thread reads for all; the others wait for what it has read."""
+        while number not in self._answers:
+            if self._reader.acquire(blocking=False):
+                try:
+                    if number not in self._answers:
+                        self._receive()
+                finally:
+                    self._reader.release()
+                    with self._read:
+                        self._read.notify_all()
+            else:
+                with self._read:
+                    # It may have been read, or the reader have gone, since we looked; then nobody would wake us.
+                    self._read.wait_for(lambda: number in self._answers or not self._reader.locked())
+        return self._answers.pop(number)
 
     def _send(self, frame: bytes) -> None:
         try:

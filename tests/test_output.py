@@ -272,7 +272,7 @@ def test_two_streams_that_share_a_tail_do_not_cut_each_other_s_lines() -> None:
     out, err = tail.stream(), tail.stream()
     err.write(b"Traceback\nValueErr")
     out.write(b"x\ny\nz")
-    assert tail.text() == "Traceback\nx\ny\nValueErrz", "what is not over yet counts too"
+    assert tail.text() == "Traceback\nx\ny\nzValueErr", "what is not over yet counts too"
     err.write(b"or: deliberate\n")
     out.end()
     assert tail.text() == "Traceback\nx\ny\nValueError: deliberate\nz"

@@ -56,7 +56,6 @@ class Desk:
         for number, op in list(self._waiting.items()):
             if op in ENDED_BY_STOP and op != "launch":
                 self.answer(number, {"stopped": True})
-        self._stream.send({"event": "stop"})
 
     def close(self) -> None:
         """Nobody is there to be answered."""

@@ -222,7 +222,7 @@ class Tail:
 
 
 class TailStream:
-    """One stream of a :class:`Tail`: a line that the other stream cut in two would not be recognised as what it says."""
+    """One stream of a :class:`Tail`: a line that the other one cut in two would not be recognised as what it says."""
 
     def __init__(self, tail: Tail) -> None:
         self.held = b""
