@@ -33,7 +33,6 @@ def noted(hook, moment, at_end):
 
 TorchrunDecorator.task_pre_step = noted(TorchrunDecorator.task_pre_step, "pre_step", at_end=False)
 TorchrunDecorator.task_post_step = noted(TorchrunDecorator.task_post_step, "post_step", at_end=True)
-TorchrunDecorator.task_finished = noted(TorchrunDecorator.task_finished, "finished", at_end=True)
 
 
 class TorchrunBenchmark(FlowSpec):

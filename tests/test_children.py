@@ -18,7 +18,8 @@ from support.launches import END_S, collected, process, run_launch
 from support.processes import read_process, wait_gone
 
 from metaflow_extensions.gang.core.guard import children, processes
-from metaflow_extensions.gang.core.guard.children import Child, Launch
+from metaflow_extensions.gang.core.guard.children import Child
+from metaflow_extensions.gang.core.guard.launches import Launch
 from metaflow_extensions.gang.core.guard.loop import Loop
 from metaflow_extensions.gang.core.guard.verdict import EVIDENCE, PEER
 
@@ -214,7 +215,7 @@ def test_other_processes_of_the_guard_are_left_alone(tmp_path: Path) -> None:
 GUARD = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
-from guard.children import Launch
+from guard.launches import Launch
 from guard.loop import Loop
 loop = Loop()
 plan = {"processes": [{"argv": ["sh", "-c", "echo $$; exec sleep 1000"], "env": dict(os.environ), "title": "command"}]}

@@ -13,8 +13,8 @@ import threading
 import time
 
 from . import farewell, processes
-from .children import Launch, NodeTask
 from .desk import Desk
+from .launches import Launch, NodeTask
 from .loop import Loop
 from .uplink import LocalUplink, RemoteUplink
 from .verdict import PEER, Failure, story

@@ -7,7 +7,8 @@ import signal
 from collections.abc import Callable, Iterator
 
 from . import processes
-from .children import Child, Launch, NodeTask
+from .children import Child
+from .launches import Launch, NodeTask
 from .loop import Loop
 from .verdict import Failure
 

@@ -14,7 +14,8 @@ from typing import Any
 import metaflow  # noqa: F401 - before any of its extensions
 
 from metaflow_extensions.gang.core.guard import processes
-from metaflow_extensions.gang.core.guard.children import Child, Launch
+from metaflow_extensions.gang.core.guard.children import Child
+from metaflow_extensions.gang.core.guard.launches import Launch
 from metaflow_extensions.gang.core.guard.loop import Loop
 
 END_S = 30.0

@@ -1,0 +1,142 @@
+"""The processes of one launch, and the other nodes' tasks of a local gang: started together, ended with theirs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+from . import processes
+from .children import LAST_LINES, Child, matches
+from .loop import Loop
+from .output import Labelled, Log, Raw
+from .verdict import Failure, how_it_ended, last_traceback
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from typing import Any
+
+    from .output import Sink
+
+SWEEP_S = 0.02
+"""Between two looks at what is left while processes are being ended: the kernel tells only about direct children."""
+
+
+class Launch:
+    """The processes of one plan on this node.
+
+    ``on_done(results)`` is called when all have ended and nothing of them is left; ``on_failure(child)`` before, when
+    the first of a checked plan fails.
+    """
+
+    def __init__(self, loop: Loop, name: str, plan: dict[str, Any], out: int, err: int) -> None:
+        self.name = name
+        self.key: str = plan.get("key", "")
+        self.check: bool = plan.get("check", True)
+        self.grace: float = plan.get("grace", 0.5)
+        self.peer_lost: list[str] = list(plan.get("peer_lost", ()))
+        self.port_taken: str | None = plan.get("port_taken")
+        self.failed: Child | None = None
+        self.cancelled = False
+        self.on_done: Callable[[Launch], None] = lambda launch: None
+        self.on_failure: Callable[[Launch, Child], None] = lambda launch, child: None
+        self._loop = loop
+        self._ending = False
+        self._kill_at = 0.0
+        self._done = False
+        self.children: list[Child] = []
+        for spec in plan["processes"]:
+            env = {**spec["env"], processes.LAUNCH_MARKER: name}
+            label = spec.get("label", "")
+
+            def sinks(stream: str, label: str = label) -> list[Sink]:
+                fd = out if stream == "stdout" else err
+                return [Labelled(fd, label) if label else Raw(fd)]
+
+            child = Child(loop, {**spec, "env": env}, sinks, ())
+            child.on_end = self._ended
+            self.children.append(child)
+
+    def find(self, pid: int) -> Child | None:
+        return next((child for child in self.children if child.pid == pid and child.alive), None)
+
+    def results(self) -> list[dict[str, Any]]:
+        return [child.result() for child in self.children]
+
+    def port_is_taken(self) -> bool:
+        """Whether the process that failed says that a foreign program holds the plan's port."""
+        return (
+            self.failed is not None
+            and bool(self.port_taken)
+            and matches([str(self.port_taken)], self.failed.tail.text())
+        )
+
+    def end(self) -> None:
+        """End what is left: SIGTERM, and SIGKILL after the plan's grace. ``on_done`` follows."""
+        if self._ending:
+            return
+        self._ending = True
+        self._kill_at = time.monotonic() + self.grace
+        processes.terminate(self._living())
+        self._sweep()
+
+    def _living(self) -> set[int]:
+        """Everything that descends from this launch, whatever session it is in or whoever adopted it."""
+        entries = processes.table()
+        mine = processes.descendants([os.getpid()], entries)
+        roots = {child.pid for child in self.children if child.alive and child.pid in mine}
+        roots |= processes.marked(processes.LAUNCH_MARKER, self.name, mine)
+        return roots | processes.descendants(roots, entries)
+
+    def _sweep(self) -> None:
+        living = self._living()
+        if living:
+            if time.monotonic() >= self._kill_at:
+                processes.send(living, signal.SIGKILL)
+            self._loop.call_later(SWEEP_S, self._sweep)
+        else:
+            self._maybe_done()
+
+    def _ended(self, child: Child) -> None:
+        if child.exit_code and self.check and not self._ending and self.failed is None:
+            self.failed = child
+            self.on_failure(self, child)
+        elif all(not child.alive for child in self.children) and not self._ending:
+            self.end()  # daemons that it left behind
+        elif self._ending:
+            self._maybe_done()
+
+    def _maybe_done(self) -> None:
+        gone = all(child.settled for child in self.children)
+        if gone and not self._done and not self._living():
+            self._done = True
+            self.on_done(self)
+
+
+class NodeTask(Child):
+    """In a local gang: the task of another node, which control's guard starts and whose log it keeps."""
+
+    def __init__(
+        self, loop: Loop, node: int, spec: dict[str, Any], out: int, err: int, log_folder: str, meeting_fd: int
+    ) -> None:
+        self.node = node
+        self.logs = {name: os.path.join(log_folder, f"node-{node}.{name}") for name in ("stdout", "stderr")}
+
+        def sinks(stream: str) -> list[Sink]:
+            # The log first: it has to be whole whatever becomes of the console.
+            console = Labelled(out if stream == "stdout" else err, f"[node {node}] ", progress_period=1.0)
+            return [Log(self.logs[stream]), console]
+
+        super().__init__(loop, {**spec, "title": f"node {node}'s task"}, sinks, (meeting_fd,))
+
+    def failure(self, node: int, peer_lost: list[str]) -> Failure:
+        assert self.exit_code is not None
+        tail = self.tail.text()
+        return Failure(
+            self.node,
+            "task-signal" if self.exit_code < 0 else "task-exit",
+            f"the node's task {how_it_ended(self.exit_code)}",
+            self.ended_at,
+            last_traceback(tail) or "\n".join(tail.splitlines()[-LAST_LINES:]) if self.exit_code >= 0 else "",
+        )
