@@ -485,6 +485,7 @@ server.close()
 """
 
 
+@pytest.mark.uncounted
 def test_memory_does_not_grow_with_the_file(folder: Path, tmp_path: Path) -> None:
     """300 MB there and back; both ends are in the process that is measured."""
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 0

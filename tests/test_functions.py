@@ -276,6 +276,7 @@ def test_tracebacks_bear_the_rank_where_it_is_asked_for(tmp_path: Path) -> None:
     assert {line[:9] for line in done.stderr.splitlines()} == {"[rank3]: "}
 
 
+@pytest.mark.uncounted
 def test_a_function_of_a_package_does_not_import_the_main_program(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -386,6 +386,7 @@ def test_faults_are_short_phrases() -> None:
     assert fault(OSError("of no number")) == "of no number"
 
 
+@pytest.mark.uncounted
 def test_the_guards_part_of_it_imports_little() -> None:
     """The guard starts in about 15 ms; each of these would take 3 to 60 more."""
     folder = os.path.dirname(os.path.dirname(sys.modules[Loop.__module__].__file__ or ""))

@@ -267,6 +267,7 @@ sys.stdin.readline()
 """
 
 
+@pytest.mark.uncounted
 def test_the_process_that_listens_is_named() -> None:
     (port,) = free_ports(1)
     squatter = start(LISTEN, port, "--a-squatter")

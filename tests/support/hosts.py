@@ -176,7 +176,9 @@ class Hosts:
 
     def _add(self, undo: contextlib.ExitStack, index: int, folder: Path) -> Host:
         name, address = self._name(index), f"{_NETWORK}.{_FIRST + index}"
-        arguments = (name, str(folder), "1" if self._private_tmp else "0", *(str(path) for path in self._keep))
+        # What the host's own first process runs may lie below /tmp as well.
+        keep = [*self._keep, *(path for path in (sys.prefix, sys.base_prefix, _NURSERY.parent) if _below_tmp(path))]
+        arguments = (name, str(folder), "1" if self._private_tmp else "0", *(str(path) for path in keep))
         pid = self._first_process(undo, ["-n", "-u", "-i", "-m", "-p", "-f", "--kill-child"], _SETUP, arguments)
         self._in(self._switch, f"ip link add v{index} type veth peer name eth0 netns {pid}")
         self._in(self._switch, f"ip link set v{index} master br0 up")
@@ -225,6 +227,10 @@ class Hosts:
         first = read_process(self._hosts[index].pid)
         if first is None or not send_signal(first, 9) or wait_gone([first.pid], timeout):
             raise AssertionError(f"{self._hosts[index].name} could not be killed")
+
+
+def _below_tmp(path: str | Path) -> bool:
+    return Path("/tmp") in Path(path).resolve().parents
 
 
 def _path() -> str:

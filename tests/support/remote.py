@@ -1,0 +1,191 @@
+"""A gang's tasks on hosts of their own, started by the commands with which Metaflow's backends start them.
+
+No backend takes part: a ``step`` command with a gang's ids and variables is all that one does for a node. The hosts
+share the folder of the local datastore, as pods share a bucket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from .flows import flow_environment
+from .hosts import Host, Hosts
+from .leaks import DEADLINE
+from .processes import descendants, send_signal
+
+START_S = 60.0
+"""For tasks to start and join, on a machine that is busy with other tests."""
+
+_STEP = 0.02  # Files that grow raise no event that could be waited for.
+
+
+class RemoteTask:
+    """One node's task in one attempt. ``output`` holds both of its streams, its guard's and its processes' too."""
+
+    def __init__(self, host: Host, argv: list[str], env: Mapping[str, str], folder: Path, log: Path) -> None:
+        self.host, self._argv, self._log = host, argv, log
+        with log.open("wb") as stream:
+            self._process = host.popen(
+                argv, env=env, cwd=folder, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream
+            )
+
+    @property
+    def output(self) -> str:
+        """What it has written so far."""
+        return self._log.read_text(errors="replace")
+
+    def story(self) -> str:
+        """Command, exit code and output, for an assertion's message."""
+        return f"{' '.join(self._argv)}\non {self.host.name}, exit code {self._process.poll()}\n{self.output[-8000:]}"
+
+    def wait(self, timeout: float) -> int:
+        """Its exit code; AssertionError where it still runs after ``timeout`` seconds."""
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {timeout:g} s: {self.story()}") from None
+
+    def ok(self, timeout: float = START_S) -> str:
+        """Wait for its end, insist that it was a good one, and return the output."""
+        assert self.wait(timeout) == 0, self.story()
+        return self.output
+
+    def fails(self, timeout: float) -> str:
+        """Wait for its end, insist that it failed with an exit code of its own, and return the output."""
+        assert self.wait(timeout) > 0, self.story()
+        return self.output
+
+    def wait_for(self, text: str | re.Pattern[str], timeout: float = START_S) -> re.Match[str]:
+        """Wait for ``text``, or a match of the pattern, in the output; AssertionError where it does not come."""
+        pattern = text if isinstance(text, re.Pattern) else re.compile(re.escape(text))
+        deadline = time.monotonic() + timeout
+        while True:
+            ended = self._process.poll() is not None
+            found = pattern.search(self.output)
+            if found is not None:
+                return found
+            if ended or time.monotonic() > deadline:
+                raise AssertionError(f"{pattern.pattern!r} did not appear: {self.story()}")
+            time.sleep(_STEP)
+
+    def kill(self) -> None:
+        """SIGKILL to the task's own process, as the machine's out-of-memory killer sends it; its guard lives on."""
+        (process, *_) = (p for p in descendants(self._process.pid) if p.command[:2] == tuple(self._argv[:2]))
+        assert send_signal(process, 9), self.story()
+
+
+class RemoteGang:
+    """The tasks of a ``num_nodes`` gang in the step ``work`` of a flow, each on the host of its index.
+
+    Parameters
+    ----------
+    folder : path
+        Where the flow, the datastore and the logs go; also the tasks' working folder.
+    flow : str
+        Source text. Its ``start`` step, which is really run, reads NODES from the environment.
+    main : str, optional
+        What the nodes are told of control's address; by default its number.
+    """
+
+    def __init__(self, hosts: Hosts, folder: Path, flow: str, num_nodes: int, main: str = "") -> None:
+        self.hosts, self.num_nodes, self._folder = hosts, num_nodes, folder
+        self._main = main or hosts[0].address
+        self._file = folder / "flow.py"
+        self._file.write_text(textwrap.dedent(flow))
+        self._started: list[RemoteTask] = []
+        self._gone: set[int] = set()
+        for command in (
+            "init --run-id 7 --task-id 1",
+            "step start --run-id 7 --task-id 2 --input-paths 7/_parameters/1 --retry-count 0",
+        ):
+            subprocess.run(
+                self._command(command),
+                env=self._environment(),
+                cwd=folder,
+                check=True,
+                capture_output=True,
+                timeout=START_S,
+            )
+
+    def _command(self, command: str) -> list[str]:
+        where = ["--datastore", "local", "--datastore-root", str(self._folder / "datastore"), "--metadata", "local"]
+        return [sys.executable, str(self._file), "--quiet", "--no-pylint", *where, *command.split()]
+
+    def _environment(self, **changes: str) -> dict[str, str]:
+        root = str(self._folder / "datastore")
+        return flow_environment(
+            {"NODES": str(self.num_nodes), "METAFLOW_DATASTORE_SYSROOT_LOCAL": root, "PYTHONUNBUFFERED": "1", **changes}
+        )
+
+    def start(self, node: int, on: int | None = None, attempt: int = 0, **env: str) -> RemoteTask:
+        """Start the task of ``node`` on the host ``on``, its own by default, with ``env`` besides."""
+        host = self.hosts[node if on is None else on]
+        control = "3"
+        task = control if node == 0 else f"{control}-node-{node}"
+        temporary = self._folder / "tmp" / host.name
+        temporary.mkdir(parents=True, exist_ok=True)
+        command = (
+            f"step work --run-id 7 --task-id {task} --input-paths 7/start/2 --split-index {node} "
+            f"--retry-count {attempt} --max-user-code-retries 1 --ubf-context {'ubf_task' if node else 'ubf_control'}"
+        )
+        environment = self._environment(
+            METAFLOW_RUNTIME_ENVIRONMENT="kubernetes",
+            MF_PARALLEL_MAIN_IP=self._main,
+            MF_PARALLEL_NUM_NODES=str(self.num_nodes),
+            MF_PARALLEL_NODE_INDEX=str(node),
+            MF_PARALLEL_CONTROL_TASK_ID=control,
+            TMPDIR=str(temporary),
+            **env,
+        )
+        log = self._folder / f"task-{len(self._started)}.log"
+        started = RemoteTask(host, self._command(command), environment, self._folder, log)
+        self._started.append(started)
+        return started
+
+    def start_all(self, attempt: int = 0, **env: str) -> list[RemoteTask]:
+        """Start every node's task on its own host."""
+        return [self.start(node, attempt=attempt, **env) for node in range(self.num_nodes)]
+
+    def kill_host(self, index: int) -> None:
+        """End a host with all that runs on it, as a loss of power does; nobody is left to tidy it."""
+        self.hosts.kill(index)
+        self._gone.add(index)
+
+    def meeting(self, attempt: int = 0) -> bytes:
+        """The object in the datastore by which the nodes find each other; empty where there is none."""
+        (folder,) = (self._folder / "datastore" / "mf.gang").glob("*/7/work/3")
+        path = folder / str(attempt)
+        return path.read_bytes() if path.exists() else b""
+
+    def close(self) -> None:
+        """Insist that every host is as it was before: no process, no private folder."""
+        live = [self.hosts[index] for index in range(len(self.hosts)) if index not in self._gone]
+        deadline = time.monotonic() + DEADLINE
+        while (left := self._remains(live)) and time.monotonic() < deadline:
+            time.sleep(_STEP)
+        assert not left, f"left on hosts that live: {'; '.join(left)}"
+
+    def _remains(self, hosts: list[Host]) -> list[str]:
+        lines = [f"{process} on {host.name}" for host in hosts for process in host.processes()]
+        for host in hosts:
+            base = self._folder / "tmp" / host.name
+            lines += [str(path) for path in base.glob("metaflow-gang-*/gangs/*")]
+        return lines
+
+
+@contextlib.contextmanager
+def remote_gang(
+    folder: Path, flow: str, num_nodes: int, hosts: int | None = None, main: str = ""
+) -> Iterator[RemoteGang]:
+    """Hosts, ``num_nodes`` of them by default, and a gang for them; what the gang leaves behind is a failure."""
+    with Hosts(num_nodes if hosts is None else hosts) as machines:
+        gang = RemoteGang(machines, folder, flow, num_nodes, main)
+        yield gang
+        gang.close()
