@@ -173,10 +173,13 @@ class Gang:
         words = [argv] if isinstance(argv, str) else [os.fspath(word) for word in argv]
         if not words:
             raise BadAttribute("current.gang.run() needs a program: its argv is empty.")
+        for name, value in (env or {}).items():
+            if not isinstance(name, str) or not isinstance(value, str):
+                raise BadAttribute(f"current.gang.run(env={{{name!r}: {value!r}}}): names and values are strings.")
         process = Process(
             argv=tuple(words),
             env={**os.environ, **(env or {})},
-            cwd=os.fspath(cwd) if cwd is not None else os.getcwd(),
+            cwd=os.path.abspath(cwd) if cwd is not None else os.getcwd(),
             title=os.path.basename(words[0]),
         )
         return self.launch(LaunchPlan((process,), check=check))[0].exit_code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
@@ -14,6 +15,8 @@ from metaflow.unbounded_foreach import UBF_CONTROL
 from . import interrupt
 from .attributes import check_neighbours, check_split, number, requested
 from .context import Gang, TaskInfo
+from .failure import BadAttribute
+from .guard.processes import GANG_MARKER
 from .lifecycle import Lifecycle
 from .local import task_ids
 
@@ -90,6 +93,7 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
         super().runtime_step_cli(cli_args, retry_count, max_user_code_retries, ubf_context)
         if ubf_context == UBF_CONTROL:
             cli_args.env[interrupt.CONTROL_MARKER] = str(os.getpid())
+            cli_args.env[GANG_MARKER] = f"{secrets.token_hex(8)}.0"
 
     def task_pre_step(
         self,
@@ -105,6 +109,8 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
         ubf_context: str | None,
         inputs: Any,
     ) -> None:
+        if getattr(flow, "_parallel_ubf_iter", None) is None:
+            raise BadAttribute(f"Step *{step_name}* has no node: num_parallel has to be 1 or more.")
         super().task_pre_step(
             step_name,
             task_datastore,

@@ -23,10 +23,11 @@ from .failure import GangException, GangFailed, GangInterrupt, GuardDied
 from .guard.farewell import remove_folder
 from .guard.private import in_base
 from .guard.processes import GANG_MARKER
+from .guard.verdict import DETAIL_LIMIT, TEXT_LIMIT
 from .link import INTERRUPT, STACKS, Link
-from .logs import save_node_logs
+from .logs import save_node_logs, say
 from .meeting import DatastoreMeeting, MeetingFailed
-from .network import own_address_towards
+from .network import NoRoute, own_address_towards
 
 if TYPE_CHECKING:
     from .decorator import GangDecorator
@@ -82,6 +83,12 @@ class Lifecycle:
                 self._store_logs(link)
             link.quiet()
         except BaseException as error:
+            if self._link is not None and not self._link.is_ours:
+                raise  # in a process that the body forked: it is no node
+            try:
+                self._shield()
+            except (GangInterrupt, KeyboardInterrupt):
+                self._shield()
             raise self._failed(error) from (error if isinstance(error, GangException) else error.__cause__)
 
     def finished(self, task_ok: bool) -> None:
@@ -124,8 +131,10 @@ class Lifecycle:
             stacks_signal=int(STACKS),
             watch_parent=os.getppid() if local.is_local() and self._is_control else None,
         )
-        main_ip = os.environ["MF_PARALLEL_MAIN_IP"]
-        host = own_address_towards(main_ip)
+        try:
+            host = own_address_towards(os.environ["MF_PARALLEL_MAIN_IP"])
+        except NoRoute as error:
+            raise GangFailed(f"Node {self._node} finds no way to node 0 (MF_PARALLEL_MAIN_IP). {error}") from None
         where = self._open(link, identity, host, timeout) if self._is_control else self._find(timeout, control_task)
         info = {"hostname": socket.gethostname(), "cpus": cpu_count(), "gpus": gpu_count()}
         joining: dict[str, Any] = {"identity": identity, "info": info, "timeout": timeout, "host": host, **where}
@@ -143,7 +152,7 @@ class Lifecycle:
         if not self._is_control:
             return
         local.write_whole_lines()
-        self._gang_id = secrets.token_hex(8)
+        self._gang_id = local.gang_id()
         self._environments = local.node_environments(
             self._num_nodes, self._decorator.gpus, self._task.task_id, self._gang_id
         )
@@ -185,15 +194,18 @@ class Lifecycle:
 
     # -- failing -----------------------------------------------------------------------------------------------------
 
+    def _shield(self) -> None:
+        """From here on neither the guard nor Ctrl-C, a second one perhaps, cuts short what the first one started."""
+        if self._link is not None:
+            self._link.quiet()
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+
     def _failed(self, error: BaseException) -> BaseException:
         """What this node raises in the end: its own exception where it is the cause, else the story of the cause."""
         link = self._link
         if link is None:
             return error
-        if threading.current_thread() is threading.main_thread():
-            # A second Ctrl-C must not cut short what the first one started.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-        link.quiet()
         try:
             raised = self._ask_for_the_story(link, error)
             if self._is_control:
@@ -201,8 +213,7 @@ class Lifecycle:
         except GuardDied as died:
             link.clean_up_after_guard(f"{self._gang_id}.{self._node}")
             if self._is_control and local.is_local():
-                with contextlib.suppress(OSError):  # there are none where the guard died before it started the nodes
-                    self._save(local.log_paths(self._folder, self._num_nodes))
+                self._save(local.log_paths(self._folder, self._num_nodes))
             remove_folder(self._folder)
             raised = died
         if self._meeting is not None and self._is_control:
@@ -219,7 +230,8 @@ class Lifecycle:
             header, _ = link.request("unwound")
             return GangFailed(header["story"])
         header, _ = link.request("fail", **_record(error, "the step's body"))
-        if any(cause["node"] == self._node for cause in header["causes"]):
+        # Of an exit with code 0 Metaflow would make a step that has ended well.
+        if any(cause["node"] == self._node for cause in header["causes"]) and not isinstance(error, SystemExit):
             return error
         return GangFailed(header["story"])
 
@@ -233,14 +245,17 @@ class Lifecycle:
     def _save(self, logs: dict[str, dict[str, str]]) -> None:
         ids = local.task_ids(self._task.task_id, self._num_nodes)
         task = self._task
-        save_node_logs(
-            self._decorator.flow_datastore,
-            task.run_id,
-            task.step_name,
-            task.attempt,
-            logs,
-            {str(node): task_id for node, task_id in enumerate(ids)},
-        )
+        try:
+            save_node_logs(
+                self._decorator.flow_datastore,
+                task.run_id,
+                task.step_name,
+                task.attempt,
+                logs,
+                {str(node): task_id for node, task_id in enumerate(ids)},
+            )
+        except Exception as error:  # whatever a datastore raises: the step's own end says more than its logs
+            say(f"The logs of the other nodes could not be stored: {type(error).__name__}: {error}")
 
 
 def _record(error: BaseException, who: str) -> dict[str, Any]:
@@ -248,11 +263,13 @@ def _record(error: BaseException, who: str) -> dict[str, Any]:
     if isinstance(error, KeyboardInterrupt):
         return {"kind": "interrupted", "text": "was interrupted (Ctrl-C, SIGINT)", "detail": ""}
     if isinstance(error, GangException):
-        return {"kind": "exception", "text": str(error).strip(), "detail": ""}
+        return {"kind": "exception", "text": str(error).strip()[: TEXT_LIMIT + 1], "detail": ""}
     name = type(error).__name__
     message = "".join(traceback.format_exception_only(type(error), error)).strip().splitlines()[-1]
     text = f"{who} raised {message}" if message.startswith(name) else f"{who} raised {name}"
-    return {"kind": "exception", "text": text, "detail": "".join(traceback.format_exception(*_users_part(error)))}
+    detail = "".join(traceback.format_exception(*_users_part(error)))
+    # Cut here too: a message may be longer than the guard takes.
+    return {"kind": "exception", "text": text[: TEXT_LIMIT + 1], "detail": detail[-DETAIL_LIMIT:]}
 
 
 def _users_part(error: BaseException) -> tuple[type[BaseException], BaseException, TracebackType | None]:

@@ -21,7 +21,7 @@ import time
 from types import FrameType
 from typing import Any
 
-from .failure import GangInterrupt, GuardDied
+from .failure import BadAttribute, GangInterrupt, GuardDied
 from .guard import processes
 from .guard.wire import Decoder, WireError, encode
 
@@ -47,6 +47,7 @@ class Link:
 
     def __init__(self) -> None:
         self.stopped = False
+        self._owner = os.getpid()
         self._interrupted = False
         self._shielded = False
         self._closed = False
@@ -75,6 +76,11 @@ class Link:
     @property
     def guard_pid(self) -> int:
         return self._guard.pid
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this is the process that started the guard, and not one that user code forked from it."""
+        return os.getpid() == self._owner
 
     def _watch(self) -> None:
         if threading.current_thread() is not threading.main_thread():
@@ -139,7 +145,14 @@ class Link:
             The gang stops, so that the answer has no meaning any more.
         GuardDied
             There is nobody to ask.
+        BadAttribute
+            In a process that was forked from the step's: two could not tell their answers apart.
         """
+        if not self.is_ours:
+            raise BadAttribute(
+                f"current.gang belongs to the step's own process ({self._owner}), from which process {os.getpid()} was "
+                "forked: use it there."
+            )
         is_main = threading.current_thread() is threading.main_thread()
         if is_main:
             self._shielded = True
@@ -208,6 +221,9 @@ class Link:
         if self._closed:
             return
         self._closed = True
+        if not self.is_ours:
+            self._sock.close()
+            return
         with contextlib.suppress(OSError):
             flags = fcntl.fcntl(self._sock, fcntl.F_GETFL)
             fcntl.fcntl(self._sock, fcntl.F_SETFL, flags & ~os.O_ASYNC)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from .context import TaskInfo
 from .devices import TooFewGpus, share_gpus, visible_gpus
 from .failure import BadAttribute
 from .guard.processes import GANG_MARKER
+from .interrupt import CONTROL_MARKER
 from .logs import say
 
 MEETING_VARIABLE = "METAFLOW_GANG_MEETING"
@@ -22,6 +24,16 @@ MEETING_VARIABLE = "METAFLOW_GANG_MEETING"
 def is_local() -> bool:
     """Whether the nodes of this gang are processes of this machine, which Metaflow's own backends say."""
     return os.environ.get("METAFLOW_RUNTIME_ENVIRONMENT", "local") == "local"
+
+
+def gang_id() -> str:
+    """What names the gang of this control task: what the run gave it, or something new where it was started by hand.
+
+    The run gives it as the task starts, so that whatever the task forks bears it too.
+    """
+    if os.environ.get(CONTROL_MARKER) == str(os.getppid()):
+        return os.environ[GANG_MARKER].rpartition(".")[0]
+    return secrets.token_hex(8)
 
 
 def task_ids(control_task: str, num_nodes: int) -> list[str]:

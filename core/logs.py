@@ -31,7 +31,7 @@ def to_mflog(path: str) -> BytesIO:
             stamp, space, text = line.partition(b" ")
             if not space:
                 break  # a guard that was killed left half a stamp
-            latest = max(latest, datetime.strptime(stamp.decode(), "%Y-%m-%dT%H:%M:%S.%f"))
+            latest = max(latest, datetime.fromisoformat(stamp.decode()))
             # Metaflow's reader sorts by time, then by this id, which would else be a random one: the lines of one
             # moment would lose their order.
             order = b"%012d" % number

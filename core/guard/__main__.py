@@ -17,6 +17,11 @@ def main(fd: int, task_pid: int) -> int:
     # Ctrl-C is for the task, which tells us; a reader of our output that has gone is no reason to die.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    # What ends a whole service or container ends the task too, after which there is much to put in order. A handler,
+    # since our children would inherit SIG_IGN.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
     become_subreaper()
     loop = Loop()
     Node(loop, socket.socket(fileno=fd), task_pid)

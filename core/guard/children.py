@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+from . import processes
 from .loop import Loop, Timer
 from .output import Pump, Tail
 from .verdict import EVIDENCE, PEER, Failure, how_it_ended, last_traceback
@@ -58,7 +59,7 @@ class Child:
         streams["stderr"].append(self._errors)
         try:
             self._start(spec, streams, pass_fds)
-        except (OSError, ValueError) as error:
+        except (OSError, RuntimeError, TypeError, ValueError) as error:
             # What the runner cannot tell: too long a command line, a null byte in it, too many processes.
             self._could_not_start(spec["argv"][0], getattr(error, "strerror", None) or str(error), streams)
 
@@ -83,6 +84,8 @@ class Child:
             self._pumps.append(Pump(fd, streams[name], ended))
 
     def _could_not_start(self, program: str, reason: str, streams: dict[str, list[Sink]]) -> None:
+        if self.pid > 0:  # it runs, but there is no thread or descriptor left for its output
+            processes.send([self.pid], signal.SIGKILL)
         self.exit_code, self.ended_at = 126, time.time()
         for sink in streams["stderr"]:
             sink.write(f"[gang] {program!r} could not be started: {reason}.\n".encode(errors="replace"))
@@ -180,12 +183,19 @@ class Child:
         return Failure(
             node,
             "signal" if exit_code < 0 else "exit",
-            f"{title} {how_it_ended(exit_code)}",
+            f"{title} {self._ending(exit_code, detail)}",
             min(self.ended_at, written or self.ended_at),
             detail or "\n".join(tail.splitlines()[-LAST_LINES:]),
             rank,
             PEER if lost_peer else EVIDENCE,
         )
+
+    @staticmethod
+    def _ending(exit_code: int, detail: str) -> str:
+        # An exception in a rank may leave C++ threads behind, which then abort the interpreter on its way out.
+        if exit_code == -signal.SIGABRT and detail:
+            return "raised an exception, and was aborted on its way out (SIGABRT)"
+        return how_it_ended(exit_code)
 
     def dying_words(self, node: int, peer_lost: list[str], since: float) -> Failure | None:
         """Evidence of a process that is about to fail but has not ended: what it wrote into its error file lately."""

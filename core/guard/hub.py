@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from .loop import Loop, Timer
 from .session import Connection, send_to_all
-from .verdict import LOST, Failure, causes, story
+from .verdict import CUT, LOST, Failure, causes, story
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
@@ -69,6 +69,7 @@ class Hub:
         self._gathers: dict[int, _Gather] = {}
         self._left: set[int] = set()
         self._stopped: set[int] = set()
+        self._heard: set[int] = set()  # since the first failure
         self._failures: list[Failure] = []
         self._stop_time: float | None = None
         self._told = False
@@ -114,15 +115,14 @@ class Hub:
             return f"this gang has nodes 0 to {self._num_nodes - 1}, no {role} {node}"
         if self._stop_time is not None:
             return "this gang is ending"
+        if node in self._infos:
+            self.fail(Failure(node, "restarted", "was restarted: it joined twice in one attempt", time.time()))
+            return f"node {node} has joined already, and was restarted; this attempt ends"
         return None
 
     def accept(self, connection: Connection) -> None:
         """A node that proved the secret."""
         node = connection.node
-        if node in self._infos:
-            connection.close()
-            self.fail(Failure(node, "restarted", "was restarted: it joined twice in one attempt", time.time()))
-            return
         connection.on_frame = lambda conn, header, payload: self.receive(conn.node, header, payload)
         connection.on_close = lambda conn, reason: self._closed(conn, reason)
         self._members[node] = connection
@@ -174,6 +174,8 @@ class Hub:
     def receive(self, node: int, header: Header, payload: bytes) -> None:
         """One message of a node, control's own included."""
         op = header["op"]
+        if self._stop_time is not None or op == "fail":
+            self._heard.add(node)
         if op == "gather":
             self._gather(node, header, payload)
         elif op == "fail":
@@ -193,7 +195,16 @@ class Hub:
         elif op == "cancel":
             self._broadcast({"op": "cancel", "key": header["key"]})
         elif op == "bulk":
-            self._send(node, {"op": "bulk", "port": self._start_bulk()})
+            self._open_bulk(node)
+
+    def _open_bulk(self, node: int) -> None:
+        try:
+            port = self._start_bulk()
+        except (OSError, RuntimeError) as error:
+            text = f"its guard could not open the way for large values: {error}"
+            self.fail(Failure(0, "guard", text, time.time()))
+        else:
+            self._send(node, {"op": "bulk", "port": port})
 
     def _gather(self, node: int, header: Header, payload: bytes) -> None:
         number, kind = int(header["seq"]), str(header["kind"])
@@ -225,6 +236,7 @@ class Hub:
 
     def _leave(self, node: int) -> None:
         self._left.add(node)
+        self._send(node - 1, {"op": "left"})
         self._check_deserted()
         if self._complete and len(self._left - {0}) == self._num_nodes - 1:
             self._deliver({"op": "all-left"}, b"")
@@ -234,10 +246,7 @@ class Hub:
         self._members.pop(node, None)
         self._stopped.add(node)
         if node not in self._left and self._stop_time is None:
-            text = (
-                f"the connection from it to node 0 {reason or 'ended before its work did'}: its host, its container "
-                "or its guard process has died, or the network between them is cut"
-            )
+            text = f"the connection from it to node 0 was lost ({reason or 'closed before its work was done'}): {CUT}"
             self.fail(Failure(node, "lost", text, time.time(), order=LOST))
         self._maybe_tell()
         if self._stop_time is not None and not self._members:
@@ -270,15 +279,24 @@ class Hub:
         if self._told:
             return
         self._told = True
+        self._blame_the_silent()
         told = causes(self._failures)
         message: Header = {
             "op": "story",
             "story": story(self._failures, self.hostnames),
-            "causes": [failure.to_json() for failure in told],
+            "causes": [{"node": failure.node} for failure in told],
         }
         self._broadcast(message)
         if not self._members:
             self._deliver({"op": "all-gone"}, b"")
+
+    def _blame_the_silent(self) -> None:
+        """Where the ring lost a node that is silent here too, that node is lost, and not the network beside it."""
+        silent = self._infos.keys() - self._heard - self._left
+        for failure in list(self._failures):
+            if failure.peer is not None and failure.peer in silent:
+                text = f"answers neither node 0 nor node {failure.node} any more: {CUT}"
+                self._failures.append(Failure(failure.peer, "lost", text, failure.time, order=LOST))
 
     # -- sending -----------------------------------------------------------------------------------------------------
 

@@ -61,6 +61,17 @@ class Launch:
     def find(self, pid: int) -> Child | None:
         return next((child for child in self.children if child.pid == pid and child.alive), None)
 
+    def undrained(self) -> list[Child]:
+        """Those that have failed, but of which nobody was told: something that they started holds their output."""
+        if not self.check or self._ending:
+            return []
+        return [child for child in self.children if child.exit_code and not child.settled]
+
+    def blame(self, child: Child, failure: Failure) -> None:
+        """``child`` failed with ``failure``; it explains this launch, where nothing better is known."""
+        if self.failed is None or failure.order < self.failed.failure(failure.node, self.peer_lost).order:
+            self.failed = child
+
     def results(self) -> list[dict[str, Any]]:
         return [child.result() for child in self.children]
 
@@ -126,7 +137,11 @@ class NodeTask(Child):
         def sinks(stream: str) -> list[Sink]:
             # The log first: it has to be whole whatever becomes of the console.
             console = Labelled(out if stream == "stdout" else err, f"[node {node}] ", progress_period=1.0)
-            return [Log(self.logs[stream]), console]
+
+            def log_ends(error: OSError) -> None:
+                console.write(f"[gang] The stored log of this node's {stream} ends here: {error.strerror}.\n".encode())
+
+            return [Log(self.logs[stream], log_ends), console]
 
         super().__init__(loop, {**spec, "title": f"node {node}'s task"}, sinks, (meeting_fd,))
 

@@ -17,9 +17,9 @@ from .desk import Desk
 from .launches import Launch, NodeTask
 from .loop import Loop
 from .uplink import LocalUplink, RemoteUplink
-from .verdict import PEER, Failure, story
+from .verdict import CUT, LOST, PEER, Failure, causes, story
 from .watch import StopWatch, TaskWatch
-from .wire import Stream
+from .wire import Stream, WireError
 from .work import Work
 
 TYPE_CHECKING = False
@@ -42,10 +42,16 @@ TASKS_GRACE_S = 3.5
 GONE_GRACE_S = 3.0
 """How long control's guard waits for the other guards once its own task is dead."""
 
+STORY_DEADLINE_S = 3.0
+"""How long the hub may take to tell the story; it tells it within a second, so then it is lost."""
+
+ENDING_S = 2.0
+"""How long a task that has closed its end of the pair may take to be gone."""
+
 LATELY_S = 3.0
 """How far before the stop a traceback in an error file still counts as evidence."""
 
-_AFTERTHOUGHTS = ("task", "task-signal", "task-exit")
+_AFTERTHOUGHTS = ("task", "task-signal", "task-words")
 """Kinds of records that may still come once the node is stopping: how a task died that is known to be dead."""
 
 
@@ -72,18 +78,27 @@ class Node:
         self._signals = (0, 0)
         self._gathers: dict[int, int] = {}
         self._story: Header | None = None
+        self._failures: list[Failure] = []  # of this node, and of its way to the hub
         self._stopping = False
         self._task_alive = True
         self._body_over = False  # nothing of the body is left to interrupt
         self._body_done = False  # it ended well
         self._unwound = False  # it failed, and has said so
         self._bye = False  # Metaflow has stored the task's state
+        self._leaving = False
         self._finishing = False
 
     # -- the task's requests -----------------------------------------------------------------------------------------
 
     def _request(self, op: str, header: Header, payload: bytes) -> None:
-        getattr(self, "_do_" + op.replace("-", "_"))(header["id"], header, payload)
+        request: int = header["id"]
+        try:
+            getattr(self, "_do_" + op.replace("-", "_"))(request, header, payload)
+        except (OSError, RuntimeError, ValueError, WireError) as error:
+            # No descriptor, thread or room on the disk is left: that ends the gang, and is told as its end.
+            text = f"its guard could not do what the task asked for ({op}): {type(error).__name__}: {error}"
+            self.fail(Failure(self.index, "guard", text, time.time()))
+            self._desk.answer(request, {"stopped": True})
 
     def _do_setup(self, request: int, header: Header, payload: bytes) -> None:
         """Who the task is and how it may be interrupted; must come first."""
@@ -139,7 +154,7 @@ class Node:
             try:
                 transfer = bulk.put if header["op"] == "put" else bulk.get
                 transfer(address, port, secret, header["name"], header["path"])
-            except (bulk.BulkError, OSError) as error:
+            except (bulk.BulkError, OSError, ValueError) as error:
                 answer = {"error": str(error)}
             self.loop.call_soon_threadsafe(lambda: self._desk.answer(request, answer))
 
@@ -157,16 +172,23 @@ class Node:
                 answer["stopped"] = True
             self._desk.answer(request, answer)
             self._maybe_stopped()
+            self._maybe_leave()
+            self._maybe_exit()
 
-        self.work.launch(f"{self.gang_id}.{self.index}", self.index, header["plan"], done)
+        if self._bye:
+            self._desk.answer(request, {"stopped": True})
+        elif self.work.is_cancelled(header["plan"]["key"]):
+            self._desk.answer(request, {"port_taken": True})
+        else:
+            self.work.launch(f"{self.gang_id}.{self.index}", self.index, header["plan"], done)
 
     def _do_port(self, request: int, header: Header, payload: bytes) -> None:
-        from .ports import PortBusy, lease_exact, lease_port
+        from .ports import lease_exact, lease_port
 
         try:
             exact = header["exact"]
             lease = lease_exact(exact) if exact else lease_port()
-        except PortBusy as error:
+        except (OSError, ValueError) as error:
             self._desk.answer(request, {"error": str(error)})
             return
         self.leases.append(lease)
@@ -209,10 +231,16 @@ class Node:
     def _do_bye(self, request: int, header: Header, payload: bytes) -> None:
         """Metaflow has stored the task's state: nothing can fail here any more."""
         self._bye = True
-        if self.uplink is None:
-            self._desk.answer(request, {})
-        else:
-            self.uplink.leave(lambda: self._desk.answer(request, {}))
+        self.work.end_launches()  # a thread of the body may have left one
+        self._maybe_leave()
+
+    def _maybe_leave(self) -> None:
+        if self._bye and not self._leaving and not self.work.launches:
+            self._leaving = True
+            if self.uplink is None:
+                self._desk.answer_all("bye", {})
+            else:
+                self.uplink.leave(lambda: self._desk.answer_all("bye", {}))
 
     # -- what the hub says -------------------------------------------------------------------------------------------
 
@@ -226,6 +254,7 @@ class Node:
             if request is not None:
                 self._desk.answer(request, {"entries": header["entries"]}, payload)
         elif op == "stop":
+            self.send({"op": "heard"})
             self._stop(header["order"])
         elif op == "story":
             self._tell(header)
@@ -241,7 +270,11 @@ class Node:
     def hub_lost(self, text: str, node: int = 0) -> None:
         """The way to the hub is gone, for good: this node tells its own story."""
         if not self._bye:
-            self._fail_alone(Failure(node, "lost", text, time.time()))
+            self._fail_alone(Failure(node, "lost", text, time.time(), order=LOST))
+
+    def _hub_silent(self) -> None:
+        if self._story is None:
+            self.hub_lost(f"has not answered node {self.index} for {STORY_DEADLINE_S:g} s: {CUT}")
 
     def send(self, header: Header, payload: bytes = b"") -> None:
         """One message to the hub, where there is one."""
@@ -252,7 +285,7 @@ class Node:
         """A line for the user, in the task's own log. On a thread: the log's reader may be stopped."""
         from .output import write_all
 
-        line = f"[gang] {text}\n".encode()
+        line = f"[gang] {text}\n".encode(errors="replace")
         thread = threading.Thread(target=write_all, args=(self.err, line), daemon=True)
         thread.start()
         self.speaking.append(thread)
@@ -266,23 +299,32 @@ class Node:
         if self.uplink is None or not self.uplink.connected:
             self._fail_alone(failure)  # there is no gang yet, and so no hub that would tell
         else:
-            self.send({"op": "fail", "failure": failure.to_json()})
+            self._tell_hub(failure)
             self._stop(failure.order)
 
+    def _tell_hub(self, failure: Failure) -> None:
+        self._failures.append(failure)
+        self.send({"op": "fail", "failure": failure.to_json()})
+
     def _fail_alone(self, failure: Failure) -> None:
+        self._failures.append(failure)
         self._stop(failure.order)
         if self._story is None:
-            self._tell({"story": story([failure], {}), "causes": [failure.to_json()]})
+            told = causes(self._failures)
+            self._tell({"story": story(told, {}), "causes": [{"node": cause.node} for cause in told]})
 
     def _stop(self, order: int) -> None:
         """From here on no death on this node is a cause."""
         if self._stopping:
             return
         self._stopping = True
+        self.loop.call_later(STORY_DEADLINE_S, self._hub_silent)
+        for failure in self.work.untold_deaths(self.index):
+            self._tell_hub(failure)
         if order == PEER:
             # The cause may be a process here that has raised but not yet ended; its own words tell.
             for words in self.work.dying_words(self.index, time.time() - LATELY_S):
-                self.send({"op": "fail", "failure": words.to_json()})
+                self._tell_hub(words)
         grace = self.work.longest_grace()
         self.work.end_launches()
         self._desk.stop()
@@ -331,19 +373,31 @@ class Node:
     def _node_task_ended(self, task: NodeTask) -> None:
         died = task.exit_code or 0
         left = self.uplink is not None and self.uplink.has_left(task.node)
-        # After the stop only a signal that we did not send says more than is known: how a dead task died.
-        if (died < 0 and not self.work.killed_tasks) if self._stopping else (died or not left):
-            self.fail(task.failure(task.node, []))
+        failure = task.failure(task.node, [])
+        if not self._stopping:
+            if died or not left:
+                self.fail(failure)
+        elif died and not self.work.killed_tasks:
+            # No cause by itself any more, but it may tell how and why a task died that is known to be dead.
+            self.fail(failure if died < 0 else failure.replaced(kind="task-words"))
         self._maybe_finish()
         self._maybe_tasks_gone()
         self._maybe_exit()
 
     def _link_closed(self) -> None:
         """The task's end of the pair closed: in order, when it has said all it had to; else its death, or as bad."""
-        if not self._bye and not self._unwound:
+        if self._bye or self._unwound:
+            if not self._watch.works:
+                self._task_gone()
+        elif self._watch.works:
+            # It may just be ending, and how it does says more than a signal of ours would.
+            self.loop.call_later(ENDING_S, self._link_overdue)
+        else:
+            self._link_overdue()
+
+    def _link_overdue(self) -> None:
+        if self._task_alive:
             processes.send([self.task_pid], signal.SIGKILL)
-            self._task_gone()
-        elif not self._watch.works:
             self._task_gone()
 
     def _task_gone(self) -> None:

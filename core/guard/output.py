@@ -77,7 +77,12 @@ def write_lines(fd: int, lines: list[bytes]) -> None:
 def _put(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
-        view = view[os.write(fd, view) :]
+        try:
+            view = view[os.write(fd, view) :]
+        except BlockingIOError:  # user code made the stream, which it shares with us, non-blocking
+            poll = select.poll()
+            poll.register(fd, select.POLLOUT)
+            poll.poll()
 
 
 def _wait_until_read(fd: int) -> None:
@@ -160,13 +165,26 @@ class Labelled:
 
 
 class Log:
-    """A file with a line ``<UTC time> <line>`` for each line, from which the node's own Metaflow log is made."""
+    """A file with a line ``<UTC time> <line>`` for each line, from which the node's own Metaflow log is made.
 
-    def __init__(self, path: str) -> None:
+    Where it cannot be written it ends, and ``on_fault`` is called once.
+    """
+
+    def __init__(self, path: str, on_fault: Callable[[OSError], None] = lambda error: None) -> None:
         self._file: BinaryIO = open(path, "wb")  # noqa: SIM115 - closed by end()
+        self._on_fault = on_fault
         self._at_start = True
 
     def write(self, data: bytes) -> None:
+        if self._file.closed:
+            return
+        try:
+            self._write(data)
+        except OSError as error:  # the disk is full: the process and the console go on
+            self.end()
+            self._on_fault(error)
+
+    def _write(self, data: bytes) -> None:
         stamp = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%f").encode() + b" "
         for line in _split_newlines(data):
             self._file.write(stamp + line if self._at_start else line)
@@ -174,7 +192,8 @@ class Log:
         self._file.flush()
 
     def end(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # what did not get written before does not now
+            self._file.close()
 
 
 def _split_newlines(data: bytes) -> list[bytes]:

@@ -75,15 +75,25 @@ class Ring:
             self._connections.remove(connection)
         # An orderly end, and a death, which the hub sees by itself, say nothing about the network.
         if not self._closed and reason not in ("", "closed without a word"):
-            self._tell(f"lost its connection to node {connection.node} ({reason}), while both still reach node 0")
+            self._tell(
+                connection.node,
+                f"lost its connection to node {connection.node} ({reason}), while both still reach node 0: the network "
+                "between these two is cut",
+            )
 
     def _failed(self, error: ConnectError) -> None:
         self._dial = None
         if not self._closed:
-            self._tell(f"cannot reach node {self._node.index + 1}: {error}")
+            self._tell(self._node.index + 1, f"cannot reach node {self._node.index + 1}: {error}")
 
-    def _tell(self, text: str) -> None:
-        self._node.fail(Failure(self._node.index, "lost", text, time.time(), order=LOST))
+    def _tell(self, peer: int, text: str) -> None:
+        self._node.fail(Failure(self._node.index, "ring", text, time.time(), order=LOST, peer=peer))
+
+    def next_has_left(self) -> None:
+        """The next node is done, maybe before this one has reached it."""
+        if self._dial is not None:
+            self._dial.cancel()
+            self._dial = None
 
     def close(self) -> None:
         """Say goodbye to both neighbours."""

@@ -15,8 +15,8 @@ if TYPE_CHECKING:  # this file starts with each process: no import that can be s
 
 def main() -> None:
     parent, cwd, argv = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
-    # Python ignores these for itself, and what is ignored stays so across exec.
-    for name in ("SIGPIPE", "SIGXFSZ"):
+    # Python, or the guard, ignores these for itself, and what is ignored stays so across exec.
+    for name in ("SIGPIPE", "SIGXFSZ", "SIGINT"):
         signal.signal(getattr(signal, name), signal.SIG_DFL)
     try:
         import ctypes

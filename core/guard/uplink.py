@@ -13,6 +13,7 @@ from .dial import ConnectError, Dial, connect
 from .hub import Hub
 from .ring import Ring
 from .session import Connection, Identity
+from .verdict import CUT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
@@ -167,15 +168,15 @@ class RemoteUplink:
     def _closed(self, reason: str) -> None:
         self._connection = None
         if not self._left:
-            self._node.hub_lost(
-                f"the connection from node {self._node.index} to it {reason or 'was closed'}: its host, its "
-                "container or its guard process has died, or the network between them is cut"
-            )
+            text = f"the connection from node {self._node.index} to it was lost ({reason or 'closed'}): {CUT}"
+            self._node.hub_lost(text)
 
     def _receive(self, header: Header, payload: bytes) -> None:
         op = header["op"]
         if op == "roster":
             self._ring.close_the(header["nodes"])
+        elif op == "left":
+            self._ring.next_has_left()
         elif op == "control-done":
             self.control_done = True
         elif op == "bulk":

@@ -24,8 +24,17 @@ EVIDENCE, LOST, PEER = 1, 2, 3
 TIE_S = 0.002
 """Two records closer than this are a tie even on one clock: it is the time a guard needs to notice two deaths."""
 
+CUT = "its host, its container or its guard process has died, or the network between them is cut"
+"""What may be behind a connection that is lost."""
+
 DETAIL_LIMIT = 12_000
 """Characters of traceback or last output that travel in a record; the end is what is kept."""
+
+TEXT_LIMIT = 2_000
+"""Characters of a clause; an exception's message may be of any length."""
+
+TOLD = 8
+"""How many failures of the same moment are told with all they know; the others are named."""
 
 
 class Failure:
@@ -33,10 +42,11 @@ class Failure:
 
     ``time`` is seconds since the epoch on the clock of whoever holds the record; ``uncertainty`` what that may be off
     by. ``text`` is a clause that follows the node's name: "rank 3 was killed by SIGKILL"; ``detail`` a traceback or the
-    last output. (A dataclass would be shorter, but importing dataclasses takes the guard half of its start-up time.)
+    last output; ``peer`` the node to which ``node`` lost its connection of the ring. (A dataclass would be shorter, but
+    importing dataclasses takes the guard half of its start-up time.)
     """
 
-    __slots__ = ("detail", "kind", "node", "order", "rank", "text", "time", "uncertainty")
+    __slots__ = ("detail", "kind", "node", "order", "peer", "rank", "text", "time", "uncertainty")
 
     def __init__(
         self,
@@ -48,15 +58,17 @@ class Failure:
         rank: int | None = None,
         order: int = EVIDENCE,
         uncertainty: float = 0.0,
+        peer: int | None = None,
     ) -> None:
         self.node = node
         self.kind = kind
-        self.text = text
+        self.text = text if len(text) <= TEXT_LIMIT else text[:TEXT_LIMIT] + " ..."
         self.time = time
         self.detail = detail[-DETAIL_LIMIT:]
         self.rank = rank
         self.order = order
         self.uncertainty = uncertainty
+        self.peer = peer
 
     def to_json(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}
@@ -92,7 +104,11 @@ def how_it_ended(exit_code: int) -> str:
 
 
 def merge(failures: Sequence[Failure]) -> list[Failure]:
-    """One record per dead task: its guard sees only that it is gone, its parent knows by which signal."""
+    """One record per dead task, of which its guard sees only that it is gone and its parent knows by which signal;
+    and none of the ring's about a node that is lost to node 0 as well.
+    """
+    lost = {failure.node for failure in failures if failure.kind == "lost"}
+    words = {failure.node: failure for failure in failures if failure.kind == "task-words"}
     tasks: dict[int, Failure] = {}
     others: list[Failure] = []
     for failure in failures:
@@ -103,8 +119,11 @@ def merge(failures: Sequence[Failure]) -> list[Failure]:
             else:
                 told, plain = (failure, known) if known.kind == "task" else (known, failure)
                 tasks[failure.node] = told.replaced(time=min(told.time, plain.time))
-        else:
+        elif failure.kind != "task-words" and (failure.peer is None or lost.isdisjoint((0, failure.peer))):
             others.append(failure)
+    for node, said in words.items():
+        if node in tasks and tasks[node].kind == "task":
+            tasks[node] = tasks[node].replaced(detail=said.detail)
     # A task that ended because its own body failed has told so itself; its exit adds nothing.
     told_nodes = {failure.node for failure in others if failure.order == EVIDENCE}
     return others + [task for node, task in tasks.items() if node not in told_nodes or task.kind == "task-signal"]
@@ -132,12 +151,15 @@ def story(failures: Sequence[Failure], hostnames: dict[int, str]) -> str:
     if not told:
         return "The gang ended without a known cause."
     parts = []
-    for record in told:
+    for record in told[:TOLD]:
         host = hostnames.get(record.node, "")
         where = f"node {record.node}" + (f" ({host})" if host else "")
         parts.append(f"{where}: {record.text}" + (f"\n{indent(record.detail)}" if record.detail.strip() else ""))
     if len(parts) == 1:
         return "The first failure was on " + parts[0]
+    if len(told) > TOLD:
+        more = ", ".join(str(record.node) for record in told[TOLD : TOLD + 100])
+        parts.append(f"{len(told) - TOLD} more, on nodes {more}" + (" ..." if len(told) > TOLD + 100 else ""))
     return "These failed within the same moment:\n" + "\n".join("- " + part for part in parts)
 
 

@@ -43,6 +43,7 @@ class Work:
         self._on_port_taken = on_port_taken
         self._on_task_end = on_task_end
         self._launched = 0
+        self._cancelled: set[str] = set()
         loop.on_signal(signal.SIGCHLD, self._reap)
 
     def launch(self, owner: str, node: int, plan: Header, done: Callable[[Launch], None]) -> None:
@@ -65,8 +66,13 @@ class Work:
         launch.on_failure = failed
         launch.on_done = ended
 
+    def is_cancelled(self, key: str) -> bool:
+        """Whether the launch that all nodes call ``key`` has ended elsewhere, perhaps before it began here."""
+        return key in self._cancelled
+
     def cancel(self, key: str) -> None:
         """End the launch that all nodes call ``key``, without that being a failure."""
+        self._cancelled.add(key)
         for launch in list(self.launches.values()):
             if launch.key == key:
                 launch.cancelled = True
@@ -81,6 +87,14 @@ class Work:
         """Seconds that the launches may take to end."""
         return max((launch.grace for launch in self.launches.values()), default=0.0)
 
+    def untold_deaths(self, node: int) -> Iterator[Failure]:
+        """Evidence of processes that have failed, but whose output has not ended: it may take its time."""
+        for launch in self.launches.values():
+            for child in launch.undrained():
+                failure = child.failure(node, launch.peer_lost)
+                launch.blame(child, failure)
+                yield failure
+
     def dying_words(self, node: int, since: float) -> Iterator[Failure]:
         """Evidence of processes that have failed, but not ended."""
         for launch in self.launches.values():
@@ -94,9 +108,10 @@ class Work:
         read, write = os.pipe()
         env = {**spec["env"], variable: str(read)}
         task = NodeTask(self._loop, spec["node"], {**spec, "env": env}, self._out, self._err, folder, read)
-        os.close(read)
-        os.write(write, announcement)  # some hundred bytes: always fits an empty pipe
+        # Some hundred bytes always fit an empty pipe; and it has a reader as long as this end is open.
+        os.write(write, announcement)
         os.close(write)
+        os.close(read)
         task.on_end = lambda child: self._on_task_end(task)
         self.tasks[task.node] = task
 

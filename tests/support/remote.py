@@ -17,12 +17,15 @@ from pathlib import Path
 
 from .flows import flow_environment
 from .hosts import Host, Hosts
-from .leaks import DEADLINE
 from .processes import descendants, send_signal
 
 START_S = 60.0
 """For tasks to start and join, on a machine that is busy with other tests."""
 
+GONE_S = 10.0
+"""For guards to end after their tasks; control's waits 5 s for nodes that it has lost."""
+
+_CONTROL = "3"  # Its task id; those before it are the run's parameters and its start step.
 _STEP = 0.02  # Files that grow raise no event that could be waited for.
 
 
@@ -105,14 +108,9 @@ class RemoteGang:
             "init --run-id 7 --task-id 1",
             "step start --run-id 7 --task-id 2 --input-paths 7/_parameters/1 --retry-count 0",
         ):
-            subprocess.run(
-                self._command(command),
-                env=self._environment(),
-                cwd=folder,
-                check=True,
-                capture_output=True,
-                timeout=START_S,
-            )
+            argv, env = self._command(command), self._environment()
+            done = subprocess.run(argv, env=env, cwd=folder, capture_output=True, timeout=START_S, text=True)
+            assert done.returncode == 0, done.stdout + done.stderr
 
     def _command(self, command: str) -> list[str]:
         where = ["--datastore", "local", "--datastore-root", str(self._folder / "datastore"), "--metadata", "local"]
@@ -127,23 +125,22 @@ class RemoteGang:
     def start(self, node: int, on: int | None = None, attempt: int = 0, **env: str) -> RemoteTask:
         """Start the task of ``node`` on the host ``on``, its own by default, with ``env`` besides."""
         host = self.hosts[node if on is None else on]
-        control = "3"
-        task = control if node == 0 else f"{control}-node-{node}"
+        task = _CONTROL if node == 0 else f"{_CONTROL}-node-{node}"
         temporary = self._folder / "tmp" / host.name
         temporary.mkdir(parents=True, exist_ok=True)
         command = (
             f"step work --run-id 7 --task-id {task} --input-paths 7/start/2 --split-index {node} "
             f"--retry-count {attempt} --max-user-code-retries 1 --ubf-context {'ubf_task' if node else 'ubf_control'}"
         )
-        environment = self._environment(
-            METAFLOW_RUNTIME_ENVIRONMENT="kubernetes",
-            MF_PARALLEL_MAIN_IP=self._main,
-            MF_PARALLEL_NUM_NODES=str(self.num_nodes),
-            MF_PARALLEL_NODE_INDEX=str(node),
-            MF_PARALLEL_CONTROL_TASK_ID=control,
-            TMPDIR=str(temporary),
-            **env,
-        )
+        backends = {
+            "METAFLOW_RUNTIME_ENVIRONMENT": "kubernetes",
+            "MF_PARALLEL_MAIN_IP": self._main,
+            "MF_PARALLEL_NUM_NODES": str(self.num_nodes),
+            "MF_PARALLEL_NODE_INDEX": str(node),
+            "MF_PARALLEL_CONTROL_TASK_ID": _CONTROL,
+            "TMPDIR": str(temporary),
+        }
+        environment = self._environment(**{**backends, **env})
         log = self._folder / f"task-{len(self._started)}.log"
         started = RemoteTask(host, self._command(command), environment, self._folder, log)
         self._started.append(started)
@@ -160,14 +157,13 @@ class RemoteGang:
 
     def meeting(self, attempt: int = 0) -> bytes:
         """The object in the datastore by which the nodes find each other; empty where there is none."""
-        (folder,) = (self._folder / "datastore" / "mf.gang").glob("*/7/work/3")
-        path = folder / str(attempt)
-        return path.read_bytes() if path.exists() else b""
+        found = (self._folder / "datastore" / "mf.gang").glob(f"*/7/work/{_CONTROL}/{attempt}")
+        return b"".join(path.read_bytes() for path in found)
 
     def close(self) -> None:
         """Insist that every host is as it was before: no process, no private folder."""
         live = [self.hosts[index] for index in range(len(self.hosts)) if index not in self._gone]
-        deadline = time.monotonic() + DEADLINE
+        deadline = time.monotonic() + GONE_S
         while (left := self._remains(live)) and time.monotonic() < deadline:
             time.sleep(_STEP)
         assert not left, f"left on hosts that live: {'; '.join(left)}"
