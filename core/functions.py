@@ -1,4 +1,4 @@
-"""A function of the user, called in other processes: written down here, called by ``function_child.py``, collected.
+"""A function of the user, called in other processes: written down here, called by ``rank_child.py``, collected.
 
 Standard library pickle, as :mod:`multiprocessing` uses it: a function travels by its name, so it has to have one at the
 top level of a module. The flow file is imported in the child under the name ``__mp_main__``.
@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_CHILD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "function_child.py")
+RANK_CHILD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "rank_child.py")
 
 _WORKS = (
     "Functions at the top level of the flow file or of a module work, and so do bound methods of objects that can be "
@@ -100,7 +100,7 @@ def write_call(
             continue
         with os.fdopen(descriptor, "wb") as file:
             pickle.dump(call, file, pickle.HIGHEST_PROTOCOL)
-        return FunctionCall(_CHILD, path, name)
+        return FunctionCall(RANK_CHILD, path, name)
 
 
 def read_returns(call: FunctionCall) -> dict[int, bytes]:

@@ -54,6 +54,7 @@ class Link:
         self._requests = 0
         self._answers: dict[int, tuple[dict[str, Any], bytes]] = {}
         self._decoder = Decoder()
+        self._unsent = bytearray()
         self._sending = threading.RLock()
         self._reader = threading.Lock()
         self._read = threading.Condition()
@@ -193,8 +194,16 @@ class Link:
         return self._answers.pop(number)
 
     def _send(self, frame: bytes) -> None:
+        # A handler of the user's, of SIGALRM for example, may raise while we wait for room: the rest then goes first
+        # the next time, since a frame cut in two would make the guard wait for ever.
+        self._unsent += frame
+        poll = select.poll()
+        poll.register(self._sock, select.POLLOUT)
         try:
-            self._sock.sendall(frame)
+            while self._unsent:
+                poll.poll()
+                with contextlib.suppress(BlockingIOError):
+                    del self._unsent[: self._sock.send(self._unsent, socket.MSG_DONTWAIT)]
         except OSError as error:
             raise self._died() from error
 

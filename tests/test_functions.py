@@ -209,7 +209,7 @@ def test_an_exception_comes_back_with_the_ranks_traceback(flow: Path) -> None:
     assert codes == [1, 1]
     assert values == {}
     assert "In rank 1 on node 0:" in cause
-    assert f'File "{flow}"' in cause and "in breaks" in cause and "function_child" not in cause
+    assert f'File "{flow}"' in cause and "in breaks" in cause and "rank_child" not in cause
     # torch's own tools read the file too.
     assert record["message"]["message"] == "Broken: (7, 'loss is nan')"
     assert record["message"]["extraInfo"]["py_callstack"] in cause

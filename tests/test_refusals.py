@@ -64,6 +64,13 @@ BEFORE_ANYTHING = {
 }
 
 
+def without_gzip(output: str) -> str:
+    """Python 3.13 shows, at the end of a run, that Metaflow's code package closes its file before its compressor."""
+    return re.sub(
+        r"Exception ignored in: <gzip.*\n(?:.*\n){3,4}?ValueError: I/O operation on closed file\.\n", "", output
+    )
+
+
 def said(run: FlowRun) -> str:
     """All output, Metaflow's time and task before each line left out and its lines joined."""
     lines = [re.sub(r"^\d{4}-\S+ \S+ (\[\S+ \(pid \d+\)\] )?", "", line) for line in run.output.splitlines()]
@@ -80,7 +87,7 @@ def test_what_the_decorators_say_is_checked_before_anything_is_scheduled(flow_ru
         run = runs[written]
         run.fails(RUN_S)
         assert sentence in said(run), f"{written}: {run.story()}"
-        assert "Traceback" not in run.output, run.story()
+        assert "Traceback" not in without_gzip(run.output), run.story()
         assert "Task is starting" not in run.output, run.story()
 
 
@@ -167,7 +174,7 @@ def test_what_a_call_says_is_checked_before_a_process_is_started(flow_run: FlowR
     for node in (0, 1):
         assert misspelt.search(run.node_log("work", node, "stderr")), run.story()
     assert "a rank ran" not in run.output
-    assert "Traceback" not in run.output, run.story()
+    assert "Traceback" not in without_gzip(run.output), run.story()
 
 
 def test_a_master_port_that_another_program_has_is_told_with_its_number(flow_run: FlowRunner, free_port: int) -> None:
@@ -178,7 +185,7 @@ def test_a_master_port_that_another_program_has_is_told_with_its_number(flow_run
         log = run.node_log("work", node, "stderr")
         assert str(free_port) in log and "in use" in log.lower(), run.story()
     assert "a rank ran" not in run.output
-    assert "Traceback" not in run.output, run.story()
+    assert "Traceback" not in without_gzip(run.output), run.story()
 
 
 HIDE = """
@@ -204,4 +211,4 @@ def test_a_missing_torch_is_told_before_the_gang_forms(flow_run: FlowRunner, tmp
     assert told in said(run), run.story()
     assert "pip install torch" in said(run)
     assert "the body runs" not in run.output
-    assert "Traceback" not in run.output, run.story()
+    assert "Traceback" not in without_gzip(run.output), run.story()

@@ -12,6 +12,7 @@ import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
 import pytest
 
 from metaflow_extensions.gang.core.failure import BadAttribute
+from metaflow_extensions.gang.core.functions import RANK_CHILD
 from metaflow_extensions.gang.launchers.torchrun.entrypoint import read_entrypoint
 from metaflow_extensions.gang.launchers.torchrun.launcher import check_agreement, network_variables
 from metaflow_extensions.gang.launchers.torchrun.options import (
@@ -46,7 +47,9 @@ def job(torchrun_args: Any = None, **changes: Any) -> Job:
 
 def test_direct_ranks_get_what_torchruns_agent_would_tell_them() -> None:
     made = plan(job())
-    assert [process.argv for process in made.processes] == [("/bin/python3", "-u", "train.py", "--epochs", "3")] * 2
+    assert [process.argv for process in made.processes] == [
+        ("/bin/python3", "-u", RANK_CHILD, "--script", "train.py", "--epochs", "3")
+    ] * 2
     assert [(process.title, process.rank, process.label) for process in made.processes] == [
         ("rank 0", 0, "[rank 0] "),
         ("rank 1", 1, "[rank 1] "),
@@ -95,7 +98,7 @@ def test_nodes_may_have_different_numbers_of_ranks() -> None:
     [
         ({"module": None}, ("/bin/python3", "-u", "-m", "train.py")),
         ({"m": True}, ("/bin/python3", "-u", "-m", "train.py")),
-        ({"module": False}, ("/bin/python3", "-u", "train.py")),
+        ({"module": False}, ("/bin/python3", "-u", RANK_CHILD, "--script", "train.py")),
         (["no-python"], ("train.py",)),
     ],
 )

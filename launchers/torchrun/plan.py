@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ...core.functions import RANK_CHILD
 from ...core.launch import LaunchPlan, Process
 from .options import Options
 from .peer_lost import AGENT_PEER_LOST, AGENT_REPORT, RANK_PEER_LOST, port_taken
@@ -99,8 +100,11 @@ def _command(job: Job) -> tuple[str, ...]:
     """As the agent would start a rank."""
     if "no_python" in job.options.values:
         return (job.entrypoint, *job.arguments)
-    module = ("-m",) if "module" in job.options.values else ()
-    return (job.environ.get("PYTHON_EXEC", job.python), "-u", *module, job.entrypoint, *job.arguments)
+    python = job.environ.get("PYTHON_EXEC", job.python)
+    if "module" in job.options.values:
+        return (python, "-u", "-m", job.entrypoint, *job.arguments)
+    as_script = () if job.entrypoint == RANK_CHILD else (RANK_CHILD, "--script")
+    return (python, "-u", *as_script, job.entrypoint, *job.arguments)
 
 
 def rank_variables(job: Job, local_rank: int) -> dict[str, str]:

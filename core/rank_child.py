@@ -1,7 +1,9 @@
-"""Runs in a rank's own process: calls the function that :mod:`functions` wrote down, and leaves what it returned.
+"""Runs in a rank's own process: a function that :mod:`functions` wrote down, or a script as Python itself would run it.
 
-Started as a script, ``python -u function_child.py CALL``, by whatever starts the ranks. Standard library only, and
-nothing of this package is imported: the child pays for what the user's function needs and for no more.
+Started as a script, ``python -u rank_child.py CALL`` or ``python -u rank_child.py --script SCRIPT ARGUMENT...``, by
+whatever starts the ranks. Standard library only, and nothing of this package is imported: the child pays for what the
+user's code needs and for no more. What it adds is at the end: an exception is written down, with the moment it was
+raised, and a process that is done ends at once.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ if __name__ == "__main__" and sys.path and __file__.startswith(sys.path[0] + "/"
 
 import atexit
 import base64
+import builtins
 import contextlib
 import faulthandler
 import json
@@ -22,6 +25,7 @@ import pickle
 import threading
 import time
 import traceback
+from importlib.machinery import SourceFileLoader
 from types import ModuleType, TracebackType
 from typing import Any, NoReturn
 
@@ -61,11 +65,40 @@ def main(path: str) -> int:
         return 1
 
 
-def leave(code: int) -> NoReturn:
-    """Ends the process as a script ends, with its threads awaited and its exit handlers run, but at once then.
+def run_script(path: str, arguments: list[str]) -> int:
+    """Does what ``python SCRIPT ARGUMENT...`` does with a file; 0, or 1 where it raised."""
+    if not os.path.isfile(path):
+        # A folder or an archive with a __main__.py; Python finds its way in.
+        os.execv(sys.executable, [sys.executable, "-u", path, *arguments])
+    full = os.path.abspath(path)
+    sys.argv[:] = [path, *arguments]
+    if not getattr(sys.flags, "safe_path", False):
+        sys.path.insert(0, os.path.dirname(os.path.realpath(path)))
+    module = ModuleType("__main__")
+    module.__dict__.update(__file__=full, __builtins__=builtins, __loader__=SourceFileLoader("__main__", full))
+    module.__dict__.update(__cached__=None, __annotations__={})
+    sys.modules["__main__"] = module
+    try:
+        with open(full, "rb") as file:
+            code = compile(file.read(), full, "exec", dont_inherit=True)
+        exec(code, module.__dict__)
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        error.__traceback__ = _users_frames(error)
+        if not os.path.exists(os.environ.get("TORCHELASTIC_ERROR_FILE", os.devnull)):
+            _record_error(error)  # torch's @record, where the script uses it, was here first
+        sys.excepthook(type(error), error, error.__traceback__)
+        return 1
+    return 0
 
-    Taking the interpreter apart takes 0.3 s where torch was imported, and may abort the process when an exception has
-    left threads of a collective behind; the kernel frees the same.
+
+def leave(code: int) -> NoReturn:
+    """Ends the process as a script ends, with its threads awaited and all exit handlers run, but at once then.
+
+    Python would first take itself apart, which takes 0.2 s where torch was imported and frees what the kernel frees
+    anyway. After an exception C++'s exit handlers are left out, too: a collective that was cut short leaves threads
+    that would abort the process.
     """
     try:
         threading._shutdown()  # type: ignore[attr-defined]
@@ -78,6 +111,13 @@ def leave(code: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
+    with contextlib.suppress(ImportError, OSError, AttributeError):
+        import ctypes
+
+        libc = ctypes.CDLL(None)
+        libc.fflush(None)
+        if code == 0:
+            libc.exit(0)
     os._exit(code)
 
 
@@ -131,16 +171,16 @@ def _rank() -> int:
     return 0
 
 
-def _own_frames(error: BaseException) -> TracebackType | None:
+def _users_frames(error: BaseException) -> TracebackType | None:
     """The traceback without this file's frames at its start, which tell the user nothing."""
     frames = error.__traceback__
     while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
         frames = frames.tb_next
-    return frames or error.__traceback__
+    return frames
 
 
 def _text(error: BaseException) -> str:
-    return "".join(traceback.format_exception(type(error), error, _own_frames(error)))
+    return "".join(traceback.format_exception(type(error), error, _users_frames(error) or error.__traceback__))
 
 
 def _print_error(error: BaseException, prefix: str) -> None:
@@ -181,4 +221,10 @@ def _pickled(error: BaseException) -> str | None:
 
 
 if __name__ == "__main__":
-    leave(main(sys.argv[1]))
+    try:
+        ended = run_script(sys.argv[2], sys.argv[3:]) if sys.argv[1] == "--script" else main(sys.argv[1])
+    except SystemExit as end:
+        if end.code not in (None, 0):
+            raise  # Python knows what its code means: a number, or a text to print
+        ended = 0
+    leave(ended)
