@@ -143,7 +143,7 @@ class Robust(FlowSpec):
             self.lock = threading.Lock()
 
     def do_second_interrupt(self, gang, node):
-        if node == 0:
+        if node:
             time.sleep(1000)
         hits = []
 
@@ -292,8 +292,8 @@ def test_an_artifact_that_cannot_be_stored_is_told_by_control(flow_run: FlowRunn
 def test_a_second_interrupt_does_not_cut_short_the_first_end(flow_run: FlowRunner) -> None:
     run = flow_run(FLOW, "--how", "second_interrupt")
     finish(run)
-    assert "the step's body raised ValueError: the first one" in run.node_log("work", 0, "stderr")
-    assert "ValueError: the first one" in run.node_log("work", 1, "stderr")
+    assert "the step's body raised ValueError: the first one" in run.node_log("work", 1, "stderr")
+    assert "KeyboardInterrupt" not in run.output
 
 
 def test_a_forked_process_cannot_take_the_steps_answers(flow_run: FlowRunner) -> None:
@@ -306,7 +306,11 @@ def test_a_forked_process_cannot_take_the_steps_answers(flow_run: FlowRunner) ->
 def test_too_few_descriptors_are_told(flow_run: FlowRunner) -> None:
     run = flow_run(FLOW, "--how", "nothing", "--nodes", "8", env={"OPEN_FILES": "25"})
     run.fails(START_S)
-    assert "could not be started: Too many open files" in run.node_log("work", 0, "stderr")
+    assert re.search(
+        r"The first failure was on node \d: the node's task exited with code 126\n"
+        r".*could not be started: Too many open files",
+        run.output,
+    )
 
 
 def test_no_node_at_all_is_a_mistake_told_in_a_sentence(flow_run: FlowRunner) -> None:
