@@ -98,10 +98,13 @@ class Child:
     def alive(self) -> bool:
         return self.exit_code is None
 
-    def reaped(self, exit_code: int) -> None:
-        """The kernel told that it is gone; ``on_end`` follows when its output has been drained."""
+    def died(self, exit_code: int) -> None:
+        """The kernel told that it is gone; :meth:`reaped` has to follow."""
         self.exit_code = self._process.returncode = exit_code
         self.ended_at = time.time()
+
+    def reaped(self) -> None:
+        """``on_end`` follows when its output has been drained."""
         if self._open_streams:
             goals = [(pump, pump.written()) for pump in self._pumps]
             self._drain(goals, time.monotonic() + DRAIN_LIMIT_S)
@@ -176,7 +179,7 @@ class Child:
         title, rank, exit_code = self._first_to_fail()
         tail = self.tail.text()
         detail, written = self.traceback()
-        if self.report and exit_code < 0:
+        if self.report and exit_code < 0 and exit_code != -signal.SIGABRT:
             detail = ""  # a killed rank has left none: what is there is another's
         words = tail if self.report else detail or tail
         lost_peer = exit_code in (1, -signal.SIGABRT) and matches(peer_lost, words)

@@ -44,6 +44,7 @@ class Launch:
         self._loop = loop
         self._ending = False
         self._kill_at = 0.0
+        self._ended_from = 0.0
         self._done = False
         self.children: list[Child] = []
         for spec in plan["processes"]:
@@ -67,11 +68,6 @@ class Launch:
             return []
         return [child for child in self.children if child.exit_code and not child.settled]
 
-    def blame(self, child: Child, failure: Failure) -> None:
-        """``child`` failed with ``failure``; it explains this launch, where nothing better is known."""
-        if self.failed is None or failure.order < self.failed.failure(failure.node, self.peer_lost).order:
-            self.failed = child
-
     def results(self) -> list[dict[str, Any]]:
         return [child.result() for child in self.children]
 
@@ -88,6 +84,7 @@ class Launch:
         if self._ending:
             return
         self._ending = True
+        self._ended_from = time.time()
         self._kill_at = time.monotonic() + self.grace
         processes.terminate(self._living())
         self._sweep()
@@ -122,7 +119,27 @@ class Launch:
         gone = all(child.settled for child in self.children)
         if gone and not self._done and not self._living():
             self._done = True
+            if self.check:
+                self.failed = self._culprit()
             self.on_done(self)
+
+    def _culprit(self) -> Child | None:
+        """Of all that failed before anything was ended here, the one that explains the rest.
+
+        It need not be the one that was told first: a rank that lost its peer may be gone a moment before the peer,
+        which has its exception to write down.
+        """
+
+        def before_the_end(child: Child) -> bool:
+            return bool(child.exit_code) and (
+                child.ended_at <= self._ended_from or 0.0 < child.traceback()[1] <= self._ended_from
+            )
+
+        def rank_of_cause(child: Child) -> tuple[int, float]:
+            failure = child.failure(0, self.peer_lost)
+            return failure.order, failure.time
+
+        return min(filter(before_the_end, self.children), key=rank_of_cause, default=self.failed)
 
 
 class NodeTask(Child):

@@ -91,9 +91,7 @@ class Work:
         """Evidence of processes that have failed, but whose output has not ended: it may take its time."""
         for launch in self.launches.values():
             for child in launch.undrained():
-                failure = child.failure(node, launch.peer_lost)
-                launch.blame(child, failure)
-                yield failure
+                yield child.failure(node, launch.peer_lost)
 
     def dying_words(self, node: int, since: float) -> Iterator[Failure]:
         """Evidence of processes that have failed, but not ended."""
@@ -141,16 +139,21 @@ class Work:
         return found
 
     def _reap(self) -> None:
+        dead: list[Child] = []
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                return
+                break
             if not pid:
-                return
+                break
             child = self._find(pid)
             if child is not None:
-                child.reaped(os.waitstatus_to_exitcode(status))
+                child.died(os.waitstatus_to_exitcode(status))
+                dead.append(child)
+        # All deaths are noted before the first is told, since what is told may end the others.
+        for child in dead:
+            child.reaped()
 
     def _find(self, pid: int) -> Child | None:
         for launch in self.launches.values():

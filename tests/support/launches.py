@@ -66,7 +66,8 @@ def run_launch(
                     return
                 child = launch.find(pid)
                 if child is not None:
-                    child.reaped(os.waitstatus_to_exitcode(status))
+                    child.died(os.waitstatus_to_exitcode(status))
+                    child.reaped()
 
         launch.on_done = done
         launch.on_failure = lambda launch, child: launch.end()

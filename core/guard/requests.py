@@ -1,0 +1,185 @@
+"""What a task may ask of its guard: one method for each request, named after it."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from .launches import Launch
+from .uplink import LocalUplink, RemoteUplink
+from .verdict import Failure
+from .watch import TaskWatch
+from .wire import WireError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from .node import Node
+    from .wire import Header
+
+
+TAILS_LIMIT = 1 << 20
+"""Characters of last output that the results of one launch have together; the failed process's is whole."""
+
+
+class Requests:
+    """Does for ``node`` what its task asks; each request is answered exactly once, now or when what it waits for is."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._gathers: dict[int, int] = {}
+
+    def handle(self, op: str, header: Header, payload: bytes) -> None:
+        """One request. What the guard cannot do ends the gang, and is told as its end."""
+        request: int = header["id"]
+        try:
+            getattr(self, op.replace("-", "_"))(request, header, payload)
+        except (OSError, RuntimeError, ValueError, WireError) as error:
+            # No descriptor, thread or room on the disk is left.
+            text = f"its guard could not do what the task asked for ({op}): {type(error).__name__}: {error}"
+            self._node.fail(Failure(self._node.index, "guard", text, time.time()))
+            self._node.desk.answer(request, {"stopped": True})
+
+    def gathered(self, header: Header, payload: bytes) -> None:
+        """The hub has everybody's part of a collective."""
+        request = self._gathers.pop(header["seq"], None)
+        if request is not None:
+            self._node.desk.answer(request, {"entries": header["entries"]}, payload)
+
+    def setup(self, request: int, header: Header, payload: bytes) -> None:
+        """Who the task is and how it may be interrupted; must come first."""
+        self._node.index = header["node"]
+        self._node.folder = header["folder"]
+        self._node.gang_id = header["gang_id"]
+        self._node.signals = (header["interrupt_signal"], header["stacks_signal"])
+        if header.get("watch_parent"):
+            TaskWatch(self._node.loop, header["watch_parent"], self._node.run_gone)
+        self._node.desk.answer(request, {})
+
+    def open(self, request: int, header: Header, payload: bytes) -> None:
+        """Control only: open the hub."""
+        uplink = LocalUplink(self._node, header["num_nodes"], header["timeout"], header["identity"], header["host"])
+        self._node.uplink = uplink
+        where = {"port": uplink.port, "address": uplink.address, "secret": uplink.secret.hex()}
+        self._node.desk.answer(request, where)
+
+    def start_nodes(self, request: int, header: Header, payload: bytes) -> None:
+        """Control of a local gang: start the other nodes' tasks."""
+        self._node.saver = header["saver"]
+        for spec in header["tasks"]:
+            self._node.work.start_task(spec, header["meeting_variable"], payload, self._node.folder)
+        self._node.desk.answer(request, {})
+
+    def join(self, request: int, header: Header, payload: bytes) -> None:
+        """Join the hub; answered when all have."""
+        if isinstance(self._node.uplink, LocalUplink):
+            self._node.uplink.join({**header["info"], "address": header["address"]})
+        else:
+            self._node.uplink = RemoteUplink(self._node, header)
+
+    def gather(self, request: int, header: Header, payload: bytes) -> None:
+        self._gathers[header["seq"]] = request
+        self._node.send(
+            {"op": "gather", "seq": header["seq"], "kind": header["kind"], "entry": header["entry"]}, payload
+        )
+
+    def put(self, request: int, header: Header, payload: bytes) -> None:
+        self._transfer(request, header)
+
+    def get(self, request: int, header: Header, payload: bytes) -> None:
+        self._transfer(request, header)
+
+    def _transfer(self, request: int, header: Header) -> None:
+        """A value too large for a frame, by a bulk stream of its own, on a thread."""
+
+        def ready(address: str, port: int, secret: bytes) -> None:
+            threading.Thread(target=work, args=(address, port, secret), name="bulk", daemon=True).start()
+
+        def work(address: str, port: int, secret: bytes) -> None:
+            from . import bulk
+
+            answer: Header = {}
+            try:
+                transfer = bulk.put if header["op"] == "put" else bulk.get
+                transfer(address, port, secret, header["name"], header["path"])
+            except (bulk.BulkError, OSError, ValueError) as error:
+                answer = {"error": str(error)}
+            self._node.loop.call_soon_threadsafe(lambda: self._node.desk.answer(request, answer))
+
+        assert self._node.uplink is not None
+        self._node.uplink.with_bulk(ready)
+
+    def launch(self, request: int, header: Header, payload: bytes) -> None:
+        def done(launch: Launch) -> None:
+            results = launch.results()
+            for record in results:  # a node may have hundreds of ranks, and an answer is one frame
+                record["tail"] = record["tail"][-TAILS_LIMIT // len(results) :]
+            answer: Header = {"results": results}
+            if launch.cancelled or launch.port_is_taken():
+                answer["port_taken"] = True
+            elif launch.failed is not None:
+                answer["failed"] = {**launch.failed.result(), "traceback": launch.failed.traceback()[0]}
+            elif self._node.stopping:
+                answer["stopped"] = True
+            self._node.desk.answer(request, answer)
+            self._node.maybe_stopped()
+            self._node.maybe_leave()
+            self._node._maybe_exit()
+
+        if self._node.bye:
+            self._node.desk.answer(request, {"stopped": True})
+        elif self._node.work.is_cancelled(header["plan"]["key"]):
+            self._node.desk.answer(request, {"port_taken": True})
+        else:
+            self._node.work.launch(f"{self._node.gang_id}.{self._node.index}", self._node.index, header["plan"], done)
+
+    def port(self, request: int, header: Header, payload: bytes) -> None:
+        from .ports import lease_exact, lease_port
+
+        try:
+            exact = header["exact"]
+            lease = lease_exact(exact) if exact else lease_port()
+        except (OSError, ValueError) as error:
+            self._node.desk.answer(request, {"error": str(error)})
+            return
+        self._node.leases.append(lease)
+        self._node.desk.answer(request, {"port": lease.port})
+
+    def fail(self, request: int, header: Header, payload: bytes) -> None:
+        """The body, or Metaflow around it, raised. Answered with the story."""
+        if not self._node.stopping:
+            self._node.fail(Failure(self._node.index, header["kind"], header["text"], time.time(), header["detail"]))
+        self.unwound(request, header, payload)
+
+    def unwound(self, request: int, header: Header, payload: bytes) -> None:
+        """The interrupted body has ended. Answered with the story."""
+        self._node.desk.rename(request, "story")
+        self._node.body_over = self._node.unwound = True
+        self._node.maybe_stopped()
+        if self._node.told is not None:
+            self._node.desk.answer(request, self._node.told)
+
+    def done(self, request: int, header: Header, payload: bytes) -> None:
+        """The body has ended well. What is left is Metaflow's, which is not interrupted."""
+        self._node.body_over = self._node.body_done = True
+        self._node.send({"op": "done"})
+        self._node.desk.answer(request, {})
+
+    def hold(self, request: int, header: Header, payload: bytes) -> None:
+        """A node whose launcher runs the body on control only: answered when control's body is done."""
+        if self._node.uplink is not None and self._node.uplink.control_done:
+            self._node.desk.answer(request, {})
+
+    def finish(self, request: int, header: Header, payload: bytes) -> None:
+        """Control: answered when every other node has stored its state and left."""
+        self._node.maybe_finish()
+
+    def tasks_gone(self, request: int, header: Header, payload: bytes) -> None:
+        """Control of a local gang: answered with the nodes' logs, when all their tasks are gone."""
+        self._node.saver = None  # the task does it
+        self._node.maybe_tasks_gone()
+
+    def bye(self, request: int, header: Header, payload: bytes) -> None:
+        """Metaflow has stored the task's state: nothing can fail here any more."""
+        self._node.bye = True
+        self._node.work.end_launches()  # a thread of the body may have left one
+        self._node.maybe_leave()
