@@ -32,6 +32,8 @@ class Process:
         a label passes byte for byte.
     error_file : str, optional
         Where the process, or torch's ``@record``, leaves its traceback as JSON.
+    delay : float
+        Seconds by which the program starts later than those without.
     report : str, optional
         Regular expression with the groups ``rank`` and ``exit_code``, found in the last output of a process that itself
         starts ranks and tells which of them failed first.
@@ -45,6 +47,7 @@ class Process:
     label: str = ""
     error_file: str | None = None
     report: str | None = None
+    delay: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,15 @@ class Child:
             self._could_not_start(spec["argv"][0], getattr(error, "strerror", None) or str(error), streams)
 
     def _start(self, spec: dict[str, Any], streams: dict[str, list[Sink]], pass_fds: tuple[int, ...]) -> None:
-        runner = [sys.executable, "-I", "-S", RUNNER, str(os.getpid()), spec.get("cwd") or ""]
+        runner = [
+            sys.executable,
+            "-I",
+            "-S",
+            RUNNER,
+            str(os.getpid()),
+            spec.get("cwd") or "",
+            str(spec.get("delay", 0.0)),
+        ]
         self._process = subprocess.Popen(
             [*runner, *spec["argv"]],
             env=spec["env"],

@@ -1,12 +1,13 @@
 """Between the guard's fork and a child's program: what must be set in the child itself, then exec.
 
-``python -I -S runner.py PARENT_PID CWD PROGRAM ARG...``. The kernel then kills the child when the guard dies. A preexec
-function could do the same, but runs Python between fork and exec of a process with threads.
+``python -I -S runner.py PARENT_PID CWD DELAY PROGRAM ARG...``. The kernel then kills the child when the guard dies. A
+preexec function could do the same, but runs Python between fork and exec of a process with threads.
 """
 
 import os
 import signal
 import sys
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # this file starts with each process: no import that can be spared
@@ -14,7 +15,7 @@ if TYPE_CHECKING:  # this file starts with each process: no import that can be s
 
 
 def main() -> None:
-    parent, cwd, argv = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
+    parent, cwd, delay, argv = int(sys.argv[1]), sys.argv[2], float(sys.argv[3]), sys.argv[4:]
     # Python, or the guard, ignores these for itself, and what is ignored stays so across exec.
     for name in ("SIGPIPE", "SIGXFSZ", "SIGINT"):
         signal.signal(getattr(signal, name), signal.SIG_DFL)
@@ -27,6 +28,8 @@ def main() -> None:
         pass  # only the backstop is missing: the guard ends its descendants itself
     if os.getppid() != parent:
         sys.exit(1)  # the guard died before the signal was set
+    if delay:
+        time.sleep(delay)
     try:
         if cwd:
             os.chdir(cwd)

@@ -16,6 +16,11 @@ from .peer_lost import AGENT_PEER_LOST, AGENT_REPORT, RANK_PEER_LOST, port_taken
 _AGENT_GRACE = 1.0
 
 
+HEAD_START_S = 0.1
+"""By how much rank 0 is started before the others, all of which then take the same second to import torch. It opens the
+store, and a rank that finds it closed tries again only after 0.25 to 0.75 s."""
+
+
 @dataclass(frozen=True)
 class Job:
     """One call of ``current.torch.run``, with everything that the nodes had to agree upon.
@@ -93,6 +98,7 @@ def _rank(job: Job, local_rank: int) -> Process:
         rank=rank,
         label=f"[rank {rank}] " if local_size > 1 else "",
         error_file=error_file,
+        delay=HEAD_START_S if rank else 0.0,
     )
 
 
