@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.faults import squatter
-from support.flows import FlowRun, FlowRunner
+from support.flows import FlowRun, FlowRunner, without_gzip
 
 RUN_S = 120.0
 """For a flow to end, on a machine that is busy with other tests."""
@@ -62,13 +62,6 @@ BEFORE_ANYTHING = {
     ("@torchrun(master_port=70000)",): f"{PORT}, so that a free one is agreed upon; not 70000.",
     ("@torchrun(master_port='http')",): f"{PORT}, so that a free one is agreed upon; not 'http'.",
 }
-
-
-def without_gzip(output: str) -> str:
-    """Python 3.13 shows, at the end of a run, that Metaflow's code package closes its file before its compressor."""
-    return re.sub(
-        r"Exception ignored in: <gzip.*\n(?:.*\n){3,4}?ValueError: I/O operation on closed file\.\n", "", output
-    )
 
 
 def said(run: FlowRun) -> str:
