@@ -18,6 +18,9 @@ unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 export PATH := $(PATH):/usr/sbin:/sbin
 # Metaflow wants to know who runs a flow; a container's shell may not say.
 export USER ?= $(shell id -un)
+# ... and does not take root for an answer.
+DEMO_USER := $(filter-out root,$(USER))
+DEMO_USER := $(or $(DEMO_USER),demo)
 
 SITE = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
@@ -28,7 +31,7 @@ SYSTEM_PACKAGES := git iproute2 procps redis-server util-linux
 .NOTPARALLEL:
 
 demo: $(VENV)/demo-installed package
-	$(BIN)/python examples/torchrun/digits.py --datastore local --metadata local run
+	METAFLOW_USER="$${METAFLOW_USER:-$(DEMO_USER)}" $(BIN)/python examples/torchrun/digits.py --datastore local --metadata local run
 
 test: system $(VENV)/test-installed package lint
 	$(BIN)/pytest
