@@ -94,6 +94,8 @@ class Shard:
 def logged(argv: list[str], log: Path) -> bool:
     """Run a command with its output in the log; whether it ended well within the limit."""
     env = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
+    # Metaflow wants to know who runs a flow, and a bare environment does not say.
+    env.setdefault("METAFLOW_USER", "demo")
     with log.open("a") as output:
         print("$", *argv, file=output, flush=True)
         try:
