@@ -21,7 +21,7 @@ from typing import Any
 import metaflow  # noqa: F401 - before any of its extensions
 import pytest
 
-from metaflow_extensions.gang.core.guard import bulk
+from metaflow_extensions.gang.core.guard import secure
 from metaflow_extensions.gang.core.guard.bulk import BulkError, BulkServer, get, put
 from metaflow_extensions.gang.core.guard.bulklink import Link, client_context, server_context
 from metaflow_extensions.gang.core.guard.certificate import self_signed
@@ -129,7 +129,7 @@ def test_many_at_once(server: BulkServer, folder: Path, tmp_path: Path) -> None:
         except BulkError as error:
             failures.append(error)
 
-    threads = [threading.Thread(target=one, args=(index,)) for index in range(bulk.MAX_CONNECTIONS + 16)]
+    threads = [threading.Thread(target=one, args=(index,)) for index in range(secure.MAX_CONNECTIONS + 16)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -1,40 +1,14 @@
-"""Files between the nodes of one gang: encrypted, authenticated, of any size, in constant memory.
-
-TLS 1.2 with ECDHE and a certificate that proves nothing (see :mod:`certificate`). Both sides then show an HMAC, under
-the gang's secret, over the TLS session itself ("tls-unique", RFC 5929), before a name or a byte of a file is sent.
-Someone in the middle, who must end one TLS session and begin another, has two different sessions, and for neither can
-the HMAC be made, or taken from the other one. TLS 1.2 and not 1.3, because the standard library tells a session's
-binding for 1.2 only; no renegotiation and no resumption, since the binding is sound without them only.
-
-Blocking, and in threads: the guard's loop imports this module only when there is a file to move.
-"""
+"""Files between the nodes of one gang: encrypted, authenticated (:mod:`secure`), of any size, in constant memory."""
 
 from __future__ import annotations
 
 import os
-import socket
-import ssl
 import stat
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-from .bulklink import CHUNK, BulkError, Link, client_context, server_context
-from .session import tune
+from .bulklink import CHUNK, BulkError, Link
+from .secure import HANDSHAKE_SECONDS, SecureServer, connect
 
 __all__ = ["BulkError", "BulkServer", "get", "put"]
-
-HANDSHAKE_SECONDS = 5.0
-"""How long a socket may take to prove the secret to a server."""
-
-STALL_SECONDS = 60.0
-"""How long the other side may take for its next step, or for the next bytes of a file."""
-
-CONNECT_SECONDS = 10.0
-
-MAX_CONNECTIONS = 64
-"""Connections that a server serves at once; the others wait in the kernel's queue."""
 
 _NAME_BYTES = 200
 
@@ -49,7 +23,7 @@ def put(address: str, port: int, secret: bytes, name: str, source_path: str) -> 
     OSError
         When the source cannot be read.
     """
-    with open(source_path, "rb") as source, _connected(address, port, secret) as link:
+    with open(source_path, "rb") as source, connect(address, port, secret) as link:
         size = os.fstat(source.fileno()).st_size
         link.send_header({"put": name, "size": size})
         link.answer()
@@ -71,116 +45,34 @@ def get(address: str, port: int, secret: bytes, name: str, target_path: str) -> 
     OSError
         When the target cannot be written.
     """
-    with _connected(address, port, secret) as link:
+    with connect(address, port, secret) as link:
         link.send_header({"get": name})
         _receive(link, _size(link.answer().get("size")), target_path)
 
 
-@contextmanager
-def _connected(address: str, port: int, secret: bytes) -> Iterator[Link]:
-    where = f"{f'[{address}]' if ':' in address else address} port {port}"
-    try:
-        plain = socket.create_connection((address, port), CONNECT_SECONDS)
-        sock = _wrap(client_context(), plain, server_side=False)
-    except OSError as error:
-        raise BulkError(
-            f"Cannot connect to {where}: {error.strerror or error}. Check that the security group, firewall or network "
-            "policy lets the nodes of one job reach each other on all ports."
-        ) from None
-    with Link(sock, where) as link:
-        link.prove(secret, "client", STALL_SECONDS)
-        yield link
-
-
-class BulkServer:
-    """Takes and gives the files of one folder, each connection in a thread of its own.
+class BulkServer(SecureServer):
+    """Takes and gives the files of one folder.
 
     Parameters
     ----------
-    host : str
-        Own IP address to listen on; "" for all.
-    secret : bytes
-        The gang's secret.
+    host, secret, handshake_seconds
+        As :class:`~.secure.SecureServer` has them.
     folder : str
         Where the files are, on this node. Names are plain file names that do not begin with a dot. A file appears
-        under its name when all of it is there, with mode 0600.
-    handshake_seconds : float
-        See :data:`HANDSHAKE_SECONDS`.
-
-    Raises
-    ------
-    OSError
-        When the address is not this machine's.
+        under its name when all of it is there, with mode 0600; a transfer that :meth:`close` ends leaves nothing.
     """
 
     def __init__(self, host: str, secret: bytes, folder: str, handshake_seconds: float = HANDSHAKE_SECONDS) -> None:
-        self._secret = secret
         self._folder = folder
-        self._handshake_seconds = handshake_seconds
-        self._context = server_context(folder)
-        self._room = threading.Semaphore(MAX_CONNECTIONS)
-        self._lock = threading.Lock()
-        self._closed = False
-        self._live: dict[threading.Thread, Link] = {}
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._sock = socket.create_server((host, 0), family=family, backlog=MAX_CONNECTIONS)
-        self.port: int = self._sock.getsockname()[1]
-        self._thread = threading.Thread(target=self._accept, name="bulk", daemon=True)
-        self._thread.start()
+        super().__init__(host, secret, folder, handshake_seconds)
 
-    def close(self) -> None:
-        """End all transfers and their threads. What was not complete is removed."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            live = dict(self._live)
-        self._sock.shutdown(socket.SHUT_RDWR)  # wakes the thread in accept(), which close() would not
-        for link in live.values():
-            link.abort()
-        self._room.release()
-        for thread in (self._thread, *live):
-            thread.join(HANDSHAKE_SECONDS)
-        self._sock.close()
-
-    def _accept(self) -> None:
-        while True:
-            self._room.acquire()
-            try:
-                plain, peer = self._sock.accept()
-                link = Link(_wrap(self._context, plain, server_side=True), str(peer[0]))
-            except OSError:
-                if self._closed:
-                    return
-                # The other side has gone again, or no descriptor is free: not a thing of microseconds.
-                self._room.release()
-                time.sleep(0.05)
-                continue
-            thread = threading.Thread(target=self._serve, args=(link,), name="bulk", daemon=True)
-            with self._lock:
-                if self._closed:
-                    link.close()
-                    return
-                self._live[thread] = link
-            thread.start()
-
-    def _serve(self, link: Link) -> None:
+    def serve(self, link: Link) -> None:
         try:
-            with link:
-                link.prove(self._secret, "server", self._handshake_seconds)
-                link.timeout(STALL_SECONDS)
-                try:
-                    self._answer(link)
-                except BulkError as error:
-                    link.send_header({"error": str(error)})
-                except OSError as error:
-                    link.send_header({"error": f"{error.filename or self._folder}: {error.strerror or error}."})
-        except BulkError:
-            pass  # the other side is gone, or is none of ours
-        finally:
-            with self._lock:
-                self._live.pop(threading.current_thread(), None)
-            self._room.release()
+            self._answer(link)
+        except BulkError as error:
+            link.send_header({"error": str(error)})
+        except OSError as error:
+            link.send_header({"error": f"{error.filename or self._folder}: {error.strerror or error}."})
 
     def _answer(self, link: Link) -> None:
         request = link.header()
@@ -220,15 +112,6 @@ class BulkServer:
         ):
             raise BulkError(f"{str(name)[:80]!r} is not a plain file name.")
         return os.path.join(self._folder, name)
-
-
-def _wrap(context: ssl.SSLContext, plain: socket.socket, server_side: bool) -> ssl.SSLSocket:
-    try:
-        tune(plain)
-        return context.wrap_socket(plain, server_side=server_side, do_handshake_on_connect=False)
-    except OSError:
-        plain.close()
-        raise
 
 
 def _size(value: object) -> int:

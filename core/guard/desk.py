@@ -11,7 +11,21 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from .wire import Header
 
 ENDED_BY_STOP = frozenset(
-    {"open", "start-nodes", "join", "gather", "put", "get", "port", "launch", "done", "hold", "finish"}
+    {
+        "open",
+        "start-nodes",
+        "join",
+        "gather",
+        "put",
+        "get",
+        "port",
+        "serve-peers",
+        "broadcast",
+        "launch",
+        "done",
+        "hold",
+        "finish",
+    }
 )
 """Requests that have no meaning once the gang stops. A launch is answered when its processes are gone."""
 

@@ -24,6 +24,8 @@ LAST_WORDS_S = 1.0
 
 def tidy(node: Node) -> None:
     """End descendants and strays, store logs, give back ports, remove the private folder."""
+    if node.peers is not None:
+        node.peers.close()
     tasks = {task.pid for task in node.work.tasks.values()}
     processes.send(processes.descendants([os.getpid()]) | _strays(node, tasks), signal.SIGKILL)
     if node.saver is not None and tasks:

@@ -108,6 +108,35 @@ class Requests:
         assert self._node.uplink is not None
         self._node.uplink.with_bulk(ready)
 
+    def serve_peers(self, request: int, header: Header, payload: bytes) -> None:
+        """Let the other nodes run commands and leave files here; answered with the port and the key to it."""
+        from .peer import PeerServer, peer_key
+
+        assert self._node.uplink is not None
+        key = peer_key(self._node.uplink.secret)
+        if self._node.peers is None:
+            self._node.peers = PeerServer(self._node, header["host"], key, header["env"], header["cwd"])
+        self._node.desk.answer(request, {"port": self._node.peers.port, "key": key.hex()})
+
+    def broadcast(self, request: int, header: Header, payload: bytes) -> None:
+        """Send a file to other nodes, each of which passes it on to the next; on a thread."""
+
+        def work() -> None:
+            from .chain import send
+            from .peer import peer_key
+
+            assert self._node.uplink is not None
+            answer: Header = {}
+            try:
+                send(peer_key(self._node.uplink.secret), header["path"], header["to"], header["hops"], self._node.say)
+            except (BulkError, OSError, ValueError) as error:
+                answer = {"error": str(error)}
+            self._node.loop.call_soon_threadsafe(lambda: self._node.desk.answer(request, answer))
+
+        from .bulklink import BulkError
+
+        threading.Thread(target=work, name="broadcast", daemon=True).start()
+
     def launch(self, request: int, header: Header, payload: bytes) -> None:
         def done(launch: Launch) -> None:
             results = launch.results()

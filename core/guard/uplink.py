@@ -34,6 +34,9 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
         control_done: bool
         """Elsewhere: whether control's body has ended well."""
 
+        secret: bytes
+        """The gang's."""
+
         @property
         def connected(self) -> bool:
             """Whether the hub hears what is sent."""
@@ -129,18 +132,18 @@ class RemoteUplink:
         self.control_done = False
         self._node = node
         self._address: str = header["address"]
-        self._secret = bytes.fromhex(header["secret"])
+        self.secret = bytes.fromhex(header["secret"])
         self._identity = Identity(*header["identity"])
         self._connection: Connection | None = None
         self._left = False
         self._bulk_waiting: list[BulkReady] = []
-        self._ring = Ring(node, self._identity, self._secret, header["host"])
+        self._ring = Ring(node, self._identity, self.secret, header["host"])
         info = {**header["info"], "ring_port": self._ring.port}
         self._dial: Dial | None = connect(
             node.loop,
             self._address,
             header["port"],
-            self._secret,
+            self.secret,
             self._identity,
             "member",
             node.index,
@@ -182,7 +185,7 @@ class RemoteUplink:
         elif op == "bulk":
             waiting, self._bulk_waiting = self._bulk_waiting, []
             for ready in waiting:
-                ready(self._address, header["port"], self._secret)
+                ready(self._address, header["port"], self.secret)
         self._node.from_hub(header, payload)
 
     def send(self, header: Header, payload: bytes = b"") -> None:

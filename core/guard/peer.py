@@ -1,0 +1,44 @@
+"""What one node has another do: run a command there (:mod:`remote`), take a file and pass it on (:mod:`chain`)."""
+
+from __future__ import annotations
+
+import hmac
+
+from .bulklink import BulkError, Link
+from .secure import SecureServer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from .node import Node
+
+
+def peer_key(secret: bytes) -> bytes:
+    """The key that nodes show each other. Whoever reads it cannot join the gang, nor talk to its hub."""
+    return hmac.digest(secret, b"gang peers", "sha256")
+
+
+class PeerServer(SecureServer):
+    """Serves the other nodes of ``node``'s gang on its address ``host``.
+
+    Parameters
+    ----------
+    env, cwd
+        The environment and working folder in which commands run: those of this node's task.
+    """
+
+    def __init__(self, node: Node, host: str, key: bytes, env: dict[str, str], cwd: str) -> None:
+        self._node, self._env, self._cwd = node, env, cwd
+        super().__init__(host, key, node.folder)
+
+    def serve(self, link: Link) -> None:
+        request = link.header()
+        if "run" in request:
+            from . import remote
+
+            remote.serve(link, request, self._node, self._env, self._cwd)
+        elif "take" in request:
+            from . import chain
+
+            chain.take(link, request, self._secret, self._cwd)
+        else:
+            raise BulkError("The request is none that a node knows.")

@@ -1,0 +1,155 @@
+"""Encrypted, authenticated connections between the nodes of one gang: files (:mod:`bulk`), and what one node has another
+do (:mod:`peer`).
+
+TLS 1.2 with ECDHE and a certificate that proves nothing (see :mod:`certificate`). Both sides then show an HMAC, under
+the gang's secret, over the TLS session itself ("tls-unique", RFC 5929), before anything else is sent. Someone in the
+middle, who must end one TLS session and begin another, has two different sessions, and for neither can the HMAC be
+made, or taken from the other one. TLS 1.2 and not 1.3, because the standard library tells a session's binding for 1.2
+only; no renegotiation and no resumption, since the binding is sound without them only.
+
+Blocking, and in threads: the guard's loop imports this module only when there is a connection to serve or to make.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+import time
+
+from .bulklink import BulkError, Link, client_context, server_context
+from .session import tune
+
+HANDSHAKE_SECONDS = 5.0
+"""How long a socket may take to prove the secret to a server."""
+
+STALL_SECONDS = 60.0
+"""How long the other side may take for its next step, or for the next bytes of a file."""
+
+CONNECT_SECONDS = 10.0
+
+MAX_CONNECTIONS = 64
+"""Connections that a server serves at once; the others wait in the kernel's queue."""
+
+
+def connect(address: str, port: int, secret: bytes) -> Link:
+    """A connection to the :class:`SecureServer` at ``address``, with the secret proved on both sides.
+
+    Raises
+    ------
+    BulkError
+        Nobody answers there, or somebody who does not know the secret.
+    """
+    where = f"{f'[{address}]' if ':' in address else address} port {port}"
+    try:
+        plain = socket.create_connection((address, port), CONNECT_SECONDS)
+        sock = _wrap(client_context(), plain, server_side=False)
+    except OSError as error:
+        raise BulkError(
+            f"Cannot connect to {where}: {error.strerror or error}. Check that the security group, firewall or network "
+            "policy lets the nodes of one job reach each other on all ports."
+        ) from None
+    link = Link(sock, where)
+    try:
+        link.prove(secret, "client", STALL_SECONDS)
+    except BaseException:
+        link.close()
+        raise
+    return link
+
+
+class SecureServer:
+    """Listens, and serves each connection that proves the secret in a thread of its own, by :meth:`serve`.
+
+    Parameters
+    ----------
+    host : str
+        Own IP address to listen on; "" for all.
+    secret : bytes
+        What the other side must know.
+    folder : str
+        A private folder, for the moment of making the server's key.
+    handshake_seconds : float
+        See :data:`HANDSHAKE_SECONDS`.
+
+    Raises
+    ------
+    OSError
+        When the address is not this machine's.
+    """
+
+    def __init__(self, host: str, secret: bytes, folder: str, handshake_seconds: float = HANDSHAKE_SECONDS) -> None:
+        self._secret = secret
+        self._handshake_seconds = handshake_seconds
+        self._context = server_context(folder)
+        self._room = threading.Semaphore(MAX_CONNECTIONS)
+        self._lock = threading.Lock()
+        self._closed = False
+        self._live: dict[threading.Thread, Link] = {}
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._sock = socket.create_server((host, 0), family=family, backlog=MAX_CONNECTIONS)
+        self.port: int = self._sock.getsockname()[1]
+        self._thread = threading.Thread(target=self._accept, name="secure", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End all connections and their threads."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            live = dict(self._live)
+        self._sock.shutdown(socket.SHUT_RDWR)  # wakes the thread in accept(), which close() would not
+        for link in live.values():
+            link.abort()
+        self._room.release()
+        for thread in (self._thread, *live):
+            thread.join(HANDSHAKE_SECONDS)
+        self._sock.close()
+
+    def serve(self, link: Link) -> None:
+        """Serve one connection; a :class:`BulkError` that it raises just ends that."""
+        raise NotImplementedError
+
+    def _accept(self) -> None:
+        while True:
+            self._room.acquire()
+            try:
+                plain, peer = self._sock.accept()
+                link = Link(_wrap(self._context, plain, server_side=True), str(peer[0]))
+            except OSError:
+                if self._closed:
+                    return
+                # The other side has gone again, or no descriptor is free: not a thing of microseconds.
+                self._room.release()
+                time.sleep(0.05)
+                continue
+            thread = threading.Thread(target=self._serve, args=(link,), name="secure", daemon=True)
+            with self._lock:
+                if self._closed:
+                    link.close()
+                    return
+                self._live[thread] = link
+                thread.start()
+
+    def _serve(self, link: Link) -> None:
+        try:
+            with link:
+                link.prove(self._secret, "server", self._handshake_seconds)
+                link.timeout(STALL_SECONDS)
+                self.serve(link)
+        except BulkError:
+            pass  # the other side is gone, or is none of ours
+        finally:
+            with self._lock:
+                self._live.pop(threading.current_thread(), None)
+            self._room.release()
+
+
+def _wrap(context: ssl.SSLContext, plain: socket.socket, server_side: bool) -> ssl.SSLSocket:
+    try:
+        tune(plain)
+        return context.wrap_socket(plain, server_side=server_side, do_handshake_on_connect=False)
+    except OSError:
+        plain.close()
+        raise
