@@ -21,7 +21,7 @@ from typing import Any
 import metaflow  # noqa: F401 - before any of its extensions
 import pytest
 
-from metaflow_extensions.gang.core.guard import secure
+from metaflow_extensions.gang.core.guard import bulk, secure
 from metaflow_extensions.gang.core.guard.bulk import BulkError, BulkServer, get, put
 from metaflow_extensions.gang.core.guard.bulklink import Link, client_context, server_context
 from metaflow_extensions.gang.core.guard.certificate import self_signed

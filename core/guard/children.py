@@ -38,7 +38,12 @@ class Child:
     """One process, from its start until it is gone and its output drained."""
 
     def __init__(
-        self, loop: Loop, spec: dict[str, Any], sinks: Callable[[str], list[Sink]], pass_fds: tuple[int, ...]
+        self,
+        loop: Loop,
+        spec: dict[str, Any],
+        sinks: Callable[[str], list[Sink]],
+        pass_fds: tuple[int, ...],
+        stdin: int = subprocess.DEVNULL,
     ) -> None:
         self.title: str = spec["title"]
         self.rank: int | None = spec.get("rank")
@@ -58,12 +63,14 @@ class Child:
         streams = {name: [*sinks(name), self.tail.stream()] for name in ("stdout", "stderr")}
         streams["stderr"].append(self._errors)
         try:
-            self._start(spec, streams, pass_fds)
+            self._start(spec, streams, pass_fds, stdin)
         except (OSError, RuntimeError, TypeError, ValueError) as error:
             # What the runner cannot tell: too long a command line, a null byte in it, too many processes.
             self._could_not_start(spec["argv"][0], getattr(error, "strerror", None) or str(error), streams)
 
-    def _start(self, spec: dict[str, Any], streams: dict[str, list[Sink]], pass_fds: tuple[int, ...]) -> None:
+    def _start(
+        self, spec: dict[str, Any], streams: dict[str, list[Sink]], pass_fds: tuple[int, ...], stdin: int
+    ) -> None:
         runner = [
             sys.executable,
             "-I",
@@ -76,7 +83,7 @@ class Child:
         self._process = subprocess.Popen(
             [*runner, *spec["argv"]],
             env=spec["env"],
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,

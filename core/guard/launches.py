@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 
@@ -27,10 +28,20 @@ class Launch:
     """The processes of one plan on this node.
 
     ``on_done(results)`` is called when all have ended and nothing of them is left; ``on_failure(child)`` before, when
-    the first of a checked plan fails.
+    the first of a checked plan fails. Output goes to ``sinks(stream)`` of each stream where given, else to ``out`` and
+    ``err``; ``stdin`` is a descriptor, or /dev/null.
     """
 
-    def __init__(self, loop: Loop, name: str, plan: dict[str, Any], out: int, err: int) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        name: str,
+        plan: dict[str, Any],
+        out: int,
+        err: int,
+        sinks: Callable[[str], list[Sink]] | None = None,
+        stdin: int = subprocess.DEVNULL,
+    ) -> None:
         self.name = name
         self.key: str = plan.get("key", "")
         self.check: bool = plan.get("check", True)
@@ -51,11 +62,11 @@ class Launch:
             env = {**spec["env"], processes.LAUNCH_MARKER: name}
             label = spec.get("label", "")
 
-            def sinks(stream: str, label: str = label) -> list[Sink]:
+            def console(stream: str, label: str = label) -> list[Sink]:
                 fd = out if stream == "stdout" else err
                 return [Labelled(fd, label) if label else Raw(fd)]
 
-            child = Child(loop, {**spec, "env": env}, sinks, ())
+            child = Child(loop, {**spec, "env": env}, sinks or console, (), stdin)
             child.on_end = self._ended
             self.children.append(child)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 
 from . import processes
@@ -14,6 +15,7 @@ from .verdict import Failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from .output import Sink
     from .wire import Header
 
 
@@ -46,10 +48,19 @@ class Work:
         self._cancelled: set[str] = set()
         loop.on_signal(signal.SIGCHLD, self._reap)
 
-    def launch(self, owner: str, node: int, plan: Header, done: Callable[[Launch], None]) -> None:
-        """Start a plan's processes; ``done`` when nothing of them is left."""
+    def launch(
+        self,
+        owner: str,
+        node: int,
+        plan: Header,
+        done: Callable[[Launch], None],
+        sinks: Callable[[str], list[Sink]] | None = None,
+        stdin: int = subprocess.DEVNULL,
+    ) -> Launch:
+        """Start a plan's processes; ``done`` when nothing of them is left. Their streams: see :class:`Launch`."""
         self._launched += 1
-        launch = Launch(self._loop, f"{owner}.{self._launched}", plan, self._out, self._err)
+        name = f"{owner}.{self._launched}"
+        launch = Launch(self._loop, name, plan, self._out, self._err, sinks, stdin)
         self.launches[launch.name] = launch
 
         def failed(launch: Launch, child: Child) -> None:
@@ -65,6 +76,7 @@ class Work:
 
         launch.on_failure = failed
         launch.on_done = ended
+        return launch
 
     def is_cancelled(self, key: str) -> bool:
         """Whether the launch that all nodes call ``key`` has ended elsewhere, perhaps before it began here."""
