@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -71,6 +72,10 @@ class DatastoreMeeting:
 
     def publish(self, data: bytes) -> None:
         """Lets the others find ``data``. Whoever can read the datastore can read it. Raises what the datastore does."""
+        if self._storage.TYPE == "local":
+            # Some versions of Metaflow write the file readable for all; one that is there keeps its mode.
+            self._storage.save_bytes([(self.key, io.BytesIO())], overwrite=True)
+            os.chmod(self.location, 0o600)
         self._save(_OPEN, data)
 
     def close(self) -> None:
