@@ -35,8 +35,8 @@ class Process:
     delay : float
         Seconds by which the program starts later than those without.
     report : str, optional
-        Regular expression with the groups ``rank`` and ``exit_code``, found in the last output of a process that itself
-        starts ranks and tells which of them failed first.
+        Regular expression with the groups ``rank`` and ``exit_code``, and ``node`` where ranks may be on other nodes,
+        found in the last output of a process that itself starts ranks and tells which of them failed first.
     """
 
     argv: tuple[str, ...]

@@ -2,5 +2,6 @@
 
 STEP_DECORATORS_DESC = [
     ("gang", "..core.decorator.GangDecorator"),
+    ("mpi", "..launchers.mpi.decorator.MPIDecorator"),
     ("torchrun", "..launchers.torchrun.decorator.TorchrunDecorator"),
 ]

@@ -1,0 +1,1 @@
+"""@mpi: mpirun over the nodes of a gang."""

@@ -1,0 +1,143 @@
+"""``@mpi``: mpirun over the nodes of a gang."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, ClassVar
+
+from ...core.context import Gang
+from ...core.decorator import GangDecorator
+from ...core.failure import BadAttribute, ToolMissing
+from ...core.hostfile import hostfile, write_private
+from ...core.logs import say
+from ...core.network import interface_for
+from ...core.peers import Peers
+from ...core.ssh import SshMesh, missing_tools
+from .flavour import Flavour, find_mpi
+from .launcher import MPIExecutor
+from .plan import Site, clean_environment, common_interface
+
+TRANSPORTS = ("auto", "ssh", "channel")
+
+
+class MPIDecorator(GangDecorator):
+    """
+    Runs the step's body on node 0 of a gang, and gives it `current.mpi.run`, which is mpirun over all its nodes.
+
+    Parameters
+    ----------
+    all_nodes_started_timeout : int, optional, default 600
+        Seconds to wait for the last node to start.
+    transport : str, default "auto"
+        How mpirun starts its daemons on the other nodes: "ssh" (a private sshd on each node, with keys made for this
+        step), "channel" (without SSH: over an encrypted connection of the gang), or "auto" (ssh where OpenSSH's client
+        and server are on every node).
+    worker_polling_freq : float, optional, default None
+        Accepted for the sake of older flows. Nothing polls any more.
+
+    MF Add To Current
+    -----------------
+    mpi -> metaflow_extensions.gang.launchers.mpi.launcher.MPIExecutor
+        `run`, `exec`, `cc`, `broadcast_file`, `hosts`: `current.mpi.run(program="python train.py")`.
+
+        @@ Returns
+        -------
+        MPIExecutor
+            What runs programs under MPI on the nodes of this gang.
+    """
+
+    name = "mpi"
+    defaults: ClassVar[dict[str, Any]] = {
+        **GangDecorator.defaults,
+        "transport": "auto",
+        "worker_polling_freq": None,
+    }
+    runs_on_control_only = True
+
+    _flavour: Flavour
+
+    def check_attributes(self) -> None:
+        """Raises BadAttribute for a value that cannot be meant."""
+        super().check_attributes()
+        if self.attributes["transport"] not in TRANSPORTS:
+            raise BadAttribute(
+                f"@mpi(transport={self.attributes['transport']!r}): it is one of {', '.join(map(repr, TRANSPORTS))}."
+            )
+
+    def preflight(self) -> None:
+        """Raises ToolMissing where there is no MPI, on any node: each starts its own ranks."""
+        self._flavour = find_mpi(os.environ)
+
+    def form(self, gang: Gang) -> dict[str, object]:
+        """What the step finds on ``current``. Every node takes part, though the body runs on control."""
+        environ = clean_environment(os.environ)
+        other = gang.nodes[1].address if gang.is_control and gang.num_nodes > 1 else gang.main_address
+        own = {
+            "mpi": str(self._flavour),
+            "kind": self._flavour.kind,
+            "slots": self.gpus or self.cpus or gang.nodes[gang.node_index].cpus,
+            "interface": interface_for(other),
+            "missing": missing_tools(),
+        }
+        nodes = gang.all_gather(own)
+        check_same_mpi(nodes)
+        addresses = [node.address for node in gang.nodes]
+        is_one_machine = len(set(addresses)) == 1
+        transport, rsh, peers = "", "", None
+        if not is_one_machine:
+            transport = choose_transport(self.attributes["transport"], [node["missing"] for node in nodes])
+            peers = Peers.form(gang, environ, os.getcwd())
+            rsh = SshMesh.form(gang, environ, os.getcwd()).rsh if transport == "ssh" else peers.rsh
+            gang.barrier()
+        if not gang.is_control:
+            return {}
+        slots = tuple(node["slots"] for node in nodes)
+        path = os.path.join(gang.folder, "hostfile")
+        style = "openmpi" if self._flavour.is_open_mpi else "mpich"
+        write_private(path, hostfile(list(zip(addresses, slots, strict=True)), style))
+        interface = "" if is_one_machine else common_interface([node["interface"] for node in nodes], addresses)
+        cpus = [node.cpus for node in gang.nodes]
+        crowded = sum(slots) > cpus[0] if is_one_machine else any(s > c for s, c in zip(slots, cpus, strict=True))
+        site = Site(self._flavour, path, sum(slots), crowded, rsh, interface, os.geteuid() == 0)
+        say(f"{self._flavour}, {describe_transport(transport, rsh)}; slots: {', '.join(map(str, slots))}")
+        executor = MPIExecutor(tuple(addresses[1:]), path, slots, transport, gang, peers, site, dict(environ))
+        return {"mpi": executor}
+
+
+def describe_transport(transport: str, rsh: str) -> str:
+    """How mpirun reaches the other nodes, in words for the log."""
+    return {
+        "": "all nodes on this machine",
+        "ssh": f"other nodes by ssh ({rsh})",
+        "channel": "other nodes by the gang's own channel, without ssh",
+    }[transport]
+
+
+def check_same_mpi(nodes: list[dict[str, Any]]) -> None:
+    """One mpirun starts all ranks. Raises ToolMissing, the same on each node, where the nodes have different MPIs."""
+    for index, node in enumerate(nodes):
+        if node["kind"] != nodes[0]["kind"]:
+            raise ToolMissing(
+                f"Node 0 has {nodes[0]['mpi']} and node {index} has {node['mpi']}: all nodes need the same MPI. Use "
+                "one image for all, and look at the PATH."
+            )
+
+
+def choose_transport(wanted: str, missing: list[list[str]]) -> str:
+    """ "ssh" or "channel"; ``missing`` has each node's missing programs of OpenSSH.
+
+    Raises
+    ------
+    ToolMissing
+        ssh is wanted, and a node lacks it.
+    """
+    without = [index for index, tools in enumerate(missing) if tools]
+    if wanted == "auto":
+        return "channel" if without else "ssh"
+    if wanted == "ssh" and without:
+        tools = ", ".join(missing[without[0]])
+        raise ToolMissing(
+            f'@mpi(transport="ssh"): node {without[0]} has no {tools}. Add openssh-client and openssh-server to the '
+            'image, or leave transport out: "channel" needs no SSH.'
+        )
+    return wanted

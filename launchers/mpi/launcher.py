@@ -1,0 +1,172 @@
+"""``current.mpi``: mpirun over the nodes of the gang, the compiler, and files for all nodes."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ...core.broadcast import broadcast_file
+from ...core.context import Gang
+from ...core.failure import BadAttribute, ProcessFailed
+from ...core.launch import LaunchPlan, Process
+from ...core.logs import say
+from ...core.peers import Peers
+from .failure import explain
+from .plan import Site, clean_environment, plan
+from .program import Words, program_words, under_mpi, words
+
+
+@dataclass(frozen=True)
+class MPIExecutor:
+    """``current.mpi`` in an ``@mpi`` step, whose body runs on node 0 while the other nodes hold.
+
+    Parameters
+    ----------
+    hosts : tuple of str
+        The other nodes' addresses, by node index.
+    hostfile : str
+        A hostfile with all nodes and their slots, as the MPI at hand reads it.
+    slots : tuple of int
+        How many ranks each node takes, by node index.
+    transport : str
+        How mpirun starts its daemons on other nodes: "ssh", "channel", or "" where all nodes are this machine.
+    """
+
+    hosts: tuple[str, ...]
+    hostfile: str
+    slots: tuple[int, ...]
+    transport: str
+    _gang: Gang
+    _peers: Peers | None
+    _site: Site
+    _before: Mapping[str, str]
+
+    def run(
+        self,
+        args: Words = None,
+        program: Words | os.PathLike[str] = None,
+        program_args: Words = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        """Runs ``program`` by mpirun, and waits for it.
+
+        Parameters
+        ----------
+        args : str, list or dict, optional
+            mpirun's own arguments, such as ``["-n", "4"]``. What they leave open is filled in: the hostfile, how to
+            reach the other nodes, one rank for each slot.
+        program : str, path or list
+            What each rank runs: "python train.py", or ["./simulate", "--fast"]. Python runs in such a way that an
+            exception on one rank ends all.
+        program_args : str, list or dict, optional
+            The program's arguments.
+        env : dict, optional
+            Variables for all ranks. What the body has changed in ``os.environ`` reaches all of them as well.
+
+        Raises
+        ------
+        BadAttribute
+            An argument that cannot be meant. Nothing was started.
+        MpiException
+            A rank, or mpirun itself, has failed.
+        GangFailed
+            Another node was lost.
+
+        Example
+        -------
+        ``current.mpi.run(args=["-n", "8"], program="python train.py", program_args={"epochs": 3})``
+        """
+        self._run("mpirun", args, program, program_args, env)
+
+    def exec(
+        self,
+        args: Words = None,
+        program: Words | os.PathLike[str] = None,
+        program_args: Words = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        """As :meth:`run`, by mpiexec."""
+        self._run("mpiexec", args, program, program_args, env)
+
+    def cc(self, args: Words = None) -> None:
+        """Compiles C by this MPI's compiler on this node; :meth:`broadcast_file` brings the program to the others.
+
+        Parameters
+        ----------
+        args : str or list
+            The compiler's arguments.
+
+        Raises
+        ------
+        BadAttribute
+            There are no arguments.
+        ToolMissing
+            This MPI has no compiler.
+        MpiException
+            It failed; the message has what it said.
+
+        Example
+        -------
+        ``current.mpi.cc(["-O2", "-o", "pi", "pi.c"])``
+        """
+        argv = words(args, "args")
+        if not argv:
+            raise BadAttribute("current.mpi.cc() needs the compiler's arguments, such as ['-o', 'pi', 'pi.c'].")
+        compiler = self._site.flavour.program("mpicc")
+        say(shlex.join(["mpicc", *argv]))
+        process = Process((compiler, *argv), clean_environment(os.environ), os.getcwd(), title="mpicc")
+        self._launch(LaunchPlan((process,)), shlex.join(argv))
+
+    def broadcast_file(self, filename: str | os.PathLike[str], to: str | os.PathLike[str] | None = None) -> None:
+        """Copies a file of this node to all others, whole or not at all.
+
+        Parameters
+        ----------
+        filename : path
+            A relative one is looked for in the working folder.
+        to : path, optional
+            Where it goes on every node; the same path by default. A relative one is below each node's working folder.
+
+        Raises
+        ------
+        BadAttribute
+            There is no such file.
+        BroadcastFailed
+            A node could not be reached, or could not store it; the message names it. The others have it.
+
+        Example
+        -------
+        ``current.mpi.broadcast_file("pi")``
+        """
+        broadcast_file(self._gang, self._peers, filename, to)
+
+    def _run(
+        self,
+        binary: str,
+        args: Words,
+        program: Words | os.PathLike[str],
+        program_args: Words,
+        env: Mapping[str, str] | None,
+    ) -> None:
+        for name, value in (env or {}).items():
+            if not isinstance(name, str) or not isinstance(value, str):
+                raise BadAttribute(f"current.mpi.run(env={{{name!r}: {value!r}}}): names and values are strings.")
+        own, command = words(args, "args"), program_words(program, program_args)
+        added = {"MPI4PY_LIBMPI": self._site.flavour.library}
+        if added.keys() & os.environ.keys() or "MPI4PY_MPIABI" in os.environ:
+            added = {}
+        environ = {**os.environ, **added, **(env or {})}
+        changed = [name for name, value in environ.items() if self._before.get(name) != value]
+        path = self._site.flavour.program(binary)
+        say(shlex.join([binary, *own, *command]))
+        self._launch(
+            plan(self._site, path, own, under_mpi(command), environ, changed, os.getcwd()), shlex.join(command)
+        )
+
+    def _launch(self, launch: LaunchPlan, what: str) -> None:
+        try:
+            self._gang.launch(launch)
+        except ProcessFailed as failure:
+            raise explain(failure, what) from None

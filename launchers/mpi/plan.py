@@ -1,0 +1,193 @@
+"""Pure: from what the user asks for to mpirun's command line, for each flavour."""
+
+from __future__ import annotations
+
+import ipaddress
+import itertools
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ...core.launch import LaunchPlan, Process
+from .failure import PEER_LOST
+from .flavour import INTEL, OPEN_MPI_4, Flavour
+from .rank import REPORT, told
+
+_HOSTFILE = frozenset(
+    {"hostfile", "machinefile", "f", "host", "hosts", "H", "default-hostfile", "configfile", "app", "appfile"}
+)
+_COUNT = frozenset({"n", "np", "c"})
+_MAPPED = frozenset({"N", "npernode", "ppn", "perhost", "npersocket", "configfile", "app", "appfile"})
+
+# What a process gets that was itself started by mpirun: a child that saw it would take itself for that rank.
+_STATE_OF_A_RANK = re.compile(
+    r"OMPI_(COMM_WORLD|UNIVERSE|APP_CTX|FIRST_RANKS|FILE_LOCATION|ARGV|COMMAND|NUM_APP|WORLD)\w*"
+    r"|OMPI_MCA_(orte|ess|pmix|initial_wdir|shmem_RUNTIME)\w*|PMIX_(?!MCA_)\w+|PMI2?_\w+|PRTE_(?!MCA_)\w+"
+    r"|HYDI?_\w+|MPI_LOCALNRANKS|MPI_LOCALRANKID|MPIR_CVAR_CH3_INTERFACE_HOSTNAME"
+)
+
+
+@dataclass(frozen=True)
+class Site:
+    """What this gang offers an mpirun, the same for every call.
+
+    Parameters
+    ----------
+    flavour : Flavour
+    hostfile : str
+        Path of the hostfile with all nodes.
+    slots : int
+        Ranks that the nodes of the hostfile take together.
+    crowded : bool
+        Whether a node has more slots than processors.
+    rsh : str
+        What starts a command on another node; "" where all nodes are this machine.
+    interface : str
+        Interface or network by which the nodes reach each other; "" for MPI's own choice.
+    is_root : bool
+    """
+
+    flavour: Flavour
+    hostfile: str
+    slots: int
+    crowded: bool
+    rsh: str
+    interface: str
+    is_root: bool
+
+
+def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """``environ`` without what a rank of another mpirun has in it. The user's own settings of MPI stay."""
+    return {name: value for name, value in environ.items() if not _STATE_OF_A_RANK.fullmatch(name)}
+
+
+def plan(
+    site: Site,
+    binary: str,
+    args: Sequence[str],
+    program: Sequence[str],
+    environ: Mapping[str, str],
+    passed_on: Sequence[str],
+    cwd: str,
+) -> LaunchPlan:
+    """One call of mpirun on control.
+
+    Parameters
+    ----------
+    binary : str
+        Path of mpirun or mpiexec.
+    args : sequence of str
+        The user's own arguments of it; what they say is not said again.
+    program : sequence of str
+        What each rank runs.
+    environ : mapping
+        mpirun's environment.
+    passed_on : sequence of str
+        Names of variables that ranks on other nodes get, too.
+    """
+    env = clean_environment(environ)
+    arguments = open_mpi if site.flavour.is_open_mpi else hydra
+    argv = [binary, *arguments(site, args, env, [name for name in passed_on if name in env]), *args]
+    if not given(args, _COUNT | _MAPPED) and not _maps(args):
+        argv += ["-n", str(site.slots)]
+    process = Process(argv=(*argv, *told(program)), env=env, cwd=cwd, title=os.path.basename(binary), report=REPORT)
+    return LaunchPlan((process,), peer_lost=PEER_LOST)
+
+
+def open_mpi(site: Site, args: Sequence[str], env: Mapping[str, str], passed_on: Sequence[str]) -> list[str]:
+    """Open MPI's own options, but for what the user says in arguments or environment."""
+    is_4 = site.flavour.kind == OPEN_MPI_4
+    argv: list[str] = []
+
+    def mca(name: str, value: str, runtime: bool) -> None:
+        """One parameter; ``runtime``: of what starts the ranks, which is PRRTE from version 5 on."""
+        option, prefix = ("--prtemca", "PRTE_MCA_") if runtime and not is_4 else ("--mca", "OMPI_MCA_")
+        if name not in args and prefix + name not in env:
+            argv.extend([option, name, value])
+
+    if site.is_root and not given(args, {"allow-run-as-root"}):
+        argv.append("--allow-run-as-root")
+    if not given(args, _HOSTFILE):
+        argv += ["--hostfile", site.hostfile]
+    if site.rsh:
+        # Attached, so that what runs on another node ends with the connection; and started from here only, since
+        # the others' own way to start a command is elsewhere.
+        argv.append("--leave-session-attached")
+        mca("plm_rsh_agent" if is_4 else "plm_ssh_agent", site.rsh, runtime=True)
+        mca("plm_rsh_no_tree_spawn" if is_4 else "plm_ssh_no_tree_spawn", "1", runtime=True)
+    if site.interface:
+        mca("oob_tcp_if_include" if is_4 else "prte_if_include", site.interface, runtime=True)
+        if "btl_tcp_if_exclude" not in args and "OMPI_MCA_btl_tcp_if_exclude" not in env:
+            mca("btl_tcp_if_include", site.interface, runtime=False)
+    wanted = count(args)
+    if wanted is not None and wanted > site.slots and not given(args, _HOSTFILE) and not _maps(args):
+        argv += ["--oversubscribe"] if is_4 else ["--map-by", ":OVERSUBSCRIBE"]
+    if site.crowded or (wanted or 0) > site.slots:
+        if not given(args, {"bind-to", "bind-to-core", "bind-to-socket", "cpu-set"}):
+            argv += ["--bind-to", "none"]
+        mca("mpi_yield_when_idle", "1", runtime=False)
+    for name in passed_on:
+        argv += ["-x", name]
+    return argv
+
+
+def hydra(site: Site, args: Sequence[str], env: Mapping[str, str], passed_on: Sequence[str]) -> list[str]:
+    """Hydra's options, which MPICH and Intel MPI share, but for what the user says in arguments or environment."""
+    argv: list[str] = []
+    if not given(args, _HOSTFILE):
+        argv += ["-machinefile" if site.flavour.kind == INTEL else "-f", site.hostfile]
+    if site.rsh:
+        if not given(args, {"launcher", "bootstrap"}) and not {"HYDRA_LAUNCHER", "I_MPI_HYDRA_BOOTSTRAP"} & env.keys():
+            if site.flavour.kind == INTEL:
+                argv += ["-bootstrap", "ssh", "-bootstrap-exec", site.rsh]
+            else:
+                argv += ["-launcher", "ssh", "-launcher-exec", site.rsh]
+        if site.interface and not given(args, {"iface"}) and not {"HYDRA_IFACE", "I_MPI_HYDRA_IFACE"} & env.keys():
+            argv += ["-iface", site.interface]
+    # By itself it gives every rank control's whole environment, its PATH and its GPUs included.
+    if not given(args, {"genvall", "genvnone", "genvlist", "envall", "envnone", "envlist", "configfile"}):
+        argv += ["-genvlist", ",".join(passed_on)] if passed_on else ["-genvnone"]
+    return argv
+
+
+def given(args: Sequence[str], names: frozenset[str] | set[str]) -> bool:
+    """Whether any of these options is among ``args``, with one dash or two, its value apart or after "="."""
+    return any(arg.startswith("-") and arg.lstrip("-").partition("=")[0] in names for arg in args)
+
+
+def count(args: Sequence[str]) -> int | None:
+    """The number of ranks that ``args`` ask for, where they say it as a number."""
+    for option, value in itertools.pairwise(args):
+        if option.startswith("-") and option.lstrip("-") in _COUNT and value.isdigit():
+            return int(value)
+    return None
+
+
+def _maps(args: Sequence[str]) -> bool:
+    """Whether the user says how many ranks each node gets ("--map-by ppr:2:node")."""
+    return any(value.startswith("ppr:") for value in args)
+
+
+def common_interface(interfaces: Sequence[str | None], addresses: Sequence[str]) -> str:
+    """What every node can be told alike of how to reach the others.
+
+    The interface's name, where it is the same on all; else the smallest network that holds all addresses; "" where
+    neither can be said.
+
+    Parameters
+    ----------
+    interfaces : sequence of str or None
+        Each node's interface towards the others.
+    addresses : sequence of str
+        Each node's address.
+    """
+    if interfaces[0] and len(set(interfaces)) == 1:
+        return interfaces[0]
+    numbers = [ipaddress.ip_address(address) for address in addresses]
+    if len({number.version for number in numbers}) > 1:
+        return ""
+    network = ipaddress.ip_network(f"{numbers[0]}/{numbers[0].max_prefixlen}")
+    while not all(number in network for number in numbers):
+        network = network.supernet()
+    return str(network) if network.prefixlen else ""

@@ -1,0 +1,104 @@
+"""What the user wants run under MPI: words for a command line, and Python in the way that aborts with its world."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ...core.arguments import BadArgument, options_to_argv
+from ...core.failure import BadAttribute
+
+Words = str | Sequence[Any] | Mapping[str, Any] | None
+
+_PYTHON = re.compile(r"python(\d(\.\d+)?)?")
+# Options of the interpreter that take the next word as their value; -c and -m begin what it runs.
+_WITH_VALUE = frozenset({"-W", "-X", "--check-hash-based-pycs"})
+_FLAG = re.compile(r"-[bBdEhiIOqsSuvxP]+|-[WX].+")
+
+
+def words(given: Words, what: str) -> list[str]:
+    """A string, split as a shell does; a list, word by word; a dict of options.
+
+    Parameters
+    ----------
+    what : str
+        How the message calls it: "program_args".
+
+    Raises
+    ------
+    BadAttribute
+    """
+    try:
+        if isinstance(given, str):
+            return shlex.split(given)
+        if isinstance(given, Mapping):
+            # MPI's options of one letter have one dash; of the longer ones both spellings are known.
+            return options_to_argv({f"-{key}" if len(str(key)) == 1 else key: value for key, value in given.items()})
+        return options_to_argv(given)
+    except (BadArgument, ValueError) as error:
+        raise BadAttribute(f"{what}: {error}") from None
+
+
+def program_words(program: Words | os.PathLike[str], program_args: Words) -> list[str]:
+    """The program with its arguments.
+
+    Raises
+    ------
+    BadAttribute
+    """
+    if isinstance(program, os.PathLike):
+        program = [os.fspath(program)]
+    if isinstance(program, Mapping):
+        raise BadAttribute(f"program is a command such as 'python train.py', or a list of its words, not {program!r}.")
+    argv = words(program, "program")
+    if not argv:
+        raise BadAttribute("program is needed: what mpirun is to run, such as 'python train.py'.")
+    return argv + words(program_args, "program_args")
+
+
+def has_mpi4py(python: str) -> bool:
+    """Whether the interpreter ``python`` would find mpi4py."""
+    if python == sys.executable:
+        return importlib.util.find_spec("mpi4py") is not None
+    look = "import importlib.util, sys; sys.exit(importlib.util.find_spec('mpi4py') is None)"
+    try:
+        return subprocess.run([python, "-c", look], stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
+    except OSError:
+        return False  # it need not be on this node
+
+
+def under_mpi(argv: Sequence[str], has_mpi4py: Callable[[str], bool] = has_mpi4py) -> list[str]:
+    """The command as every rank runs it.
+
+    "python" is the step's own interpreter, which need not be the first on the PATH. Python runs ``-m mpi4py`` where
+    there is one, so that an exception on one rank aborts the world: the others would wait for it for ever otherwise.
+
+    Example
+    -------
+    ``under_mpi(["python", "-u", "a.py", "x"]) == [sys.executable, "-u", "-m", "mpi4py", "a.py", "x"]``
+    """
+    program, *rest = argv
+    if not _PYTHON.fullmatch(os.path.basename(program)):
+        return list(argv)
+    if program in ("python", "python3"):
+        program = sys.executable
+    at = 0
+    while at < len(rest):
+        if rest[at] in _WITH_VALUE:
+            at += 2
+        elif _FLAG.fullmatch(rest[at]):
+            at += 1
+        else:
+            break
+    options, command = rest[:at], rest[at:]
+    if not command or command[0] in ("-V", "--version", "-VV", "--help"):
+        return [program, *rest]
+    if command[0] == "-m" and len(command) > 1 and command[1].split(".")[0] == "mpi4py":
+        return [program, *rest]
+    return [program, *options, *(["-m", "mpi4py"] if has_mpi4py(program) else []), *command]

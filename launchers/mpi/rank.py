@@ -1,0 +1,36 @@
+"""What stands between mpirun and each rank: a line of shell that tells which rank failed, and how.
+
+mpirun itself may name no rank (MPICH), the one that it noticed first (Open MPI), or wait for ever for the others where
+one has exited without a word (MPICH); and its own exit code is not always that of the rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+# mpirun passes USR1 and USR2 on to a rank's whole group, and the shell would end by them. A negative code is a signal;
+# the shell then ends by SIGKILL, upon which every mpirun ends the other ranks.
+_SCRIPT = (
+    "trap : USR1 USR2; "
+    '"$@"; '
+    "code=$?; "
+    "[ $code -eq 0 ] && exit 0; "
+    "failed=$code; "
+    "[ $code -gt 128 ] && [ $code -lt 193 ] && failed=$((128 - code)); "
+    "gang=$METAFLOW_GANG_ID; "
+    'echo "[gang] rank ${OMPI_COMM_WORLD_RANK:-$PMI_RANK} (node ${gang##*.}) ended with $failed" >&2; '
+    "kill -9 $$"
+)
+
+REPORT = (
+    r"\[gang\] rank (?P<rank>\d+) \(node (?P<node>\d+)\) ended with "
+    r"(?P<exit_code>-\d+|(?![\s\S]*\[gang\] rank \d+ \(node \d+\) ended with -)\d+)"
+)
+"""Finds the first rank that was killed in mpirun's output, else the first that exited: a rank that lost another may
+tell so before the other's own line has come all the way.
+"""
+
+
+def told(argv: Sequence[str]) -> list[str]:
+    """``argv`` as a rank whose failure is told."""
+    return ["sh", "-c", _SCRIPT, "rank", *argv]
