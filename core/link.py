@@ -45,6 +45,9 @@ _BOOT = (
 class Link:
     """Starts this node's guard and talks to it. One per task and attempt."""
 
+    _kind = "node"
+    """What is to be at the other end; see the guard's ``__main__``."""
+
     def __init__(self) -> None:
         self.stopped = False
         self._owner = os.getpid()
@@ -65,14 +68,13 @@ class Link:
         names = ("PATH", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT")
         with theirs:
             self._guard = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _BOOT, folder, str(theirs.fileno()), str(os.getpid())],
+                [sys.executable, "-I", "-S", "-c", _BOOT, folder, str(theirs.fileno()), str(os.getpid()), self._kind],
                 env={name: os.environ[name] for name in names if name in os.environ},
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        processes.become_subreaper()
-        self._watch()
+        self._attach()
 
     @property
     def guard_pid(self) -> int:
@@ -83,7 +85,9 @@ class Link:
         """Whether this is the process that started the guard, and not one that user code forked from it."""
         return os.getpid() == self._owner
 
-    def _watch(self) -> None:
+    def _attach(self) -> None:
+        """Take over from a guard that dies, and let it interrupt the body."""
+        processes.become_subreaper()
         if threading.current_thread() is not threading.main_thread():
             return
         signal.signal(INTERRUPT, self._on_interrupt)

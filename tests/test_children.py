@@ -21,7 +21,7 @@ from metaflow_extensions.gang.core.guard import children, processes
 from metaflow_extensions.gang.core.guard.children import Child
 from metaflow_extensions.gang.core.guard.launches import Launch
 from metaflow_extensions.gang.core.guard.loop import Loop
-from metaflow_extensions.gang.core.guard.verdict import EVIDENCE, PEER
+from metaflow_extensions.gang.core.guard.verdict import EVIDENCE, LAST_LINES, PEER
 
 PYTHON = sys.executable
 
@@ -259,7 +259,7 @@ def test_a_traceback_is_whole_though_stdout_came_in_between() -> None:
 
 def test_without_a_traceback_the_last_lines_are_told() -> None:
     detail = failed("sh", "-c", "seq 1000; exit 1").failure(0, []).detail
-    assert detail.splitlines() == [str(number) for number in range(1000 - children.LAST_LINES + 1, 1001)]
+    assert detail.splitlines() == [str(number) for number in range(1000 - LAST_LINES + 1, 1001)]
 
 
 STACK = {"py_callstack": "Traceback: of torch", "timestamp": "1"}

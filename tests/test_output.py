@@ -23,7 +23,8 @@ from metaflow.mflog.mflog import merge_logs
 from support.flows import FlowRunner
 from support.launches import END_S, collected, process, run_launch
 
-from metaflow_extensions.gang.core.guard.output import HELD_LIMIT, TAIL_LIMIT, Labelled, Log, Pump, Raw, Tail, write_all
+from metaflow_extensions.gang.core.guard.output import HELD_LIMIT, Labelled, Log, Pump, Raw, write_all
+from metaflow_extensions.gang.core.guard.tail import TAIL_LIMIT, Tail
 from metaflow_extensions.gang.core.logs import to_mflog
 
 RUN_S = 120.0

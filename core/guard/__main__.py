@@ -1,4 +1,4 @@
-"""The guard's process: ``python -I -S -c BOOT FD``, started by ``core/link.py``."""
+"""The guard's process: ``python -I -S -c BOOT FD PID KIND``, started by ``core/link.py``."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import socket
 import sys
 
 from .loop import Loop
-from .node import Node
 from .processes import become_subreaper
 
 
-def main(fd: int, task_pid: int) -> int:
-    """Serve the task at the other end of socket ``fd`` until it is gone and everything is in order."""
+def main(fd: int, task_pid: int, kind: str) -> int:
+    """Serve the task at the other end of socket ``fd`` until it is gone and everything is in order.
+
+    ``kind`` is "node" for a node of a gang, "alone" for a process that belongs to none.
+    """
     # Ctrl-C is for the task, which tells us; a reader of our output that has gone is no reason to die.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
@@ -24,12 +26,20 @@ def main(fd: int, task_pid: int) -> int:
             signal.signal(number, lambda *_: None)
     become_subreaper()
     loop = Loop()
-    Node(loop, socket.socket(fileno=fd), task_pid)
+    sock = socket.socket(fileno=fd)
+    if kind == "node":
+        from .node import Node
+
+        Node(loop, sock, task_pid)
+    else:
+        from .alone import Alone
+
+        Alone(loop, sock, task_pid)
     loop.run()
     return 0
 
 
 if __name__ == "__main__":
     # Threads may still be writing to a reader that has stopped: they must not hold up the end.
-    code = main(int(sys.argv[1]), int(sys.argv[2]))
+    code = main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
     os._exit(code)

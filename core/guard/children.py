@@ -13,8 +13,9 @@ from functools import partial
 
 from . import processes
 from .loop import Loop, Timer
-from .output import Pump, Tail
-from .verdict import EVIDENCE, PEER, Failure, how_it_ended, last_traceback
+from .output import Pump
+from .tail import Tail
+from .verdict import EVIDENCE, PEER, Failure, how_it_ended, last_lines, last_traceback
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
@@ -27,9 +28,6 @@ DRAIN_S = 0.5
 
 DRAIN_LIMIT_S = 5.0
 """How long a slow reader of the child's output may take; Metaflow's runtime needs a second for 10,000 lines."""
-
-LAST_LINES = 40
-"""Lines of last output that a failure without a traceback shows."""
 
 RUNNER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "runner.py")
 
@@ -152,20 +150,22 @@ class Child:
         """Gone, and its output drained."""
         return self._told
 
-    def _first_to_fail(self) -> tuple[str, int | None, int]:
-        """Title, rank and exit code: its own, or those it reports of a process that it had started."""
+    def _first_to_fail(self) -> tuple[str, int | None, int, int | None]:
+        """Title, rank, exit code and, where known, node: its own, or those it reports of one that it had started."""
         assert self.exit_code is not None
         if self.report:
             import re
 
             found = re.search(self.report, self.tail.text(), re.DOTALL)
             if found:
-                return f"rank {found['rank']}", int(found["rank"]), int(found["exit_code"])
-        return self.title, self.rank, self.exit_code
+                node = found.groupdict().get("node")
+                rank = int(found["rank"])
+                return f"rank {rank}", rank, int(found["exit_code"]), int(node) if node else None
+        return self.title, self.rank, self.exit_code, None
 
     def result(self) -> dict[str, Any]:
         """What the task learns of it."""
-        title, rank, exit_code = self._first_to_fail()
+        title, rank, exit_code, _ = self._first_to_fail()
         return {
             "title": title,
             "rank": rank,
@@ -191,21 +191,24 @@ class Child:
 
     def failure(self, node: int, peer_lost: list[str]) -> Failure:
         """Why it failed, as a record."""
-        title, rank, exit_code = self._first_to_fail()
+        title, rank, exit_code, elsewhere = self._first_to_fail()
         tail = self.tail.text()
         detail, written = self.traceback()
         if self.report and exit_code < 0 and exit_code != -signal.SIGABRT:
             detail = ""  # a killed rank has left none: what is there is another's
         words = tail if self.report else detail or tail
-        lost_peer = exit_code in (1, -signal.SIGABRT) and matches(peer_lost, words)
+        # A rank that exits otherwise has meant to; what starts ranks has codes of its own.
+        by_peer = exit_code in (1, -signal.SIGABRT) or (bool(self.report) and exit_code > 0)
+        lost_peer = by_peer and matches(peer_lost, words)
         return Failure(
-            node,
+            node if elsewhere is None else elsewhere,
             "signal" if exit_code < 0 else "exit",
             f"{title} {self._ending(exit_code, detail)}",
             min(self.ended_at, written or self.ended_at),
-            detail or "\n".join(tail.splitlines()[-LAST_LINES:]),
+            detail or last_lines(tail),
             rank,
             PEER if lost_peer else EVIDENCE,
+            teller=node,
         )
 
     @staticmethod

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 from .loop import Loop, Timer
+from .resolve import resolve
 from .session import (
     CHANNEL,
     PRE_AUTH_BYTES,
@@ -32,6 +33,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from typing import Any
 
+    from .resolve import Target
     from .wire import Header
 
 FIRST_PAUSE = 0.05
@@ -136,7 +138,7 @@ class Dial:
         self._pause = FIRST_PAUSE
         self._attempts = 0
         self._last = ""
-        self._targets: list[tuple[int, Any]] = []
+        self._targets: list[Target] = []
         self._sock: socket.socket | None = None
         self._stream: Stream | None = None
         self._transcript: Transcript | None = None
@@ -153,33 +155,16 @@ class Dial:
     # Finding the address
 
     def _resolve(self) -> None:
-        try:
-            # A numeric address needs no thread, and no name service that might be slow.
-            found = socket.getaddrinfo(self._address, self._port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-        except (OSError, ValueError):
-            import threading
-
+        if not resolve(self._loop, self._address, self._port, self._on_resolved):
             self._last = self._last or "its name has not been resolved"
-            threading.Thread(target=self._look_up, name="resolve", daemon=True).start()
-        else:
-            self._on_resolved(found, "")
 
-    def _look_up(self) -> None:
-        found: list[Any] = []
-        why = ""
-        try:
-            found = socket.getaddrinfo(self._address, self._port, type=socket.SOCK_STREAM)
-        except (OSError, ValueError) as error:
-            why = f"no such host ({error.strerror if isinstance(error, OSError) else error})"
-        self._loop.call_soon_threadsafe(lambda: self._on_resolved(found, why))
-
-    def _on_resolved(self, found: list[Any], why: str) -> None:
+    def _on_resolved(self, found: list[Target], why: str) -> None:
         if self._over:
             return
         if not found:
             self._retry(why)
             return
-        self._targets = [(family, name) for family, _, _, _, name in found]
+        self._targets = found
         self._next_target()
 
     # Reaching it

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from .gathers import Gathers, Mismatch
 from .loop import Loop, Timer
 from .session import Connection, send_to_all
 from .verdict import CUT, LOST, Failure, causes, story
@@ -25,12 +26,6 @@ STORY_SETTLE_S = 0.1
 
 PROGRESS_S = (5.0, 15.0, 60.0)
 """When a late node is named; the last is repeated."""
-
-
-class _Gather:
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
-        self.entries: dict[int, tuple[Header, bytes]] = {}
 
 
 class Hub:
@@ -66,7 +61,7 @@ class Hub:
         self._timeout_s = timeout_s
         self._infos: dict[int, Header] = {}
         self._members: dict[int, Connection] = {}
-        self._gathers: dict[int, _Gather] = {}
+        self._gathers = Gathers(num_nodes)
         self._left: set[int] = set()
         self._stopped: set[int] = set()
         self._heard: set[int] = set()  # since the first failure
@@ -207,32 +202,25 @@ class Hub:
             self._send(node, {"op": "bulk", "port": port})
 
     def _gather(self, node: int, header: Header, payload: bytes) -> None:
-        number, kind = int(header["seq"]), str(header["kind"])
-        gather = self._gathers.setdefault(number, _Gather(kind))
-        if gather.kind != kind:
-            other = min(gather.entries)
-            text = (
-                f"called {kind} where node {other} called {gather.kind}: every node must make the same collective "
-                "calls in the same order"
-            )
-            self.fail(Failure(node, "mismatch", text, time.time()))
+        try:
+            whole = self._gathers.add(node, header, payload)
+        except Mismatch as mismatch:
+            self._blame(mismatch)
             return
-        gather.entries[node] = (header.get("entry", {}), payload)
-        if len(gather.entries) == self._num_nodes:
-            del self._gathers[number]
-            ordered = [gather.entries[index] for index in range(self._num_nodes)]
-            entries = [{**entry, "size": len(data)} for entry, data in ordered]
-            self._broadcast({"op": "gathered", "seq": number, "entries": entries}, b"".join(d for _, d in ordered))
-        else:
+        if whole is None:
             self._check_deserted()
+        else:
+            self._broadcast(*whole)
 
     def _check_deserted(self) -> None:
         """A collective that a node which has left can never take part in."""
-        for gather in self._gathers.values():
-            for node in sorted(self._left - gather.entries.keys()):
-                text = f"finished its step while node {min(gather.entries)} waits for it in {gather.kind}"
-                self.fail(Failure(node, "mismatch", text, time.time()))
-                return
+        try:
+            self._gathers.check_deserted(self._left)
+        except Mismatch as mismatch:
+            self._blame(mismatch)
+
+    def _blame(self, mismatch: Mismatch) -> None:
+        self.fail(Failure(mismatch.node, "mismatch", str(mismatch), time.time()))
 
     def _leave(self, node: int) -> None:
         self._left.add(node)
@@ -284,7 +272,7 @@ class Hub:
         message: Header = {
             "op": "story",
             "story": story(self._failures, self.hostnames),
-            "causes": [{"node": failure.node} for failure in told],
+            "causes": [{"node": failure.teller} for failure in told],
         }
         self._broadcast(message)
         if not self._members:

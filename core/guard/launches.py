@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable
 
 from . import processes
-from .children import LAST_LINES, Child, matches
+from .children import Child, matches
 from .loop import Loop
 from .output import Labelled, Log, Raw
-from .verdict import Failure, how_it_ended, last_traceback
+from .verdict import Failure, how_it_ended, last_lines, last_traceback
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
@@ -181,5 +181,5 @@ class NodeTask(Child):
             "task-signal" if self.exit_code < 0 else "task-exit",
             f"the node's task {how_it_ended(self.exit_code)}",
             self.ended_at,
-            last_traceback(tail) or "\n".join(tail.splitlines()[-LAST_LINES:]) if self.exit_code >= 0 else "",
+            last_traceback(tail) or last_lines(tail) if self.exit_code >= 0 else "",
         )

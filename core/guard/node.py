@@ -164,7 +164,7 @@ class Node:
         self._stop(failure.order)
         if self.told is None:
             told = causes(self._failures)
-            self._tell({"story": story(told, {}), "causes": [{"node": cause.node} for cause in told]})
+            self._tell({"story": story(told, {}), "causes": [{"node": cause.teller} for cause in told]})
 
     def _stop(self, order: int) -> None:
         """From here on no death on this node is a cause."""

@@ -33,6 +33,9 @@ DETAIL_LIMIT = 12_000
 TEXT_LIMIT = 2_000
 """Characters of a clause; an exception's message may be of any length."""
 
+LAST_LINES = 40
+"""Lines of last output that a failure without a traceback shows."""
+
 TOLD = 8
 """How many failures of the same moment are told with all they know; the others are named."""
 
@@ -42,11 +45,12 @@ class Failure:
 
     ``time`` is seconds since the epoch on the clock of whoever holds the record; ``uncertainty`` what that may be off
     by. ``text`` is a clause that follows the node's name: "rank 3 was killed by SIGKILL"; ``detail`` a traceback or the
-    last output; ``peer`` the node to which ``node`` lost its connection of the ring. (A dataclass would be shorter, but
-    importing dataclasses takes the guard half of its start-up time.)
+    last output; ``peer`` the node to which ``node`` lost its connection of the ring; ``teller`` the node whose task
+    raises its own exception about it, ``node`` but for ranks that another node has started. (A dataclass would be
+    shorter, but importing dataclasses takes the guard half of its start-up time.)
     """
 
-    __slots__ = ("detail", "kind", "node", "order", "peer", "rank", "text", "time", "uncertainty")
+    __slots__ = ("detail", "kind", "node", "order", "peer", "rank", "teller", "text", "time", "uncertainty")
 
     def __init__(
         self,
@@ -59,6 +63,7 @@ class Failure:
         order: int = EVIDENCE,
         uncertainty: float = 0.0,
         peer: int | None = None,
+        teller: int | None = None,
     ) -> None:
         self.node = node
         self.kind = kind
@@ -69,6 +74,7 @@ class Failure:
         self.order = order
         self.uncertainty = uncertainty
         self.peer = peer
+        self.teller = node if teller is None else teller
 
     def to_json(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}
@@ -165,6 +171,11 @@ def story(failures: Sequence[Failure], hostnames: dict[int, str]) -> str:
 
 def indent(text: str) -> str:
     return "\n".join("  | " + line for line in text.rstrip("\n").splitlines())
+
+
+def last_lines(output: str) -> str:
+    """The end of ``output``: what is shown of a process that left no traceback."""
+    return "\n".join(output.splitlines()[-LAST_LINES:])
 
 
 def last_traceback(output: str) -> str:

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from ...core.failure import GangException, ProcessFailed, ToolMissing
 from ...core.functions import error_text, load_error, read_error
-from ...core.guard.verdict import how_it_ended, indent, last_traceback
+from ...core.guard.verdict import how_it_ended, indent, last_lines, last_traceback
 from .peer_lost import AGENT_REPORT
 
-_LAST_LINES = 20
 # The first line of the agent's own log, written when it noticed the failure.
 _AGENT_LINE = re.compile(r"^[EWI]\d{4} [^\n]*torch/distributed/elastic/", re.MULTILINE)
 
@@ -71,7 +70,7 @@ def _said_by(rank: int, tail: str) -> str:
     agent = _AGENT_LINE.search(tail)
     before = tail[: agent.start()] if agent else tail
     others = re.compile(rf"\[rank(?!{rank}\])\d+\]: ")
-    return "\n".join([line for line in before.splitlines() if not others.match(line)][-_LAST_LINES:])
+    return last_lines("\n".join(line for line in before.splitlines() if not others.match(line)))
 
 
 def explain(failure: ProcessFailed, what: str, where: str, by_agent: bool) -> Exception:
@@ -94,7 +93,7 @@ def explain(failure: ProcessFailed, what: str, where: str, by_agent: bool) -> Ex
         detail = error_text(read_error(failure.error_file))
         if not detail and not by_agent:
             detail = failure.traceback
-        detail = detail or "\n".join(failure.tail.splitlines()[-_LAST_LINES:])
+        detail = detail or last_lines(failure.tail)
     if told is None or told.recorded:
         error = load_error(failure.error_file, f"{title} on {where}")
         if error is not None:

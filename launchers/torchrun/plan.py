@@ -12,9 +12,8 @@ from ...core.launch import LaunchPlan, Process
 from .options import Options
 from .peer_lost import AGENT_PEER_LOST, AGENT_REPORT, RANK_PEER_LOST, port_taken
 
-# The agent gives its ranks this long after SIGTERM; ours are killed with it anyway, but it may have a summary to write.
-_AGENT_GRACE = 1.0
-
+AGENT_GRACE_S = 1.0
+"""The agent gives its ranks longer after SIGTERM. Ours are killed with it, but it may have a summary to write."""
 
 HEAD_START_S = 0.1
 """By how much rank 0 is started before the others, all of which then take the same second to import torch. It opens the
@@ -80,7 +79,7 @@ def plan(job: Job) -> LaunchPlan:
         processes = tuple(_rank(job, local_rank) for local_rank in range(job.nprocs[job.node_index]))
     return LaunchPlan(
         processes=processes,
-        grace=_AGENT_GRACE if job.launcher == "torchrun" else 0.5,
+        grace=AGENT_GRACE_S if job.launcher == "torchrun" else 0.5,
         peer_lost=AGENT_PEER_LOST if job.launcher == "torchrun" else RANK_PEER_LOST,
         port_taken=port_taken(job.port) if job.port_is_ours else None,
         key=job.key,

@@ -1,31 +1,24 @@
-"""torchrun on this machine alone, in a plain step: no gang, no guard."""
+"""torchrun on this machine alone, in a plain step or script: no gang, but a guard that ends what was started."""
 
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
-import tempfile
-import threading
-import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
-from typing import IO, Any
+from typing import Any
 
+from ...core.alone import alone
 from ...core.devices import cpu_count, gpu_count
 from ...core.failure import ProcessFailed
 from ...core.functions import load_return, read_returns, remove_call
-from ...core.guard import processes
-from ...core.guard.verdict import last_traceback
+from ...core.launch import LaunchPlan, Process
 from .entrypoint import read_entrypoint
 from .failure import TorchrunException, explain
 from .launcher import network_variables
 from .options import Options, check_nodes, choose_nproc, read_options
-from .plan import verbatim
+from .peer_lost import AGENT_REPORT
+from .plan import AGENT_GRACE_S, verbatim
 
-_TAIL_BYTES = 64 << 10
-# The agent ends its ranks itself when it is asked to end; what is left after this many seconds is killed.
-_GRACE_S = 2.0
 # What these say is where and how the agent meets others.
 _MEETING = frozenset(("standalone", "master_port", "master_addr", "rdzv_endpoint", "rdzv_backend", "rdzv_id", "nnodes"))
 
@@ -63,30 +56,18 @@ class TorchrunSingleNodeMultiGPU:
             An argument that cannot be meant. Nothing was started.
         TorchrunException
             A rank failed. A function's own exception is raised as it is.
+        GuardDied
+            The process that watches over the ranks was killed; they were ended.
         """
         options = read_options(torchrun_args)
         check_nodes(options, 0, 1)
         nproc = choose_nproc(nproc_per_node, options, None, gpu_count(), cpu_count())
-        with tempfile.TemporaryDirectory(prefix="metaflow-gang-torchrun-") as folder:
-            what = read_entrypoint(entrypoint, entrypoint_args, options.values, folder, number_lines=True)
-            argv = single_node_argv(options, nproc, os.path.join(folder, "agent"), what.target, what.arguments)
-            error_file = os.path.join(folder, "error.json")
-            environ = {
-                **os.environ,
-                **network_variables("127.0.0.1", os.environ),
-                "TORCHELASTIC_ERROR_FILE": error_file,
-            }
-            exit_code, tail = run_and_end(argv, environ)
-            if exit_code != 0:
-                record = {
-                    "title": "torchrun",
-                    "rank": None,
-                    "exit_code": exit_code,
-                    "tail": tail,
-                    "traceback": last_traceback(tail),
-                    "error_file": error_file,
-                }
-                error = explain(ProcessFailed(record), what.name, "this machine", by_agent=True)
+        with alone() as guard:
+            what = read_entrypoint(entrypoint, entrypoint_args, options.values, guard.folder, number_lines=True)
+            try:
+                guard.launch(single_node_plan(options, nproc, guard.folder, what.target, what.arguments, os.environ))
+            except ProcessFailed as failure:
+                error = explain(failure, what.name, "this machine", by_agent=True)
                 raise error from error.__cause__
             if what.call is None:
                 return None
@@ -98,6 +79,21 @@ class TorchrunSingleNodeMultiGPU:
                     "returning, as os._exit() does."
                 )
             return [load_return(value) for value in returns.values()]
+
+
+def single_node_plan(
+    options: Options, nproc: int, folder: str, target: str, arguments: tuple[str, ...], environ: Mapping[str, str]
+) -> LaunchPlan:
+    """The one process that is started: torchrun's agent, with what it writes in the private ``folder``."""
+    error_file = os.path.join(folder, "error.json")
+    agent = Process(
+        argv=tuple(single_node_argv(options, nproc, os.path.join(folder, "agent"), target, arguments)),
+        env={**environ, **network_variables("127.0.0.1", environ), "TORCHELASTIC_ERROR_FILE": error_file},
+        title="torchrun",
+        error_file=error_file,
+        report=AGENT_REPORT,
+    )
+    return LaunchPlan((agent,), grace=AGENT_GRACE_S)
 
 
 def single_node_argv(options: Options, nproc: int, log_dir: str, target: str, arguments: tuple[str, ...]) -> list[str]:
@@ -114,88 +110,3 @@ def single_node_argv(options: Options, nproc: int, log_dir: str, target: str, ar
     if "log_dir" not in options.values:
         argv += ["--log_dir", log_dir]
     return [*argv, *options.agent_argv(), *(verbatim(text) for text in (target, *arguments))]
-
-
-def run_and_end(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[int, str]:
-    """Runs a command in a session of its own, passes its output on, and ends everything that it started.
-
-    Returns
-    -------
-    (int, str)
-        Exit code as in :mod:`subprocess`, and the end of its output.
-    """
-    marker = uuid.uuid4().hex
-    process = subprocess.Popen(
-        argv,
-        env={**environ, processes.LAUNCH_MARKER: marker},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    tail = _Tail()
-    pumps = [
-        threading.Thread(target=_pump, args=(source, target, tail), daemon=True)
-        for source, target in ((process.stdout, sys.stdout), (process.stderr, sys.stderr))
-        if source is not None
-    ]
-    for pump in pumps:
-        pump.start()
-    try:
-        exit_code = process.wait()
-    finally:
-        _end(process, marker)
-        for pump in pumps:
-            pump.join()
-    return exit_code, tail.text()
-
-
-def _end(process: subprocess.Popen[bytes], marker: str) -> None:
-    """Ends the agent, then whatever of its descendants is left, in sessions of their own too."""
-    if process.poll() is None:
-        processes.terminate([process.pid])
-        try:
-            process.wait(_GRACE_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-    deadline = time.monotonic() + _GRACE_S
-    while left := processes.marked(processes.LAUNCH_MARKER, marker):
-        # A killed process may have just started another: look again until there is none.
-        processes.send(left, 9)
-        if time.monotonic() > deadline:
-            break
-        time.sleep(0.01)
-    process.wait()
-
-
-class _Tail:
-    """The last output of both streams, as it came."""
-
-    def __init__(self) -> None:
-        self._bytes = bytearray()
-        self._lock = threading.Lock()
-
-    def add(self, chunk: bytes) -> None:
-        with self._lock:
-            self._bytes += chunk
-            del self._bytes[:-_TAIL_BYTES]
-
-    def text(self) -> str:
-        return self._bytes.decode("utf-8", "replace")
-
-
-def _pump(source: IO[bytes], target: Any, tail: _Tail) -> None:
-    """Passes bytes on as they come, to the very end; a target that is no longer there does not stop the child."""
-    binary = getattr(target, "buffer", None)
-    with source:
-        while chunk := os.read(source.fileno(), 1 << 16):
-            tail.add(chunk)
-            try:
-                if binary is not None:
-                    binary.write(chunk)
-                else:
-                    # A notebook's stream takes text only.
-                    target.write(chunk.decode("utf-8", "replace"))
-                target.flush()
-            except (OSError, ValueError):
-                continue

@@ -1,0 +1,73 @@
+"""A guard without a gang: it runs what one process asks for, and ends that and itself with it.
+
+The process says "setup", then "launch" as often as it likes. When it has closed its end, or is dead, what still runs is
+ended with all its descendants, the private folder goes, and the guard with it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+
+from . import processes
+from .desk import Desk
+from .farewell import remove_folder
+from .launches import Launch
+from .loop import Loop
+from .watch import TaskWatch
+from .wire import Stream
+from .work import Work
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from .wire import Header
+
+
+class Alone:
+    """The guard of process ``owner_pid``, joined to it by ``sock``; ``out`` and ``err`` are that process's streams."""
+
+    def __init__(self, loop: Loop, sock: socket.socket, owner_pid: int, out: int = 1, err: int = 2) -> None:
+        self._loop = loop
+        self._name = ""
+        self._folder = ""
+        self._leaving = False
+        # A process that fails ends its launch, whose answer tells of it: there is nobody else to be told.
+        self._work = Work(loop, out, err, lambda failure: None, lambda key: None, lambda task: None)
+        stream = Stream(loop, sock)
+        stream.on_close = lambda reason: self._leave()
+        self._desk = Desk(stream, self._handle)
+        # The end of the pair does not tell of a death where a process that the owner forked holds it open.
+        self._watch = TaskWatch(loop, owner_pid, self._leave)
+
+    def _handle(self, op: str, header: Header, payload: bytes) -> None:
+        number: int = header["id"]
+        if op == "setup":
+            self._name, self._folder = header["gang_id"], header["folder"]
+            self._desk.answer(number, {})
+            return
+        try:
+            self._work.launch(self._name, 0, header["plan"], lambda launch: self._launched(number, launch))
+        except (OSError, RuntimeError, ValueError) as error:  # no descriptor or thread is left
+            self._desk.answer(number, {"error": f"{type(error).__name__}: {error}"})
+
+    def _launched(self, number: int, launch: Launch) -> None:
+        failed = launch.failed
+        told = {} if failed is None else {"failed": {**failed.result(), "traceback": failed.traceback()[0]}}
+        self._desk.answer(number, told)
+        self._maybe_exit()
+
+    def _leave(self) -> None:
+        """The owner has gone, or needs us no more."""
+        self._leaving = True
+        self._watch.close()
+        self._desk.close()
+        self._work.end_launches()
+        self._maybe_exit()
+
+    def _maybe_exit(self) -> None:
+        if self._leaving and not self._work.launches:
+            # Whatever slipped out of its launch, without the marker in its environment, has come to us as orphans do.
+            processes.send(processes.descendants([os.getpid()]), signal.SIGKILL)
+            remove_folder(self._folder)
+            self._loop.stop()

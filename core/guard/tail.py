@@ -1,0 +1,61 @@
+"""The last output of a process, kept for the story of its failure."""
+
+from __future__ import annotations
+
+import threading
+
+TAIL_LIMIT = 32_768
+"""Bytes of a process's last output kept for the failure's story: a deep traceback has about 10 kB."""
+
+
+class Tail:
+    """The last bytes of one process: of one stream, or of both, their whole lines in the order of arrival."""
+
+    def __init__(self, limit: int = TAIL_LIMIT) -> None:
+        self._limit = limit
+        self._data = bytearray()
+        self._streams: list[TailStream] = []
+        self._lock = threading.Lock()
+
+    def stream(self) -> TailStream:
+        """A sink for one of the streams that share this tail."""
+        self._streams.append(TailStream(self))
+        return self._streams[-1]
+
+    def write(self, data: bytes) -> None:
+        with self._lock:
+            self._append(data)
+
+    def write_lines(self, stream: TailStream, data: bytes) -> None:
+        """What came on one stream of several: the line that is not over yet stays with the stream."""
+        with self._lock:
+            whole, newline, rest = (stream.held + data).rpartition(b"\n")
+            self._append(whole + newline)
+            stream.held = rest[-self._limit :]
+
+    def _append(self, data: bytes) -> None:
+        self._data += data[-self._limit :]
+        if len(self._data) > 2 * self._limit:
+            del self._data[: -self._limit]
+
+    def end(self) -> None:
+        pass
+
+    def text(self) -> str:
+        with self._lock:
+            data = bytes(self._data) + b"".join(stream.held for stream in self._streams)
+        return data[-self._limit :].decode("utf-8", "replace")
+
+
+class TailStream:
+    """One stream of a :class:`Tail`: a line that the other one cut in two would not be recognised as what it says."""
+
+    def __init__(self, tail: Tail) -> None:
+        self.held = b""
+        self._tail = tail
+
+    def write(self, data: bytes) -> None:
+        self._tail.write_lines(self, data)
+
+    def end(self) -> None:
+        pass
