@@ -25,7 +25,8 @@ DEMO_USER := $(or $(DEMO_USER),demo)
 SITE = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
 # What the tests run besides Python. (The server of redis-server is started by its test, not by the package.)
-SYSTEM_PACKAGES := git iproute2 procps redis-server util-linux
+SYSTEM_PACKAGES := gcc git iproute2 libc6-dev libopenmpi-dev openmpi-bin openssh-client openssh-server procps redis-server \
+	util-linux
 
 .PHONY: demo test lint coverage test-all clean package types system
 .NOTPARALLEL:
@@ -75,8 +76,9 @@ $(VENV)/demo-installed: $(BIN)/python pyproject.toml tests/constraints.txt
 	$(PIP) 'setuptools>=77' scikit-learn '.[torch]'
 	touch $@
 
-$(VENV)/test-installed: $(BIN)/python pyproject.toml tests/constraints.txt
-	$(PIP) '.[torch,test]'
+$(VENV)/test-installed: $(BIN)/python pyproject.toml tests/constraints.txt tests/tools/install_mpis.sh
+	$(PIP) '.[mpi,torch,test]'
+	tests/tools/install_mpis.sh $(BIN)/python
 	touch $@
 
 $(BIN)/python:

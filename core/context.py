@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import os
 import pickle
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .failure import BadAttribute, PortTaken, ProcessFailed, ValueTooStrange
+from .failure import BadAttribute, GangException, PortTaken, ProcessFailed, ValueTooStrange
+from .guard.verdict import indent, last_lines
 from .launch import LaunchPlan, Process, ProcessResult
 from .link import Link
 
@@ -203,6 +205,50 @@ class Gang:
             ProcessResult(record["title"], record["rank"], record["exit_code"], record["tail"])
             for record in header["results"]
         ]
+
+    def start(self, process: Process, ready: str, timeout: float = 30.0) -> None:
+        """Start a program of this node that runs beside the body, until the gang ends; returns when it is ready.
+
+        Its output is not shown: a failure tells the end of it. Once it is ready, its unexpected end fails the gang,
+        whatever its exit code. It is not a collective: any node may call it alone.
+
+        Parameters
+        ----------
+        process : Process
+            What to run. It must stay in the foreground: what it leaves behind ends with it.
+        ready : str
+            Regular expression that says, in its output of either stream, that it is ready.
+        timeout : float
+            Seconds that it may take until then.
+
+        Raises
+        ------
+        ProcessFailed
+            When it ended before it was ready. The gang goes on if this is caught.
+        GangException
+            When it was not ready in time, and so was ended. The gang goes on if this is caught.
+        BadAttribute
+            When ``ready`` is not a regular expression.
+
+        Example
+        -------
+        >>> server = Process(("redis-server", "--port", str(port)), dict(os.environ), title="redis")
+        >>> current.gang.start(server, ready="Ready to accept connections")
+        """
+        try:
+            re.compile(ready.encode())
+        except re.error as error:
+            raise BadAttribute(f"current.gang.start(ready={ready!r}) is not a regular expression: {error}.") from None
+        plan = LaunchPlan((process,)).to_json()
+        header, _ = self._link.request("start", plan=plan, ready=ready, timeout=timeout)
+        if "failed" in header:
+            raise ProcessFailed(header["failed"])
+        if "late" in header:
+            said = last_lines(header["late"]["tail"])
+            raise GangException(
+                f"{process.title} on node {self.node_index} was not ready within {timeout:g} s, and was ended. "
+                + (f"Its last output:\n{indent(said)}" if said.strip() else "It wrote nothing.")
+            )
 
     # -- collectives -------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@
        |- ProcessFailed              a process of this node failed: title, rank, exit_code, tail, traceback
        |- PortTaken                  a foreign program holds a port that was chosen; launchers try another
        |- ValueTooStrange            a value that cannot be sent to the other nodes
+       |- BroadcastFailed            nodes that did not get a file; the message names each, with the reason
        `- TorchrunException          @torchrun: a rank failed (launchers have exceptions of their own)
           `- TorchNotInstalledException   also a ToolMissing
 
@@ -24,7 +25,7 @@ from typing import Any
 
 from metaflow.exception import MetaflowException
 
-from .guard.verdict import how_it_ended, indent
+from .guard.verdict import how_it_ended, indent, last_lines
 
 
 class GangException(MetaflowException):  # type: ignore[misc]
@@ -69,6 +70,12 @@ class ValueTooStrange(GangException):
     headline = "Cannot be sent to the other nodes"
 
 
+class BroadcastFailed(GangException):
+    """Some nodes did not get a file; the message names each of them, with its address and the reason."""
+
+    headline = "A file is not on all nodes"
+
+
 class ProcessFailed(GangException):
     """A process that this node's guard ran has failed.
 
@@ -99,7 +106,7 @@ class ProcessFailed(GangException):
 
     def describe(self) -> str:
         """What happened, with the traceback or else the last lines of output."""
-        detail = self.traceback or "\n".join(self.tail.splitlines()[-20:])
+        detail = self.traceback or last_lines(self.tail)
         return f"{self.title} {how_it_ended(self.exit_code)}" + (f":\n{indent(detail)}" if detail.strip() else ".")
 
 

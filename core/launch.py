@@ -37,6 +37,9 @@ class Process:
     report : str, optional
         Regular expression with the groups ``rank`` and ``exit_code``, and ``node`` where ranks may be on other nodes,
         found in the last output of a process that itself starts ranks and tells which of them failed first.
+    report_grace : float, optional
+        Seconds that such a process gets, once the report is in its stderr, to end by itself; it has failed either way.
+        It is only looked for at the end where this is None.
     """
 
     argv: tuple[str, ...]
@@ -47,6 +50,7 @@ class Process:
     label: str = ""
     error_file: str | None = None
     report: str | None = None
+    report_grace: float | None = None
     delay: float = 0.0
 
 

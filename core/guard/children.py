@@ -51,7 +51,9 @@ class Child:
         self._errors = Tail()
         self.exit_code: int | None = None
         self.ended_at = 0.0
+        self.reported_at = 0.0
         self.on_end: Callable[[Child], None] = lambda child: None
+        self.on_overdue: Callable[[Child], None] = lambda child: None
         self._loop = loop
         self._pumps: list[Pump] = []
         self._open_streams = 2
@@ -60,6 +62,8 @@ class Child:
         self.pid = -1
         streams = {name: [*sinks(name), self.tail.stream()] for name in ("stdout", "stderr")}
         streams["stderr"].append(self._errors)
+        if self.report and spec.get("report_grace") is not None:
+            streams["stderr"].append(self._look_for_report(self.report, spec["report_grace"]))
         try:
             self._start(spec, streams, pass_fds, stdin)
         except (OSError, RuntimeError, TypeError, ValueError) as error:
@@ -111,6 +115,11 @@ class Child:
     def alive(self) -> bool:
         return self.exit_code is None
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether it ended with anything but 0, or told that a process it had started did."""
+        return bool(self.exit_code) or self.reported_at > 0.0
+
     def died(self, exit_code: int) -> None:
         """The kernel told that it is gone; :meth:`reaped` has to follow."""
         self.exit_code = self._process.returncode = exit_code
@@ -150,9 +159,19 @@ class Child:
         """Gone, and its output drained."""
         return self._told
 
+    def _look_for_report(self, report: str, grace: float) -> Sink:
+        import re
+
+        from .search import Search
+
+        def found() -> None:
+            self.reported_at = time.time()
+            self._loop.call_later(grace, lambda: self.on_overdue(self))
+
+        return Search(re.compile(report.encode()), lambda: self._loop.call_soon_threadsafe(found))
+
     def _first_to_fail(self) -> tuple[str, int | None, int, int | None]:
         """Title, rank, exit code and, where known, node: its own, or those it reports of one that it had started."""
-        assert self.exit_code is not None
         if self.report:
             import re
 
@@ -161,7 +180,15 @@ class Child:
                 node = found.groupdict().get("node")
                 rank = int(found["rank"])
                 return f"rank {rank}", rank, int(found["exit_code"]), int(node) if node else None
+        assert self.exit_code is not None
         return self.title, self.rank, self.exit_code, None
+
+    def _until_the_report(self, tail: str) -> str:
+        """What came after it is about the end of the others."""
+        import re
+
+        found = re.search(self.report or "", tail, re.DOTALL) if self.reported_at else None
+        return tail[: found.end()] if found else tail
 
     def result(self) -> dict[str, Any]:
         """What the task learns of it."""
@@ -196,15 +223,16 @@ class Child:
         detail, written = self.traceback()
         if self.report and exit_code < 0 and exit_code != -signal.SIGABRT:
             detail = ""  # a killed rank has left none: what is there is another's
-        words = tail if self.report else detail or tail
+        words = self._until_the_report(tail) if self.report else detail or tail
         # A rank that exits otherwise has meant to; what starts ranks has codes of its own.
         by_peer = exit_code in (1, -signal.SIGABRT) or (bool(self.report) and exit_code > 0)
         lost_peer = by_peer and matches(peer_lost, words)
+        ended = self.reported_at or self.ended_at
         return Failure(
             node if elsewhere is None else elsewhere,
             "signal" if exit_code < 0 else "exit",
             f"{title} {self._ending(exit_code, detail)}",
-            min(self.ended_at, written or self.ended_at),
+            min(ended, written or ended),
             detail or last_lines(tail),
             rank,
             PEER if lost_peer else EVIDENCE,

@@ -22,6 +22,7 @@ ENDED_BY_STOP = frozenset(
         "serve-peers",
         "broadcast",
         "launch",
+        "start",
         "done",
         "hold",
         "finish",

@@ -68,6 +68,7 @@ class Launch:
 
             child = Child(loop, {**spec, "env": env}, sinks or console, (), stdin)
             child.on_end = self._ended
+            child.on_overdue = self._overdue
             self.children.append(child)
 
     def find(self, pid: int) -> Child | None:
@@ -118,13 +119,19 @@ class Launch:
             self._maybe_done()
 
     def _ended(self, child: Child) -> None:
-        if child.exit_code and self.check and not self._ending and self.failed is None:
+        if child.has_failed and self.check and not self._ending and self.failed is None:
             self.failed = child
             self.on_failure(self, child)
         elif all(not child.alive for child in self.children) and not self._ending:
             self.end()  # daemons that it left behind
         elif self._ending:
             self._maybe_done()
+
+    def _overdue(self, child: Child) -> None:
+        """It has told that a rank failed, and does not end."""
+        if child.alive and self.check and not self._ending and self.failed is None:
+            self.failed = child
+            self.on_failure(self, child)
 
     def _maybe_done(self) -> None:
         gone = all(child.settled for child in self.children)
@@ -142,7 +149,7 @@ class Launch:
         """
 
         def before_the_end(child: Child) -> bool:
-            return bool(child.exit_code) and (
+            return child.has_failed and (
                 child.ended_at <= self._ended_from or 0.0 < child.traceback()[1] <= self._ended_from
             )
 

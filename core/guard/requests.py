@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 
 from .launches import Launch
 from .uplink import LocalUplink, RemoteUplink
@@ -150,9 +151,7 @@ class Requests:
             elif self._node.stopping:
                 answer["stopped"] = True
             self._node.desk.answer(request, answer)
-            self._node.maybe_stopped()
-            self._node.maybe_leave()
-            self._node._maybe_exit()
+            self._gone()
 
         if self._node.bye:
             self._node.desk.answer(request, {"stopped": True})
@@ -160,6 +159,22 @@ class Requests:
             self._node.desk.answer(request, {"port_taken": True})
         else:
             self._node.work.launch(f"{self._node.gang_id}.{self._node.index}", self._node.index, header["plan"], done)
+
+    def start(self, request: int, header: Header, payload: bytes) -> None:
+        """Start a process that runs beside the body; answered when it has said that it is ready."""
+        from .daemons import Daemon
+
+        if self._node.bye:
+            self._node.desk.answer(request, {"stopped": True})
+        else:
+            answer = partial(self._node.desk.answer, request)
+            Daemon(self._node, header["plan"], header["ready"], header["timeout"], answer, self._gone)
+
+    def _gone(self) -> None:
+        """Something that ran has ended, for which the node may have waited."""
+        self._node.maybe_stopped()
+        self._node.maybe_leave()
+        self._node._maybe_exit()
 
     def port(self, request: int, header: Header, payload: bytes) -> None:
         from .ports import lease_exact, lease_port

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from ...core.context import Gang
 from ...core.decorator import GangDecorator
@@ -12,7 +13,7 @@ from ...core.hostfile import hostfile, write_private
 from ...core.logs import say
 from ...core.network import interface_for
 from ...core.peers import Peers
-from ...core.ssh import SshMesh, missing_tools
+from ...core.ssh import SshMesh, SshUnusable, missing_tools
 from .flavour import Flavour, find_mpi
 from .launcher import MPIExecutor
 from .plan import Site, clean_environment, common_interface
@@ -75,7 +76,7 @@ class MPIDecorator(GangDecorator):
         own = {
             "mpi": str(self._flavour),
             "kind": self._flavour.kind,
-            "slots": self.gpus or self.cpus or gang.nodes[gang.node_index].cpus,
+            "slots": self.gpus or self.cpus or own_slots(gang),
             "interface": interface_for(other),
             "missing": missing_tools(),
         }
@@ -85,15 +86,14 @@ class MPIDecorator(GangDecorator):
         is_one_machine = len(set(addresses)) == 1
         transport, rsh, peers = "", "", None
         if not is_one_machine:
-            transport = choose_transport(self.attributes["transport"], [node["missing"] for node in nodes])
             peers = Peers.form(gang, environ, os.getcwd())
-            rsh = SshMesh.form(gang, environ, os.getcwd()).rsh if transport == "ssh" else peers.rsh
-            gang.barrier()
+            wanted = self.attributes["transport"]
+            transport, rsh = reach(gang, wanted, [node["missing"] for node in nodes], peers, environ)
         if not gang.is_control:
             return {}
         slots = tuple(node["slots"] for node in nodes)
         path = os.path.join(gang.folder, "hostfile")
-        style = "openmpi" if self._flavour.is_open_mpi else "mpich"
+        style: Literal["openmpi", "mpich"] = "openmpi" if self._flavour.is_open_mpi else "mpich"
         write_private(path, hostfile(list(zip(addresses, slots, strict=True)), style))
         interface = "" if is_one_machine else common_interface([node["interface"] for node in nodes], addresses)
         cpus = [node.cpus for node in gang.nodes]
@@ -102,6 +102,35 @@ class MPIDecorator(GangDecorator):
         say(f"{self._flavour}, {describe_transport(transport, rsh)}; slots: {', '.join(map(str, slots))}")
         executor = MPIExecutor(tuple(addresses[1:]), path, slots, transport, gang, peers, site, dict(environ))
         return {"mpi": executor}
+
+
+def own_slots(gang: Gang) -> int:
+    """This node's processors; its share of them, where the nodes are processes of one machine."""
+    own = gang.nodes[gang.node_index]
+    sharing = [node for node in gang.nodes if node.address == own.address]
+    return max(1, own.cpus // len(sharing))
+
+
+def reach(
+    gang: Gang, wanted: str, missing: list[list[str]], peers: Peers, environ: Mapping[str, str]
+) -> tuple[str, str]:
+    """The transport that is taken, and the program that starts a command on another node. Every node must call it.
+
+    Raises
+    ------
+    ToolMissing
+        ssh is wanted and cannot be had.
+    """
+    transport = choose_transport(wanted, missing)
+    if transport == "ssh":
+        try:
+            return "ssh", SshMesh.form(gang, environ, os.getcwd()).rsh
+        except SshUnusable as error:
+            if wanted == "ssh":
+                raise
+            if gang.is_control:
+                say(f"ssh cannot be used, so the gang's own channel is: {error}")
+    return "channel", peers.rsh
 
 
 def describe_transport(transport: str, rsh: str) -> str:

@@ -14,6 +14,11 @@ from .failure import PEER_LOST
 from .flavour import INTEL, OPEN_MPI_4, Flavour
 from .rank import REPORT, told
 
+REPORT_GRACE_S = 1.0
+"""What mpirun gets to end by itself once a rank has failed, and to tell of it in its own words. Open MPI 4 takes up to
+four seconds.
+"""
+
 _HOSTFILE = frozenset(
     {"hostfile", "machinefile", "f", "host", "hosts", "H", "default-hostfile", "configfile", "app", "appfile"}
 )
@@ -91,7 +96,14 @@ def plan(
     argv = [binary, *arguments(site, args, env, [name for name in passed_on if name in env]), *args]
     if not given(args, _COUNT | _MAPPED) and not _maps(args):
         argv += ["-n", str(site.slots)]
-    process = Process(argv=(*argv, *told(program)), env=env, cwd=cwd, title=os.path.basename(binary), report=REPORT)
+    process = Process(
+        argv=(*argv, *told(program)),
+        env=env,
+        cwd=cwd,
+        title=os.path.basename(binary),
+        report=REPORT,
+        report_grace=REPORT_GRACE_S,
+    )
     return LaunchPlan((process,), peer_lost=PEER_LOST)
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,6 +39,10 @@ mount --bind "$files/hosts" /etc/hosts
 mount --bind "$files/$name" /etc/hostname
 mount --bind "$files/nsswitch.conf" /etc/nsswitch.conf
 mount --bind "$files/resolv.conf" /etc/resolv.conf
+for accounts in passwd group; do
+    if [ -e "$files/$accounts" ]; then mount --bind "$files/$accounts" "/etc/$accounts"; fi
+done
+if [ -e "$files/opened" ]; then . "$files/opened"; fi
 if [ "$private" = 1 ]; then
     # A bind mount of each kept folder is held open below /run while the new /tmp covers the old one.
     number=0
@@ -53,6 +59,16 @@ mount -t proc proc /proc
 ip link set lo up
 exec "$PYTHON" -I -S "$NURSERY" 1
 """
+
+
+@dataclass(frozen=True)
+class Account:
+    """A user of the hosts, and a group of the same name and number. They may use this Python, wherever it lies."""
+
+    name: str
+    uid: int
+    home: str | Path
+    shell: str = "/bin/sh"
 
 
 class Host:
@@ -127,12 +143,20 @@ class Hosts:
         Folders below /tmp that stay shared where ``private_tmp``.
     rate : int, optional
         Mbit/s of each host's link, both ways.
+    accounts : sequence of Account
+        Users that the hosts know besides this machine's, or instead of those of the same name.
     """
 
     def __init__(
-        self, count: int, private_tmp: bool = False, keep: Sequence[str | Path] = (), rate: int | None = None
+        self,
+        count: int,
+        private_tmp: bool = False,
+        keep: Sequence[str | Path] = (),
+        rate: int | None = None,
+        accounts: Sequence[Account] = (),
     ) -> None:
         self._count, self._private_tmp, self._keep, self._rate = count, private_tmp, keep, rate
+        self._accounts = accounts
         self._hosts: list[Host] = []
         self._switch = 0
         self._close = contextlib.ExitStack()
@@ -172,6 +196,15 @@ class Hosts:
         (folder / "hosts").write_text("\n".join(lines) + "\n")
         (folder / "nsswitch.conf").write_text("passwd: files\ngroup: files\nhosts: files\n")
         (folder / "resolv.conf").write_text("")
+        if self._accounts:
+            new = {account.name for account in self._accounts}
+            for name, added in (
+                ("passwd", [f"{a.name}:x:{a.uid}:{a.uid}::{a.home}:{a.shell}" for a in self._accounts]),
+                ("group", [f"{a.name}:x:{a.uid}:" for a in self._accounts]),
+            ):
+                old = [line for line in Path("/etc", name).read_text().splitlines() if line.split(":")[0] not in new]
+                (folder / name).write_text("\n".join([*added, *old]) + "\n")
+            (folder / "opened").write_text(_opened(sys.base_prefix, sys.prefix, _NURSERY.parent))
         folder.chmod(0o755)
 
     def _add(self, undo: contextlib.ExitStack, index: int, folder: Path) -> Host:
@@ -227,6 +260,26 @@ class Hosts:
         first = read_process(self._hosts[index].pid)
         if first is None or not send_signal(first, 9) or wait_gone([first.pid], timeout):
             raise AssertionError(f"{self._hosts[index].name} could not be killed")
+
+
+def _opened(*paths: str | Path) -> str:
+    """Shell commands that let every user reach ``paths``, as Python's own below a /root that is closed to them.
+
+    Each closed folder is covered by an open one, in which there is nothing but what leads to ``paths``.
+    """
+    kept: dict[Path, list[Path]] = {}
+    for path in map(Path.resolve, map(Path, paths)):
+        for folder in reversed(path.parents):
+            if not folder.stat().st_mode & 0o001:
+                kept.setdefault(folder, []).append(path)
+                break
+    lines = []
+    for folder, inside in kept.items():
+        places = [(f"/run/opened/{number}", shlex.quote(str(path))) for number, path in enumerate(inside)]
+        lines += [f"mkdir -p {held}; mount --bind {path} {held}" for held, path in places]
+        lines.append(f"mount -t tmpfs -o mode=755 tmpfs {shlex.quote(str(folder))}")
+        lines += [f"mkdir -p {path}; mount --move {held} {path}" for held, path in places]
+    return "\n".join(lines) + "\n"
 
 
 def _below_tmp(path: str | Path) -> bool:

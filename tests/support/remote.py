@@ -7,6 +7,7 @@ share the folder of the local datastore, as pods share a bucket.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from .flows import flow_environment
-from .hosts import Host, Hosts
+from .hosts import Account, Host, Hosts
 from .processes import descendants, send_signal
 
 START_S = 60.0
@@ -32,11 +33,13 @@ _STEP = 0.02  # Files that grow raise no event that could be waited for.
 class RemoteTask:
     """One node's task in one attempt. ``output`` holds both of its streams, its guard's and its processes' too."""
 
-    def __init__(self, host: Host, argv: list[str], env: Mapping[str, str], folder: Path, log: Path) -> None:
+    def __init__(
+        self, host: Host, argv: list[str], env: Mapping[str, str], folder: Path, log: Path, user: str | None = None
+    ) -> None:
         self.host, self._argv, self._log = host, argv, log
         with log.open("wb") as stream:
             self._process = host.popen(
-                argv, env=env, cwd=folder, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream
+                argv, env=env, cwd=folder, user=user, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream
             )
 
     @property
@@ -95,10 +98,14 @@ class RemoteGang:
         Source text. Its ``start`` step, which is really run, reads NODES from the environment.
     main : str, optional
         What the nodes are told of control's address; by default its number.
+    account : Account, optional
+        Whose tasks they are, root's by default. ``folder`` becomes theirs, and has to be where they may go.
     """
 
-    def __init__(self, hosts: Hosts, folder: Path, flow: str, num_nodes: int, main: str = "") -> None:
-        self.hosts, self.num_nodes, self._folder = hosts, num_nodes, folder
+    def __init__(
+        self, hosts: Hosts, folder: Path, flow: str, num_nodes: int, main: str = "", account: Account | None = None
+    ) -> None:
+        self.hosts, self.num_nodes, self._folder, self._account = hosts, num_nodes, folder, account
         self._main = main or hosts[0].address
         self._file = folder / "flow.py"
         self._file.write_text(textwrap.dedent(flow))
@@ -111,6 +118,12 @@ class RemoteGang:
             argv, env = self._command(command), self._environment()
             done = subprocess.run(argv, env=env, cwd=folder, capture_output=True, timeout=START_S, text=True)
             assert done.returncode == 0, done.stdout + done.stderr
+        self._give(folder, *folder.rglob("*"))
+
+    def _give(self, *paths: Path) -> None:
+        if self._account is not None:
+            for path in paths:
+                os.chown(path, self._account.uid, self._account.uid, follow_symlinks=False)
 
     def _command(self, command: str) -> list[str]:
         where = ["--datastore", "local", "--datastore-root", str(self._folder / "datastore"), "--metadata", "local"]
@@ -142,7 +155,12 @@ class RemoteGang:
         }
         environment = self._environment(**{**backends, **env})
         log = self._folder / f"task-{len(self._started)}.log"
-        started = RemoteTask(host, self._command(command), environment, self._folder, log)
+        user = None
+        if self._account is not None:
+            user = self._account.name
+            environment |= {"HOME": str(self._account.home), "METAFLOW_HOME": str(self._folder / "home")}
+            self._give(temporary.parent, temporary)
+        started = RemoteTask(host, self._command(command), environment, self._folder, log, user)
         self._started.append(started)
         return started
 
@@ -178,10 +196,16 @@ class RemoteGang:
 
 @contextlib.contextmanager
 def remote_gang(
-    folder: Path, flow: str, num_nodes: int, hosts: int | None = None, main: str = ""
+    folder: Path,
+    flow: str,
+    num_nodes: int,
+    hosts: int | None = None,
+    main: str = "",
+    account: Account | None = None,
 ) -> Iterator[RemoteGang]:
     """Hosts, ``num_nodes`` of them by default, and a gang for them; what the gang leaves behind is a failure."""
-    with Hosts(num_nodes if hosts is None else hosts) as machines:
-        gang = RemoteGang(machines, folder, flow, num_nodes, main)
+    accounts = () if account is None else (account,)
+    with Hosts(num_nodes if hosts is None else hosts, accounts=accounts) as machines:
+        gang = RemoteGang(machines, folder, flow, num_nodes, main, account)
         yield gang
         gang.close()

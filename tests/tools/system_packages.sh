@@ -6,6 +6,11 @@ set -eu
 present() {
     case "$1" in
     iproute2) command -v ip ;;
+    libc6-dev) test -e /usr/include/stdio.h ;;
+    libopenmpi-dev) test -x /usr/bin/mpicc ;;
+    openmpi-bin) test -x /usr/bin/mpirun ;;
+    openssh-client) command -v ssh ;;
+    openssh-server) command -v sshd ;;
     procps) command -v ps ;;
     python3-venv) "${PYTHON:-python3}" -c 'import ensurepip, venv' ;;
     util-linux) command -v unshare ;;

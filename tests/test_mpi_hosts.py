@@ -1,0 +1,78 @@
+"""@mpi on hosts of their own: each MPI over each transport, as root and as an ordinary user."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from support.mpi import MPICH, OPEN_MPI_4, OPEN_MPI_5, path_with
+from support.remote import remote_gang
+from support.requirements import require_tool
+
+EXAMPLES = Path(__file__).parent.parent / "examples" / "mpi"
+END_S = 60.0
+"""For a step of some seconds, on a machine that is busy."""
+
+FLOW = """
+import os
+from metaflow import FlowSpec, current, mpi, resources, step
+
+class Remote(FlowSpec):
+    @step
+    def start(self):
+        self.next(self.work, num_parallel=int(os.environ["NODES"]))
+
+    @resources(cpu=2)
+    @mpi(transport=os.environ.get("TRANSPORT", "auto"))
+    @step
+    def work(self):
+        print("hosts", current.mpi.hosts)
+        os.environ["FROM_THE_BODY"] = "a'; echo foo"
+        current.mpi.run(program="python hello_ranks.py")
+        product = os.path.join(current.gang.folder, "product.npy")
+        current.mpi.exec(["-n", "8"], ["python", "matrix_product.py"], [64, product], {"OPENBLAS_NUM_THREADS": "1"})
+        # Each host has a /dev/shm of its own: where the program does not come, no rank can start it.
+        current.mpi.cc("-O2 -o pi pi.c")
+        current.mpi.broadcast_file("pi", to="/dev/shm/pi")
+        current.mpi.run(program="/dev/shm/pi 1000000")
+        current.mpi.run(program=["sh", "-c", 'echo "rank sees $FROM_THE_BODY, $HERE, $(pwd)"'])
+        self.next(self.join)
+
+    @step
+    def join(self, inputs):
+        self.next(self.end)
+
+    @step
+    def end(self):
+        pass
+
+if __name__ == "__main__":
+    Remote()
+"""
+
+
+@pytest.mark.parametrize("transport", ["ssh", "channel"])
+@pytest.mark.parametrize("kind", [OPEN_MPI_4, MPICH, OPEN_MPI_5])
+def test_four_hosts_compute_together(tmp_path: Path, kind: str, transport: str) -> None:
+    if transport == "ssh":
+        require_tool("sshd", "openssh-server")
+    for name in ("hello_ranks.py", "matrix_product.py", "pi.c"):
+        shutil.copy(EXAMPLES / name, tmp_path)
+    with remote_gang(tmp_path, FLOW, 4) as gang:
+        env = {"PATH": path_with(kind), "TRANSPORT": transport}
+        control, *others = [gang.start(node, HERE=f"node {node}", **env) for node in range(4)]
+        said = control.ok(END_S)
+        for task in others:
+            task.ok(END_S)
+        assert kind.rstrip(" 45") in said and ("by ssh" if transport == "ssh" else "without ssh") in said
+        assert f"hosts {tuple(gang.hosts[index].address for index in (1, 2, 3))}" in said
+        ranks = re.findall(r"^rank (\d) of 8 on (gang\d)$", said, re.MULTILINE)
+        assert sorted(rank for rank, _ in ranks) == [str(rank) for rank in range(8)], said
+        assert Counter(host for _, host in ranks) == {f"gang{index}": 2 for index in range(4)}
+        assert re.search(r"^8 ranks, largest error \S+$", said, re.MULTILINE)
+        assert "pi is 3.1415926536 by 8 ranks\n" in said
+        seen = re.findall(r"^rank sees a'; echo foo, (node \d), (.*)$", said, re.MULTILINE)
+        assert Counter(seen) == {(f"node {index}", str(tmp_path)): 2 for index in range(4)}
