@@ -3,8 +3,9 @@
 ``__mf_extensions__`` and ``__version__`` are what Metaflow's banner says of us.
 """
 
+from ..launchers.mpi.horovod import horovod_run
 from ..launchers.torchrun.single_node import TorchrunSingleNodeMultiGPU
 
-__all__ = ["TorchrunSingleNodeMultiGPU"]
+__all__ = ["TorchrunSingleNodeMultiGPU", "horovod_run"]
 __mf_extensions__ = "gang"
 __version__ = "0.1.0"

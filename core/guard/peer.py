@@ -42,3 +42,9 @@ class PeerServer(SecureServer):
             chain.take(link, request, self._secret, self._cwd)
         else:
             raise BulkError("The request is none that a node knows.")
+
+    def close(self) -> None:
+        super().close()
+        from . import chain
+
+        chain.close()  # files that have come in part
