@@ -7,7 +7,6 @@ no key and no configuration of SSH takes part.
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
@@ -15,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .context import Gang, Node
+from .hostfile import write_private
 
 _AGENT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "guard", "agent.py")
 
@@ -26,8 +26,8 @@ class Peers:
     Parameters
     ----------
     rsh : str
-        Path of a program that is called as ssh is. It, and the file with the key beside it, are this user's alone and
-        go with the gang.
+        Path of a program that is called as ssh is. It, and the socket beside it by which it asks this node's guard, are
+        this user's alone and go with the gang.
     hops : tuple of (int, str, int)
         Index, address and port of every node, by index.
 
@@ -56,7 +56,17 @@ class Peers:
         header, _ = gang._link.request("serve-peers", host=own.address, env=dict(env), cwd=cwd)
         ports = gang.all_gather(header["port"])
         hops = tuple((node.index, node.address, port) for node, port in zip(gang.nodes, ports, strict=True))
-        return cls(_write_program(gang, header["key"], hops), hops)
+        nodes = [
+            {"names": called, "address": address, "port": port}
+            for called, (_, address, port) in zip(names(gang.nodes), hops, strict=True)
+        ]
+        folder = os.path.join(gang.folder, "peers")
+        os.mkdir(folder, 0o700)
+        gang._link.request("reach-peers", folder=folder, nodes=nodes)
+        program = os.path.join(folder, "rsh")
+        command = shlex.join([sys.executable, "-I", "-S", _AGENT, folder])
+        write_private(program, f'#!/bin/sh\nexec {command} "$@"\n', 0o700)
+        return cls(program, hops)
 
 
 def names(nodes: Sequence[Node]) -> list[list[str]]:
@@ -76,24 +86,3 @@ def names(nodes: Sequence[Node]) -> list[list[str]]:
         for index, name in enumerate(kind):
             owners.setdefault(name.lower(), index)
     return [[name for name, owner in owners.items() if owner == index] for index in range(len(nodes))]
-
-
-def _write_program(gang: Gang, key: str, hops: Sequence[tuple[int, str, int]]) -> str:
-    folder = os.path.join(gang.folder, "peers")
-    os.makedirs(folder, mode=0o700, exist_ok=True)
-    file, program = os.path.join(folder, "nodes.json"), os.path.join(folder, "rsh")
-    nodes = [
-        {"names": called, "address": address, "port": port}
-        for called, (_, address, port) in zip(names(gang.nodes), hops, strict=True)
-    ]
-    _write(file, json.dumps({"key": key, "nodes": nodes}), 0o600)
-    command = shlex.join([sys.executable, "-I", "-S", _AGENT, file])
-    _write(program, f'#!/bin/sh\nexec {command} "$@"\n', 0o700)
-    return program
-
-
-def _write(path: str, text: str, mode: int) -> None:
-    """Nobody else may read it at any moment."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
-    with open(fd, "wb") as file:
-        file.write(os.fsencode(text))

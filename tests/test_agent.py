@@ -23,9 +23,11 @@ from support.remote import remote_gang
 from test_bulk import Middle
 
 from metaflow_extensions.gang.core.context import Node
-from metaflow_extensions.gang.core.guard import agent, secure
+from metaflow_extensions.gang.core.guard import caller as caller_module
+from metaflow_extensions.gang.core.guard import secure
 from metaflow_extensions.gang.core.guard.bulklink import BulkError, client_context
-from metaflow_extensions.gang.core.guard.caller import Refusal, find, run
+from metaflow_extensions.gang.core.guard.caller import Refusal, find
+from metaflow_extensions.gang.core.guard.peer import peer_key
 from metaflow_extensions.gang.core.peers import names
 
 HOST = "127.0.0.1"
@@ -85,6 +87,17 @@ link.close()
 """
 
 
+# What a guard does for a program, in a process of its own.
+CALL = """
+import json, sys
+package = type(sys)("guard")
+package.__path__ = [sys.argv[1]]
+sys.modules["guard"] = package
+from guard.caller import call
+sys.exit(call(json.loads(sys.argv[2]), bytes.fromhex(sys.argv[3]), sys.argv[4:], (0, 1, 2)))
+"""
+
+
 class LocalGang:
     """Nodes of this machine, without a flow; ``rsh`` is node 0's program."""
 
@@ -111,8 +124,7 @@ class LocalGang:
             self.kill()
             raise
         self.rsh: str = self.told[0]["rsh"]
-        self.file = os.path.join(os.path.dirname(self.rsh), "nodes.json")
-        self.key = bytes.fromhex(json.loads(Path(self.file).read_text())["key"])
+        self.key = peer_key(bytes.fromhex(self.told[0]["secret"]))
         self.ports: list[int] = [port for _, _, port in self.told[0]["hops"]]
 
     def _line(self, node: int) -> str:
@@ -144,13 +156,10 @@ class LocalGang:
         return subprocess.run([self.rsh, *words], timeout=WAIT_S, **{**streams, **options})
 
     def by_way_of(self, port: int, node: int = 1) -> list[str]:
-        """An agent that finds ``node`` behind another port: somebody stands in between."""
-        gang = json.loads(Path(self.file).read_text())
-        gang["nodes"][node]["port"] = port
-        file = self.folder / f"by way of {port}.json"
-        file.touch(mode=0o600)
-        file.write_text(json.dumps(gang))
-        return [sys.executable, "-I", "-S", str(agent.__file__), str(file), f"node{node}"]
+        """A command line whose call finds ``node`` behind another port: somebody stands in between."""
+        nodes = [{"names": [f"node{node}"], "address": HOST, "port": port}]
+        package = os.path.dirname(str(caller_module.__file__))
+        return [sys.executable, "-I", "-S", "-c", CALL, package, json.dumps(nodes), self.key.hex(), f"node{node}"]
 
     def close(self) -> None:
         """A good end, which leaves nothing."""
@@ -337,8 +346,8 @@ def test_a_command_reaches_the_shell_as_it_is(gang: LocalGang) -> None:
 
 
 def test_a_command_that_the_system_does_not_take(gang: LocalGang, tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match=r"The command has 200000 bytes; 131071 is the limit"):
-        run(gang.file, ["node1", "x" * 100_000, "y" * 99_999])
+    done = gang.run("node1", "x" * 100_000, "y" * 99_999)
+    assert done.returncode == 255 and b"The command has 200000 bytes; 131071 is the limit" in done.stderr
     with secure.connect(HOST, gang.ports[1], gang.key) as link:
         link.send_header({"run": True})
         link.send(b"\x04\0\0\0\x03a\0b")
@@ -465,11 +474,12 @@ def test_a_node_that_dies_is_told_by_the_caller(own_gang: LocalGang) -> None:
 
 
 def test_the_key_is_this_users_alone_and_goes_with_the_gang(own_gang: LocalGang) -> None:
-    folder = Path(own_gang.file).parent
+    folder = Path(own_gang.rsh).parent
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert stat.S_IMODE(os.stat(own_gang.file).st_mode) == 0o600
     assert stat.S_IMODE(os.stat(own_gang.rsh).st_mode) == 0o700
-    assert own_gang.key.hex() not in Path(own_gang.rsh).read_text()
+    files = [path for path in own_gang.folder.rglob("*") if path.is_file()]
+    assert own_gang.rsh in map(str, files)
+    assert not any(own_gang.key.hex().encode() in path.read_bytes() for path in files), "it is in the guards alone"
     assert own_gang.key != bytes.fromhex(own_gang.told[0]["secret"]), "the key to the hub is another"
     caller = own_gang.start("node1", "cat /proc/$PPID/cmdline /proc/$PPID/environ; env; cat")
     assert caller.stdin is not None and caller.stdout is not None

@@ -1,11 +1,17 @@
-"""The calling side of :mod:`remote`: ssh's command line, the streams of one command, and its exit code."""
+"""The calling side of :mod:`remote`: ssh's command line, the streams of one command, and its exit code.
+
+It is the guard that calls, for a program on its node (:mod:`agent`) that has handed it its standard streams: so no
+key is outside the guards, and the program, which starts once for each node, has next to nothing to import.
+"""
 
 from __future__ import annotations
 
-import json
+import array
 import os
 import select
-import signal
+import socket
+import threading
+from contextlib import suppress
 
 from .bulklink import BulkError
 from .exchange import (
@@ -27,8 +33,15 @@ from .secure import connect
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Iterable
-    from typing import Any, NoReturn
+    from typing import Any
+
+    Streams = tuple[int, int, int]
+
+SOCKET = "callers"
+"""The name of the guard's socket in its folder."""
+
+LONGEST_REQUEST = 1 << 20
+"""Bytes of a program's words: more than the kernel gives a program."""
 
 FLAGS = frozenset("1246AaCdfGgKkMNnqsTtVvXxYy")
 """Options of ssh and rsh that have no value. All are accepted, and only -n and -f (no stdin) mean something here."""
@@ -93,101 +106,188 @@ def find(host: str, nodes: list[dict[str, Any]]) -> dict[str, Any]:
     raise Refusal(f"No node of this gang is called {host!r}. Its nodes are: {known}{more}.")
 
 
-def forward(exchange: Exchange, takes_stdin: bool) -> int:
-    """Carry the streams until the command has ended; its exit code, negative for a signal.
+class Callers:
+    """Serves the programs of this node that want a command run on another, each in a thread of its own.
 
-    Raises :class:`BulkError` where the connection breaks, :class:`Refusal` where the node does not run it.
+    Parameters
+    ----------
+    folder : str
+        A private folder: who may enter it may have commands run.
+    key : bytes
+        What nodes show each other (:func:`~.peer.peer_key`).
+    nodes : list of dict
+        "names" (what it may be called), "address" and "port" of each node's server.
+
+    Raises
+    ------
+    OSError
+        When there can be no socket in the folder.
     """
-    outlets = {STDOUT: Outlet(exchange, STDOUT, 1), STDERR: Outlet(exchange, STDERR, 2)}
-    credit = WINDOW
-    if not takes_stdin:
-        exchange.send(STDIN)
-    try:
+
+    def __init__(self, folder: str, key: bytes, nodes: list[dict[str, Any]]) -> None:
+        self._key, self._nodes = key, nodes
+        self._sock = socket.socket(socket.AF_UNIX)
+        place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            # The path of a socket has 107 bytes at most, and the folder's may have more.
+            self._sock.bind(f"/proc/self/fd/{place}/{SOCKET}")
+        finally:
+            os.close(place)
+        self._sock.listen(128)
+        threading.Thread(target=self._accept, name="callers", daemon=True).start()
+
+    def close(self) -> None:
+        """Take no more. Those that are served end with their programs."""
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)  # wakes the thread in accept()
+
+    def _accept(self) -> None:
         while True:
-            for kind, data in exchange.transfer():
-                if kind in outlets:
-                    outlets[kind].put(data)
-                elif kind == TAKEN:
-                    credit += taken(data)[1]
-                elif kind == ENDED:
-                    exchange.close()
-                    return int(data)
-                elif kind == REFUSED:
-                    raise Refusal(data.decode(errors="replace"))
-            poll = select.poll()
-            poll.register(exchange, exchange.events)
-            if takes_stdin and credit:
-                poll.register(0, select.POLLIN)
-            ready = _write(outlets.values(), poll)
-            if 0 in ready:
-                piece = _read(min(credit, PIECE))
-                if piece is not None:
-                    credit -= len(piece)
-                    takes_stdin = bool(piece)
-                    exchange.send(STDIN, piece)
-    finally:
-        # However it ended: what has come is the command's last words.
-        while any(outlet.waiting for outlet in outlets.values()):
-            _write(outlets.values(), select.poll())
+            try:
+                program, _ = self._sock.accept()
+            except OSError:
+                self._sock.close()
+                return
+            threading.Thread(target=self._serve, args=(program,), name="caller", daemon=True).start()
+
+    def _serve(self, program: socket.socket) -> None:
+        with program, suppress(OSError):  # the program has gone
+            asked = _receive(program)
+            if asked is None:
+                return
+            words, streams = asked
+            try:
+                code = call(self._nodes, self._key, words, streams, program.fileno())
+            finally:
+                for fd in streams:
+                    os.close(fd)
+            program.sendall(b"%d\n" % code)
 
 
-def _write(outlets: Iterable[Outlet], poll: select.poll) -> set[int]:
-    """Wait until something is ready, in ``poll`` or of the outlets, and write what can be; the descriptors."""
-    for outlet in outlets:
-        if outlet.waiting:
-            poll.register(outlet.fd, select.POLLOUT)
-    ready = {fd for fd, _ in poll.poll()}
-    for outlet in outlets:
-        if outlet.fd in ready:
-            outlet.write()
-    return ready
+def _receive(program: socket.socket) -> tuple[list[str], Streams] | None:
+    """Words and streams of a program; None where it does not speak as one of ours."""
+    numbers = array.array("i")
+    data, extra, _, _ = program.recvmsg(4, socket.CMSG_SPACE(3 * numbers.itemsize), socket.MSG_CMSG_CLOEXEC)
+    for level, kind, content in extra:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            numbers.frombytes(content[: len(content) - len(content) % numbers.itemsize])
+    left = int.from_bytes(data, "big") if len(data) == 4 else LONGEST_REQUEST + 1
+    parts = []
+    while 0 < left <= LONGEST_REQUEST and (part := program.recv(left)):
+        parts.append(part)
+        left -= len(part)
+    if left or len(numbers) != 3:
+        for fd in numbers:
+            os.close(fd)
+        return None
+    return [os.fsdecode(word) for word in b"".join(parts).split(b"\0")], (numbers[0], numbers[1], numbers[2])
 
 
-def _read(most: int) -> bytes | None:
-    """What stdin has; None where it turned out to have nothing now."""
+def call(nodes: list[dict[str, Any]], key: bytes, words: list[str], streams: Streams, program: int = -1) -> int:
+    """Run a command line of ssh: the exit code, as a program can have it; what went wrong is said on its stderr.
+
+    ``program`` is a descriptor that hangs up when the program whose ``streams`` these are has gone.
+    """
     try:
-        return os.read(0, most)
+        code = _run(nodes, key, words, streams, program)
+        return 128 - code if code < 0 else code
+    except BrokenPipeError:  # whoever wanted the output has gone
+        return FAILED
+    except Exception as error:  # ssh has one exit code for whatever it is, and its callers know it
+        with suppress(OSError):
+            os.write(streams[2], f"[gang] {_sentence(error, words)}\n".encode(errors="replace"))
+        return FAILED
+
+
+def _sentence(error: Exception, words: list[str]) -> str:
+    if isinstance(error, (Refusal, BulkError)):
+        return str(error)
+    return f"The command {' '.join(words)!r} could not be run on another node: {type(error).__name__}: {error}."
+
+
+def _run(nodes: list[dict[str, Any]], key: bytes, words: list[str], streams: Streams, program: int) -> int:
+    host, command, takes_stdin = parse(words)
+    node = find(host, nodes)
+    text = os.fsencode(command)
+    if len(text) >= LONGEST_COMMAND:
+        raise Refusal(f"The command has {len(text)} bytes; {LONGEST_COMMAND - 1} is the limit of the system.")
+    with connect(node["address"], node["port"], key) as link:
+        link.send_header({"run": True})
+        exchange = Exchange(link)
+        exchange.send(COMMAND, text)
+        return _Forward(exchange, streams, program).run(takes_stdin)
+
+
+class _Gone(Exception):
+    """The program has ended: there is nobody to forward for."""
+
+
+class _Forward:
+    """The streams of one command between its node and ``program``."""
+
+    def __init__(self, exchange: Exchange, streams: Streams, program: int) -> None:
+        self._exchange, self._stdin, self._program = exchange, streams[0], program
+        self._outlets = {STDOUT: Outlet(exchange, STDOUT, streams[1]), STDERR: Outlet(exchange, STDERR, streams[2])}
+
+    def run(self, takes_stdin: bool) -> int:
+        """Until the command has ended; its exit code, negative for a signal.
+
+        Raises :class:`BulkError` where the connection breaks, :class:`Refusal` where the node does not run it.
+        """
+        credit = WINDOW
+        if not takes_stdin:
+            self._exchange.send(STDIN)
+        try:
+            while True:
+                for kind, data in self._exchange.transfer():
+                    if kind in self._outlets:
+                        self._outlets[kind].put(data)
+                    elif kind == TAKEN:
+                        credit += taken(data)[1]
+                    elif kind == ENDED:
+                        self._exchange.close()
+                        return int(data)
+                    elif kind == REFUSED:
+                        raise Refusal(data.decode(errors="replace"))
+                poll = select.poll()
+                poll.register(self._exchange, self._exchange.events)
+                if takes_stdin and credit:
+                    poll.register(self._stdin, select.POLLIN)
+                if self._stdin in self._wait(poll):
+                    piece = _read(self._stdin, min(credit, PIECE))
+                    if piece is not None:
+                        credit -= len(piece)
+                        takes_stdin = bool(piece)
+                        self._exchange.send(STDIN, piece)
+        except _Gone:
+            return FAILED
+        finally:
+            # However it ended: what has come is the command's last words.
+            with suppress(_Gone):
+                while any(outlet.waiting for outlet in self._outlets.values()):
+                    self._wait(select.poll())
+
+    def _wait(self, poll: select.poll) -> set[int]:
+        """Wait until something is ready, in ``poll`` or of the outlets, and write what can be; the descriptors."""
+        for outlet in self._outlets.values():
+            if outlet.waiting:
+                poll.register(outlet.fd, select.POLLOUT)
+        if self._program >= 0:
+            poll.register(self._program, select.POLLIN)  # it says nothing more, so this is its end
+        ready = {fd for fd, _ in poll.poll()}
+        if self._program in ready:
+            raise _Gone
+        for outlet in self._outlets.values():
+            if outlet.fd in ready:
+                outlet.write()
+        return ready
+
+
+def _read(fd: int, most: int) -> bytes | None:
+    """What the stream has; None where it turned out to have nothing now."""
+    try:
+        return os.read(fd, most)
     except BlockingIOError:
         return None
     except OSError:  # a folder, or a terminal that was hung up: as good as its end
         return b""
-
-
-def run(file: str, words: list[str]) -> int:
-    """Everything but the process: the exit code of the command, negative for a signal."""
-    host, command, takes_stdin = parse(words)
-    with open(file, encoding="utf-8") as stream:
-        gang = json.load(stream)
-    node = find(host, gang["nodes"])
-    text = os.fsencode(command)
-    if len(text) >= LONGEST_COMMAND:
-        raise Refusal(f"The command has {len(text)} bytes; {LONGEST_COMMAND - 1} is the limit of the system.")
-    with connect(node["address"], node["port"], bytes.fromhex(gang["key"])) as link:
-        link.send_header({"run": True})
-        exchange = Exchange(link)
-        exchange.send(COMMAND, text)
-        return forward(exchange, takes_stdin)
-
-
-def main(argv: list[str]) -> NoReturn:
-    """The process: ends with an exit code, or, where somebody ends it, by the signal itself."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass  # a standard stream was closed: no connection must take its number
-    os.close(fd)
-    try:
-        code = run(argv[0], argv[1:])
-        code = 128 - code if code < 0 else code
-    except BrokenPipeError:  # whoever wanted the output has gone
-        code = FAILED
-    except Exception as error:  # ssh has one exit code for whatever it is, and its callers know it
-        os.write(2, f"[gang] {_sentence(error, argv)}\n".encode(errors="replace"))
-        code = FAILED
-    os._exit(code)  # the kernel closes everything, faster
-
-
-def _sentence(error: Exception, argv: list[str]) -> str:
-    if isinstance(error, (Refusal, BulkError)):
-        return str(error)
-    return f"The command {' '.join(argv[1:])!r} could not be run on another node: {type(error).__name__}: {error}."

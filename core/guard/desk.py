@@ -20,6 +20,7 @@ ENDED_BY_STOP = frozenset(
         "get",
         "port",
         "serve-peers",
+        "reach-peers",
         "broadcast",
         "launch",
         "start",

@@ -24,6 +24,8 @@ LAST_WORDS_S = 1.0
 
 def tidy(node: Node) -> None:
     """End descendants and strays, store logs, give back ports, remove the private folder."""
+    if node.callers is not None:
+        node.callers.close()
     if node.peers is not None:
         node.peers.close()
     tasks = {task.pid for task in node.work.tasks.values()}

@@ -24,6 +24,7 @@ from .work import Work
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from .caller import Callers
     from .peer import PeerServer
     from .ports import PortLease
     from .uplink import Uplink
@@ -69,6 +70,7 @@ class Node:
         self.speaking: list[threading.Thread] = []
         self.uplink: Uplink | None = None
         self.peers: PeerServer | None = None
+        self.callers: Callers | None = None
         self.work = Work(loop, out, err, self.fail, self._port_taken, self._node_task_ended)
         stream = Stream(loop, sock)
         stream.on_close = lambda reason: self._link_closed()

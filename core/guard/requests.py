@@ -110,14 +110,23 @@ class Requests:
         self._node.uplink.with_bulk(ready)
 
     def serve_peers(self, request: int, header: Header, payload: bytes) -> None:
-        """Let the other nodes run commands and leave files here; answered with the port and the key to it."""
+        """Let the other nodes run commands and leave files here; answered with the port."""
         from .peer import PeerServer, peer_key
 
         assert self._node.uplink is not None
-        key = peer_key(self._node.uplink.secret)
         if self._node.peers is None:
+            key = peer_key(self._node.uplink.secret)
             self._node.peers = PeerServer(self._node, header["host"], key, header["env"], header["cwd"])
-        self._node.desk.answer(request, {"port": self._node.peers.port, "key": key.hex()})
+        self._node.desk.answer(request, {"port": self._node.peers.port})
+
+    def reach_peers(self, request: int, header: Header, payload: bytes) -> None:
+        """Let programs of this node have commands run on the others, by a socket in the folder."""
+        from .caller import Callers
+        from .peer import peer_key
+
+        assert self._node.uplink is not None
+        self._node.callers = Callers(header["folder"], peer_key(self._node.uplink.secret), header["nodes"])
+        self._node.desk.answer(request, {})
 
     def broadcast(self, request: int, header: Header, payload: bytes) -> None:
         """Send a file to other nodes, each of which passes it on to the next; on a thread."""
