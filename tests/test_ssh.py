@@ -8,15 +8,14 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import metaflow  # noqa: F401 - before any of its extensions
 import pytest
+from support.accounts import account, open_folder
 from support.hosts import Account
 from support.remote import START_S, RemoteGang, remote_gang
 from support.requirements import missing, require_tool
@@ -157,25 +156,6 @@ except paramiko.SSHException as error:
 transport.close()
 print(json.dumps(told))
 """
-
-
-@contextmanager
-def open_folder() -> Iterator[Path]:
-    """A folder that any user may enter, unlike those of pytest."""
-    with tempfile.TemporaryDirectory(prefix="gang-ssh-", dir="/tmp") as folder:
-        os.chmod(folder, 0o755)
-        yield Path(folder)
-
-
-def account(name: str, folder: Path) -> Account | None:
-    """None for root, else an ordinary user with a home of their own."""
-    if name == "root":
-        return None
-    home = folder / "home"
-    home.mkdir(mode=0o700)
-    # A bash that sshd has started reads it, unless it is told otherwise; it would spoil what commands write.
-    (home / ".bashrc").write_text("echo noise; export HOSTILE=noise\n")
-    return Account(name, 47_113, home, require_tool("bash"))
 
 
 def looks(*folders: Path) -> dict[str, tuple[object, ...]]:

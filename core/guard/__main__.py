@@ -16,12 +16,11 @@ def main(fd: int, task_pid: int, kind: str) -> int:
 
     ``kind`` is "node" for a node of a gang, "alone" for a process that belongs to none.
     """
-    # Ctrl-C is for the task, which tells us; a reader of our output that has gone is no reason to die.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A reader of our output that has gone is no reason to die.
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    # What ends a whole service or container ends the task too, after which there is much to put in order. A handler,
-    # since our children would inherit SIG_IGN.
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    # Ctrl-C is for the task, which tells us; and what ends a whole service or container ends the task too, after which
+    # there is much to put in order. A handler, since our children would inherit SIG_IGN.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda *_: None)
     become_subreaper()

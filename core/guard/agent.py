@@ -1,4 +1,4 @@
-"""What mpirun, and whatever else starts programs over SSH, runs in its place: ``agent.py FOLDER [OPTION] HOST WORD...``.
+"""What mpirun, and whatever else starts programs over SSH, runs for ssh: ``agent.py FOLDER [OPTION] HOST WORD ...``.
 
 FOLDER has the socket of this node's guard (:mod:`caller`), which gets the words and this program's standard streams,
 and has the command run on the node that is called HOST, in its task's environment and folder. This program exits with
