@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import pickle
 import re
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -135,6 +137,21 @@ class Gang:
         if "error" in header:
             raise BadAttribute(header["error"])
         return int(header["port"])
+
+    def own_folder(self, path: str) -> None:
+        """Make a folder of this user alone outside of :attr:`folder`, as in shared memory, that goes with the gang.
+
+        Raises
+        ------
+        OSError
+            It cannot be made, or is there and somebody else's.
+        """
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+        found = os.lstat(path)
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+            raise PermissionError(f"{path} is not a private folder of this user.")
+        self._link.request("own", path=path)
 
     def run(
         self,

@@ -39,7 +39,9 @@ class Remote(FlowSpec):
         current.mpi.cc("-O2 -o pi pi.c")
         current.mpi.broadcast_file("pi", to="/dev/shm/pi")
         current.mpi.run(program="/dev/shm/pi 1000000")
-        current.mpi.run(program=["sh", "-c", 'echo "rank sees $FROM_THE_BODY, $HERE, $(pwd)"'])
+        show = "from mpi4py import MPI; import os; e = os.environ.get; "
+        show += "print('rank sees', e('FROM_THE_BODY'), e('HERE'), e('TMPDIR'), os.getcwd(), sep='; ')"
+        current.mpi.run(program=["python", "-c", show])
         self.next(self.join)
 
     @step
@@ -95,5 +97,5 @@ def check(said: str, kind: str, transport: str, folder: Path, others: list[str])
     assert Counter(host for _, host in ranks) == {f"gang{index}": 2 for index in range(4)}
     assert re.search(r"^8 ranks, largest error \S+$", said, re.MULTILINE)
     assert "pi is 3.1415926536 by 8 ranks\n" in said
-    seen = re.findall(r"^rank sees a'; echo foo, (node \d), (.*)$", said, re.MULTILINE)
-    assert Counter(seen) == {(f"node {index}", str(folder)): 2 for index in range(4)}
+    seen = re.findall(r"^rank sees; a'; echo foo; (node \d); (.*); (.*)$", said, re.MULTILINE)
+    assert Counter(seen) == {(f"node {index}", f"{folder}/tmp/gang{index}", str(folder)): 2 for index in range(4)}

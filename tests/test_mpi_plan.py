@@ -26,6 +26,8 @@ def site(kind: str = OPEN_MPI_4, **changes: Any) -> plan.Site:
         "rsh": "/private/rsh",
         "interface": "eth0",
         "is_root": False,
+        "tmpdir": "/private/mpi",
+        "shared_memory": "",
     }
     return plan.Site(**{**values, **changes})
 

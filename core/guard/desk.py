@@ -19,6 +19,7 @@ ENDED_BY_STOP = frozenset(
         "put",
         "get",
         "port",
+        "own",
         "serve-peers",
         "reach-peers",
         "broadcast",

@@ -34,6 +34,8 @@ def tidy(node: Node) -> None:
         _save_logs(node, node.saver)
     for lease in node.leases:
         lease.release()
+    for folder in node.owned:
+        shutil.rmtree(folder, ignore_errors=True)
     remove_folder(node.folder)
     for thread in node.speaking:
         thread.join(LAST_WORDS_S)

@@ -67,6 +67,7 @@ class Node:
         self.task_pid = task_pid
         self.saver: Header | None = None
         self.leases: list[PortLease] = []
+        self.owned: list[str] = []  # folders elsewhere that go as this node's own does
         self.speaking: list[threading.Thread] = []
         self.uplink: Uplink | None = None
         self.peers: PeerServer | None = None

@@ -128,6 +128,11 @@ class Requests:
         self._node.callers = Callers(header["folder"], peer_key(self._node.uplink.secret), header["nodes"])
         self._node.desk.answer(request, {})
 
+    def own(self, request: int, header: Header, payload: bytes) -> None:
+        """Remove a folder, too, in the end."""
+        self._node.owned.append(header["path"])
+        self._node.desk.answer(request, {})
+
     def broadcast(self, request: int, header: Header, payload: bytes) -> None:
         """Send a file to other nodes, each of which passes it on to the next; on a thread."""
 

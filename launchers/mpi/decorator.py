@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from ...core.context import Gang
 from ...core.decorator import GangDecorator
 from ...core.failure import BadAttribute, ToolMissing
+from ...core.guard.processes import GANG_MARKER
 from ...core.hostfile import hostfile, write_private
 from ...core.logs import say
 from ...core.network import interface_for
@@ -16,7 +17,7 @@ from ...core.peers import Peers
 from ...core.ssh import SshMesh, SshUnusable, missing_tools
 from .flavour import Flavour, find_mpi
 from .launcher import MPIExecutor
-from .plan import Site, clean_environment, common_interface
+from .plan import Site, clean_environment, common_interface, own_tmpdir
 
 TRANSPORTS = ("auto", "ssh", "channel")
 
@@ -71,17 +72,21 @@ class MPIDecorator(GangDecorator):
 
     def form(self, gang: Gang) -> dict[str, object]:
         """What the step finds on ``current``. Every node takes part, though the body runs on control."""
-        environ = clean_environment(os.environ)
+        before = clean_environment(os.environ)
         other = gang.nodes[1].address if gang.is_control and gang.num_nodes > 1 else gang.main_address
         own = {
             "mpi": str(self._flavour),
             "kind": self._flavour.kind,
             "slots": self.gpus or self.cpus or own_slots(gang),
             "interface": interface_for(other),
+            "id": os.environ[GANG_MARKER].rpartition(".")[0],
             "missing": missing_tools(),
         }
         nodes = gang.all_gather(own)
         check_same_mpi(nodes)
+        tmpdir, shared_memory = make_folders(gang, nodes[0]["id"], self._flavour)
+        # A node of another machine may have what mpirun starts here; ranks get the task's own TMPDIR again.
+        environ = {**before, **own_tmpdir(before, tmpdir)}
         addresses = [node.address for node in gang.nodes]
         is_one_machine = len(set(addresses)) == 1
         transport, rsh, peers = "", "", None
@@ -98,10 +103,24 @@ class MPIDecorator(GangDecorator):
         interface = "" if is_one_machine else common_interface([node["interface"] for node in nodes], addresses)
         cpus = [node.cpus for node in gang.nodes]
         crowded = sum(slots) > cpus[0] if is_one_machine else any(s > c for s, c in zip(slots, cpus, strict=True))
-        site = Site(self._flavour, path, sum(slots), crowded, rsh, interface, os.geteuid() == 0)
+        site = Site(self._flavour, path, sum(slots), crowded, rsh, interface, os.geteuid() == 0, tmpdir, shared_memory)
         say(f"{self._flavour}, {describe_transport(transport, rsh)}; slots: {', '.join(map(str, slots))}")
-        executor = MPIExecutor(tuple(addresses[1:]), path, slots, transport, gang, peers, site, dict(environ))
+        executor = MPIExecutor(tuple(addresses[1:]), path, slots, transport, gang, peers, site, before)
         return {"mpi": executor}
+
+
+def make_folders(gang: Gang, name: str, flavour: Flavour) -> tuple[str, str]:
+    """Where this MPI's files are on this node: in the private folder, and in shared memory, by the same path on all."""
+    tmpdir = os.path.join(gang.folder, "mpi")
+    os.mkdir(tmpdir, 0o700)
+    if not flavour.is_open_mpi:
+        return tmpdir, ""  # MPICH's ranks remove the names of theirs as soon as they have met
+    shared_memory = os.path.join("/dev/shm", f"metaflow-gang-{name}")
+    try:
+        gang.own_folder(shared_memory)
+    except OSError:
+        return tmpdir, ""
+    return tmpdir, shared_memory
 
 
 def own_slots(gang: Gang) -> int:

@@ -16,6 +16,7 @@ from ...core.peers import Peers
 from .failure import explain
 from .plan import Site, clean_environment, plan
 from .program import Words, program_words, under_mpi, words
+from .rank import USERS_TMPDIR
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,11 @@ class MPIExecutor:
         if added.keys() & os.environ.keys() or "MPI4PY_MPIABI" in os.environ:
             added = {}
         environ = {**os.environ, **added, **(env or {})}
-        changed = [name for name, value in environ.items() if self._before.get(name) != value]
+        changed = [
+            USERS_TMPDIR if name == "TMPDIR" else name
+            for name, value in environ.items()
+            if self._before.get(name) != value
+        ]
         path = self._site.flavour.program(binary)
         say(shlex.join([binary, *own, *command]))
         self._launch(

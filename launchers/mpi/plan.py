@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ...core.launch import LaunchPlan, Process
 from .failure import PEER_LOST
 from .flavour import INTEL, OPEN_MPI_4, Flavour
-from .rank import REPORT, told
+from .rank import REPORT, USERS_TMPDIR, told
 
 REPORT_GRACE_S = 1.0
 """What mpirun gets to end by itself once a rank has failed, and to tell of it in its own words. Open MPI 4 takes up to
@@ -51,6 +51,10 @@ class Site:
     interface : str
         Interface or network by which the nodes reach each other; "" for MPI's own choice.
     is_root : bool
+    tmpdir : str
+        Where what mpirun starts keeps its files on this node.
+    shared_memory : str
+        Where ranks have theirs, on every node; "" where that is MPI's own choice.
     """
 
     flavour: Flavour
@@ -60,11 +64,18 @@ class Site:
     rsh: str
     interface: str
     is_root: bool
+    tmpdir: str
+    shared_memory: str
 
 
 def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """``environ`` without what a rank of another mpirun has in it. The user's own settings of MPI stay."""
     return {name: value for name, value in environ.items() if not _STATE_OF_A_RANK.fullmatch(name)}
+
+
+def own_tmpdir(environ: Mapping[str, str], folder: str) -> dict[str, str]:
+    """For mpirun and its daemons: the TMPDIR ``folder``, and the user's own for the ranks."""
+    return {"TMPDIR": folder, USERS_TMPDIR: environ.get("TMPDIR", "")}
 
 
 def plan(
@@ -91,7 +102,7 @@ def plan(
     passed_on : sequence of str
         Names of variables that ranks on other nodes get, too.
     """
-    env = clean_environment(environ)
+    env = {**clean_environment(environ), **own_tmpdir(environ, site.tmpdir)}
     arguments = open_mpi if site.flavour.is_open_mpi else hydra
     argv = [binary, *arguments(site, args, env, [name for name in passed_on if name in env]), *args]
     if not given(args, _COUNT | _MAPPED) and not _maps(args):
@@ -132,6 +143,8 @@ def open_mpi(site: Site, args: Sequence[str], env: Mapping[str, str], passed_on:
         mca("oob_tcp_if_include" if is_4 else "prte_if_include", site.interface, runtime=True)
         if "btl_tcp_if_exclude" not in args and "OMPI_MCA_btl_tcp_if_exclude" not in env:
             mca("btl_tcp_if_include", site.interface, runtime=False)
+    if site.shared_memory:
+        mca("btl_vader_backing_directory" if is_4 else "btl_sm_backing_directory", site.shared_memory, runtime=False)
     wanted = count(args)
     if wanted is not None and wanted > site.slots and not given(args, _HOSTFILE) and not _maps(args):
         argv += ["--oversubscribe"] if is_4 else ["--map-by", ":OVERSUBSCRIBE"]

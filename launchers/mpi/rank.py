@@ -8,10 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+USERS_TMPDIR = "METAFLOW_MPI_TMPDIR"
+"""The TMPDIR of the node's task, which its ranks get. What starts them has the gang's own folder in its place, since
+its files stay there when it is killed.
+"""
+
 # mpirun passes USR1 and USR2 on to a rank's whole group, and the shell would end by them. A negative code is a signal;
 # the shell then ends by SIGKILL, upon which every mpirun ends the other ranks.
 _SCRIPT = (
     "trap : USR1 USR2; "
+    'if [ -n "$METAFLOW_MPI_TMPDIR" ]; then TMPDIR=$METAFLOW_MPI_TMPDIR; else unset TMPDIR; fi; '
     '"$@"; '
     "code=$?; "
     "[ $code -eq 0 ] && exit 0; "

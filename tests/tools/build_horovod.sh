@@ -22,7 +22,7 @@ BUILD=$FOLDER/$NAME
 mkdir -p "$BUILD"
 cd "$BUILD"
 
-if [ ! -e wheel ]; then
+if [ ! -e site ]; then
     for tool in g++ make; do
         command -v "$tool" > /dev/null || { echo "Building Horovod needs $tool, which is not installed." >&2; exit 1; }
     done
@@ -48,15 +48,11 @@ if [ ! -e wheel ]; then
     # The gloo that it brings along is older than what CMake 4 takes unasked.
     export CMAKE_POLICY_VERSION_MINIMUM=3.5 MAKEFLAGS="${MAKEFLAGS:--j$(nproc)}"
     # Not by pip, which would clear away the objects of a build that was interrupted.
-    rm -rf wheel.part
-    (cd source && "$PYTHON" setup.py bdist_wheel --dist-dir "$BUILD/wheel.part")
-    mv wheel.part wheel
-fi
-if [ ! -e site ]; then
-    rm -rf site.part
+    rm -rf wheel site.part
+    (cd source && "$PYTHON" setup.py bdist_wheel --dist-dir "$BUILD/wheel")
     "${PIP[@]}" install --quiet --no-deps --target site.part wheel/horovod-*.whl
     "${PIP[@]}" install --quiet --target site.part "${NEEDS[@]}"
+    PYTHONPATH=$BUILD/site.part "$PYTHON" -c 'import horovod.torch as hvd; assert hvd.gloo_built()'
     mv site.part site
 fi
-PYTHONPATH=$BUILD/site "$PYTHON" -c 'import horovod.torch as hvd; assert hvd.gloo_built()'
 echo "$BUILD/site"
