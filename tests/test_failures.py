@@ -319,14 +319,17 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(
     ("how", "told"),
     [
-        ("other", "called all_gather() where node 0 called barrier(): every node must make the same"),
-        ("leave", "finished its step while node 0 waits for it in barrier()"),
+        # Which of two nodes called the wrong one cannot be known, nor which of the others was there first.
+        (
+            "other",
+            r"called (all_gather\(\) where node [02] called barrier|barrier\(\) where node 1 called all_gather)\(\): "
+            "every node must make the same",
+        ),
+        ("leave", r"finished its step while node [02] waits for it in barrier\(\)"),
         ("strange", "a function cannot be sent to the other nodes, since it cannot be pickled"),
     ],
 )
 def test_collectives_that_do_not_match_are_told(flow_run: FlowRunner, how: str, told: str) -> None:
     run = flow_run(COLLECTIVES, "--how", how)
     run.fails(START_S)
-    # Which of two nodes called the wrong one cannot be known; both are named.
-    log = run.node_log("work", 2, "stderr")
-    assert told in log or (how == "other" and "barrier() where node 1 called all_gather()" in log)
+    assert re.search(told, run.node_log("work", 2, "stderr"))
