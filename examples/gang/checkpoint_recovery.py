@@ -40,6 +40,7 @@ class CheckpointRecovery(FlowSpec):
             self.epochs.append(epoch)
             if current.gang.is_control:
                 self.save(state, file)
+            current.gang.barrier()  # nobody is further than what is saved
         self.total = state["total"]
         if current.gang.is_control:
             os.unlink(file)
