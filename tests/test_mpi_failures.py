@@ -64,7 +64,7 @@ while True:
     world.Barrier()
 """
 
-ALL = (OPEN_MPI_4, OPEN_MPI_5, MPICH)
+BIG = pytest.mark.big
 
 
 def started(gang: RemoteGang, kind: str, how: str, **env: str) -> list[RemoteTask]:
@@ -99,7 +99,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("kind", [pytest.param(OPEN_MPI_4, marks=BIG), pytest.param(OPEN_MPI_5, marks=BIG), MPICH])
 def test_a_rank_that_exits(folder: Path, kind: str) -> None:
     with remote_gang(folder, FLOW, 3) as gang:
         tasks = started(gang, kind, "exit")
@@ -110,7 +110,7 @@ def test_a_rank_that_exits(folder: Path, kind: str) -> None:
             assert re.search(r"first failure was on node 1 \(gang1\): rank 3 exited with code 7", said), said
 
 
-@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("kind", [OPEN_MPI_4, pytest.param(OPEN_MPI_5, marks=BIG), pytest.param(MPICH, marks=BIG)])
 def test_a_rank_that_raises(folder: Path, kind: str) -> None:
     with remote_gang(folder, FLOW, 3) as gang:
         tasks = started(gang, kind, "raise")
@@ -119,7 +119,7 @@ def test_a_rank_that_raises(folder: Path, kind: str) -> None:
             assert "rank 3" in said and "ValueError: of rank 3" in said
 
 
-@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("kind", [OPEN_MPI_4, OPEN_MPI_5, MPICH])
 def test_a_rank_that_is_killed(folder: Path, kind: str) -> None:
     with remote_gang(folder, FLOW, 3) as gang:
         tasks = started(gang, kind, "wait")
@@ -133,7 +133,13 @@ def test_a_rank_that_is_killed(folder: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "transport"), [(OPEN_MPI_4, "channel"), (OPEN_MPI_4, "ssh"), (OPEN_MPI_5, "channel"), (MPICH, "channel")]
+    ("kind", "transport"),
+    [
+        (OPEN_MPI_4, "ssh"),
+        pytest.param(OPEN_MPI_4, "channel", marks=BIG),
+        pytest.param(OPEN_MPI_5, "channel", marks=BIG),
+        (MPICH, "channel"),
+    ],
 )
 def test_a_host_that_is_killed(folder: Path, kind: str, transport: str) -> None:
     if transport == "ssh":
@@ -146,7 +152,10 @@ def test_a_host_that_is_killed(folder: Path, kind: str, transport: str) -> None:
             assert re.search(r"node 2 \(gang2\).*has died", said, re.IGNORECASE), said
 
 
-@pytest.mark.parametrize(("kind", "transport"), [(OPEN_MPI_4, "ssh"), (OPEN_MPI_5, "channel"), (MPICH, "channel")])
+@pytest.mark.parametrize(
+    ("kind", "transport"),
+    [(OPEN_MPI_4, "ssh"), pytest.param(OPEN_MPI_5, "channel", marks=BIG), pytest.param(MPICH, "channel", marks=BIG)],
+)
 def test_a_link_that_is_cut(folder: Path, kind: str, transport: str) -> None:
     if transport == "ssh":
         require_tool("sshd", "openssh-server")
