@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from support.faults import kill_process
 from support.flows import FlowRunner
+from support.mpi import MPICH, OPEN_MPI_4, OPEN_MPI_5, path_with
 from support.processes import environment_of
 from support.requirements import missing, require_tool
 
@@ -95,6 +96,28 @@ def test_the_failure_on_purpose_is_told(flow_run: FlowRunner) -> None:
     assert run.left(5) == []
 
 
+# ---------------------------------------------------------------- mpi
+
+
+def test_mpi_hello(flow_run: FlowRunner) -> None:
+    run = flow_run(EXAMPLES / "mpi" / "hello.py", env={"PATH": path_with(MPICH)}).ok(LIMIT)
+    assert printed(run.output, r"the other nodes: (.*)") == "127.0.0.1"
+    assert re.findall(r"rank (\d) of 4 on \S+", run.output) == ["0", "1", "2", "3"]
+
+
+def test_mpi_matrix(flow_run: FlowRunner) -> None:
+    run = flow_run(EXAMPLES / "mpi" / "matrix.py", "--size", "50", env={"PATH": path_with(OPEN_MPI_4)}).ok(LIMIT)
+    assert float(printed(run.output, r"\d+ ranks, largest error (\S+)")) < 1e-9
+    assert float(printed(run.output, r"the product's trace is (\S+)")) == pytest.approx(run.artifact("end", "trace"))
+
+
+@pytest.mark.parametrize("kind", [OPEN_MPI_4, OPEN_MPI_5, MPICH])
+def test_mpi_compiled(flow_run: FlowRunner, kind: str) -> None:
+    run = flow_run(EXAMPLES / "mpi" / "compiled.py", env={"PATH": path_with(kind)}).ok(LIMIT)
+    assert printed(run.output, r"pi is (\S+) by \d+ ranks") == "3.1415926536"
+    assert not list(run.folder.glob("pi-*"))
+
+
 # ---------------------------------------------------------------- gang
 
 
@@ -156,5 +179,7 @@ def test_plain_parallel_beside_ours(flow_run: FlowRunner) -> None:
 
 def test_no_example_is_left_out() -> None:
     tested = set(re.findall(r'/ "(\w+\.py)"', Path(__file__).read_text()))
-    there = {file.name for file in EXAMPLES.rglob("*.py")} - {"train_digits.py"}
-    assert tested == there
+    there = {file.name for file in EXAMPLES.rglob("*.py")}
+    started_by_others = {"train_digits.py", "hello_ranks.py", "matrix_product.py", "horovod_train.py"}
+    elsewhere = {"horovod_digits.py"}  # tests/test_horovod_real.py builds Horovod for it
+    assert tested == there - started_by_others - elsewhere
