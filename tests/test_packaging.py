@@ -154,7 +154,7 @@ def test_metaflow_packs_the_tree_and_says_our_version(
     ours = f"+gang({wheel.name.split('-')[1]})"
     assert ours in said.stdout + said.stderr, said
     names = run(fresh_python, "-c", WHOSE, cwd=tmp_path).stdout.splitlines()
-    assert names[-1] == "exported TorchrunSingleNodeMultiGPU"
+    assert names[-1] == "exported TorchrunSingleNodeMultiGPU horovod_run"
 
 
 def test_ours_wins_beside_metaflow_torchrun(checkout: Path, fresh_python: Path, tmp_path: Path) -> None:
