@@ -39,8 +39,9 @@ class Remote(FlowSpec):
         current.mpi.cc("-O2 -o pi pi.c")
         current.mpi.broadcast_file("pi", to="/dev/shm/pi")
         current.mpi.run(program="/dev/shm/pi 1000000")
-        show = "from mpi4py import MPI; import os; e = os.environ.get; "
-        show += "print('rank sees', e('FROM_THE_BODY'), e('HERE'), e('TMPDIR'), os.getcwd(), sep='; ')"
+        show = "from mpi4py import MPI; import os; e = os.environ.get; world = MPI.COMM_WORLD; "
+        show += "seen = world.gather('; '.join([e('FROM_THE_BODY'), e('HERE'), e('TMPDIR'), os.getcwd()])); "
+        show += "print(*('rank sees; ' + one for one in seen or ()), sep=chr(10))"
         current.mpi.run(program=["python", "-c", show])
         self.next(self.join)
 
