@@ -73,14 +73,11 @@ class Child:
     def _start(
         self, spec: dict[str, Any], streams: dict[str, list[Sink]], pass_fds: tuple[int, ...], stdin: int
     ) -> None:
-        argv, cwd = spec["argv"], spec.get("cwd") or ""
-        if spec.get("runner", True):
-            runner = [sys.executable, "-I", "-S", RUNNER, str(os.getpid()), cwd, str(spec.get("delay", 0.0))]
-            argv, cwd = [*runner, *argv], ""
+        cwd, delay = spec.get("cwd") or "", str(spec.get("delay", 0.0))
+        runner = [sys.executable, "-I", "-S", RUNNER, str(os.getpid()), cwd, delay]
         self._process = subprocess.Popen(
-            argv,
+            [*runner, *spec["argv"]],
             env=spec["env"],
-            cwd=cwd or None,
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

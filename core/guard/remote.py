@@ -199,8 +199,6 @@ class _Run:
                     "env": self._env,
                     "cwd": self._cwd,
                     "title": "a command that another node runs here",
-                    # The caller waits for each millisecond, and what the runner adds is a second line of defence.
-                    "runner": False,
                 }
             ],
             "check": False,
