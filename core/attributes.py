@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from .failure import BadAttribute
@@ -36,6 +37,18 @@ def requested(decorators: list[Any], resource: str) -> int | None:
             except (TypeError, ValueError):
                 continue  # Metaflow itself complains about it
     return max(wishes, default=0) or None
+
+
+def check_variables(call: str, env: Mapping[str, str] | None) -> None:
+    """Variables for a process, as the user gave them to ``call``: names and values are strings.
+
+    Raises
+    ------
+    BadAttribute
+    """
+    for name, value in (env or {}).items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise BadAttribute(f"{call}(env={{{name!r}: {value!r}}}): names and values are strings.")
 
 
 def check_neighbours(decorator: Any, step: str, decorators: list[Any]) -> None:

@@ -7,12 +7,13 @@ import itertools
 import os
 import pickle
 import re
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .attributes import check_variables
 from .failure import BadAttribute, GangException, PortTaken, ProcessFailed, ValueTooStrange
+from .guard.private import is_private
 from .guard.verdict import indent, last_lines
 from .launch import LaunchPlan, Process, ProcessResult
 from .link import Link
@@ -87,6 +88,10 @@ class Gang:
         """Whether this is node 0."""
         return self.node_index == 0
 
+    def another_address(self) -> str:
+        """The address of some other node, to find out how it is reached; this node's own where it is alone."""
+        return self.nodes[1].address if self.is_control and self.num_nodes > 1 else self.main_address
+
     def barrier(self) -> None:
         """Wait until every node has called it.
 
@@ -148,8 +153,7 @@ class Gang:
         """
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, 0o700)
-        found = os.lstat(path)
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        if not is_private(path):
             raise PermissionError(f"{path} is not a private folder of this user.")
         self._link.request("own", path=path)
 
@@ -192,9 +196,7 @@ class Gang:
         words = [argv] if isinstance(argv, str) else [os.fspath(word) for word in argv]
         if not words:
             raise BadAttribute("current.gang.run() needs a program: its argv is empty.")
-        for name, value in (env or {}).items():
-            if not isinstance(name, str) or not isinstance(value, str):
-                raise BadAttribute(f"current.gang.run(env={{{name!r}: {value!r}}}): names and values are strings.")
+        check_variables("current.gang.run", env)
         process = Process(
             argv=tuple(words),
             env={**os.environ, **(env or {})},

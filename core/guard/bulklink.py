@@ -77,7 +77,7 @@ class Link:
         )
         if side == "server":
             self.send(server)
-        shown = self._exact(_PROOF_BYTES, deadline)
+        shown = self.exactly(_PROOF_BYTES, deadline)
         if not hmac.compare_digest(shown, client if side == "server" else server):
             raise BulkError(
                 f"{self._peer} does not know this gang's secret: another gang or program uses this port, or something "
@@ -113,11 +113,11 @@ class Link:
 
     def header(self) -> dict[str, Any]:
         """Receive a small JSON object."""
-        size = int.from_bytes(self._exact(4), "big")
+        size = int.from_bytes(self.exactly(4), "big")
         if size > _HEADER_BYTES:
             raise BulkError(f"{self._peer} announces a header of {size} bytes; {_HEADER_BYTES} is the limit.")
         try:
-            header = json.loads(self._exact(size).decode())
+            header = json.loads(self.exactly(size).decode())
         except (ValueError, RecursionError):
             header = None
         if not isinstance(header, dict):
@@ -140,7 +140,20 @@ class Link:
             self.send(data)
             size -= len(data)
 
-    def _exact(self, size: int, deadline: float | None = None) -> bytes:
+    def fill(self, room: memoryview) -> None:
+        """Receive as many bytes as ``room`` has, in place: there are sixty-four TLS records in each MiB."""
+        read = self._sock.read
+        try:
+            while room:
+                count = read(len(room), room)
+                if not count:
+                    raise BulkError(f"{self._peer} closed the connection too early.")
+                room = room[int(count) :]
+        except (OSError, ValueError) as error:
+            raise self._broken(error) from None
+
+    def exactly(self, size: int, deadline: float | None = None) -> bytes:
+        """The next ``size`` bytes."""
         parts = []
         while size:
             if deadline is not None:

@@ -23,8 +23,7 @@ class Daemon:
 
     ``answer(header)`` is called once: empty when it is ready, with ``failed`` (its record) when it ended before, with
     ``late`` (its record) when it was ended since it had not been ready for ``timeout`` seconds, with ``stopped`` when
-    the gang or the body was over before. An end after it was ready, with whatever exit code, fails the gang. ``gone()``
-    is called when nothing of it is left.
+    the gang or the body was over before. An end after it was ready, with whatever exit code, fails the gang.
     """
 
     def __init__(
@@ -34,17 +33,15 @@ class Daemon:
         ready: str,
         timeout: float,
         answer: Callable[[Header], None],
-        gone: Callable[[], None],
     ) -> None:
         self._node = node
         self._answer = answer
-        self._gone = gone
         self._pattern = re.compile(ready.encode())
         self._is_ready = self._is_late = False
         self._timer: Timer = node.loop.call_later(timeout, self._overdue)
         # Unchecked at first: whoever starts it may know what to do about one that cannot begin.
         self._launch: Launch = node.work.launch(
-            f"{node.gang_id}.{node.index}", node.index, {**plan, "check": False}, self._ended, self._sinks
+            node.name, node.index, {**plan, "check": False}, self._ended, self._sinks
         )
 
     def _sinks(self, stream: str) -> list[Sink]:
@@ -80,4 +77,4 @@ class Daemon:
         else:
             record = {**child.result(), "traceback": child.traceback()[0]}
             self._answer({"late" if self._is_late else "failed": record})
-        self._gone()
+        self._node.work_gone()

@@ -8,7 +8,7 @@ import time
 
 from .bulklink import CHUNK, BulkError, Link
 from .part import Lost, Part
-from .passing import STALL_SECONDS, Passing, fill, hops_of, receive_exactly, send_body
+from .passing import STALL_SECONDS, Passing, hops_of, send_body
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
@@ -84,12 +84,12 @@ class Delivery:
 
     def _fill(self, link: Link) -> None:
         part = self.part
-        while size := int.from_bytes(length := receive_exactly(link, 4), "big"):
+        while size := int.from_bytes(length := link.exactly(4), "big"):
             if size > min(CHUNK - 4, part.size - part.have):
                 raise part.fail("More is sent than was announced.")
             room = part.room()
             room[:4] = length
-            fill(link, memoryview(room)[4 : 4 + size])
+            link.fill(memoryview(room)[4 : 4 + size])
             part.append(room, size)
         trailer = link.header()
         if "cancel" in trailer:

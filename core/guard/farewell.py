@@ -43,7 +43,7 @@ def tidy(node: Node) -> None:
 
 def _strays(node: Node, tasks: set[int]) -> set[int]:
     """What the task, or user code in it, had started by itself."""
-    return processes.marked(processes.GANG_MARKER, f"{node.gang_id}.{node.index}") - {node.task_pid, *tasks}
+    return processes.marked(processes.GANG_MARKER, node.name) - {node.task_pid, *tasks}
 
 
 def _save_logs(node: Node, saver: Header) -> None:

@@ -91,6 +91,17 @@ class Node:
         self._leaving = False
         self._finishing = False
 
+    @property
+    def name(self) -> str:
+        """What marks this node's processes, and begins the names of its launches."""
+        return f"{self.gang_id}.{self.index}"
+
+    def work_gone(self) -> None:
+        """Something that ran has ended, for which the node may have waited."""
+        self.maybe_stopped()
+        self.maybe_leave()
+        self._maybe_exit()
+
     def maybe_leave(self) -> None:
         """Say goodbye to the hub once Metaflow has stored the task's state and nothing runs any more."""
         if self.bye and not self._leaving and not self.work.launches:

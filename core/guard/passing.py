@@ -146,11 +146,11 @@ def send_body(link: Link, body: dict[str, Any]) -> None:
 
 def receive_body(link: Link) -> dict[str, Any]:
     """Receive what :func:`send_body` sent."""
-    size = int.from_bytes(receive_exactly(link, 4), "big")
+    size = int.from_bytes(link.exactly(4), "big")
     if size > _BODY_BYTES:
         raise BulkError(f"A list of {size} bytes is announced; {_BODY_BYTES} is the limit.")
     try:
-        body = json.loads(receive_exactly(link, size).decode())
+        body = json.loads(link.exactly(size).decode())
     except (ValueError, RecursionError):
         body = None
     if not isinstance(body, dict):
@@ -158,31 +158,9 @@ def receive_body(link: Link) -> dict[str, Any]:
     return body
 
 
-def receive_exactly(link: Link, size: int) -> bytes:
-    """The next ``size`` bytes."""
-    parts = []
-    while size:
-        parts.append(link.receive(size))
-        size -= len(parts[-1])
-    return b"".join(parts)
-
-
 def hops_of(value: Any) -> list[Hop]:
     """The nodes of a list that came over a connection; ValueError or TypeError where it is none."""
     return [(int(index), str(address), int(port)) for index, address, port in value]
-
-
-def fill(link: Link, room: memoryview) -> None:
-    """Receive as many bytes as ``room`` has, in place: there are sixty-four TLS records in each MiB."""
-    read = link._sock.read
-    try:
-        while room:
-            count = read(len(room), room)
-            if not count:
-                raise BulkError(f"{link._peer} closed the connection too early.")
-            room = room[int(count) :]
-    except (OSError, ValueError) as error:
-        raise link._broken(error) from None
 
 
 def _missed(body: dict[str, Any]) -> dict[int, str]:

@@ -32,7 +32,7 @@ def base_folder() -> str:
         with contextlib.suppress(FileExistsError):
             os.mkdir(candidate, 0o700)
         try:
-            if _is_private(candidate):
+            if is_private(candidate):
                 return candidate
         except FileNotFoundError:
             # Removed as empty between the two calls: it may be made again, and in_base makes it.
@@ -43,7 +43,7 @@ def base_folder() -> str:
     )
 
 
-def _is_private(folder: str) -> bool:
+def is_private(folder: str) -> bool:
     """Whether it is a folder, no link to one, that this user alone may enter."""
     found = os.lstat(folder)
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
@@ -69,7 +69,7 @@ def in_base(kind: str, make: Callable[[str], _Made]) -> _Made:
             made = make(folder)
             # Between the look and the use the folder may have been removed as empty and planted by another user. Now
             # that something is in it, it stays, so this look holds.
-            if not _is_private(base):
+            if not is_private(base):
                 raise PermissionError(f"{base} was taken by another user while it was in use. Set TMPDIR to your own.")
             return made
         except FileNotFoundError:

@@ -44,7 +44,7 @@ def serve(link: Link, request: Header, node: Node, env: dict[str, str], cwd: str
         exchange.send(REFUSED, f"Node {node.index} cannot run a command: {error.strerror}.".encode())
         _linger(exchange)
         return
-    run = _Run(exchange, node, {**env, processes.GANG_MARKER: f"{node.gang_id}.{node.index}"}, cwd, wake, stdin)
+    run = _Run(exchange, node, {**env, processes.GANG_MARKER: node.name}, cwd, wake, stdin)
     try:
         run.serve()
     finally:
@@ -203,9 +203,8 @@ class _Run:
             ],
             "check": False,
         }
-        owner = f"{node.gang_id}.{node.index}"
         try:
-            self._launch = node.work.launch(owner, node.index, plan, self._done, self._sinks, self._stdin_read)
+            self._launch = node.work.launch(node.name, node.index, plan, self._done, self._sinks, self._stdin_read)
         except (OSError, RuntimeError, ValueError) as error:
             self._post(REFUSED, f"Node {node.index} cannot run a command: {error}.".encode(errors="replace"))
         self._close_stdin_read()
@@ -219,9 +218,7 @@ class _Run:
             self._exit_code = launch.children[0].exit_code
             self._last_moved = time.monotonic()
             self._poke()
-        self._node.maybe_stopped()
-        self._node.maybe_leave()
-        self._node._maybe_exit()
+        self._node.work_gone()
 
     def _end(self) -> None:
         self._close_stdin_read()

@@ -165,14 +165,14 @@ class Requests:
             elif self._node.stopping:
                 answer["stopped"] = True
             self._node.desk.answer(request, answer)
-            self._gone()
+            self._node.work_gone()
 
         if self._node.bye:
             self._node.desk.answer(request, {"stopped": True})
         elif self._node.work.is_cancelled(header["plan"]["key"]):
             self._node.desk.answer(request, {"port_taken": True})
         else:
-            self._node.work.launch(f"{self._node.gang_id}.{self._node.index}", self._node.index, header["plan"], done)
+            self._node.work.launch(self._node.name, self._node.index, header["plan"], done)
 
     def start(self, request: int, header: Header, payload: bytes) -> None:
         """Start a process that runs beside the body; answered when it has said that it is ready."""
@@ -182,13 +182,7 @@ class Requests:
             self._node.desk.answer(request, {"stopped": True})
         else:
             answer = partial(self._node.desk.answer, request)
-            Daemon(self._node, header["plan"], header["ready"], header["timeout"], answer, self._gone)
-
-    def _gone(self) -> None:
-        """Something that ran has ended, for which the node may have waited."""
-        self._node.maybe_stopped()
-        self._node.maybe_leave()
-        self._node._maybe_exit()
+            Daemon(self._node, header["plan"], header["ready"], header["timeout"], answer)
 
     def port(self, request: int, header: Header, payload: bytes) -> None:
         from .ports import lease_exact, lease_port

@@ -73,12 +73,11 @@ class MPIDecorator(GangDecorator):
     def form(self, gang: Gang) -> dict[str, object]:
         """What the step finds on ``current``. Every node takes part, though the body runs on control."""
         before = clean_environment(os.environ)
-        other = gang.nodes[1].address if gang.is_control and gang.num_nodes > 1 else gang.main_address
         own = {
             "mpi": str(self._flavour),
             "kind": self._flavour.kind,
             "slots": self.gpus or self.cpus or own_slots(gang),
-            "interface": interface_for(other),
+            "interface": interface_for(gang.another_address()),
             "id": os.environ[GANG_MARKER].rpartition(".")[0],
             "missing": missing_tools(),
         }

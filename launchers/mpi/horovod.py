@@ -16,6 +16,7 @@ from typing import Any
 from metaflow import current
 
 from ...core.arguments import BadArgument, entrypoint_argv
+from ...core.attributes import check_variables
 from ...core.context import Gang, Node
 from ...core.failure import BadAttribute, ProcessFailed, ToolMissing
 from ...core.functions import RANK_CHILD
@@ -95,7 +96,7 @@ def horovod_run(
     slots_here = _slots(nproc_per_node, gang.nodes[gang.node_index])
     _require_horovod()
     _require_ipv4(gang.main_address)
-    answers = gang.all_gather((slots_here, _interface(gang)))
+    answers = gang.all_gather((slots_here, interface_for(gang.another_address())))
     slots = [answer[0] for answer in answers]
     names = unique_names([node.hostname for node in gang.nodes])
     port = gang.broadcast(_start_server(gang, names, slots) if gang.is_control else None)
@@ -236,9 +237,8 @@ def _script(
 
 def _checked(env: Mapping[str, str] | None) -> Mapping[str, str]:
     known = set(horovod_environment(["a"], [1], [None], "", 0)[0]) - set(DEFAULTS)
-    for name, value in (env or {}).items():
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise BadAttribute(f"horovod_run(env={{{name!r}: {value!r}}}): names and values are strings.")
+    check_variables("horovod_run", env)
+    for name in env or {}:
         if name in known:
             raise BadAttribute(f"horovod_run(env={{{name!r}: ...}}): every rank has a {name} of its own. Leave it out.")
     return env or {}
@@ -271,11 +271,6 @@ def _require_ipv4(address: str) -> None:
             f"Horovod's gloo rendezvous knows IPv4 alone, and the nodes of this gang reach control at {address}. Give "
             "them an IPv4 network, or use @mpi."
         )
-
-
-def _interface(gang: Gang) -> str | None:
-    other = gang.nodes[1].address if gang.is_control and gang.num_nodes > 1 else gang.main_address
-    return interface_for(other)
 
 
 def _start_server(gang: Gang, names: Sequence[str], slots: Sequence[int]) -> int:

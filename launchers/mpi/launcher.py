@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ...core.attributes import check_variables
 from ...core.broadcast import broadcast_file
 from ...core.context import Gang
 from ...core.failure import BadAttribute, ProcessFailed
@@ -151,9 +152,7 @@ class MPIExecutor:
         program_args: Words,
         env: Mapping[str, str] | None,
     ) -> None:
-        for name, value in (env or {}).items():
-            if not isinstance(name, str) or not isinstance(value, str):
-                raise BadAttribute(f"current.mpi.run(env={{{name!r}: {value!r}}}): names and values are strings.")
+        check_variables("current.mpi.run", env)
         own, command = words(args, "args"), program_words(program, program_args)
         added = {"MPI4PY_LIBMPI": self._site.flavour.library}
         if added.keys() & os.environ.keys() or "MPI4PY_MPIABI" in os.environ:

@@ -202,8 +202,7 @@ class TorchrunExecutor:
         """What ranks get where the user set nothing, told once; ``threads`` as the agent does for several ranks."""
         gang = self._gang
         if self._network is None:
-            other = gang.nodes[1].address if gang.is_control and gang.num_nodes > 1 else gang.main_address
-            self._network = network_variables(other, os.environ)
+            self._network = network_variables(gang.another_address(), os.environ)
         variables = dict(self._network)
         if threads and "OMP_NUM_THREADS" not in os.environ:
             variables["OMP_NUM_THREADS"] = "1"
