@@ -1,6 +1,6 @@
 """A file to many hosts by the gang's chain, against the same file to one host, and scp to one host after the other.
 
-    sudo python benchmarks/broadcast.py [--hosts 8] [--mib 256] [--rate 800] [--runs 3]
+    sudo python benchmarks/broadcast.py [--hosts 8] [--mib 256] [--rate 800] [--runs 5]
 
 Every host is a set of namespaces on this machine, its link limited to that many Mbit/s each way (Linux, root, iproute2,
 OpenSSH). The sender and the receivers are the gang's own code, each in a process of its own, encrypted and verified as
@@ -198,7 +198,7 @@ def main() -> None:
     parser.add_argument("--hosts", type=int, default=8, help="hosts that receive (8)")
     parser.add_argument("--mib", type=int, default=256, help="size of the file (256)")
     parser.add_argument("--rate", type=int, default=800, help="Mbit/s of each host's link (800)")
-    parser.add_argument("--runs", type=int, default=3, help="runs of the chain, of which the medians count (3)")
+    parser.add_argument("--runs", type=int, default=5, help="runs of the chain, of which the medians count (5)")
     parser.add_argument("--no-scp", action="store_true", help="leave the comparison with scp out")
     parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -157,6 +157,18 @@ class Gang:
             raise PermissionError(f"{path} is not a private folder of this user.")
         self._link.request("own", path=path)
 
+    def own_files(self, pattern: str) -> None:
+        """Have files removed when the gang ends that programs name so, and leave when they are killed.
+
+        Only this user's, made from now on, and used by no process then.
+
+        Parameters
+        ----------
+        pattern : str
+            Of paths, as in :mod:`glob`.
+        """
+        self._link.request("own", pattern=pattern)
+
     def run(
         self,
         argv: str | Sequence[str | os.PathLike[str]],

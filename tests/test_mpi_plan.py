@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -310,6 +311,15 @@ def test_a_rank_that_fails_tells_its_number_and_end(script: str, code: str) -> N
     found = re.search(rank.REPORT, told)
     assert found and (found["rank"], found["node"], found["exit_code"]) == ("3", "1", code)
     assert exit_code == -9, "which every mpirun takes for a failure"
+
+
+def test_a_rank_that_must_not_end_too_early_for_its_mpirun() -> None:
+    began = time.monotonic()
+    argv = rank.told(["sh", "-c", "echo $$"], outlives_start=True)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 0 and time.monotonic() - began >= 0.2
+    argv = rank.told(["sh", "-c", "exit 7"], outlives_start=True)
+    assert "ended with 7\n" in subprocess.run(argv, capture_output=True, text=True, timeout=20).stderr
 
 
 def test_arguments_of_a_rank_pass_as_they_are(tmp_path: Path) -> None:

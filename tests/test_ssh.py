@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -19,6 +18,7 @@ from support.accounts import account, open_folder
 from support.hosts import Account
 from support.remote import START_S, RemoteGang, remote_gang
 from support.requirements import missing, require_tool
+from support.snapshots import looks
 
 from metaflow_extensions.gang.core.sshconfig import can_be_spelled, session_script
 
@@ -156,20 +156,6 @@ except paramiko.SSHException as error:
 transport.close()
 print(json.dumps(told))
 """
-
-
-def looks(*folders: Path) -> dict[str, tuple[object, ...]]:
-    """Everything below the folders: kind, owner, size, time of change, content."""
-    found: dict[str, tuple[object, ...]] = {}
-    for folder in folders:
-        for path in [folder, *folder.rglob("*")]:
-            if not os.path.lexists(path):
-                found[str(path)] = ("missing",)
-                continue
-            status = path.lstat()
-            content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
-            found[str(path)] = (status.st_mode, status.st_uid, status.st_size, status.st_mtime_ns, content)
-    return found
 
 
 def told(gang: RemoteGang, folder: Path, name: str) -> list[Any]:

@@ -36,6 +36,10 @@ def tidy(node: Node) -> None:
         lease.release()
     for folder in node.owned:
         shutil.rmtree(folder, ignore_errors=True)
+    for pattern, since in node.named:
+        from .leftovers import remove_unused
+
+        remove_unused(pattern, since)
     remove_folder(node.folder)
     for thread in node.speaking:
         thread.join(LAST_WORDS_S)

@@ -68,6 +68,7 @@ class Node:
         self.saver: Header | None = None
         self.leases: list[PortLease] = []
         self.owned: list[str] = []  # folders elsewhere that go as this node's own does
+        self.named: list[tuple[str, float]] = []  # patterns of files that go where killed processes left them
         self.speaking: list[threading.Thread] = []
         self.uplink: Uplink | None = None
         self.peers: PeerServer | None = None

@@ -129,8 +129,11 @@ class Requests:
         self._node.desk.answer(request, {})
 
     def own(self, request: int, header: Header, payload: bytes) -> None:
-        """Remove a folder, too, in the end."""
-        self._node.owned.append(header["path"])
+        """Remove a folder, too, in the end, or files of a pattern that nobody uses then."""
+        if "path" in header:
+            self._node.owned.append(header["path"])
+        else:
+            self._node.named.append((header["pattern"], time.time()))
         self._node.desk.answer(request, {})
 
     def broadcast(self, request: int, header: Header, payload: bytes) -> None:

@@ -2,10 +2,13 @@
 
 ``python -I -S runner.py PARENT_PID CWD DELAY PROGRAM ARG...``. The kernel then kills the child when the guard dies. A
 preexec function could do the same, but runs Python between fork and exec of a process with threads.
+
+It starts before each process, so it imports what lies under ``signal`` and ``ctypes``, which take as long as all the
+rest of it.
 """
 
+import _signal  # type: ignore[import-not-found]
 import os
-import signal
 import sys
 import time
 
@@ -17,13 +20,14 @@ if TYPE_CHECKING:  # this file starts with each process: no import that can be s
 def main() -> None:
     parent, cwd, delay, argv = int(sys.argv[1]), sys.argv[2], float(sys.argv[3]), sys.argv[4:]
     # Python, or the guard, ignores these for itself, and what is ignored stays so across exec.
-    for name in ("SIGPIPE", "SIGXFSZ", "SIGINT"):
-        signal.signal(getattr(signal, name), signal.SIG_DFL)
+    for number in (_signal.SIGPIPE, _signal.SIGXFSZ, _signal.SIGINT):
+        _signal.signal(number, _signal.SIG_DFL)
     try:
-        import ctypes
+        import _ctypes
 
         pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGKILL), 0, 0, 0)
+        prctl = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")  # type: ignore[arg-type]
+        _ctypes.call_cdeclfunction(prctl, (pr_set_pdeathsig, int(_signal.SIGKILL), 0, 0, 0))
     except (ImportError, OSError, AttributeError):
         pass  # only the backstop is missing: the guard ends its descendants itself
     if os.getppid() != parent:

@@ -19,6 +19,9 @@ from .flavour import Flavour, find_mpi
 from .launcher import MPIExecutor
 from .plan import Site, clean_environment, common_interface, own_tmpdir
 
+_LEFT_BY_MPICH = ("/dev/shm/mpich_shm_*", "/tmp/hydra_hwloc_xmlfile_*")
+"""When it is killed; nothing gives them other names. Open MPI's files are in folders of ours."""
+
 TRANSPORTS = ("auto", "ssh", "channel")
 
 
@@ -113,7 +116,9 @@ def make_folders(gang: Gang, name: str, flavour: Flavour) -> tuple[str, str]:
     tmpdir = os.path.join(gang.folder, "mpi")
     os.mkdir(tmpdir, 0o700)
     if not flavour.is_open_mpi:
-        return tmpdir, ""  # MPICH's ranks remove the names of theirs as soon as they have met
+        for pattern in _LEFT_BY_MPICH:
+            gang.own_files(pattern)
+        return tmpdir, ""
     shared_memory = os.path.join("/dev/shm", f"metaflow-gang-{name}")
     try:
         gang.own_folder(shared_memory)

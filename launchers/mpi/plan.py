@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ...core.launch import LaunchPlan, Process
 from .failure import PEER_LOST
-from .flavour import INTEL, OPEN_MPI_4, Flavour
+from .flavour import INTEL, OPEN_MPI_4, OPEN_MPI_5, Flavour
 from .rank import REPORT, USERS_TMPDIR, told
 
 REPORT_GRACE_S = 1.0
@@ -108,7 +108,7 @@ def plan(
     if not given(args, _COUNT | _MAPPED) and not _maps(args):
         argv += ["-n", str(site.slots)]
     process = Process(
-        argv=(*argv, *told(program)),
+        argv=(*argv, *told(program, outlives_start=site.flavour.kind == OPEN_MPI_5)),
         env=env,
         cwd=cwd,
         title=os.path.basename(binary),

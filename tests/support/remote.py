@@ -105,7 +105,7 @@ class RemoteGang:
     def __init__(
         self, hosts: Hosts, folder: Path, flow: str, num_nodes: int, main: str = "", account: Account | None = None
     ) -> None:
-        self.hosts, self.num_nodes, self._folder, self._account = hosts, num_nodes, folder, account
+        self.hosts, self.num_nodes, self.folder, self._account = hosts, num_nodes, folder, account
         self._main = main or hosts[0].address
         self._file = folder / "flow.py"
         self._file.write_text(textwrap.dedent(flow))
@@ -126,11 +126,11 @@ class RemoteGang:
                 os.chown(path, self._account.uid, self._account.uid, follow_symlinks=False)
 
     def _command(self, command: str) -> list[str]:
-        where = ["--datastore", "local", "--datastore-root", str(self._folder / "datastore"), "--metadata", "local"]
+        where = ["--datastore", "local", "--datastore-root", str(self.folder / "datastore"), "--metadata", "local"]
         return [sys.executable, str(self._file), "--quiet", "--no-pylint", *where, *command.split()]
 
     def _environment(self, **changes: str) -> dict[str, str]:
-        root = str(self._folder / "datastore")
+        root = str(self.folder / "datastore")
         return flow_environment(
             {"NODES": str(self.num_nodes), "METAFLOW_DATASTORE_SYSROOT_LOCAL": root, "PYTHONUNBUFFERED": "1", **changes}
         )
@@ -139,7 +139,7 @@ class RemoteGang:
         """Start the task of ``node`` on the host ``on``, its own by default, with ``env`` besides."""
         host = self.hosts[node if on is None else on]
         task = _CONTROL if node == 0 else f"{_CONTROL}-node-{node}"
-        temporary = self._folder / "tmp" / host.name
+        temporary = self.folder / "tmp" / host.name
         temporary.mkdir(parents=True, exist_ok=True)
         command = (
             f"step work --run-id 7 --task-id {task} --input-paths 7/start/2 --split-index {node} "
@@ -154,13 +154,13 @@ class RemoteGang:
             "TMPDIR": str(temporary),
         }
         environment = self._environment(**{**backends, **env})
-        log = self._folder / f"task-{len(self._started)}.log"
+        log = self.folder / f"task-{len(self._started)}.log"
         user = None
         if self._account is not None:
             user = self._account.name
-            environment |= {"HOME": str(self._account.home), "METAFLOW_HOME": str(self._folder / "home")}
+            environment |= {"HOME": str(self._account.home), "METAFLOW_HOME": str(self.folder / "home")}
             self._give(temporary.parent, temporary)
-        started = RemoteTask(host, self._command(command), environment, self._folder, log, user)
+        started = RemoteTask(host, self._command(command), environment, self.folder, log, user)
         self._started.append(started)
         return started
 
@@ -175,11 +175,11 @@ class RemoteGang:
 
     def meeting(self, attempt: int = 0) -> bytes:
         """The object in the datastore by which the nodes find each other; empty where there is none."""
-        found = (self._folder / "datastore" / "mf.gang").glob(f"*/7/work/{_CONTROL}/{attempt}")
+        found = (self.folder / "datastore" / "mf.gang").glob(f"*/7/work/{_CONTROL}/{attempt}")
         return b"".join(path.read_bytes() for path in found)
 
-    def close(self) -> None:
-        """Insist that every host is as it was before: no process, no private folder."""
+    def wait_until_gone(self) -> None:
+        """Insist that every host is as it was before, in a moment: no process, no private folder."""
         live = [self.hosts[index] for index in range(len(self.hosts)) if index not in self._gone]
         deadline = time.monotonic() + GONE_S
         while (left := self._remains(live)) and time.monotonic() < deadline:
@@ -189,7 +189,7 @@ class RemoteGang:
     def _remains(self, hosts: list[Host]) -> list[str]:
         lines = [f"{process} on {host.name}" for host in hosts for process in host.processes()]
         for host in hosts:
-            base = self._folder / "tmp" / host.name
+            base = self.folder / "tmp" / host.name
             lines += [str(path) for path in base.glob("metaflow-gang-*/gangs/*")]
         return lines
 
@@ -208,4 +208,4 @@ def remote_gang(
     with Hosts(num_nodes if hosts is None else hosts, accounts=accounts) as machines:
         gang = RemoteGang(machines, folder, flow, num_nodes, main, account)
         yield gang
-        gang.close()
+        gang.wait_until_gone()
