@@ -71,6 +71,8 @@ class Gang:
     nodes: tuple[Node, ...]
     folder: str
     _link: Link = field(repr=False, compare=False)
+    _only_on_control: str = field(default="", repr=False, compare=False)
+    """The decorator, where it has the body run on node 0 alone, so that the others never come to a collective."""
     _sequence: Iterator[int] = field(default_factory=lambda: itertools.count(), repr=False, compare=False)
 
     @property
@@ -284,6 +286,11 @@ class Gang:
     # -- collectives -------------------------------------------------------------------------------------------------
 
     def _gather(self, kind: str, value: Any) -> list[Any]:
+        if self._only_on_control:
+            raise BadAttribute(
+                f"current.gang.{kind} needs all nodes, but the body of a step with {self._only_on_control} runs on "
+                "node 0 alone. Let the programs that it starts talk to each other, or use @gang."
+            )
         try:
             data = pickle.dumps(value, protocol=5)
         except Exception as error:  # pickle raises whatever a __reduce__ raises

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -160,4 +161,7 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
 
     def appear(self, gang: Gang) -> None:
         """Put the gang, and what the launcher has, on ``current``."""
-        current._update_env({"gang": gang, **self.form(gang)})
+        members = self.form(gang)
+        if self.runs_on_control_only:
+            gang = replace(gang, _only_on_control=f"@{self.name}")
+        current._update_env({"gang": gang, **members})

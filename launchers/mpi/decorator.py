@@ -16,7 +16,7 @@ from ...core.network import interface_for
 from ...core.peers import Peers
 from ...core.ssh import SshMesh, SshUnusable, missing_tools
 from .flavour import Flavour, find_mpi
-from .launcher import MPIExecutor
+from .launcher import VISIBLE, MPIExecutor
 from .plan import Site, clean_environment, common_interface, own_tmpdir
 
 _LEFT_BY_MPICH = ("/dev/shm/mpich_shm_*", "/tmp/hydra_hwloc_xmlfile_*")
@@ -83,6 +83,7 @@ class MPIDecorator(GangDecorator):
             "interface": interface_for(gang.another_address()),
             "id": os.environ[GANG_MARKER].rpartition(".")[0],
             "missing": missing_tools(),
+            "devices": os.environ.get(VISIBLE),
         }
         nodes = gang.all_gather(own)
         check_same_mpi(nodes)
@@ -107,7 +108,8 @@ class MPIDecorator(GangDecorator):
         crowded = sum(slots) > cpus[0] if is_one_machine else any(s > c for s, c in zip(slots, cpus, strict=True))
         site = Site(self._flavour, path, sum(slots), crowded, rsh, interface, os.geteuid() == 0, tmpdir, shared_memory)
         say(f"{self._flavour}, {describe_transport(transport, rsh)}; slots: {', '.join(map(str, slots))}")
-        executor = MPIExecutor(tuple(addresses[1:]), path, slots, transport, gang, peers, site, before)
+        devices = ",".join(node["devices"] for node in nodes if node["devices"]) if is_one_machine else ""
+        executor = MPIExecutor(tuple(addresses[1:]), path, slots, transport, gang, peers, site, before, devices)
         return {"mpi": executor}
 
 

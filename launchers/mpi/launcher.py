@@ -19,6 +19,8 @@ from .plan import Site, clean_environment, plan
 from .program import Words, program_words, under_mpi, words
 from .rank import USERS_TMPDIR
 
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
 
 @dataclass(frozen=True)
 class MPIExecutor:
@@ -34,6 +36,8 @@ class MPIExecutor:
         How many ranks each node takes, by node index.
     transport : str
         How mpirun starts its daemons on other nodes: "ssh", "channel", or "" where all nodes are this machine.
+    _devices : str
+        CUDA_VISIBLE_DEVICES of the ranks, all nodes' shares together, where one machine's GPUs are shared out.
     """
 
     hosts: tuple[str, ...]
@@ -44,6 +48,7 @@ class MPIExecutor:
     _peers: Peers | None
     _site: Site
     _before: Mapping[str, str]
+    _devices: str
 
     def run(
         self,
@@ -158,6 +163,8 @@ class MPIExecutor:
         if added.keys() & os.environ.keys() or "MPI4PY_MPIABI" in os.environ:
             added = {}
         environ = {**os.environ, **added, **(env or {})}
+        if self._devices and environ.get(VISIBLE) == self._before.get(VISIBLE):
+            environ[VISIBLE] = self._devices
         changed = [
             USERS_TMPDIR if name == "TMPDIR" else name
             for name, value in environ.items()

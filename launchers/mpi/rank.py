@@ -29,8 +29,9 @@ _SCRIPT = (
 )
 
 # Open MPI 5.0's daemons now and then lose the end of a rank that lives for some milliseconds only (8 of 200 runs of
-# `hostname` on four hosts), and mpirun then waits for ever. A rank that lives longer takes no longer by this.
-_LEAST_LIFE = "sleep 0.2 </dev/null >/dev/null 2>&1 & "
+# `hostname` on four hosts; none of 300 with this), and mpirun then waits for ever. A rank that lives longer takes no
+# longer by it.
+_LEAST_LIFE = "sleep 0.05 </dev/null >/dev/null 2>&1 & "
 
 REPORT = (
     r"\[gang\] rank (?P<rank>\d+) \(node (?P<node>\d+)\) ended with "
