@@ -6,6 +6,7 @@ import ipaddress
 import os
 import socket
 import struct
+from collections.abc import Mapping
 from typing import Any
 
 _RTM_NEWADDR, _RTM_GETADDR = 20, 22
@@ -160,3 +161,25 @@ def _address_in(message: bytes) -> list[tuple[int, _Ip]]:
 def _aligned(length: int) -> int:
     """Netlink aligns to four bytes; a length of zero would never end."""
     return max(length + 3 & ~3, 4)
+
+
+def network_variables(other: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME for reaching ``other``; empty where the user set either of them.
+
+    On loopback gloo alone is told, which otherwise looks up the machine's own name, and that need not have an address.
+    """
+    if "NCCL_SOCKET_IFNAME" in environ or "GLOO_SOCKET_IFNAME" in environ:
+        return {}
+    interface = interface_for(other)
+    if interface is None:
+        return {}
+    if _is_loopback(other):
+        return {"GLOO_SOCKET_IFNAME": interface}
+    return {"NCCL_SOCKET_IFNAME": interface, "GLOO_SOCKET_IFNAME": interface}
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"

@@ -15,13 +15,14 @@ import pytest
 
 from metaflow_extensions.gang.core.failure import GangException, ProcessFailed, ToolMissing
 from metaflow_extensions.gang.core.functions import RankTraceback
+from metaflow_extensions.gang.core.peer_lost import RANK_PEER_LOST
 from metaflow_extensions.gang.launchers.torchrun.failure import (
     TorchNotInstalledException,
     TorchrunException,
     agent_failure,
     explain,
 )
-from metaflow_extensions.gang.launchers.torchrun.peer_lost import AGENT_PEER_LOST, RANK_PEER_LOST
+from metaflow_extensions.gang.launchers.torchrun.peer_lost import AGENT_PEER_LOST
 
 SAMPLES = Path(__file__).parent / "samples" / "torchrun"
 

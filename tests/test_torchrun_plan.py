@@ -11,19 +11,22 @@ from typing import Any
 import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
 import pytest
 
+from metaflow_extensions.gang.core.attributes import read_port
+from metaflow_extensions.gang.core.entrypoint import read_entrypoint
 from metaflow_extensions.gang.core.failure import BadAttribute
 from metaflow_extensions.gang.core.functions import RANK_CHILD
-from metaflow_extensions.gang.launchers.torchrun.entrypoint import read_entrypoint
-from metaflow_extensions.gang.launchers.torchrun.launcher import check_agreement, network_variables
+from metaflow_extensions.gang.core.network import network_variables
+from metaflow_extensions.gang.launchers.torchrun.launcher import check_agreement
 from metaflow_extensions.gang.launchers.torchrun.options import (
     check_nodes,
     choose_launcher,
     choose_nproc,
     read_options,
-    read_port,
 )
 from metaflow_extensions.gang.launchers.torchrun.plan import Job, plan, verbatim
 from metaflow_extensions.gang.launchers.torchrun.single_node import single_node_argv
+
+ARGS = "torchrun_args"
 
 
 def job(torchrun_args: Any = None, **changes: Any) -> Job:
@@ -258,20 +261,24 @@ def test_misspelt_entrypoints_are_found_before_anything_starts(tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     (tmp_path / "train.py").write_text("")
     folder = str(tmp_path)
-    message = refused(read_entrypoint, "trian.py", None, {}, folder)
+    message = refused(read_entrypoint, "trian.py", None, {}, folder, ARGS)
     assert f"There is no script {tmp_path}/trian.py." in message and "Did you mean train.py?" in message
-    assert "There is no folder" in refused(read_entrypoint, "src/train.py", None, {}, folder)
-    assert "needs an entrypoint" in refused(read_entrypoint, None, None, {}, folder)
-    assert "is a folder without a __main__.py" in refused(read_entrypoint, ".", None, {}, folder)
-    assert "The entrypoint is a int" in refused(read_entrypoint, 3, None, {}, folder)
-    assert "There is no module 'trian'" in refused(read_entrypoint, "trian", None, {"module": None}, folder)
-    assert "There is no program 'trian'" in refused(read_entrypoint, "trian", None, {"no_python": None}, folder)
-    assert "A lambda has no name" in refused(read_entrypoint, lambda: 1, None, {}, folder)
-    assert "torchrun_args has module" in refused(read_entrypoint, len, None, {"module": None}, folder)
-    assert "entrypoint_args:" in refused(read_entrypoint, "train.py", "--epochs 3", {}, folder)
-    found = read_entrypoint(Path("train.py"), {"lr": 1e-5, "name": 'say "é"', "quiet": None}, {}, folder)
+    assert "There is no folder" in refused(read_entrypoint, "src/train.py", None, {}, folder, ARGS)
+    assert "needs an entrypoint" in refused(read_entrypoint, None, None, {}, folder, ARGS)
+    assert "is a folder without a __main__.py" in refused(read_entrypoint, ".", None, {}, folder, ARGS)
+    assert "The entrypoint is a int" in refused(read_entrypoint, 3, None, {}, folder, ARGS)
+    assert "There is no module 'trian'" in refused(
+        read_entrypoint, "trian", None, {"module": None}, folder, "torchrun_args"
+    )
+    assert "There is no program 'trian'" in refused(read_entrypoint, "trian", None, {"no_python": None}, folder, ARGS)
+    assert "A lambda has no name" in refused(read_entrypoint, lambda: 1, None, {}, folder, ARGS)
+    assert "torchrun_args has module" in refused(read_entrypoint, len, None, {"module": None}, folder, ARGS)
+    assert "entrypoint_args:" in refused(read_entrypoint, "train.py", "--epochs 3", {}, folder, ARGS)
+    found = read_entrypoint(
+        Path("train.py"), {"lr": 1e-5, "name": 'say "é"', "quiet": None}, {}, folder, "torchrun_args"
+    )
     assert (found.target, found.arguments) == ("train.py", ("--lr", "1e-05", "--name", 'say "é"', "--quiet"))
-    assert read_entrypoint("train", ["--x"], {"module": None}, folder).arguments == ("--x",)
+    assert read_entrypoint("train", ["--x"], {"module": None}, folder, ARGS).arguments == ("--x",)
 
 
 def test_dollar_signs_reach_the_script_under_the_agent_as_well() -> None:

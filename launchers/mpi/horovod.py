@@ -16,8 +16,9 @@ from typing import Any
 from metaflow import current
 
 from ...core.arguments import BadArgument, entrypoint_argv
-from ...core.attributes import check_variables
-from ...core.context import Gang, Node
+from ...core.attributes import check_variables, read_nproc
+from ...core.context import Gang
+from ...core.entrypoint import check_script
 from ...core.failure import BadAttribute, ProcessFailed, ToolMissing
 from ...core.functions import RANK_CHILD
 from ...core.launch import LaunchPlan, Process
@@ -93,7 +94,8 @@ def horovod_run(
     gang = _gang()
     script, arguments = _script(entrypoint, entrypoint_args)
     environ = {**os.environ, **_checked(env)}
-    slots_here = _slots(nproc_per_node, gang.nodes[gang.node_index])
+    node = gang.nodes[gang.node_index]
+    slots_here = read_nproc("auto" if nproc_per_node is None else nproc_per_node, node.gpus, node.cpus)
     _require_horovod()
     _require_ipv4(gang.main_address)
     answers = gang.all_gather((slots_here, interface_for(gang.another_address())))
@@ -224,11 +226,7 @@ def _script(
             'horovod_run("train.py").'
         )
     script = os.fsdecode(entrypoint)
-    if not os.path.isfile(script):
-        raise BadAttribute(
-            f"There is no script {os.path.abspath(script)}. A relative path starts at the task's working folder; on a "
-            "cluster only the files of the code package are there."
-        )
+    check_script(script)
     try:
         return script, entrypoint_argv(entrypoint_args)
     except BadArgument as error:
@@ -242,16 +240,6 @@ def _checked(env: Mapping[str, str] | None) -> Mapping[str, str]:
         if name in known:
             raise BadAttribute(f"horovod_run(env={{{name!r}: ...}}): every rank has a {name} of its own. Leave it out.")
     return env or {}
-
-
-def _slots(wanted: int | str | None, node: Node) -> int:
-    known = {None: node.gpus or 1, "auto": node.gpus or 1, "gpu": node.gpus, "cpu": node.cpus}
-    text = str(wanted)
-    count = known[wanted] if wanted is None or wanted in known else int(text) if text.isdecimal() else 0
-    if count < 1:
-        reason = f"node {node.index} has no GPU" if wanted == "gpu" else 'it is 1 or more, "gpu", "cpu" or "auto"'
-        raise BadAttribute(f"horovod_run(nproc_per_node={wanted!r}): {reason}.")
-    return int(count)
 
 
 def _require_horovod() -> None:

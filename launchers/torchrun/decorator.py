@@ -6,13 +6,14 @@ import importlib.util
 import os
 from typing import Any, ClassVar
 
+from ...core.attributes import read_nproc, read_port
 from ...core.context import Gang
 from ...core.decorator import GangDecorator
 from ...core.failure import BadAttribute
 from ...core.results import results_prefix
 from .failure import TorchNotInstalledException
 from .launcher import TorchrunExecutor
-from .options import LAUNCHERS, read_nproc, read_port
+from .options import LAUNCHERS
 
 _SUFFIX = "mf.torchrun"
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ...core.attributes import read_port
 from ...core.context import Gang
+from ...core.entrypoint import Entrypoint, read_entrypoint
 from ...core.failure import BadAttribute, PortTaken, ProcessFailed
-from ...core.functions import FunctionCall, load_return, read_returns, remove_call
+from ...core.functions import remove_call
 from ...core.logs import say
-from ...core.network import interface_for
-from ...core.results import BadFolder, cloud_folder, push_folder
-from .entrypoint import Entrypoint, read_entrypoint
+from ...core.network import network_variables
+from ...core.outcome import cloud_prefix, collect, push
 from .failure import TorchrunException, explain
-from .options import Options, check_nodes, choose_launcher, choose_nproc, read_options, read_port
+from .options import Options, check_nodes, choose_launcher, choose_nproc, read_options
 from .plan import Job, plan
 
 PORT_TRIES = 5
@@ -107,27 +107,24 @@ class TorchrunExecutor:
         -------
         ``losses = current.torch.run(entrypoint=train, entrypoint_args={"epochs": 3}, nproc_per_node=2)``
         """
-        if push_results_dir_to_cloud and local_output_dir is None:
-            raise BadAttribute("push_results_dir_to_cloud needs local_output_dir, the folder that is to be pushed.")
+        cloud = cloud_prefix(self._results_prefix, local_output_dir, cloud_output_dir, push_results_dir_to_cloud)
         options = read_options(torchrun_args)
         check_nodes(options, self._gang.node_index, self._gang.num_nodes)
         self._check_master_addr(options)
         nproc = self._choose_nproc(nproc_per_node, options)
         launcher = choose_launcher(self._launcher, options, os.environ)
         wanted_port = read_port(options.values.get("master_port"), "master_port in torchrun_args") or self._master_port
-        cloud = self._cloud_prefix(local_output_dir, cloud_output_dir) if push_results_dir_to_cloud else None
+        numbered = launcher == "torchrun"
         what = read_entrypoint(
-            entrypoint, entrypoint_args, options.values, self._gang.folder, number_lines=launcher == "torchrun"
+            entrypoint, entrypoint_args, options.values, self._gang.folder, "torchrun_args", numbered
         )
         self._runs += 1
         try:
             nprocs = self._run(what, options, nproc, launcher, wanted_port)
-            location = (
-                self._push(local_output_dir, cloud) if local_output_dir is not None and cloud is not None else None
-            )
+            location = push(self._gang, self._flow_datastore, local_output_dir, cloud)
             if what.call is None:
                 return location
-            return self._collect(what.call, nprocs)
+            return collect(self._gang, what.call, nprocs, TorchrunException)
         finally:
             if what.call is not None:
                 remove_call(what.call)
@@ -212,37 +209,6 @@ class TorchrunExecutor:
             self._told.update(variables)
         return variables
 
-    def _collect(self, call: FunctionCall, nprocs: tuple[int, ...]) -> list[Any]:
-        gang = self._gang
-        own = read_returns(call)
-        expected = nprocs[gang.node_index]
-        if len(own) != expected:
-            raise TorchrunException(
-                f"{call.name}() returned in {len(own)} of the {expected} ranks on node {gang.node_index}: the others "
-                "ended their process without returning, as os._exit() does."
-            )
-        gathered = gang.all_gather(sorted(own.items()))
-        wanted = [pair for node in gathered for pair in node] if gang.is_control else sorted(own.items())
-        return [_loaded(call, rank, value) for rank, value in sorted(wanted)]
-
-    def _cloud_prefix(self, local_dir: str | os.PathLike[str] | None, cloud_dir: str | None) -> str:
-        try:
-            return f"{self._results_prefix}/{cloud_folder(local_dir or '', cloud_dir)}"
-        except BadFolder as error:
-            raise BadAttribute(f"cloud_output_dir: {error}") from None
-
-    def _push(self, local_dir: str | os.PathLike[str], cloud: str) -> str | None:
-        """Puts this node's results into the datastore; where all nodes' results are."""
-        own = f"/{self._gang.node_index}"
-        try:
-            location = push_folder(self._flow_datastore, local_dir, cloud + own, say)
-        except BadFolder as error:
-            raise BadAttribute(f"local_output_dir: {error}") from None
-        if location is None:
-            return None
-        say(f"Pushed {os.fspath(local_dir)} to {location}")
-        return location.removesuffix(own)
-
 
 def check_agreement(answers: Sequence[Mapping[str, Any]]) -> None:
     """Every node has to start its ranks in the same way. Raises BadAttribute, the same on each, where they do not."""
@@ -255,37 +221,6 @@ def check_agreement(answers: Sequence[Mapping[str, Any]]) -> None:
                 )
 
 
-def network_variables(other: str, environ: Mapping[str, str]) -> dict[str, str]:
-    """GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME for reaching ``other``; empty where the user set either of them.
-
-    On loopback gloo alone is told, which otherwise looks up the machine's own name, and that need not have an address.
-    """
-    if "NCCL_SOCKET_IFNAME" in environ or "GLOO_SOCKET_IFNAME" in environ:
-        return {}
-    interface = interface_for(other)
-    if interface is None:
-        return {}
-    if _is_loopback(other):
-        return {"GLOO_SOCKET_IFNAME": interface}
-    return {"NCCL_SOCKET_IFNAME": interface, "GLOO_SOCKET_IFNAME": interface}
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return address == "localhost"
-
-
 def _names_of_control(gang: Gang) -> set[str]:
     """What a step may call control: our address for it, its name, and what ``current.parallel.main_ip`` says."""
     return {gang.main_address, gang.nodes[0].address, gang.nodes[0].hostname, os.environ.get("MF_PARALLEL_MAIN_IP", "")}
-
-
-def _loaded(call: FunctionCall, rank: int, value: bytes) -> Any:
-    try:
-        return load_return(value)
-    except Exception as error:
-        raise TorchrunException(
-            f"What {call.name}() returned in rank {rank} cannot be loaded in the step: {type(error).__name__}: {error}."
-        ) from error

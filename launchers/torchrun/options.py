@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...core.arguments import BadArgument, options_to_argv, torchrun_list_to_argv
+from ...core.attributes import read_nproc
 from ...core.failure import BadAttribute
 
 LAUNCHERS = ("direct", "torchrun")
@@ -168,45 +169,3 @@ def choose_nproc(call: Any, options: Options, decorator: Any, gpus: int, cpus: i
         )
     chosen = call if call is not None else in_options if in_options is not None else decorator
     return read_nproc("auto" if chosen is None else chosen, gpus, cpus)
-
-
-def read_nproc(value: Any, gpus: int, cpus: int) -> int:
-    """A number, or "auto" (the GPUs, or 1), "gpu", "cpu". Raises BadAttribute for anything else."""
-    if value == "auto":
-        return max(gpus, 1)
-    if value == "gpu":
-        if gpus == 0:
-            raise BadAttribute(
-                'nproc_per_node="gpu", but this node has no GPU. Ask for some, or use "auto" or a number.'
-            )
-        return gpus
-    if value == "cpu":
-        return max(cpus, 1)
-    number = whole_number(value)
-    if number is None or number < 1:
-        raise BadAttribute(
-            f'nproc_per_node is the number of processes on each node, 1 or more, or one of "auto" (the node\'s GPUs, '
-            f'or 1), "gpu" and "cpu"; not {value!r}.'
-        )
-    return number
-
-
-def read_port(value: Any, name: str) -> int | None:
-    """A port, as a number or as text; None and "" mean that one is chosen. Raises BadAttribute for anything else."""
-    if value is None or value == "":
-        return None
-    number = whole_number(value)
-    if number is None or not 1 <= number <= 65535:
-        raise BadAttribute(
-            f"{name} is a port from 1 to 65535, or left out, so that a free one is agreed upon; not {value!r}."
-        )
-    return number
-
-
-def whole_number(value: Any) -> int | None:
-    """An int, or text that is one; None for anything else, booleans included."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value.strip().isdecimal():
-        return int(value)
-    return None

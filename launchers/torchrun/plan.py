@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 from ...core.functions import RANK_CHILD
 from ...core.launch import LaunchPlan, Process
+from ...core.peer_lost import RANK_PEER_LOST, port_taken
 from .options import Options
-from .peer_lost import AGENT_PEER_LOST, AGENT_REPORT, RANK_PEER_LOST, port_taken
+from .peer_lost import AGENT_PEER_LOST, AGENT_REPORT
 
 AGENT_GRACE_S = 1.0
 """The agent gives its ranks longer after SIGTERM. Ours are killed with it, but it may have a summary to write."""

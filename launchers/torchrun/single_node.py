@@ -9,12 +9,12 @@ from typing import Any
 
 from ...core.alone import alone
 from ...core.devices import cpu_count, gpu_count
+from ...core.entrypoint import read_entrypoint
 from ...core.failure import ProcessFailed
 from ...core.functions import load_return, read_returns, remove_call
 from ...core.launch import LaunchPlan, Process
-from .entrypoint import read_entrypoint
+from ...core.network import network_variables
 from .failure import TorchrunException, explain
-from .launcher import network_variables
 from .options import Options, check_nodes, choose_nproc, read_options
 from .peer_lost import AGENT_REPORT
 from .plan import AGENT_GRACE_S, verbatim
@@ -63,7 +63,7 @@ class TorchrunSingleNodeMultiGPU:
         check_nodes(options, 0, 1)
         nproc = choose_nproc(nproc_per_node, options, None, gpu_count(), cpu_count())
         with alone() as guard:
-            what = read_entrypoint(entrypoint, entrypoint_args, options.values, guard.folder, number_lines=True)
+            what = read_entrypoint(entrypoint, entrypoint_args, options.values, guard.folder, "torchrun_args", True)
             try:
                 guard.launch(single_node_plan(options, nproc, guard.folder, what.target, what.arguments, os.environ))
             except ProcessFailed as failure:

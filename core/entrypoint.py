@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from typing import Any
 
-from ...core.arguments import BadArgument, entrypoint_argv
-from ...core.failure import BadAttribute
-from ...core.functions import FunctionCall, NotCallable, write_call
+from .arguments import BadArgument, entrypoint_argv
+from .failure import BadAttribute
+from .functions import FunctionCall, NotCallable, write_call
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ def read_entrypoint(
     entrypoint_args: Mapping[str, Any] | Sequence[Any] | None,
     flags: Mapping[str, str | None],
     folder: str,
+    options: str,
     number_lines: bool = False,
 ) -> Entrypoint:
     """Checks ``entrypoint`` and turns ``entrypoint_args`` into what it takes.
@@ -38,9 +39,11 @@ def read_entrypoint(
     Parameters
     ----------
     flags : mapping
-        torchrun's options; "module" and "no_python" say what ``entrypoint`` is.
+        The launcher's options; "module" and "no_python" say what ``entrypoint`` is.
     folder : str
         Private; a function call is written down there.
+    options : str
+        What the user calls the options: "torchrun_args".
     number_lines : bool
         Whether a function's traceback bears the rank's number, as a script's does that has imported torch.
 
@@ -56,7 +59,7 @@ def read_entrypoint(
     if callable(entrypoint):
         kind = next((name for name in ("module", "no_python", "run_path") if name in flags), None)
         if kind is not None:
-            raise BadAttribute(f"torchrun_args has {kind}, which is for scripts, but the entrypoint is a function.")
+            raise BadAttribute(f"{options} has {kind}, which is for scripts, but the entrypoint is a function.")
         try:
             call = write_call(entrypoint, entrypoint_args, folder, number_lines)
         except NotCallable as error:
@@ -73,15 +76,16 @@ def read_entrypoint(
         raise BadAttribute(f"entrypoint_args: {error}") from None
     target = os.fsdecode(entrypoint)
     if "module" in flags:
-        _check_module(target)
+        _check_module(target, options)
     elif "no_python" in flags:
-        _check_program(target)
+        _check_program(target, options)
     else:
-        _check_script(target)
+        check_script(target)
     return Entrypoint(target, arguments, target)
 
 
-def _check_script(path: str) -> None:
+def check_script(path: str) -> None:
+    """Raises BadAttribute where there is no such script, with what it may have been meant to be."""
     if os.path.isfile(path) or os.path.isfile(os.path.join(path, "__main__.py")):
         return
     full = os.path.abspath(path)
@@ -109,21 +113,21 @@ def _beside_flow(path: str) -> str:
     return f" There is a {beside}, beside the flow." if beside and os.path.isfile(beside) else ""
 
 
-def _check_module(name: str) -> None:
+def _check_module(name: str, options: str) -> None:
     top = name.partition(".")[0]
     # The rank starts with the working folder on its path. Only the first part is looked for: more would import it.
     if top in sys.builtin_module_names or PathFinder.find_spec(top, [os.getcwd(), *sys.path]) is not None:
         return
     hint = " Modules are named without .py." if name.endswith(".py") else ""
     raise BadAttribute(
-        f"There is no module {top!r} (of the entrypoint {name!r}, as torchrun_args has module) in {os.getcwd()} or on "
+        f"There is no module {top!r} (of the entrypoint {name!r}, as {options} has module) in {os.getcwd()} or on "
         f"Python's path.{hint}"
     )
 
 
-def _check_program(name: str) -> None:
+def _check_program(name: str, options: str) -> None:
     if shutil.which(name) is None:
         raise BadAttribute(
-            f"There is no program {name!r} that can be run (torchrun_args has no_python). Check its name, the PATH, "
+            f"There is no program {name!r} that can be run ({options} has no_python). Check its name, the PATH, "
             "and that it is executable."
         )

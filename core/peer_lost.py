@@ -1,0 +1,34 @@
+"""How torch says that it is not to blame: what a rank prints when another rank, or the store on rank 0, is gone.
+
+Each line was seen in the output of torch 2.13 (the samples are in the tests), those of NCCL as its users report them.
+"""
+
+from __future__ import annotations
+
+_GLOO = r"gloo/transport/\w+/\w+\.cc:\d+\] "
+
+RANK_PEER_LOST = (
+    # A peer's process ended in the middle of a collective, or before it.
+    _GLOO + r"(?:Read|Write) error \[[^\n]*\]:\d+: (?:Connection reset by peer|Broken pipe)",
+    _GLOO + r"Connection closed by peer \[",
+    # A peer is silent: it hangs, is stopped, or left without a word.
+    _GLOO + r"Timed out waiting \d+ms for \w+ operation to complete",
+    r"Rank \d+ failed to pass monitoredBarrier in \d+ ms",
+    # Rank 0 holds the store and is gone, or never opened it; or a rank never came to it.
+    r"torch\.distributed\.DistNetworkError: (?:Broken pipe|Connection reset by peer)",
+    r"torch\.distributed\.DistNetworkError: Failed to recv, got 0 bytes\. Connection was likely closed",
+    r"torch\.distributed\.DistNetworkError: The client socket has timed out after \d+ms while trying to connect to",
+    r"torch\.distributed\.DistStoreError: Timed out after \d+ seconds waiting for clients\. \d+/\d+ clients joined",
+    r"torch\.distributed\.DistStoreError: wait timeout after \d+ms, keys: ",
+    r"NCCL error[^\n]*remote process exited or there was a network error",
+    r"ncclRemoteError: A call failed possibly due to a network error or a remote process exiting prematurely",
+)
+"""For the output of a rank."""
+
+
+def port_taken(port: int) -> str:
+    """A regular expression for a rank that cannot open its store because another program has the port."""
+    return (
+        r"The server socket has failed to listen on any local network address\."
+        rf"[^\n]*(?:\bport: {port}\b[^\n]*EADDRINUSE|:{port} \(errno: 98\b)"
+    )
