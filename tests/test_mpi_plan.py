@@ -13,6 +13,8 @@ import metaflow  # noqa: F401 - before any of its extensions
 import pytest
 
 from metaflow_extensions.gang.core.failure import BadAttribute, ToolMissing
+from metaflow_extensions.gang.core.rank_report import REPORT
+from metaflow_extensions.gang.core.reach import choose_transport
 from metaflow_extensions.gang.launchers.mpi import decorator, flavour, plan, program, rank
 from metaflow_extensions.gang.launchers.mpi.flavour import INTEL, MPICH, OPEN_MPI_4, OPEN_MPI_5, Flavour
 
@@ -308,7 +310,7 @@ def test_a_rank_that_ends_well_tells_nothing() -> None:
 )
 def test_a_rank_that_fails_tells_its_number_and_end(script: str, code: str) -> None:
     exit_code, told = end_of("sh", "-c", script)
-    found = re.search(rank.REPORT, told)
+    found = re.search(REPORT, told)
     assert found and (found["rank"], found["node"], found["exit_code"]) == ("3", "1", code)
     assert exit_code == -9, "which every mpirun takes for a failure"
 
@@ -331,9 +333,9 @@ def test_arguments_of_a_rank_pass_as_they_are(tmp_path: Path) -> None:
 
 def test_a_killed_rank_counts_before_one_that_lost_it() -> None:
     lines = "[gang] rank 0 (node 0) ended with 14\nKilled\n[gang] rank 2 (node 1) ended with -9\n"
-    found = re.search(rank.REPORT, lines)
+    found = re.search(REPORT, lines)
     assert found and (found["rank"], found["node"], found["exit_code"]) == ("2", "1", "-9")
-    found = re.search(rank.REPORT, lines.replace("-9", "3"))
+    found = re.search(REPORT, lines.replace("-9", "3"))
     assert found and found["rank"] == "0"
 
 
@@ -341,11 +343,11 @@ def test_a_killed_rank_counts_before_one_that_lost_it() -> None:
 
 
 def test_auto_takes_ssh_where_every_node_has_it() -> None:
-    assert decorator.choose_transport("auto", [[], []]) == "ssh"
-    assert decorator.choose_transport("auto", [[], ["sshd"]]) == "channel"
-    assert decorator.choose_transport("channel", [[], []]) == "channel"
+    assert choose_transport("auto", [[], []], "mpi") == "ssh"
+    assert choose_transport("auto", [[], ["sshd"]], "mpi") == "channel"
+    assert choose_transport("channel", [[], []], "mpi") == "channel"
     with pytest.raises(ToolMissing, match=r'transport="ssh"\): node 1 has no ssh, sshd\.'):
-        decorator.choose_transport("ssh", [[], ["ssh", "sshd"]])
+        choose_transport("ssh", [[], ["ssh", "sshd"]], "mpi")
 
 
 def test_nodes_with_different_mpis_are_named() -> None:

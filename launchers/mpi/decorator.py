@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from ...core.context import Gang
@@ -14,7 +13,8 @@ from ...core.hostfile import hostfile, write_private
 from ...core.logs import say
 from ...core.network import interface_for
 from ...core.peers import Peers
-from ...core.ssh import SshMesh, SshUnusable, missing_tools
+from ...core.reach import own_slots, reach
+from ...core.ssh import missing_tools
 from .flavour import Flavour, find_mpi
 from .launcher import VISIBLE, MPIExecutor
 from .plan import Site, clean_environment, common_interface, own_tmpdir
@@ -96,7 +96,7 @@ class MPIDecorator(GangDecorator):
         if not is_one_machine:
             peers = Peers.form(gang, environ, os.getcwd())
             wanted = self.attributes["transport"]
-            transport, rsh = reach(gang, wanted, [node["missing"] for node in nodes], peers, environ)
+            transport, rsh = reach(gang, wanted, [node["missing"] for node in nodes], peers, environ, self.name)
         if not gang.is_control:
             return {}
         slots = tuple(node["slots"] for node in nodes)
@@ -129,35 +129,6 @@ def make_folders(gang: Gang, name: str, flavour: Flavour) -> tuple[str, str]:
     return tmpdir, shared_memory
 
 
-def own_slots(gang: Gang) -> int:
-    """This node's processors; its share of them, where the nodes are processes of one machine."""
-    own = gang.nodes[gang.node_index]
-    sharing = [node for node in gang.nodes if node.address == own.address]
-    return max(1, own.cpus // len(sharing))
-
-
-def reach(
-    gang: Gang, wanted: str, missing: list[list[str]], peers: Peers, environ: Mapping[str, str]
-) -> tuple[str, str]:
-    """The transport that is taken, and the program that starts a command on another node. Every node must call it.
-
-    Raises
-    ------
-    ToolMissing
-        ssh is wanted and cannot be had.
-    """
-    transport = choose_transport(wanted, missing)
-    if transport == "ssh":
-        try:
-            return "ssh", SshMesh.form(gang, environ, os.getcwd()).rsh
-        except SshUnusable as error:
-            if wanted == "ssh":
-                raise
-            if gang.is_control:
-                say(f"ssh cannot be used, so the gang's own channel is: {error}")
-    return "channel", peers.rsh
-
-
 def describe_transport(transport: str, rsh: str) -> str:
     """How mpirun reaches the other nodes, in words for the log."""
     return {
@@ -175,23 +146,3 @@ def check_same_mpi(nodes: list[dict[str, Any]]) -> None:
                 f"Node 0 has {nodes[0]['mpi']} and node {index} has {node['mpi']}: all nodes need the same MPI. Use "
                 "one image for all, and look at the PATH."
             )
-
-
-def choose_transport(wanted: str, missing: list[list[str]]) -> str:
-    """ "ssh" or "channel"; ``missing`` has each node's missing programs of OpenSSH.
-
-    Raises
-    ------
-    ToolMissing
-        ssh is wanted, and a node lacks it.
-    """
-    without = [index for index, tools in enumerate(missing) if tools]
-    if wanted == "auto":
-        return "channel" if without else "ssh"
-    if wanted == "ssh" and without:
-        tools = ", ".join(missing[without[0]])
-        raise ToolMissing(
-            f'@mpi(transport="ssh"): node {without[0]} has no {tools}. Add openssh-client and openssh-server to the '
-            'image, or leave transport out: "channel" needs no SSH.'
-        )
-    return wanted

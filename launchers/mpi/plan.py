@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ...core.launch import LaunchPlan, Process
+from ...core.rank_report import REPORT
 from .failure import PEER_LOST
 from .flavour import INTEL, OPEN_MPI_4, OPEN_MPI_5, Flavour
-from .rank import REPORT, USERS_TMPDIR, told
+from .rank import USERS_TMPDIR, told
 
 REPORT_GRACE_S = 1.0
 """What mpirun gets to end by itself once a rank has failed, and to tell of it in its own words. Open MPI 4 takes up to

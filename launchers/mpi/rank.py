@@ -33,14 +33,6 @@ _SCRIPT = (
 # longer by it.
 _LEAST_LIFE = "sleep 0.05 </dev/null >/dev/null 2>&1 & "
 
-REPORT = (
-    r"\[gang\] rank (?P<rank>\d+) \(node (?P<node>\d+)\) ended with "
-    r"(?P<exit_code>-\d+|(?![\s\S]*\[gang\] rank \d+ \(node \d+\) ended with -)\d+)"
-)
-"""Finds the first rank that was killed in mpirun's output, else the first that exited: a rank that lost another may
-tell so before the other's own line has come all the way.
-"""
-
 
 def told(argv: Sequence[str], outlives_start: bool = False) -> list[str]:
     """``argv`` as a rank whose failure is told; ``outlives_start`` where it must not end while mpirun still starts."""

@@ -1,0 +1,61 @@
+"""How a launcher's framework starts its parts on other nodes: over SSH of the gang's own, or over its channel."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from .context import Gang
+from .failure import ToolMissing
+from .logs import say
+from .peers import Peers
+from .ssh import SshMesh, SshUnusable
+
+
+def reach(
+    gang: Gang, wanted: str, missing: list[list[str]], peers: Peers, environ: Mapping[str, str], decorator: str
+) -> tuple[str, str]:
+    """The transport that is taken, and the program that starts a command on another node. Every node must call it.
+
+    Raises
+    ------
+    ToolMissing
+        ssh is wanted and cannot be had.
+    """
+    transport = choose_transport(wanted, missing, decorator)
+    if transport == "ssh":
+        try:
+            return "ssh", SshMesh.form(gang, environ, os.getcwd()).rsh
+        except SshUnusable as error:
+            if wanted == "ssh":
+                raise
+            if gang.is_control:
+                say(f"ssh cannot be used, so the gang's own channel is: {error}")
+    return "channel", peers.rsh
+
+
+def choose_transport(wanted: str, missing: list[list[str]], decorator: str) -> str:
+    """ "ssh" or "channel"; ``missing`` has each node's missing programs of OpenSSH.
+
+    Raises
+    ------
+    ToolMissing
+        ssh is wanted, and a node lacks it.
+    """
+    without = [index for index, tools in enumerate(missing) if tools]
+    if wanted == "auto":
+        return "channel" if without else "ssh"
+    if wanted == "ssh" and without:
+        tools = ", ".join(missing[without[0]])
+        raise ToolMissing(
+            f'@{decorator}(transport="ssh"): node {without[0]} has no {tools}. Add openssh-client and openssh-server '
+            'to the image, or leave transport out: "channel" needs no SSH.'
+        )
+    return wanted
+
+
+def own_slots(gang: Gang) -> int:
+    """This node's processors; its share of them, where the nodes are processes of one machine."""
+    own = gang.nodes[gang.node_index]
+    sharing = [node for node in gang.nodes if node.address == own.address]
+    return max(1, own.cpus // len(sharing))

@@ -1,0 +1,1 @@
+"""@deepspeed: DeepSpeed's launcher over the nodes of a gang."""

@@ -1,0 +1,98 @@
+"""``@deepspeed``: DeepSpeed's ranks over the nodes of a gang."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import Any, ClassVar
+
+from ...core.context import Gang
+from ...core.decorator import GangDecorator
+from ...core.failure import BadAttribute
+from ...core.reach import own_slots
+from ...core.results import results_prefix
+from ...core.ssh import missing_tools
+from .constants import DEEPSPEED_SUFFIX
+from .failure import DeepspeedMissing
+from .launcher import DeepspeedExecutor
+from .options import TRANSPORTS
+
+
+class DeepspeedDecorator(GangDecorator):
+    """
+    Runs the step on every node of a gang, and gives it `current.deepspeed.run`, which starts DeepSpeed's ranks on them.
+
+    Parameters
+    ----------
+    all_nodes_started_timeout : int, optional, default 600
+        Seconds to wait for the last node to start.
+    transport : str, default "auto"
+        How ranks are started: "none" (each node's own launcher starts its own, which needs nothing in the image), "ssh"
+        (node 0 starts all, over a private sshd on each node), "channel" (the same over an encrypted connection of the
+        gang), or "auto" ("none", unless an option names a launcher that reaches other nodes).
+    worker_polling_freq : float, optional, default None
+        Accepted for the sake of older flows. Nothing polls any more.
+    use_sudo : bool, default False
+        Accepted for the sake of older flows. Nothing needs root any more.
+
+    MF Add To Current
+    -----------------
+    deepspeed -> metaflow_extensions.gang.launchers.deepspeed.launcher.DeepspeedExecutor
+        Runs a script or a function in every rank: `current.deepspeed.run(entrypoint="train.py")`.
+
+        @@ Returns
+        -------
+        DeepspeedExecutor
+            What runs scripts and functions in the ranks of this gang.
+    """
+
+    name = "deepspeed"
+    defaults: ClassVar[dict[str, Any]] = {
+        **GangDecorator.defaults,
+        "transport": "auto",
+        "worker_polling_freq": None,
+        "use_sudo": False,
+    }
+    _nested = False
+
+    def check_attributes(self) -> None:
+        """Raises BadAttribute for a value that cannot be meant."""
+        super().check_attributes()
+        if self.attributes["transport"] not in TRANSPORTS:
+            listed = ", ".join(map(repr, TRANSPORTS))
+            raise BadAttribute(f"@deepspeed(transport={self.attributes['transport']!r}): it is one of {listed}.")
+
+    def preflight(self) -> None:
+        """Raises DeepspeedMissing where the ranks would not find DeepSpeed."""
+        if importlib.util.find_spec("deepspeed") is None:
+            raise DeepspeedMissing(
+                'This step needs DeepSpeed, and its environment has none. Add @pypi(packages={"deepspeed": "..."}) to '
+                "the step and run the flow with --environment=pypi, or give @kubernetes or @batch an image that has "
+                "it; on your own machine: pip install deepspeed."
+            )
+
+    def task_decorate(self, step_func: Any, flow: Any, *context: Any) -> Any:
+        # The nodes themselves are one level.
+        self._nested = len(getattr(flow, "_foreach_stack", None) or ()) > 1
+        return super().task_decorate(step_func, flow, *context)
+
+    def form(self, gang: Gang) -> dict[str, object]:
+        """What the step finds on ``current``."""
+        task = self.task
+        # As the older package had it, for scripts that look there. Gangs of a foreach would meet in one folder.
+        control_task = os.environ.get("MF_PARALLEL_CONTROL_TASK_ID", task.task_id) if self._nested else None
+        prefix = results_prefix(DEEPSPEED_SUFFIX, task.flow_name, task.run_id, task.step_name, control_task)
+        own = gang.nodes[gang.node_index]
+        slots = self.gpus or own.gpus or self.cpus or own_slots(gang)
+        nodes = gang.all_gather({"slots": slots, "missing": missing_tools()})
+        executor = DeepspeedExecutor(
+            gang,
+            self.flow_datastore,
+            prefix,
+            slots=[node["slots"] for node in nodes],
+            transport=self.attributes["transport"],
+            missing=[node["missing"] for node in nodes],
+            is_gpu=bool(self.gpus or own.gpus),
+            worker_polling_freq=self.attributes["worker_polling_freq"],
+        )
+        return {"deepspeed": executor}

@@ -1,0 +1,134 @@
+"""DeepSpeed's own options as the user gave them: read, and checked against the gang."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...core.arguments import BadArgument, options_to_argv
+from ...core.failure import BadAttribute
+
+TRANSPORTS = ("auto", "ssh", "channel", "none")
+
+_FLAGS = frozenset(
+    {
+        "module", "no_python", "no_local_rank", "no_ssh", "no_ssh_check", "force_multi", "save_pid",
+        "bind_cores_to_rank", "quiet",
+    }
+)  # fmt: skip
+_SHORT = {"H": "hostfile", "i": "include", "e": "exclude", "q": "quiet"}
+
+# What the gang knows itself, and why the option cannot be meant.
+_OURS = {
+    "hostfile": "the gang writes one for each call",
+    "master_addr": "the gang knows it",
+    "node_rank": "each node knows its own",
+    "ssh_port": "the nodes reach each other by ssh of the gang's own",
+}
+# What the gang turns into a hostfile, and what stands between DeepSpeed and a rank.
+_CONSUMED = frozenset(
+    {
+        "num_nodes", "num_gpus", "include", "exclude", "master_port", "module", "no_python", "no_local_rank", "no_ssh",
+        "no_ssh_check", "force_multi", "launcher", "launcher_args",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options by their names; a flag's value is None. Later ones win, as on a command line."""
+
+    values: Mapping[str, str | None]
+
+    def passed_on(self) -> list[str]:
+        """Those that DeepSpeed's launcher gets as they are."""
+        argv: list[str] = []
+        for name, value in self.values.items():
+            if name not in _CONSUMED:
+                argv += [f"--{name}"] if value is None else [f"--{name}={value}"]
+        return argv
+
+    @property
+    def launcher(self) -> str:
+        """What starts DeepSpeed on the other nodes, in small letters; "" where the user names none."""
+        return (self.values.get("launcher") or "").lower()
+
+
+def read_options(deepspeed_args: Mapping[str, Any] | Sequence[Any] | None) -> Options:
+    """Reads ``deepspeed_args``: a dict, or a list of words as on deepspeed's own command line.
+
+    Raises
+    ------
+    BadAttribute
+        Something in it is no option, or is the gang's to say.
+    """
+    try:
+        argv = options_to_argv(_plain_flags(deepspeed_args))
+    except BadArgument as error:
+        raise BadAttribute(f"deepspeed_args: {error}") from None
+    values: dict[str, str | None] = {}
+    position = 0
+    while position < len(argv):
+        text = argv[position]
+        position += 1
+        stripped, equals, value = text.lstrip("-").partition("=")
+        name = stripped.replace("-", "_")
+        name = "num_gpus" if name == "num_accelerators" else _SHORT.get(name, name)
+        if not text.startswith("-") or not name:
+            raise BadAttribute(
+                f"deepspeed_args has {text!r} where the name of an option is expected. Options of the script go into "
+                "entrypoint_args."
+            )
+        if name in _OURS:
+            raise BadAttribute(f"deepspeed_args has {name}, but {_OURS[name]}. Leave it out.")
+        if name in _FLAGS:
+            if equals:
+                raise BadAttribute(f"deepspeed_args: {name} takes no value.")
+            values[name] = None
+        elif equals:
+            values[name] = value
+        elif position < len(argv):
+            values[name] = argv[position]
+            position += 1
+        else:
+            raise BadAttribute(f"deepspeed_args: {name} needs a value.")
+    return Options(values)
+
+
+def _plain_flags(options: Mapping[str, Any] | Sequence[Any] | None) -> Mapping[str, Any] | Sequence[Any] | None:
+    """In a dict, True turns a flag on and False off."""
+    if not isinstance(options, Mapping):
+        return options
+    plain: dict[str, Any] = {}
+    for key, value in options.items():
+        name = str(key).lstrip("-").replace("-", "_")
+        if _SHORT.get(name, name) in _FLAGS and isinstance(value, bool):
+            if value:
+                plain[key] = None
+        else:
+            plain[key] = value
+    return plain
+
+
+def choose_transport(wanted: str, options: Options) -> str:
+    """How ranks on other nodes are started: "none", "ssh" or "channel", where "ssh" may still turn out not to work.
+
+    Raises
+    ------
+    BadAttribute
+        The launcher that an option names does not go with the transport.
+    """
+    launcher = options.launcher
+    if "no_ssh" in options.values:
+        if wanted in ("ssh", "channel"):
+            raise BadAttribute(f'deepspeed_args has no_ssh, but the step has @deepspeed(transport="{wanted}").')
+        wanted = "none"
+    if wanted == "none" and launcher:
+        raise BadAttribute(
+            f'deepspeed_args has launcher={launcher}, which starts ranks on other nodes, but with transport="none" '
+            "each node starts its own. Leave one of them out."
+        )
+    if wanted == "auto":
+        return "ssh" if launcher or "autotuning" in options.values else "none"
+    return wanted

@@ -1,0 +1,51 @@
+"""The folder with the program ``ssh`` by which DeepSpeed's launcher reaches other nodes."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ...core.context import Gang
+from ...core.hostfile import write_private
+from ...core.logs import say
+from ...core.peers import Peers
+from ...core.reach import reach
+
+# When it is ended itself, DeepSpeed's launcher has pdsh kill by name whatever looks like a launcher on any node, that
+# of another gang on the same machine as well. The guards end what is ours.
+_SSH = """\
+#!/bin/sh
+case "$*" in *"pkill -f"*) exit 0 ;; esac
+exec {rsh} "$@"
+"""
+
+
+@dataclass(frozen=True)
+class Remote:
+    """How ranks of other nodes are started, and the environment that they are started with on this node."""
+
+    folder: str
+    environ: Mapping[str, str]
+
+    @classmethod
+    def form(
+        cls, gang: Gang, transport: str, wanted: str, missing: list[list[str]], environ: Mapping[str, str]
+    ) -> Remote:
+        """Let the nodes run commands on each other. Every node must call it.
+
+        Raises
+        ------
+        ToolMissing
+            ssh is wanted and cannot be had.
+        """
+        peers = Peers.form(gang, environ, os.getcwd())
+        taken, rsh = reach(gang, wanted if wanted != "none" else transport, missing, peers, environ, "deepspeed")
+        folder = os.path.join(gang.folder, "deepspeed")
+        os.mkdir(folder, 0o700)
+        write_private(os.path.join(folder, "ssh"), _SSH.format(rsh=shlex.quote(rsh)), 0o700)
+        if gang.is_control:
+            by = "ssh of the gang's own" if taken == "ssh" else "the gang's own channel, without ssh"
+            say(f"DeepSpeed reaches the other nodes by {by}.")
+        return cls(folder, environ)

@@ -1,0 +1,122 @@
+"""DeepSpeed on this machine alone, in a plain step: no gang, but a guard that ends what was started."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from metaflow import current
+
+from ...core.alone import alone
+from ...core.devices import visible_gpus
+from ...core.entrypoint import read_entrypoint
+from ...core.failure import BadAttribute, ProcessFailed
+from ...core.functions import load_return, read_returns, remove_call
+from ...core.guard.ports import lease_port
+from ...core.hostfile import write_private
+from ...core.logs import say
+from ...core.network import network_variables
+from ...core.outcome import cloud_prefix
+from ...core.results import BadFolder, push_folder, results_prefix
+from .config import with_files
+from .constants import DEEPSPEED_SUFFIX
+from .environment import accelerator_variables, environment_file
+from .failure import explain
+from .layout import layout
+from .options import read_options
+from .plan import Job, hostfile_text, plan, rank_record
+from .target import target
+
+
+class SingleNode:
+    """What ``DeepspeedExecutor.for_single_node`` gives: :meth:`run` as in a gang, over this machine's slots."""
+
+    def __init__(self, flow: Any, use_gpu: bool = False, n_slots: int = 1) -> None:
+        if n_slots < 1:
+            raise BadAttribute(f"for_single_node(n_slots={n_slots}): it is a number of ranks, 1 or more.")
+        self.hosts = ["127.0.0.1"]
+        self.n_slots_per_host, self.is_gpu = n_slots, use_gpu
+        self._flow = flow
+        self._runs = 0
+
+    def run(
+        self,
+        deepspeed_args: Mapping[str, Any] | Sequence[Any] | None = None,
+        entrypoint: str | os.PathLike[str] | Callable[..., Any] | None = None,
+        entrypoint_args: Mapping[str, Any] | Sequence[Any] | None = None,
+        push_results_dir_to_cloud: bool = False,
+        local_output_dir: str | os.PathLike[str] | None = None,
+        cloud_output_dir: str | None = None,
+    ) -> Any:
+        """Runs ``entrypoint`` in every rank of this machine; parameters, returns and exceptions as in a gang.
+
+        Raises
+        ------
+        BadAttribute
+            An argument that cannot be meant. Nothing was started.
+        DeepspeedException
+            A rank failed. A function's own exception is raised as it is.
+        GuardDied
+            The process that watches over the ranks was killed; they were ended.
+        """
+        prefix = results_prefix(DEEPSPEED_SUFFIX, current.flow_name, str(current.run_id), current.step_name)
+        cloud = cloud_prefix(prefix, local_output_dir, cloud_output_dir, push_results_dir_to_cloud)
+        options = read_options(deepspeed_args)
+        chosen = layout([self.n_slots_per_host], [["node0"]], options)
+        self._runs += 1
+        name = f"deepspeed-{self._runs}"
+        with alone() as guard:
+            if not callable(entrypoint):
+                entrypoint_args = with_files(entrypoint_args, guard.folder, name)
+            what = read_entrypoint(entrypoint, entrypoint_args, options.values, guard.folder, "deepspeed_args")
+            accelerator = accelerator_variables(int(self.is_gpu), os.environ)
+            lease = lease_port("127.0.0.1")
+            try:
+                job = Job(
+                    name=name,
+                    layout=chosen,
+                    node_index=0,
+                    options=options,
+                    transport="none",
+                    rsh="",
+                    interface="",
+                    main_address="127.0.0.1",
+                    port=int(options.values.get("master_port") or lease.port),
+                    port_is_ours=False,
+                    environ={
+                        **os.environ,
+                        **environment_file(os.environ, os.getcwd()),
+                        **network_variables("127.0.0.1", os.environ),
+                        **accelerator,
+                    },
+                    folder=guard.folder,
+                    is_root=False,
+                )
+                program, arguments = target(what, options.values, job.environ, job.python)
+                devices = visible_gpus() if "CUDA_VISIBLE_DEVICES" in os.environ else ()
+                record = rank_record(job, program, arguments, {}, devices, what.call is not None)
+                write_private(os.path.join(guard.folder, f"{name}.json"), json.dumps(record))
+                write_private(job.hostfile, hostfile_text(job))
+                try:
+                    guard.launch(plan(job))
+                except ProcessFailed as failure:
+                    error = explain(failure, what.name, "this machine", os.path.join(guard.folder, name))
+                    raise error from error.__cause__
+            finally:
+                lease.release()
+            if what.call is not None:
+                returns = read_returns(what.call)
+                remove_call(what.call)
+                return [load_return(value) for value in returns.values()]
+        return self._push(local_output_dir, cloud)
+
+    def _push(self, local_dir: str | os.PathLike[str] | None, cloud: str | None) -> str | None:
+        if cloud is None or local_dir is None:
+            return None
+        try:
+            location = push_folder(self._flow._datastore.parent_datastore, local_dir, f"{cloud}/0", say)
+        except BadFolder as error:
+            raise BadAttribute(f"local_output_dir: {error}") from None
+        return location.removesuffix("/0") if location else None
