@@ -25,8 +25,8 @@ DEMO_USER := $(or $(DEMO_USER),demo)
 SITE = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
 # What the tests run besides Python. (The server of redis-server is started by its test, not by the package.)
-SYSTEM_PACKAGES := gcc git iproute2 libc6-dev libopenmpi-dev openmpi-bin openssh-client openssh-server procps redis-server \
-	util-linux
+SYSTEM_PACKAGES := findutils g++ gcc git iproute2 libc6-dev libopenmpi-dev openmpi-bin openssh-client openssh-server pdsh procps \
+	redis-server util-linux
 
 .PHONY: demo test lint coverage test-all clean package types system
 .NOTPARALLEL:
@@ -51,7 +51,7 @@ coverage: system $(VENV)/test-installed package
 	$(BIN)/coverage report --include='core/*' --format=total --fail-under=90
 
 test-all: system
-	tests/tools/system_packages.sh g++ make
+	tests/tools/system_packages.sh make
 	$(PYTHON) tests/tools/test_all.py $(SHARDS)
 
 clean:
@@ -78,7 +78,7 @@ $(VENV)/demo-installed: $(BIN)/python pyproject.toml tests/constraints.txt
 	touch $@
 
 $(VENV)/test-installed: $(BIN)/python pyproject.toml tests/constraints.txt tests/tools/install_mpis.sh
-	$(PIP) '.[mpi,torch,test]'
+	$(PIP) '.[deepspeed,mpi,torch,test]'
 	tests/tools/install_mpis.sh $(BIN)/python
 	touch $@
 

@@ -10,6 +10,7 @@
        |- PortTaken                  a foreign program holds a port that was chosen; launchers try another
        |- ValueTooStrange            a value that cannot be sent to the other nodes
        |- BroadcastFailed            nodes that did not get a file; the message names each, with the reason
+       |- ObjectNotFound             what was asked for is not in the datastore
        `- TorchrunException          @torchrun: a rank failed (launchers have exceptions of their own)
           `- TorchNotInstalledException   also a ToolMissing
 

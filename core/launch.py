@@ -31,7 +31,8 @@ class Process:
         Put before each line on the way to the task's stdout and stderr, e.g. "[rank 3] ". Output of a process without
         a label passes byte for byte.
     error_file : str, optional
-        Where the process, or torch's ``@record``, leaves its traceback as JSON.
+        Where the process, or torch's ``@record``, leaves its traceback as JSON; with "{rank}" in it, where each rank
+        that a process with a ``report`` starts does.
     delay : float
         Seconds by which the program starts later than those without.
     report : str, optional

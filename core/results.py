@@ -178,7 +178,7 @@ def _opened(batch: list[_File], tell: Callable[[str], None]) -> Iterator[tuple[s
     """Each file, open while the datastore reads it."""
     for file in batch:
         try:
-            content = _Mapped(file.path, "rb")
+            content = MappedFile(file.path, "rb")
         except FileNotFoundError:
             tell(f"{file.path!r} was not pushed to the datastore: it was removed meanwhile.")
             continue
@@ -186,7 +186,7 @@ def _opened(batch: list[_File], tell: Callable[[str], None]) -> Iterator[tuple[s
             yield file.key, content
 
 
-class _Mapped(io.FileIO):
+class MappedFile(io.FileIO):
     """A file that, asked for everything at once, answers with its pages instead of a copy.
 
     S3 is fed piece by piece, but the other datastores ask for a file's whole content and write it to a file: a

@@ -1,7 +1,11 @@
 """What Metaflow finds here: our step decorators, by name and class."""
 
 STEP_DECORATORS_DESC = [
+    ("deepspeed", "..launchers.deepspeed.decorator.DeepspeedDecorator"),
     ("gang", "..core.decorator.GangDecorator"),
     ("mpi", "..launchers.mpi.decorator.MPIDecorator"),
     ("torchrun", "..launchers.torchrun.decorator.TorchrunDecorator"),
 ]
+
+# As metaflow.plugins.NAME: what flows written for metaflow-deepspeed import.
+__mf_promote_submodules__ = ["az_store", "deepspeed_libs", "hf_callbacks"]

@@ -96,6 +96,21 @@ def test_the_failure_on_purpose_is_told(flow_run: FlowRunner) -> None:
     assert run.left(5) == []
 
 
+# ---------------------------------------------------------------- deepspeed
+
+
+@pytest.mark.usefixtures("training")
+@pytest.mark.parametrize("stage", [pytest.param(1, marks=pytest.mark.big), 3])
+def test_zero_learns_the_digits_and_goes_on_after_a_failure(flow_run: FlowRunner, stage: int) -> None:
+    if importlib.util.find_spec("deepspeed") is None:
+        missing("The Python package deepspeed is not installed.")
+    require_tool("g++", "g++")
+    run = flow_run(EXAMPLES / "deepspeed" / "digits.py", "--stage", str(stage)).ok(LIMIT)
+    assert "asked to fail after epoch 5" in run.output
+    assert "resuming after epoch 5" in run.output
+    assert float(printed(run.output, rf"test accuracy ([\d.]+)% with ZeRO stage {stage}")) >= 95
+
+
 # ---------------------------------------------------------------- mpi
 
 

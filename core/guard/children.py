@@ -15,7 +15,7 @@ from . import processes
 from .loop import Loop, Timer
 from .output import Pump
 from .tail import Tail
-from .verdict import EVIDENCE, PEER, Failure, how_it_ended, last_lines, last_traceback
+from .verdict import EVIDENCE, PEER, Failure, how_it_ended, last_lines, last_traceback, said_by
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
@@ -191,23 +191,35 @@ class Child:
             "rank": rank,
             "exit_code": exit_code,
             "tail": self.tail.text(),
-            "error_file": self.error_file,
+            "error_file": self._error_file(),
         }
+
+    def _error_file(self) -> str | None:
+        """Its own, or that of the rank which it reports, whose number then belongs into the name."""
+        if not self.error_file or "{rank}" not in self.error_file:
+            return self.error_file
+        rank = None if self.alive else self._first_to_fail()[1]
+        return None if rank is None else self.error_file.replace("{rank}", str(rank))
 
     def traceback(self) -> tuple[str, float]:
         """The traceback it left in its error file, else in its output, and when it was written (0.0 if unknown)."""
-        if self.error_file:
+        path = self._error_file()
+        if path:
             try:
-                with open(self.error_file, encoding="utf-8", errors="replace") as file:
+                with open(path, encoding="utf-8", errors="replace") as file:
                     message = json.load(file)["message"]
-                written = os.stat(self.error_file).st_mtime
+                written = os.stat(path).st_mtime
                 if isinstance(message, str):
                     return message, written
                 return str(message["extraInfo"]["py_callstack"] or message["message"]), written
             except (OSError, ValueError, KeyError, TypeError):
                 pass  # none was written, or it is not torch's format: the output says what happened
         # Where stdout is shown too, its lines may stand in the middle of the traceback.
-        return last_traceback(self._errors.text()) or last_traceback(self.tail.text()), 0.0
+        texts = [self._errors.text(), self.tail.text()]
+        rank = self._first_to_fail()[1] if self.report and not self.alive else None
+        if rank is not None:
+            texts = [said_by(rank, text) for text in texts]
+        return last_traceback(texts[0]) or last_traceback(texts[1]), 0.0
 
     def failure(self, node: int, peer_lost: list[str]) -> Failure:
         """Why it failed, as a record."""

@@ -178,6 +178,20 @@ def last_lines(output: str) -> str:
     return "\n".join(output.splitlines()[-LAST_LINES:])
 
 
+def said_by(rank: int, text: str) -> str:
+    """Several ranks' output without what bears the number of another rank: torch writes "[rank3]: " before each line
+    of a traceback.
+    """
+    own, other = f"[rank{rank}]: ", "[rank"
+    lines = text.splitlines(keepends=True)
+    return "".join(line.removeprefix(own) for line in lines if line.startswith(own) or not _is_of_a_rank(line, other))
+
+
+def _is_of_a_rank(line: str, start: str) -> bool:
+    number, bracket, _ = line.removeprefix(start).partition("]: ")
+    return line.startswith(start) and bool(bracket) and number.isdecimal()
+
+
 def last_traceback(output: str) -> str:
     """The last Python traceback in ``output``, chained ones included, or ""."""
     import re  # only a failure needs it

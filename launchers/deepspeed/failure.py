@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 from ...core.failure import GangException, ProcessFailed, ToolMissing
 from ...core.functions import error_text, load_error, read_error
-from ...core.guard.verdict import how_it_ended, indent, last_lines
+from ...core.guard.verdict import how_it_ended, indent, last_lines, said_by
 
 
 class DeepspeedException(GangException):
@@ -21,7 +19,7 @@ class DeepspeedMissing(DeepspeedException, ToolMissing):
     headline = "@deepspeed: DeepSpeed is missing"
 
 
-def explain(failure: ProcessFailed, what: str, where: str, errors: str) -> Exception:
+def explain(failure: ProcessFailed, what: str, where: str) -> Exception:
     """The exception for the step: the rank's own where a function of this node raised it, else one that tells of it.
 
     Parameters
@@ -30,15 +28,13 @@ def explain(failure: ProcessFailed, what: str, where: str, errors: str) -> Excep
         What was running: "train.py", "train()".
     where : str
         "node 1", "the gang" or "this machine".
-    errors : str
-        How the paths of this node's error files begin.
     """
-    record = f"{errors}-rank-{failure.rank}-error.json" if failure.rank is not None else ""
-    if failure.exit_code > 0 and os.path.exists(record):
-        error = load_error(record, f"{failure.title} on {where}")
+    detail = ""
+    if failure.exit_code > 0:
+        error = load_error(failure.error_file, f"{failure.title} on {where}")
         if error is not None:
             return error
-    detail = error_text(read_error(record)) if failure.exit_code > 0 else ""
-    detail = detail or (failure.traceback if failure.exit_code > 0 else "") or last_lines(failure.tail)
+        detail = error_text(read_error(failure.error_file)) or failure.traceback
+    detail = detail or last_lines(said_by(failure.rank, failure.tail) if failure.rank is not None else failure.tail)
     shown = f":\n{indent(detail)}" if detail.strip() else ", and printed nothing."
     return DeepspeedException(f"{failure.title} on {where}, running {what}, {how_it_ended(failure.exit_code)}{shown}")

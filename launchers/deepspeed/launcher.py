@@ -22,10 +22,11 @@ from ...core.peers import names
 from ...core.rank_job import FOLDER
 from .config import with_files
 from .environment import accelerator_variables, difference, environment_file
+from .extensions import hold_extensions
 from .failure import DeepspeedException, explain
 from .layout import Layout, layout
 from .options import Options, choose_transport, read_options
-from .plan import Job, hostfile_text, plan, rank_record
+from .plan import Job, hostfile_text, plan, rank_record, unshown
 from .remote import Remote
 from .single_node import SingleNode
 from .target import target
@@ -64,6 +65,7 @@ class DeepspeedExecutor:
         self._gang, self._flow_datastore, self._results_prefix = gang, flow_datastore, results_prefix
         self._slots, self._transport, self._missing = tuple(slots), transport, list(missing)
         self._remote: Remote | None = None
+        self._extensions: dict[str, str] | None = None
         self._runs = 0
         self._told: set[str] = set()
         self._leased: set[int] = set()
@@ -168,6 +170,7 @@ class DeepspeedExecutor:
         gang = self._gang
         first = chosen.nodes[0]
         environ = {**os.environ, **self._variables()}
+        base = unshown(environ)
         if transport != "none" and self._remote is None:
             # Commands on this node get the environment as it is now; what later calls change goes by another way.
             self._remote = Remote.form(
@@ -191,11 +194,11 @@ class DeepspeedExecutor:
                 and attempt < PORT_TRIES - 1
                 and transport == "none"
                 and len(chosen.nodes) == gang.num_nodes,
-                environ=environ,
+                environ=base,
                 folder=gang.folder,
                 is_root=os.geteuid() == 0,
             )
-            self._write(job, what, difference(remote.environ, environ) if remote else {})
+            self._write(job, what, difference(remote.environ if remote else base, environ))
             try:
                 if transport != "none":
                     gang.barrier()  # a rank may start anywhere from here on
@@ -207,7 +210,7 @@ class DeepspeedExecutor:
                 port = self._port(first, None)
             except ProcessFailed as failure:
                 where = f"node {gang.node_index}" if transport == "none" else "the gang"
-                error = explain(failure, what.name, where, os.path.join(gang.folder, name))
+                error = explain(failure, what.name, where)
                 raise error from error.__cause__
 
     def _write(self, job: Job, what: Entrypoint, changed: Mapping[str, str | None]) -> None:
@@ -235,6 +238,9 @@ class DeepspeedExecutor:
         gang = self._gang
         variables = network_variables(gang.another_address(), os.environ)
         variables.update(accelerator_variables(gang.nodes[gang.node_index].gpus, os.environ))
+        if self._extensions is None:
+            self._extensions = hold_extensions(os.environ, gang.folder)
+        variables.update(self._extensions)
         untold = [f"{name}={value}" for name, value in variables.items() if name not in self._told]
         if untold:
             say(f"Set for the ranks, since you set none: {', '.join(untold)}")

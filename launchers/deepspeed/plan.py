@@ -28,9 +28,9 @@ RANKS_OWN = (
 )  # fmt: skip
 """What DeepSpeed's launcher tells each rank."""
 
-# DeepSpeed writes variables of these names on the command line of pdsh and mpirun, for everybody to read. Ranks get
-# them from their own node's step instead.
-_EXPORTED = re.compile(r"(MLFLOW|MV2|UCX|NCCL|PYTHON(?!PATH$|HOME$|UNBUFFERED$))")
+# DeepSpeed writes variables of these names on the command line of pdsh and mpirun, for everybody to read, and those of
+# NCCL into the log.
+_SHOWN = re.compile(r"MLFLOW|MV2|UCX|PYTHON(?!PATH$|HOME$|UNBUFFERED$)|.*NCCL")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Job:
     port_is_ours : bool
         Whether another may be chosen where a foreign program has it.
     environ : mapping
-        What the launcher gets.
+        What the launcher gets, without what it would show to others: :func:`unshown`.
     folder : str
         The gang's private folder on this node.
     is_root : bool
@@ -110,6 +110,7 @@ def plan(job: Job) -> LaunchPlan:
         argv=tuple(argv),
         env={**environ, rank_job.FOLDER: job.folder},
         title="deepspeed",
+        error_file=os.path.join(job.folder, job.name + "-rank-{rank}-error.json"),
         report=REPORT,
         report_grace=REPORT_GRACE_S,
     )
@@ -141,11 +142,14 @@ def _remote(job: Job) -> list[str]:
     return argv
 
 
+def unshown(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables that DeepSpeed's launcher may have; ranks get the others by way of their wrapper."""
+    return {name: value for name, value in environ.items() if not _SHOWN.match(name)}
+
+
 def launcher_environment(job: Job) -> dict[str, str]:
-    """What control's launcher gets where it starts ranks on other nodes: how to reach them, and nothing that it would
-    write on a command line.
-    """
-    environ = {name: value for name, value in job.environ.items() if not _EXPORTED.match(name)}
+    """What control's launcher gets where it starts ranks on other nodes: how to reach them."""
+    environ = dict(job.environ)
     path = environ.get("PATH", os.defpath)
     ssh = os.path.join(job.rsh, "ssh")
     environ.update(

@@ -22,11 +22,12 @@ from ...core.outcome import cloud_prefix
 from ...core.results import BadFolder, push_folder, results_prefix
 from .config import with_files
 from .constants import DEEPSPEED_SUFFIX
-from .environment import accelerator_variables, environment_file
+from .environment import accelerator_variables, difference, environment_file
+from .extensions import hold_extensions
 from .failure import explain
 from .layout import layout
 from .options import read_options
-from .plan import Job, hostfile_text, plan, rank_record
+from .plan import Job, hostfile_text, plan, rank_record, unshown
 from .target import target
 
 
@@ -71,7 +72,13 @@ class SingleNode:
             if not callable(entrypoint):
                 entrypoint_args = with_files(entrypoint_args, guard.folder, name)
             what = read_entrypoint(entrypoint, entrypoint_args, options.values, guard.folder, "deepspeed_args")
-            accelerator = accelerator_variables(int(self.is_gpu), os.environ)
+            environ = {
+                **os.environ,
+                **environment_file(os.environ, os.getcwd()),
+                **network_variables("127.0.0.1", os.environ),
+                **accelerator_variables(int(self.is_gpu), os.environ),
+                **hold_extensions(os.environ, guard.folder),
+            }
             lease = lease_port("127.0.0.1")
             try:
                 job = Job(
@@ -85,24 +92,20 @@ class SingleNode:
                     main_address="127.0.0.1",
                     port=int(options.values.get("master_port") or lease.port),
                     port_is_ours=False,
-                    environ={
-                        **os.environ,
-                        **environment_file(os.environ, os.getcwd()),
-                        **network_variables("127.0.0.1", os.environ),
-                        **accelerator,
-                    },
+                    environ=unshown(environ),
                     folder=guard.folder,
                     is_root=False,
                 )
                 program, arguments = target(what, options.values, job.environ, job.python)
                 devices = visible_gpus() if "CUDA_VISIBLE_DEVICES" in os.environ else ()
-                record = rank_record(job, program, arguments, {}, devices, what.call is not None)
+                changed = difference(job.environ, environ)
+                record = rank_record(job, program, arguments, changed, devices, what.call is not None)
                 write_private(os.path.join(guard.folder, f"{name}.json"), json.dumps(record))
                 write_private(job.hostfile, hostfile_text(job))
                 try:
                     guard.launch(plan(job))
                 except ProcessFailed as failure:
-                    error = explain(failure, what.name, "this machine", os.path.join(guard.folder, name))
+                    error = explain(failure, what.name, "this machine")
                     raise error from error.__cause__
             finally:
                 lease.release()

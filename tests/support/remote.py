@@ -159,6 +159,7 @@ class RemoteGang:
         if self._account is not None:
             user = self._account.name
             environment |= {"HOME": str(self._account.home), "METAFLOW_HOME": str(self.folder / "home")}
+            environment.pop("COVERAGE_PROCESS_CONFIG", None)  # another user cannot write down which lines it ran
             self._give(temporary.parent, temporary)
         started = RemoteTask(host, self._command(command), environment, self.folder, log, user)
         self._started.append(started)

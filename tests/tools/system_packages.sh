@@ -5,6 +5,7 @@ set -eu
 
 present() {
     case "$1" in
+    findutils) command -v find ;;
     iproute2) command -v ip ;;
     libc6-dev) test -e /usr/include/stdio.h ;;
     libopenmpi-dev) test -x /usr/bin/mpicc ;;

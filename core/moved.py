@@ -1,0 +1,40 @@
+"""The note that a flow gets which imports something by an older package's name."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+# What stands between the line that imports a module and the module's body.
+_MACHINERY = ("importlib", "metaflow.extension_support")
+
+
+def note_move(old: str, new: str) -> None:
+    """Warns, at the user's line, that a name is an older package's. For the body of the module that has that name.
+
+    A module's body runs once, so each process is told once of each name. Python shows the note by itself where the line
+    is in the program that was started, as a flow's file is in its tasks.
+
+    Parameters
+    ----------
+    old : str
+        The name, e.g. "metaflow.plugins.deepspeed_libs.executor".
+    new : str
+        What to use instead, e.g. "metaflow_extensions.gang.launchers.deepspeed.launcher".
+    """
+    frame = sys._getframe(2)
+    while frame.f_back is not None and _is_machinery(frame.f_globals.get("__name__", "")):
+        frame = frame.f_back
+    # Not warnings.warn(): it would have to be told how many frames to pass over, which is not the same everywhere.
+    warnings.warn_explicit(
+        f"{old} is a name of the package metaflow-deepspeed, kept for flows written for it. Use instead: {new}.",
+        DeprecationWarning,
+        frame.f_code.co_filename,
+        frame.f_lineno,
+        module=frame.f_globals.get("__name__"),
+        registry=frame.f_globals.setdefault("__warningregistry__", {}),
+    )
+
+
+def _is_machinery(module: str) -> bool:
+    return any(module == name or module.startswith(name + ".") for name in _MACHINERY)

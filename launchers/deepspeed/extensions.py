@@ -1,0 +1,50 @@
+"""Where DeepSpeed's ranks build their C++ and CUDA extensions: one folder for all ranks of a node, kept between runs.
+
+torch lets one process build and the others wait for its lock, a file that stays when the builder is killed: then all
+later ranks wait for ever. So each node says by a lock of the kernel's that it uses the folder, and the first to come
+removes what a killed builder left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import glob
+import os
+from collections.abc import Mapping
+
+FOLDER = "TORCH_EXTENSIONS_DIR"
+
+
+def hold_extensions(environ: Mapping[str, str], otherwise: str) -> dict[str, str]:
+    """TORCH_EXTENSIONS_DIR for this node's ranks, used until this process ends; empty where the user has set one.
+
+    Parameters
+    ----------
+    environ : mapping
+        The task's.
+    otherwise : str
+        A folder for a user without a home to write to; extensions are built anew for each attempt there.
+    """
+    if FOLDER in environ:
+        return {}
+    cache = environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    for folder in (os.path.join(cache, "metaflow-gang", "torch_extensions"), os.path.join(otherwise, "extensions")):
+        with contextlib.suppress(OSError):
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            _use(folder)
+            return {FOLDER: folder}
+    return {}
+
+
+def _use(folder: str) -> None:
+    """Raises OSError where the folder cannot be written to."""
+    fd = os.open(os.path.join(folder, "in-use"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pass  # others are at it: a lock that is there may be a living builder's
+    else:
+        for lock in glob.glob(os.path.join(glob.escape(folder), "**", "lock"), recursive=True):
+            os.unlink(lock)
+    fcntl.flock(fd, fcntl.LOCK_SH)
