@@ -3,6 +3,7 @@
 STEP_DECORATORS_DESC = [
     ("deepspeed", "..launchers.deepspeed.decorator.DeepspeedDecorator"),
     ("gang", "..core.decorator.GangDecorator"),
+    ("huggingface_card", "..launchers.huggingface.decorator.HuggingFaceCardDecorator"),
     ("mpi", "..launchers.mpi.decorator.MPIDecorator"),
     ("torchrun", "..launchers.torchrun.decorator.TorchrunDecorator"),
 ]

@@ -200,7 +200,8 @@ def test_secrets_stay_where_they_are(folder: Path, transport: str) -> None:
             assert any("deepspeed.launcher" in line for line in shown)
             assert not [line for line in shown if secret in line]
         open_to_others = [path for path in holders(folder, secret) if path.stat().st_mode & 0o077]
-        assert open_to_others == [], "while it runs"
+        shown = [line for path in open_to_others for line in path.read_text().splitlines() if secret in line]
+        assert open_to_others == [], f"while it runs: {shown}"
         lines = [path.read_text() for path in folder.rglob("deepspeed-1-hostfile")]
         assert lines == ["node0 slots=2\nnode1 slots=2\n"] * 2
         (folder / "finish").touch()

@@ -3,9 +3,10 @@
 ``__mf_extensions__`` and ``__version__`` are what Metaflow's banner says of us.
 """
 
+from ..launchers.huggingface import lazy as huggingface_card_callback
 from ..launchers.mpi.horovod import horovod_run
 from ..launchers.torchrun.single_node import TorchrunSingleNodeMultiGPU
 
-__all__ = ["TorchrunSingleNodeMultiGPU", "horovod_run"]
+__all__ = ["TorchrunSingleNodeMultiGPU", "horovod_run", "huggingface_card_callback"]
 __mf_extensions__ = "gang"
 __version__ = "0.1.0"

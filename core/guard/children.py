@@ -19,6 +19,7 @@ from .verdict import EVIDENCE, PEER, Failure, how_it_ended, last_lines, last_tra
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    import re
     from typing import Any
 
     from .output import Sink
@@ -165,16 +166,21 @@ class Child:
 
     def _first_to_fail(self) -> tuple[str, int | None, int, int | None]:
         """Title, rank, exit code and, where known, node: its own, or those it reports of one that it had started."""
-        if self.report:
-            import re
-
-            found = re.search(self.report, self.tail.text(), re.DOTALL)
-            if found:
-                node = found.groupdict().get("node")
-                rank = int(found["rank"])
-                return f"rank {rank}", rank, int(found["exit_code"]), int(node) if node else None
+        found = self._found_report()
+        if found:
+            node = found.groupdict().get("node")
+            rank = int(found["rank"])
+            return f"rank {rank}", rank, int(found["exit_code"]), int(node) if node else None
         assert self.exit_code is not None
         return self.title, self.rank, self.exit_code, None
+
+    def _found_report(self) -> re.Match[str] | None:
+        """What it has told, so far, of a rank that it had started."""
+        if not self.report:
+            return None
+        import re
+
+        return re.search(self.report, self.tail.text(), re.DOTALL)
 
     def _until_the_report(self, tail: str) -> str:
         """What came after it is about the end of the others."""
@@ -198,8 +204,8 @@ class Child:
         """Its own, or that of the rank which it reports, whose number then belongs into the name."""
         if not self.error_file or "{rank}" not in self.error_file:
             return self.error_file
-        rank = None if self.alive else self._first_to_fail()[1]
-        return None if rank is None else self.error_file.replace("{rank}", str(rank))
+        found = self._found_report()
+        return self.error_file.replace("{rank}", found["rank"]) if found else None
 
     def traceback(self) -> tuple[str, float]:
         """The traceback it left in its error file, else in its output, and when it was written (0.0 if unknown)."""
@@ -216,9 +222,9 @@ class Child:
                 pass  # none was written, or it is not torch's format: the output says what happened
         # Where stdout is shown too, its lines may stand in the middle of the traceback.
         texts = [self._errors.text(), self.tail.text()]
-        rank = self._first_to_fail()[1] if self.report and not self.alive else None
-        if rank is not None:
-            texts = [said_by(rank, text) for text in texts]
+        found = self._found_report()
+        if found:
+            texts = [said_by(int(found["rank"]), text) for text in texts]
         return last_traceback(texts[0]) or last_traceback(texts[1]), 0.0
 
     def failure(self, node: int, peer_lost: list[str]) -> Failure:

@@ -173,9 +173,8 @@ class DeepspeedExecutor:
         base = unshown(environ)
         if transport != "none" and self._remote is None:
             # Commands on this node get the environment as it is now; what later calls change goes by another way.
-            self._remote = Remote.form(
-                gang, transport, self._transport, self._missing, {**environ, FOLDER: gang.folder}
-            )
+            own = {**base, FOLDER: gang.folder}
+            self._remote = Remote.form(gang, transport, self._transport, self._missing, own)
         port = self._port(first, wanted_port)
         for attempt in range(PORT_TRIES):
             remote = self._remote if transport != "none" else None

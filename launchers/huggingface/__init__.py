@@ -1,0 +1,1 @@
+"""Cards that follow the training of a Hugging Face Trainer, under any launcher or none."""
