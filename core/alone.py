@@ -63,6 +63,10 @@ class Alone:
         self._link = link
         self._name = name
 
+    def own_files(self, pattern: str) -> None:
+        """As :meth:`Gang.own_files`: files that programs leave when they are killed go with the guard."""
+        self._link.request("own", pattern=pattern)
+
     def launch(self, plan: LaunchPlan) -> None:
         """Run a plan and wait for its end; output goes to this process's stdout and stderr as it comes.
 

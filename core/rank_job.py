@@ -44,8 +44,8 @@ def main(name: str) -> int:
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     if code:
-        node = os.environ.get("METAFLOW_GANG_ID", "").rpartition(".")[2]
-        os.write(2, f"[gang] rank {env['RANK']} (node {node}) ended with {code}\n".encode())
+        _, is_gang, node = os.environ.get("METAFLOW_GANG_ID", "").rpartition(".")
+        os.write(2, f"[gang] rank {env['RANK']} (node {node if is_gang else 0}) ended with {code}\n".encode())
     return 128 - code if code < 0 else code
 
 

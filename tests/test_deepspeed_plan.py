@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import fnmatch
 import json
 import os
 import subprocess
@@ -180,6 +181,12 @@ def test_each_node_starts_its_own() -> None:
     assert [job(node_index=index).starts_here for index in range(3)] == [True, True, True]
     left_out = job({"include": "b"}, node_index=2)
     assert not left_out.starts_here
+
+
+def test_shared_memory_is_that_of_this_call() -> None:
+    pattern = job().shared_memory
+    assert fnmatch.fnmatch("/dev/shm/deepspeed_allreduce_buffer_0_10.0.0.1_20001_3", pattern)
+    assert not fnmatch.fnmatch("/dev/shm/deepspeed_allreduce_buffer_0_10.0.0.1_20002_3", pattern)
 
 
 def test_control_starts_all_by_pdsh() -> None:

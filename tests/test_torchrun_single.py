@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
@@ -230,6 +231,10 @@ def test_a_killed_script_leaves_no_rank(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     with Tree([sys.executable, "script.py", "hangs.py"], flow_environment(), tmp_path) as tree:
         tree.wait_for(READY, DEADLINE_S, count=2)
+        # A walk through a process table that changes may pass one over.
+        deadline = time.monotonic() + END_S
+        while len(tree.below()) < 7 and time.monotonic() < deadline:
+            time.sleep(0.02)
         assert len(tree.below()) >= 7, "the script, its guard, the agent, two ranks and what they started"
         kill_process(tree.pid)
         assert tree.wait(DEADLINE_S) == -signal.SIGKILL

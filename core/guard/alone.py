@@ -1,7 +1,7 @@
 """A guard without a gang: it runs what one process asks for, and ends that and itself with it.
 
-The process says "setup", then "launch" as often as it likes. When it has closed its end, or is dead, what still runs is
-ended with all its descendants, the private folder goes, and the guard with it.
+The process says "setup", then "launch" and "own" as often as it likes. When it has closed its end, or is dead, what
+still runs is ended with all its descendants, the private folder goes, and the guard with it.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 
 from . import processes
 from .desk import Desk
-from .farewell import remove_folder
+from .farewell import remove_folder, remove_named
 from .launches import Launch
 from .loop import Loop
 from .watch import TaskWatch
@@ -32,6 +33,7 @@ class Alone:
         self._name = ""
         self._folder = ""
         self._leaving = False
+        self._named: list[tuple[str, float]] = []
         # A process that fails ends its launch, whose answer tells of it: there is nobody else to be told.
         self._work = Work(loop, out, err, lambda failure: None, lambda key: None, lambda task: None)
         stream = Stream(loop, sock)
@@ -44,6 +46,10 @@ class Alone:
         number: int = header["id"]
         if op == "setup":
             self._name, self._folder = header["gang_id"], header["folder"]
+            self._desk.answer(number, {})
+            return
+        if op == "own":
+            self._named.append((header["pattern"], time.time()))
             self._desk.answer(number, {})
             return
         try:
@@ -69,5 +75,6 @@ class Alone:
         if self._leaving and not self._work.launches:
             # Whatever slipped out of its launch, without the marker in its environment, has come to us as orphans do.
             processes.send(processes.descendants([os.getpid()]), signal.SIGKILL)
+            remove_named(self._named)
             remove_folder(self._folder)
             self._loop.stop()

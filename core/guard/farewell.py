@@ -36,10 +36,7 @@ def tidy(node: Node) -> None:
         lease.release()
     for folder in node.owned:
         shutil.rmtree(folder, ignore_errors=True)
-    for pattern, since in node.named:
-        from .leftovers import remove_unused
-
-        remove_unused(pattern, since)
+    remove_named(node.named)
     remove_folder(node.folder)
     for thread in node.speaking:
         thread.join(LAST_WORDS_S)
@@ -73,3 +70,11 @@ def remove_folder(folder: str) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         gangs = os.path.dirname(folder)
         remove_if_empty(gangs, os.path.dirname(gangs))
+
+
+def remove_named(named: list[tuple[str, float]]) -> None:
+    """Remove what killed programs have left, by the patterns of their names and since when they may have."""
+    for pattern, since in named:
+        from .leftovers import remove_unused
+
+        remove_unused(pattern, since)

@@ -198,6 +198,7 @@ class DeepspeedExecutor:
                 is_root=os.geteuid() == 0,
             )
             self._write(job, what, difference(remote.environ if remote else base, environ))
+            gang.own_files(job.shared_memory)
             try:
                 if transport != "none":
                     gang.barrier()  # a rank may start anywhere from here on

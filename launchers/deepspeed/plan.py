@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import sys
@@ -81,6 +82,11 @@ class Job:
     def hostfile(self) -> str:
         """The path of this call's hostfile."""
         return os.path.join(self.folder, f"{self.name}-hostfile")
+
+    @property
+    def shared_memory(self) -> str:
+        """A pattern for what this call's ranks have in shared memory, which DeepSpeed never removes."""
+        return f"/dev/shm/deepspeed_allreduce_buffer_*_{glob.escape(self.main_address)}_{self.port}_*"
 
     @property
     def starts_here(self) -> bool:

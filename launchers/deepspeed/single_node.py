@@ -102,6 +102,7 @@ class SingleNode:
                 record = rank_record(job, program, arguments, changed, devices, what.call is not None)
                 write_private(os.path.join(guard.folder, f"{name}.json"), json.dumps(record))
                 write_private(job.hostfile, hostfile_text(job))
+                guard.own_files(job.shared_memory)
                 try:
                     guard.launch(plan(job))
                 except ProcessFailed as failure:
