@@ -5,23 +5,18 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import pickle
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from .attributes import check_variables
-from .failure import BadAttribute, GangException, PortTaken, ProcessFailed, ValueTooStrange
+from .collectives import gather
+from .failure import BadAttribute, GangException, PortTaken, ProcessFailed
 from .guard.private import is_private
 from .guard.verdict import indent, last_lines
 from .launch import LaunchPlan, Process, ProcessResult
 from .link import Link
-
-INLINE_TOTAL = 1 << 20
-"""Bytes that one collective may put on the control connections, all nodes together; what is larger goes by bulk
-streams.
-"""
 
 
 @dataclass(frozen=True)
@@ -291,43 +286,4 @@ class Gang:
                 f"current.gang.{kind} needs all nodes, but the body of a step with {self._only_on_control} runs on "
                 "node 0 alone. Let the programs that it starts talk to each other, or use @gang."
             )
-        try:
-            data = pickle.dumps(value, protocol=5)
-        except Exception as error:  # pickle raises whatever a __reduce__ raises
-            raise ValueTooStrange(
-                f"{kind}: a {type(value).__name__} cannot be sent to the other nodes, since it cannot be pickled "
-                f"({error})."
-            ) from error
-        # Counted only now: a body that catches the error and gives another value is still with the others.
-        number = next(self._sequence)
-        entry: dict[str, Any] = {}
-        if len(data) > max(1024, INLINE_TOTAL // self.num_nodes):
-            entry = {"blob": f"{number}-{self.node_index}"}
-            self._put(entry["blob"], data)
-            data = b""
-        header, payload = self._link.request("gather", data, seq=number, kind=kind, entry=entry)
-        values, start = [], 0
-        for item in header["entries"]:
-            piece, start = payload[start : start + item["size"]], start + item["size"]
-            values.append(pickle.loads(self._get(item["blob"]) if "blob" in item else piece))
-        return values
-
-    def _put(self, name: str, data: bytes) -> None:
-        path = os.path.join(self.folder, f"put-{name}")
-        with open(path, "wb") as file:
-            file.write(data)
-        self._transfer("put", name, path)
-        os.unlink(path)
-
-    def _get(self, name: str) -> bytes:
-        path = os.path.join(self.folder, f"get-{name}")
-        self._transfer("get", name, path)
-        with open(path, "rb") as file:
-            data = file.read()
-        os.unlink(path)
-        return data
-
-    def _transfer(self, direction: str, name: str, path: str) -> None:
-        header, _ = self._link.request(direction, name=name, path=path)
-        if "error" in header:
-            raise ValueTooStrange(f"A value of this collective did not get through: {header['error']}")
+        return gather(self, kind, value)
