@@ -51,7 +51,7 @@ coverage: system $(VENV)/test-installed package
 	$(BIN)/coverage report --include='core/*' --format=total --fail-under=90
 
 test-all: system
-	tests/tools/system_packages.sh make
+	tests/tools/system_packages.sh chromium fonts-dejavu-core make
 	$(PYTHON) tests/tools/test_all.py $(SHARDS)
 
 clean:

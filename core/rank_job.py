@@ -8,10 +8,15 @@ words that :mod:`rank_report` finds. A rank starts each time, so it imports litt
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__" and sys.path and __file__.startswith(sys.path[0] + "/"):
+    # Where it is not started with -I, this file's folder comes first on the path.
+    del sys.path[0]
+
 import json
 import os
 import signal
-import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

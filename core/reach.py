@@ -11,6 +11,9 @@ from .logs import say
 from .peers import Peers
 from .ssh import SshMesh, SshUnusable
 
+LEFT_BY_MPICH = ("/dev/shm/mpich_shm_*", "/tmp/hydra_hwloc_xmlfile_*")
+"""What MPICH leaves when it is killed; nothing gives these files other names. Open MPI's are in folders of ours."""
+
 
 def reach(
     gang: Gang, wanted: str, missing: list[list[str]], peers: Peers, environ: Mapping[str, str], decorator: str

@@ -206,6 +206,11 @@ def test_mpirun_reaches_the_others_the_same_way() -> None:
     assert process.env["OMPI_ALLOW_RUN_AS_ROOT"] == "1"
 
 
+def test_mpichs_ranks_start_by_deepspeeds_helper() -> None:
+    words = plan(job({"launcher": "mpich"}, transport="channel", rsh="/rsh")).processes[0].argv
+    assert words[-3:] == ("--no_local_rank", rank_job.__file__, "deepspeed-1") and "--no_python" not in words
+
+
 def test_what_the_launcher_would_write_on_command_lines_is_kept_from_it() -> None:
     secrets = {"MLFLOW_TRACKING_PASSWORD": "x", "TORCH_NCCL_X": "x", "PYTHON_KEYRING": "x", "UCX_TLS": "x"}
     kept = {"PYTHONPATH": "p", "HOME": "/h", "AWS_SECRET_ACCESS_KEY": "x"}  # those it does not write anywhere

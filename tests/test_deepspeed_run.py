@@ -6,6 +6,7 @@ import importlib.util
 
 import pytest
 from support.flows import FlowRunner
+from support.mpi import MPICH, OPEN_MPI_4, path_with
 from support.requirements import missing, require_tool
 
 END_S = 240.0
@@ -105,6 +106,38 @@ if __name__ == "__main__":
     Single()
 """
 
+LAUNCHER = """
+import os
+from metaflow import FlowSpec, current, deepspeed, resources, step
+
+import ranks
+
+class Launcher(FlowSpec):
+    @step
+    def start(self):
+        self.next(self.work, num_parallel=2)
+
+    @resources(cpu=1)
+    @deepspeed(transport="channel")
+    @step
+    def work(self):
+        args = {"launcher": os.environ["LAUNCHER"]}
+        self.returned = current.deepspeed.run(args, ranks.work, ["mpi"])
+        self.next(self.join)
+
+    @step
+    def join(self, inputs):
+        self.returned = [node.returned for node in inputs]
+        self.next(self.end)
+
+    @step
+    def end(self):
+        pass
+
+if __name__ == "__main__":
+    Launcher()
+"""
+
 SCRIPT = """
 import sys
 import ranks
@@ -137,6 +170,14 @@ def test_gangs_of_a_foreach_do_not_meet(flow_run: FlowRunner) -> None:
     locations = run.artifact("all", "locations")
     assert len(locations) == 2 and all(len(set(pair)) == 1 for pair in locations)
     assert all("mf.deepspeed/Foreach/" in pair[0] for pair in locations)
+
+
+@pytest.mark.big
+@pytest.mark.parametrize(("launcher", "kind"), [("openmpi", OPEN_MPI_4), ("mpich", MPICH)])
+def test_an_mpi_starts_the_ranks(flow_run: FlowRunner, launcher: str, kind: str) -> None:
+    run = flow_run(LAUNCHER, files=FILES, env={"PATH": path_with(kind), "LAUNCHER": launcher}).ok(END_S)
+    returned = sorted(run.artifact("join", "returned"), key=len)
+    assert returned == [[("mpi", 1, 2, True)], [("mpi", 0, 2, True), ("mpi", 1, 2, True)]]
 
 
 def test_one_machine_without_a_gang(flow_run: FlowRunner) -> None:

@@ -20,6 +20,7 @@ from ...core.network import interface_for, network_variables
 from ...core.outcome import cloud_prefix, collect, push
 from ...core.peers import names
 from ...core.rank_job import FOLDER
+from ...core.reach import LEFT_BY_MPICH
 from .config import with_files
 from .environment import accelerator_variables, difference, environment_file
 from .extensions import hold_extensions
@@ -175,6 +176,8 @@ class DeepspeedExecutor:
             # Commands on this node get the environment as it is now; what later calls change goes by another way.
             own = {**base, FOLDER: gang.folder}
             self._remote = Remote.form(gang, transport, self._transport, self._missing, own)
+            for pattern in LEFT_BY_MPICH:
+                gang.own_files(pattern)
         port = self._port(first, wanted_port)
         for attempt in range(PORT_TRIES):
             remote = self._remote if transport != "none" else None

@@ -34,6 +34,10 @@ RANKS_OWN = (
 _SHOWN = re.compile(r"MLFLOW|MV2|UCX|PYTHON(?!PATH$|HOME$|UNBUFFERED$)|.*NCCL")
 
 
+# With --no_python DeepSpeed tries to execute its own helper for these, which is not executable.
+_WITH_HELPER = ("mpich", "impi")
+
+
 @dataclass(frozen=True)
 class Job:
     """One call of ``current.deepspeed.run``, with everything that the nodes had to agree upon.
@@ -111,7 +115,10 @@ def plan(job: Job) -> LaunchPlan:
     else:
         argv += ["--no_ssh_check", *_remote(job)]
         environ = launcher_environment(job)
-    argv += ["--no_python", "--no_local_rank", job.python, "-I", "-S", RANK_JOB, job.name]
+    if job.options.launcher in _WITH_HELPER:
+        argv += ["--no_local_rank", RANK_JOB, job.name]
+    else:
+        argv += ["--no_python", "--no_local_rank", job.python, "-I", "-S", RANK_JOB, job.name]
     process = Process(
         argv=tuple(argv),
         env={**environ, rank_job.FOLDER: job.folder},
@@ -139,6 +146,8 @@ def _remote(job: Job) -> list[str]:
         added += ["--leave-session-attached", "--bind-to none"]
         if job.interface and "btl_tcp_if_include" not in own:
             added.append(f"--mca btl_tcp_if_include {job.interface}")  # DeepSpeed's own choice is eth0
+    elif launcher in _WITH_HELPER:
+        added.append("-genvnone")  # ranks have their own node's environment; Hydra would give them control's
     argv = [f"--launcher={launcher}"]
     words = " ".join([*added, own]).strip()
     if words:

@@ -13,14 +13,11 @@ from ...core.hostfile import hostfile, write_private
 from ...core.logs import say
 from ...core.network import interface_for
 from ...core.peers import Peers
-from ...core.reach import own_slots, reach
+from ...core.reach import LEFT_BY_MPICH, own_slots, reach
 from ...core.ssh import missing_tools
 from .flavour import Flavour, find_mpi
 from .launcher import VISIBLE, MPIExecutor
 from .plan import Site, clean_environment, common_interface, own_tmpdir
-
-_LEFT_BY_MPICH = ("/dev/shm/mpich_shm_*", "/tmp/hydra_hwloc_xmlfile_*")
-"""When it is killed; nothing gives them other names. Open MPI's files are in folders of ours."""
 
 TRANSPORTS = ("auto", "ssh", "channel")
 
@@ -118,7 +115,7 @@ def make_folders(gang: Gang, name: str, flavour: Flavour) -> tuple[str, str]:
     tmpdir = os.path.join(gang.folder, "mpi")
     os.mkdir(tmpdir, 0o700)
     if not flavour.is_open_mpi:
-        for pattern in _LEFT_BY_MPICH:
+        for pattern in LEFT_BY_MPICH:
             gang.own_files(pattern)
         return tmpdir, ""
     shared_memory = os.path.join("/dev/shm", f"metaflow-gang-{name}")

@@ -5,6 +5,7 @@ set -eu
 
 present() {
     case "$1" in
+    fonts-dejavu-core) test -e /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf ;;
     findutils) command -v find ;;
     iproute2) command -v ip ;;
     libc6-dev) test -e /usr/include/stdio.h ;;
