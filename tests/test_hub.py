@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -345,6 +346,37 @@ def test_a_lost_node_is_told_with_what_the_network_said(bench: Callable[..., Ben
     assert "its host, its container or its guard process has died, or the network between them is cut" in story
     until(gang.loop, lambda: bool(gang.got("all-gone")))
     assert not gang.hub.members_left
+
+
+def test_who_is_gone_is_the_cause_where_all_others_blame_a_peer(bench: Callable[..., Bench]) -> None:
+    gang = bench(4)
+    gang.join(1, 2, 3)
+    gang.members[1].fails("lost its peer", order=PEER)
+    until(gang.loop, lambda: bool(gang.got("stop")))
+    gang.members[3].say("stopped")
+    gang.members[2].die()
+    story = gang.story()
+    assert re.search(r"first failure was on node 2 \(host-2\).*the connection from it to node 0 was lost", story), story
+
+
+def test_who_is_silent_is_the_cause_where_all_others_blame_a_peer(bench: Callable[..., Bench]) -> None:
+    gang = bench(3)
+    gang.join(1, 2)
+    gang.members[1].fails("lost its peer", order=PEER)
+    until(gang.loop, lambda: bool(gang.got("stop")))
+    gang.members[1].say("stopped")
+    gang.hub.receive(0, {"op": "stopped"}, b"")
+    assert re.search(r"first failure was on node 2 \(host-2\).*answers node 0 no more", gang.story())
+
+
+def test_a_death_after_the_stop_is_no_cause_where_one_is_known(bench: Callable[..., Bench]) -> None:
+    gang = bench(3)
+    gang.join(1, 2)
+    gang.members[1].fails("raised")
+    until(gang.loop, lambda: bool(gang.got("stop")))
+    gang.members[2].die()
+    story = gang.story()
+    assert "first failure was on node 1 (host-1): raised" in story and "host-2" not in story
 
 
 def test_a_node_that_is_lost_before_all_have_joined_ends_the_gang_at_once(bench: Callable[..., Bench]) -> None:

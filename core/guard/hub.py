@@ -12,7 +12,7 @@ from collections.abc import Callable
 from .gathers import Gathers, Mismatch
 from .loop import Loop, Timer
 from .session import Connection, send_to_all
-from .verdict import CUT, LOST, Failure, causes, story
+from .verdict import CUT, LOST, PEER, Failure, causes, story
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
@@ -232,8 +232,10 @@ class Hub:
     def _closed(self, connection: Connection, reason: str) -> None:
         node = connection.node
         self._members.pop(node, None)
+        # A guard that stops says so before it closes. That one is gone counts only where all others blame somebody.
+        is_cause = self._stop_time is None or (node not in self._stopped and self._blames_a_peer())
         self._stopped.add(node)
-        if node not in self._left and self._stop_time is None:
+        if node not in self._left and is_cause:
             text = f"the connection from it to node 0 was lost ({reason or 'closed before its work was done'}): {CUT}"
             self.fail(Failure(node, "lost", text, time.time(), order=LOST))
         self._maybe_tell()
@@ -285,6 +287,15 @@ class Hub:
             if failure.peer is not None and failure.peer in silent:
                 text = f"answers neither node 0 nor node {failure.node} any more: {CUT}"
                 self._failures.append(Failure(failure.peer, "lost", text, failure.time, order=LOST))
+        if self._blames_a_peer():
+            # What a guard has to say of a stop comes in milliseconds, whatever its task does.
+            for node in sorted(silent - self._stopped):
+                text = f"answers node 0 no more: {CUT}"
+                self._failures.append(Failure(node, "lost", text, time.time(), order=LOST))
+
+    def _blames_a_peer(self) -> bool:
+        """Whether all that is known are failures of nodes that say themselves that another one went first."""
+        return bool(self._failures) and all(failure.order == PEER for failure in self._failures)
 
     # -- sending -----------------------------------------------------------------------------------------------------
 
