@@ -195,7 +195,7 @@ def test_plain_parallel_beside_ours(flow_run: FlowRunner) -> None:
 def test_no_example_is_left_out() -> None:
     tested = set(re.findall(r'/ "(\w+\.py)"', Path(__file__).read_text()))
     there = {file.name for file in EXAMPLES.rglob("*.py")}
-    started_by_others = {"train_digits.py", "hello_ranks.py", "matrix_product.py", "horovod_train.py"}
+    started_by_others = {"train_digits.py", "hello_ranks.py", "matrix_product.py", "horovod_train.py", "train_zero.py"}
     # tests/test_horovod_real.py builds Horovod, and tests/test_huggingface_card.py looks at the cards.
     elsewhere = {"horovod_digits.py", "card.py"}
     assert tested == there - started_by_others - elsewhere

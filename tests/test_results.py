@@ -176,7 +176,7 @@ def test_a_large_file_is_not_held_in_memory(tmp_path: Path, out: Path, datastore
 def test_a_large_file_can_be_read_in_pieces_as_s3_does(out: Path) -> None:
     content = os.urandom(results._SMALL_FILE + 4321)
     (out / "file").write_bytes(content)
-    with results._Mapped(str(out / "file"), "rb") as file:
+    with results.MappedFile(str(out / "file"), "rb") as file:
         assert isinstance(file, io.RawIOBase)
         assert file.readable()
         assert file.seekable()
