@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 _NEGATIVE_NUMBER = re.compile(r"-\.?\d.*")
@@ -49,6 +49,27 @@ def options_to_argv(options: Mapping[str, Any] | Sequence[Any] | None) -> list[s
         if not _is_nothing(value):
             argv.append(_spelled(value, f"The option {key!r}"))
     return argv
+
+
+def plain_flags(options: Mapping[str, Any], flags: Container[str], short: Mapping[str, str]) -> dict[str, Any]:
+    """A dict of options in which True turns a flag on and False off: a launcher would take "true" for the script.
+
+    Parameters
+    ----------
+    flags : container of str
+        The options without a value, by their long names with underscores.
+    short : mapping
+        Long names of those that have a short one.
+    """
+    plain: dict[str, Any] = {}
+    for key, value in options.items():
+        name = str(key).lstrip("-").replace("-", "_")
+        if short.get(name, name) in flags and isinstance(value, bool):
+            if value:
+                plain[key] = None
+        else:
+            plain[key] = value
+    return plain
 
 
 def entrypoint_argv(args: Mapping[str, Any] | Sequence[Any] | None) -> list[str]:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...core.attributes import read_port
 from ...core.context import Gang
-from ...core.devices import visible_gpus
 from ...core.entrypoint import Entrypoint, read_entrypoint
 from ...core.failure import BadAttribute, PortTaken, ProcessFailed
 from ...core.functions import remove_call
-from ...core.hostfile import write_private
 from ...core.logs import say
 from ...core.network import interface_for, network_variables
 from ...core.outcome import cloud_prefix, collect, push
@@ -27,10 +24,10 @@ from .extensions import hold_extensions
 from .failure import DeepspeedException, explain
 from .layout import Layout, layout
 from .options import Options, choose_transport, read_options
-from .plan import Job, hostfile_text, plan, rank_record, unshown
+from .plan import Job, plan, unshown
 from .remote import Remote
 from .single_node import SingleNode
-from .target import target
+from .target import write_files
 
 PORT_TRIES = 5
 
@@ -175,7 +172,7 @@ class DeepspeedExecutor:
         if transport != "none" and self._remote is None:
             # Commands on this node get the environment as it is now; what later calls change goes by another way.
             own = {**base, FOLDER: gang.folder}
-            self._remote = Remote.form(gang, transport, self._transport, self._missing, own)
+            self._remote = Remote.form(gang, self._transport, self._missing, own)
             for pattern in LEFT_BY_MPICH:
                 gang.own_files(pattern)
         port = self._port(first, wanted_port)
@@ -200,7 +197,7 @@ class DeepspeedExecutor:
                 folder=gang.folder,
                 is_root=os.geteuid() == 0,
             )
-            self._write(job, what, difference(remote.environ if remote else base, environ))
+            write_files(job, what, difference(remote.environ if remote else base, environ))
             gang.own_files(job.shared_memory)
             try:
                 if transport != "none":
@@ -215,13 +212,6 @@ class DeepspeedExecutor:
                 where = f"node {gang.node_index}" if transport == "none" else "the gang"
                 error = explain(failure, what.name, where)
                 raise error from error.__cause__
-
-    def _write(self, job: Job, what: Entrypoint, changed: Mapping[str, str | None]) -> None:
-        program, arguments = target(what, job.options.values, job.environ, job.python)
-        devices = visible_gpus() if "CUDA_VISIBLE_DEVICES" in os.environ else ()
-        record = rank_record(job, program, arguments, changed, devices, what.call is not None)
-        write_private(os.path.join(job.folder, f"{job.name}.json"), json.dumps(record))
-        write_private(job.hostfile, hostfile_text(job))
 
     def _port(self, first: int, wanted: int | None) -> int:
         """A port of the node that has rank 0."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...core.arguments import BadArgument, options_to_argv
+from ...core.arguments import BadArgument, options_to_argv, plain_flags
 from ...core.failure import BadAttribute
 
 TRANSPORTS = ("auto", "ssh", "channel", "none")
@@ -64,7 +64,9 @@ def read_options(deepspeed_args: Mapping[str, Any] | Sequence[Any] | None) -> Op
         Something in it is no option, or is the gang's to say.
     """
     try:
-        argv = options_to_argv(_plain_flags(deepspeed_args))
+        if isinstance(deepspeed_args, Mapping):
+            deepspeed_args = plain_flags(deepspeed_args, _FLAGS, _SHORT)
+        argv = options_to_argv(deepspeed_args)
     except BadArgument as error:
         raise BadAttribute(f"deepspeed_args: {error}") from None
     values: dict[str, str | None] = {}
@@ -94,21 +96,6 @@ def read_options(deepspeed_args: Mapping[str, Any] | Sequence[Any] | None) -> Op
         else:
             raise BadAttribute(f"deepspeed_args: {name} needs a value.")
     return Options(values)
-
-
-def _plain_flags(options: Mapping[str, Any] | Sequence[Any] | None) -> Mapping[str, Any] | Sequence[Any] | None:
-    """In a dict, True turns a flag on and False off."""
-    if not isinstance(options, Mapping):
-        return options
-    plain: dict[str, Any] = {}
-    for key, value in options.items():
-        name = str(key).lstrip("-").replace("-", "_")
-        if _SHORT.get(name, name) in _FLAGS and isinstance(value, bool):
-            if value:
-                plain[key] = None
-        else:
-            plain[key] = value
-    return plain
 
 
 def choose_transport(wanted: str, options: Options) -> str:

@@ -30,9 +30,7 @@ class Remote:
     environ: Mapping[str, str]
 
     @classmethod
-    def form(
-        cls, gang: Gang, transport: str, wanted: str, missing: list[list[str]], environ: Mapping[str, str]
-    ) -> Remote:
+    def form(cls, gang: Gang, wanted: str, missing: list[list[str]], environ: Mapping[str, str]) -> Remote:
         """Let the nodes run commands on each other. Every node must call it.
 
         Raises
@@ -41,7 +39,7 @@ class Remote:
             ssh is wanted and cannot be had.
         """
         peers = Peers.form(gang, environ, os.getcwd())
-        taken, rsh = reach(gang, wanted if wanted != "none" else transport, missing, peers, environ, "deepspeed")
+        taken, rsh = reach(gang, wanted, missing, peers, environ, "deepspeed")
         folder = os.path.join(gang.folder, "deepspeed")
         os.mkdir(folder, 0o700)
         write_private(os.path.join(folder, "ssh"), _SSH.format(rsh=shlex.quote(rsh)), 0o700)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,12 +9,11 @@ from typing import Any
 from metaflow import current
 
 from ...core.alone import alone
-from ...core.devices import visible_gpus
+from ...core.attributes import read_port
 from ...core.entrypoint import read_entrypoint
 from ...core.failure import BadAttribute, ProcessFailed
 from ...core.functions import load_return, read_returns, remove_call
 from ...core.guard.ports import lease_port
-from ...core.hostfile import write_private
 from ...core.logs import say
 from ...core.network import network_variables
 from ...core.outcome import cloud_prefix
@@ -27,8 +25,8 @@ from .extensions import hold_extensions
 from .failure import explain
 from .layout import layout
 from .options import read_options
-from .plan import Job, hostfile_text, plan, rank_record, unshown
-from .target import target
+from .plan import Job, plan, unshown
+from .target import write_files
 
 
 class SingleNode:
@@ -66,6 +64,7 @@ class SingleNode:
         cloud = cloud_prefix(prefix, local_output_dir, cloud_output_dir, push_results_dir_to_cloud)
         options = read_options(deepspeed_args)
         chosen = layout([self.n_slots_per_host], [["node0"]], options)
+        wanted_port = read_port(options.values.get("master_port"), "master_port in deepspeed_args")
         self._runs += 1
         name = f"deepspeed-{self._runs}"
         with alone() as guard:
@@ -90,18 +89,13 @@ class SingleNode:
                     rsh="",
                     interface="",
                     main_address="127.0.0.1",
-                    port=int(options.values.get("master_port") or lease.port),
+                    port=wanted_port or lease.port,
                     port_is_ours=False,
                     environ=unshown(environ),
                     folder=guard.folder,
                     is_root=False,
                 )
-                program, arguments = target(what, options.values, job.environ, job.python)
-                devices = visible_gpus() if "CUDA_VISIBLE_DEVICES" in os.environ else ()
-                changed = difference(job.environ, environ)
-                record = rank_record(job, program, arguments, changed, devices, what.call is not None)
-                write_private(os.path.join(guard.folder, f"{name}.json"), json.dumps(record))
-                write_private(job.hostfile, hostfile_text(job))
+                write_files(job, what, difference(job.environ, environ))
                 guard.own_files(job.shared_memory)
                 try:
                     guard.launch(plan(job))

@@ -1,11 +1,25 @@
-"""What each rank runs, as its wrapper is told."""
+"""What each rank runs, as its wrapper is told, and the files that say so."""
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping
 
+from ...core.devices import visible_gpus
 from ...core.entrypoint import Entrypoint
 from ...core.functions import RANK_CHILD
+from ...core.hostfile import write_private
+from .plan import Job, hostfile_text, rank_record
+
+
+def write_files(job: Job, what: Entrypoint, changed: Mapping[str, str | None]) -> None:
+    """The hostfile of one call on this node, and what its ranks' wrappers are told; ``changed`` as of rank_record."""
+    program, arguments = target(what, job.options.values, job.environ, job.python)
+    devices = visible_gpus() if "CUDA_VISIBLE_DEVICES" in os.environ else ()
+    record = rank_record(job, program, arguments, changed, devices, what.call is not None)
+    write_private(os.path.join(job.folder, f"{job.name}.json"), json.dumps(record))
+    write_private(job.hostfile, hostfile_text(job))
 
 
 def target(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...core.arguments import BadArgument, options_to_argv, torchrun_list_to_argv
+from ...core.arguments import BadArgument, options_to_argv, plain_flags, torchrun_list_to_argv
 from ...core.attributes import read_nproc
 from ...core.failure import BadAttribute
 
@@ -50,7 +50,7 @@ def read_options(torchrun_args: Mapping[str, Any] | Sequence[Any] | None) -> Opt
     """
     try:
         if isinstance(torchrun_args, Mapping):
-            argv = options_to_argv(_plain_flags(torchrun_args))
+            argv = options_to_argv(plain_flags(torchrun_args, _FLAGS, _SHORT))
         else:
             argv = torchrun_list_to_argv(torchrun_args)
     except BadArgument as error:
@@ -80,19 +80,6 @@ def read_options(torchrun_args: Mapping[str, Any] | Sequence[Any] | None) -> Opt
         else:
             values[name] = None
     return Options(values)
-
-
-def _plain_flags(options: Mapping[str, Any]) -> dict[str, Any]:
-    """True turns a flag on and False off: torchrun itself would take "true" for the name of the script."""
-    plain: dict[str, Any] = {}
-    for key, value in options.items():
-        name = str(key).lstrip("-").replace("-", "_")
-        if _SHORT.get(name, name) in _FLAGS and isinstance(value, bool):
-            if value:
-                plain[key] = None
-        else:
-            plain[key] = value
-    return plain
 
 
 def _is_option(text: str) -> bool:
