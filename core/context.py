@@ -234,10 +234,10 @@ class Gang:
             for record in header["results"]
         ]
 
-    def start(self, process: Process, ready: str, timeout: float = 30.0) -> None:
+    def start(self, process: Process, ready: str, timeout: float = 30.0, shown: bool = False) -> None:
         """Start a program of this node that runs beside the body, until the gang ends; returns when it is ready.
 
-        Its output is not shown: a failure tells the end of it. Once it is ready, its unexpected end fails the gang,
+        A failure tells the end of its output. Once it is ready, its unexpected end fails the gang,
         whatever its exit code. It is not a collective: any node may call it alone.
 
         Parameters
@@ -248,6 +248,8 @@ class Gang:
             Regular expression that says, in its output of either stream, that it is ready.
         timeout : float
             Seconds that it may take until then.
+        shown : bool
+            Whether its output goes to this node's log.
 
         Raises
         ------
@@ -268,7 +270,7 @@ class Gang:
         except re.error as error:
             raise BadAttribute(f"current.gang.start(ready={ready!r}) is not a regular expression: {error}.") from None
         plan = LaunchPlan((process,)).to_json()
-        header, _ = self._link.request("start", plan=plan, ready=ready, timeout=timeout)
+        header, _ = self._link.request("start", plan=plan, ready=ready, timeout=timeout, shown=shown)
         if "failed" in header:
             raise ProcessFailed(header["failed"])
         if "late" in header:

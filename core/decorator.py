@@ -16,7 +16,7 @@ from metaflow.unbounded_foreach import UBF_CONTROL
 from . import interrupt
 from .attributes import check_neighbours, check_split, number, requested
 from .context import Gang, TaskInfo
-from .failure import BadAttribute
+from .failure import BadAttribute, GangInterrupt
 from .guard.processes import GANG_MARKER
 from .lifecycle import Lifecycle
 from .local import task_ids
@@ -50,6 +50,9 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
     runs_on_control_only = False
     """Whether the body runs on node 0 only, and the others hold until it ends."""
 
+    interrupt: ClassVar[type[GangInterrupt]] = GangInterrupt
+    """What is raised in an interrupted body: a class of its own, where the framework lets only some exceptions pass."""
+
     task: TaskInfo
     flow_datastore: Any
     environment: Any
@@ -69,6 +72,17 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
     def form(self, gang: Gang) -> dict[str, object]:
         """What appears on ``current`` besides ``gang``; may exchange what the launcher needs first."""
         return {}
+
+    def leave(self) -> None:
+        """Undo what the body may have left open. Called when it is over, well or not, before what :meth:`form` started
+        ends.
+        """
+
+    def tolerates_lost_nodes(self) -> bool:
+        """Whether the step goes on without other nodes that are lost once the body has begun. It counts only where the
+        body :attr:`runs_on_control_only`: the others take part in collectives. Such a node's task is not joined.
+        """
+        return False
 
     # -- Metaflow's hooks ----------------------------------------------------------------------------------------------
 
@@ -139,7 +153,7 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
     ) -> Callable[[], None]:
         num_nodes = flow._parallel_ubf_iter.num_parallel
         is_control = ubf_context == UBF_CONTROL
-        self._lifecycle = Lifecycle(self, num_nodes, is_control)
+        self._lifecycle = Lifecycle(self, flow, num_nodes, is_control)
         if is_control and not getattr(flow, "_control_mapper_tasks", None):
             # The backends have set it by now; locally it is ours to say which tasks the join gets.
             prefix = f"{self.task.run_id}/{self.task.step_name}/"

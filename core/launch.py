@@ -36,8 +36,9 @@ class Process:
     delay : float
         Seconds by which the program starts later than those without.
     report : str, optional
-        Regular expression with the groups ``rank`` and ``exit_code``, and ``node`` where ranks may be on other nodes,
-        found in the last output of a process that itself starts ranks and tells which of them failed first.
+        Regular expression with the groups ``rank`` (or ``title``, where it starts no ranks) and ``exit_code``, and
+        ``node`` where ranks may be on other nodes, found in the last output of a process that itself starts others and
+        tells which of them failed first.
     report_grace : float, optional
         Seconds that such a process gets, once the report is in its stderr, to end by itself; it has failed either way.
         It is only looked for at the end where this is None.

@@ -40,12 +40,15 @@ class Lifecycle:
     ----------
     decorator : GangDecorator
         Whose step it is: attributes, what to put on ``current``, who runs the body.
+    flow : FlowSpec
+        Where control keeps the names of the tasks that the join step gets.
     num_nodes : int
     is_control : bool
     """
 
-    def __init__(self, decorator: GangDecorator, num_nodes: int, is_control: bool) -> None:
+    def __init__(self, decorator: GangDecorator, flow: Any, num_nodes: int, is_control: bool) -> None:
         self._decorator = decorator
+        self._flow = flow
         self._task = decorator.task
         self._num_nodes = num_nodes
         self._is_control = is_control
@@ -69,17 +72,20 @@ class Lifecycle:
             This node's own, where it is the cause.
         """
         try:
-            link = self._link = Link()
+            link = self._link = Link(self._decorator.interrupt)
             gang = self._form(link)
             self._decorator.appear(gang)
             if self._decorator.runs_on_control_only and not gang.is_control:
                 link.request("hold")
             else:
-                step_function()
+                if self._decorator.runs_on_control_only and self._decorator.tolerates_lost_nodes():
+                    link.request("tolerate")
+                self._run_body(step_function)
             link.request("done")
             self._body_done = True
             if self._is_control:
-                link.request("finish")
+                header, _ = link.request("finish")
+                self._leave_out(header["lost"])
                 self._store_logs(link)
             link.quiet()
         except BaseException as error:
@@ -90,6 +96,12 @@ class Lifecycle:
             except (GangInterrupt, KeyboardInterrupt):
                 self._shield()
             raise self._failed(error) from (error if isinstance(error, GangException) else error.__cause__)
+
+    def _run_body(self, step_function: Callable[[], None]) -> None:
+        try:
+            step_function()
+        finally:
+            self._decorator.leave()
 
     def finished(self, task_ok: bool) -> None:
         """Metaflow has stored this task's state."""
@@ -105,6 +117,15 @@ class Lifecycle:
         if self._link is not None and self._body_done:
             with contextlib.suppress(GangException, GangInterrupt):
                 self._link.request("fail", **_record(error, "Metaflow, after the step's body,"))
+
+    def _leave_out(self, lost: list[int]) -> None:
+        """A node that is lost has stored nothing: the join step, to which Metaflow gives these tasks, must not get it.
+
+        They are in the order of their nodes, whoever has named them.
+        """
+        if lost:
+            tasks = enumerate(self._flow._control_mapper_tasks)
+            self._flow._control_mapper_tasks = [task for node, task in tasks if node not in lost]
 
     # -- meeting and joining -----------------------------------------------------------------------------------------
 

@@ -43,13 +43,20 @@ _BOOT = (
 
 
 class Link:
-    """Starts this node's guard and talks to it. One per task and attempt."""
+    """Starts this node's guard and talks to it. One per task and attempt.
+
+    Parameters
+    ----------
+    interrupt : type
+        What is raised in an interrupted body.
+    """
 
     _kind = "node"
     """What is to be at the other end; see the guard's ``__main__``."""
 
-    def __init__(self) -> None:
+    def __init__(self, interrupt: type[GangInterrupt] = GangInterrupt) -> None:
         self.stopped = False
+        self._interruption = interrupt
         self._owner = os.getpid()
         self._interrupted = False
         self._shielded = False
@@ -120,7 +127,7 @@ class Link:
         """End the body, once."""
         if not self._interrupted and not self._closed:
             self._interrupted = True
-            raise GangInterrupt
+            raise self._interruption
 
     def _receive(self) -> None:
         try:

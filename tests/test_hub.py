@@ -181,7 +181,7 @@ def test_a_node_that_joins_twice_was_restarted_and_ends_the_gang(bench: Callable
 def test_late_nodes_are_named_and_fail_the_gang_at_the_timeout(
     bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("metaflow_extensions.gang.core.guard.hub.PROGRESS_S", (0.1, 0.2))
+    monkeypatch.setattr("metaflow_extensions.gang.core.guard.rollcall.PROGRESS_S", (0.1, 0.2))
     gang = bench(12, timeout=0.6)
     gang.join(1)
     story = gang.story()
@@ -385,3 +385,139 @@ def test_a_node_that_is_lost_before_all_have_joined_ends_the_gang_at_once(bench:
     gang.members[1].die()
     assert "node 1 (host-1): the connection from it to node 0" in gang.story()
     assert gang.hub.refuse("member", 2) == "this gang is ending"
+
+
+# -- going on without a node -------------------------------------------------------------------------------------------
+
+
+def lost_line(node: int, text: str) -> str:
+    return f"node {node} (host-{node}) was lost: {text}. The step goes on without it."
+
+
+def tolerant(bench: Callable[..., Bench], nodes: int = 3) -> Bench:
+    gang = bench(nodes)
+    gang.join(*range(1, nodes))
+    gang.hub.receive(0, {"op": "tolerate"}, b"")
+    until(gang.loop, lambda: all(member.got("tolerate") for member in gang.members.values()))
+    return gang
+
+
+def wait(gang: Bench, seconds: float) -> None:
+    gang.loop.call_later(seconds, gang.loop.stop)
+    gang.loop.run()
+
+
+def test_a_node_that_fails_is_stopped_and_told_and_nobody_else_is(bench: Callable[..., Bench]) -> None:
+    gang = tolerant(bench)
+    gang.members[2].fails("rank 2 raised ValueError.\nsecond line")
+    until(gang.loop, lambda: bool(gang.members[2].got("stop")))
+    assert gang.got("lost") == [{"op": "lost", "node": 2}]
+    gang.members[2].say("stopped")
+    until(gang.loop, lambda: bool(gang.members[2].got("story")))
+    assert gang.said == [lost_line(2, "rank 2 raised ValueError")], "one line"
+    (told,) = gang.members[2].got("story")
+    assert told["story"] == "The first failure was on node 2 (host-2): rank 2 raised ValueError.\nsecond line"
+    assert told["causes"] == [{"node": 2}]
+    # What it says afterwards means nothing: it has stored nothing.
+    gang.members[2].say("bye")
+    gang.members[2].die()
+    wait(gang, 0.2)
+    assert not gang.hub.has_left(2)
+    for who in (gang, gang.members[1]):
+        assert not who.got("stop") and not who.got("story") and not who.got("all-left")
+
+
+def test_the_guard_that_knows_most_is_believed(bench: Callable[..., Bench]) -> None:
+    gang = tolerant(bench)
+    record = Failure(2, "task", "the node's task died in the middle of its work", time.time())
+    gang.members[2].say("fail", failure=record.to_json())
+    gang.members[2].say("stopped")
+    until(gang.loop, lambda: bool(gang.got("lost")))
+    killed = Failure(2, "task-signal", "the node's task was killed by SIGKILL", time.time())
+    gang.hub.receive(0, {"op": "fail", "failure": killed.to_json()}, b"")
+    until(gang.loop, lambda: bool(gang.said))
+    assert gang.said == [lost_line(2, "the node's task was killed by SIGKILL")]
+    assert not gang.got("stop")
+
+
+def test_all_have_left_when_the_rest_is_lost_and_told(bench: Callable[..., Bench]) -> None:
+    gang = tolerant(bench, 4)
+    gang.members[1].say("bye")
+    until(gang.loop, lambda: gang.hub.has_left(1))
+    gang.members[2].die()
+    gang.members[3].fails("rank 3 raised")  # and never says that it has stopped
+    started = time.monotonic()
+    until(gang.loop, lambda: bool(gang.got("all-left")))
+    assert time.monotonic() - started < STORY_WAIT_S + 5.0
+    assert sorted(header["node"] for header in gang.got("lost")) == [2, 3]
+    assert len(gang.said) == 2 and gang.said[-1] == lost_line(3, "rank 3 raised")
+    assert gang.said[0].startswith("node 2 (host-2) was lost: the connection from it to node 0 was lost (")
+
+
+def test_who_has_left_is_not_lost(bench: Callable[..., Bench]) -> None:
+    gang = tolerant(bench)
+    gang.members[2].say("bye")
+    until(gang.loop, lambda: gang.hub.has_left(2))
+    gang.hub.receive(0, {"op": "fail", "failure": Failure(2, "task-exit", "ended", time.time()).to_json()}, b"")
+    gang.members[2].die()
+    wait(gang, 0.3)
+    assert not gang.got("lost") and not gang.got("stop") and not gang.said
+
+
+def test_a_node_whose_neighbour_lost_it_is_lost_where_it_does_not_answer(bench: Callable[..., Bench]) -> None:
+    gang = tolerant(bench, 4)
+    record = Failure(1, "ring", "lost its connection to node 2 (timed out)", time.time(), order=LOST, peer=2)
+    gang.members[1].say("fail", failure=record.to_json())
+    until(gang.loop, lambda: bool(gang.got("lost")))
+    assert gang.members[2].got("ask") and gang.got("lost") == [{"op": "lost", "node": 2}]
+    until(gang.loop, lambda: bool(gang.said))
+    assert gang.said[0].startswith("node 2 (host-2) was lost: answers neither node 0 nor node 1 any more: its host")
+    # The other neighbour's word adds nothing.
+    gang.members[3].say("fail", failure=record.replaced(node=3, teller=3).to_json())
+    wait(gang, 0.2)
+    assert len(gang.said) == 1 and not gang.got("stop") and not gang.members[3].got("ask")
+
+
+def test_two_nodes_that_lost_each_other_but_answer_are_named_once(bench: Callable[..., Bench]) -> None:
+    gang = tolerant(bench)
+    for node, peer in ((1, 2), (2, 1)):
+        record = Failure(node, "ring", f"lost its connection to node {peer}.", time.time(), order=LOST, peer=peer)
+        gang.members[node].say("fail", failure=record.to_json())
+    for member in gang.members.values():
+        until(gang.loop, lambda member=member: bool(member.got("ask")))
+        member.say("heard")
+    until(gang.loop, lambda: bool(gang.said))
+    wait(gang, 0.3)
+    assert gang.said in [
+        [f"node {node} (host-{node}) lost its connection to node {3 - node}. The step goes on."] for node in (1, 2)
+    ]
+    assert not gang.got("lost") and not gang.got("stop")
+
+
+def test_a_failure_of_control_ends_the_rest(bench: Callable[..., Bench]) -> None:
+    gang = tolerant(bench)
+    gang.members[2].fails("rank 2 raised")
+    until(gang.loop, lambda: bool(gang.got("lost")))
+    gang.hub.receive(0, {"op": "fail", "failure": Failure(0, "exit", "the head raised", time.time()).to_json()}, b"")
+    until(gang.loop, lambda: bool(gang.members[1].got("stop")))
+    gang.members[1].fails("was torn away", after=0.01)
+    gang.members[1].say("stopped")
+    gang.hub.receive(0, {"op": "stopped"}, b"")
+    until(gang.loop, lambda: bool(gang.got("story") and gang.members[1].got("story")))
+    assert gang.got("story")[0]["story"] == "The first failure was on node 0 (host-0): the head raised"
+    assert gang.said == [lost_line(2, "rank 2 raised")], "what was lost before is told before"
+    assert not gang.members[1].got("lost")
+
+
+@pytest.mark.parametrize("when", ["asked by another node", "asked when the gang ends"])
+def test_only_control_may_ask_for_it_and_in_time(bench: Callable[..., Bench], when: str) -> None:
+    gang = bench(3)
+    gang.join(1, 2)
+    if when == "asked by another node":
+        gang.members[1].say("tolerate")
+        gang.members[1].fails("rank 1 raised")
+    else:
+        gang.hub.fail(Failure(1, "exit", "rank 1 raised", time.time()))
+        gang.hub.receive(0, {"op": "tolerate"}, b"")
+    assert gang.story() == "The first failure was on node 1 (host-1): rank 1 raised"
+    assert not gang.got("tolerate") and not gang.said

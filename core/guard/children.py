@@ -168,9 +168,10 @@ class Child:
         """Title, rank, exit code and, where known, node: its own, or those it reports of one that it had started."""
         found = self._found_report()
         if found:
-            node = found.groupdict().get("node")
-            rank = int(found["rank"])
-            return f"rank {rank}", rank, int(found["exit_code"]), int(node) if node else None
+            groups = found.groupdict()
+            node, rank = groups.get("node"), _rank_in(found)
+            title = groups.get("title") or f"rank {rank}"
+            return title, rank, int(found["exit_code"]), int(node) if node else None
         assert self.exit_code is not None
         return self.title, self.rank, self.exit_code, None
 
@@ -223,8 +224,9 @@ class Child:
         # Where stdout is shown too, its lines may stand in the middle of the traceback.
         texts = [self._errors.text(), self.tail.text()]
         found = self._found_report()
-        if found:
-            texts = [said_by(int(found["rank"]), text) for text in texts]
+        rank = _rank_in(found) if found else None
+        if rank is not None:
+            texts = [said_by(rank, text) for text in texts]
         return last_traceback(texts[0]) or last_traceback(texts[1]), 0.0
 
     def failure(self, node: int, peer_lost: list[str]) -> Failure:
@@ -266,6 +268,11 @@ class Child:
         if written < since and not (written == 0.0 and last_words):
             return None
         return Failure(node, "exception", f"{self.title} raised", written or time.time(), detail, self.rank)
+
+
+def _rank_in(report: re.Match[str]) -> int | None:
+    number = report.groupdict().get("rank")
+    return int(number) if number else None
 
 
 def matches(patterns: list[str], text: str) -> bool:

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable
 
+from .output import Raw
 from .search import Search
 from .verdict import Failure, how_it_ended
 
@@ -24,6 +25,7 @@ class Daemon:
     ``answer(header)`` is called once: empty when it is ready, with ``failed`` (its record) when it ended before, with
     ``late`` (its record) when it was ended since it had not been ready for ``timeout`` seconds, with ``stopped`` when
     the gang or the body was over before. An end after it was ready, with whatever exit code, fails the gang.
+    Where ``shown``, its output is the task's.
     """
 
     def __init__(
@@ -33,19 +35,22 @@ class Daemon:
         ready: str,
         timeout: float,
         answer: Callable[[Header], None],
+        shown: bool = False,
     ) -> None:
         self._node = node
         self._answer = answer
+        self._shown = shown
         self._pattern = re.compile(ready.encode())
         self._is_ready = self._is_late = False
         self._timer: Timer = node.loop.call_later(timeout, self._overdue)
         # Unchecked at first: whoever starts it may know what to do about one that cannot begin.
         self._launch: Launch = node.work.launch(
-            node.name, node.index, {**plan, "check": False}, self._ended, self._sinks
+            node.name, node.index, {**plan, "check": False, "lasting": True}, self._ended, self._sinks
         )
 
     def _sinks(self, stream: str) -> list[Sink]:
-        return [Search(self._pattern, lambda: self._node.loop.call_soon_threadsafe(self._ready))]
+        search = Search(self._pattern, lambda: self._node.loop.call_soon_threadsafe(self._ready))
+        return [search, Raw(self._node.work.stream(stream))] if self._shown else [search]
 
     def _ready(self) -> None:
         if self._is_ready or self._is_late or self._over:

@@ -18,9 +18,6 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
 SAVER_TIMEOUT_S = 10.0
 """For importing Metaflow and writing the other nodes' logs; a datastore that takes longer has to do without."""
 
-LAST_WORDS_S = 1.0
-"""For lines to the user that are under way; a reader that has stopped must not hold up the end."""
-
 
 def tidy(node: Node) -> None:
     """End descendants and strays, store logs, give back ports, remove the private folder."""
@@ -38,8 +35,7 @@ def tidy(node: Node) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     remove_named(node.named)
     remove_folder(node.folder)
-    for thread in node.speaking:
-        thread.join(LAST_WORDS_S)
+    node.voice.finish()
 
 
 def _strays(node: Node, tasks: set[int]) -> set[int]:

@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable
 
 from .gathers import Gathers, Mismatch
-from .loop import Loop, Timer
+from .loop import Loop
+from .rollcall import RollCall
 from .session import Connection, send_to_all
 from .verdict import CUT, LOST, PEER, Failure, causes, story
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from .tolerance import Tolerance
     from .wire import Header
 
 STORY_WAIT_S = 1.0
@@ -23,9 +25,6 @@ STORY_WAIT_S = 1.0
 
 STORY_SETTLE_S = 0.1
 """The least wait: a death is seen by several guards, and the one that knows most may be second by milliseconds."""
-
-PROGRESS_S = (5.0, 15.0, 60.0)
-"""When a late node is named; the last is repeated."""
 
 
 class Hub:
@@ -57,8 +56,6 @@ class Hub:
         self._deliver = deliver
         self._say = say
         self._start_bulk = start_bulk
-        self._started = time.monotonic()
-        self._timeout_s = timeout_s
         self._infos: dict[int, Header] = {}
         self._members: dict[int, Connection] = {}
         self._gathers = Gathers(num_nodes)
@@ -69,8 +66,8 @@ class Hub:
         self._stop_time: float | None = None
         self._told = False
         self._complete = False
-        self._timers: list[Timer] = [loop.call_later(timeout_s, self._join_timeout)]
-        self._progress(0)
+        self._tolerance: Tolerance | None = None
+        self._roll = RollCall(loop, num_nodes, timeout_s, self._infos, say, self.fail)
 
     # -- joining -----------------------------------------------------------------------------------------------------
 
@@ -89,8 +86,9 @@ class Hub:
 
     def close(self, then: Callable[[], None]) -> None:
         """Say goodbye to whoever is still connected; ``then`` when that is out."""
-        self._cancel_timers()
-        waiting = list(self._members.values())
+        self._roll.end()
+        lost = self._tolerance.connections() if self._tolerance is not None else []
+        waiting = [*self._members.values(), *lost]
         self._members.clear()
         remaining = [len(waiting)]
 
@@ -129,40 +127,9 @@ class Hub:
             self._send(node, self._stop_message())
         elif len(self._infos) == self._num_nodes:
             self._complete = True
-            self._cancel_timers()
+            self._roll.end()
             roster = [self._infos[index] for index in range(self._num_nodes)]
             self._broadcast({"op": "roster", "nodes": roster})
-
-    def _missing(self) -> str:
-        missing = [index for index in range(self._num_nodes) if index not in self._infos]
-        names = ", ".join(str(index) for index in missing[:8])
-        names += f" and {len(missing) - 8} more" if len(missing) > 8 else ""
-        return f"node {names}" if len(missing) == 1 else f"nodes {names}"
-
-    def _progress(self, stage: int) -> None:
-        def tell() -> None:
-            waited = time.monotonic() - self._started
-            self._say(
-                f"{len(self._infos)} of {self._num_nodes} nodes have joined after {waited:.0f} s; "
-                f"waiting for {self._missing()}."
-            )
-            self._progress(min(stage + 1, len(PROGRESS_S) - 1))
-
-        self._timers.append(self._loop.call_later(PROGRESS_S[stage], tell))
-
-    def _join_timeout(self) -> None:
-        late = [index for index in range(self._num_nodes) if index not in self._infos]
-        text = (
-            f"did not join within {self._timeout_s:g} s (all_nodes_started_timeout): {len(self._infos)} of "
-            f"{self._num_nodes} nodes had joined, {self._missing()} had not. Look at that node's own log and "
-            "whether the cluster had room for it"
-        )
-        self.fail(Failure(late[0], "timeout", text, time.time()))
-
-    def _cancel_timers(self) -> None:
-        for timer in self._timers:
-            timer.cancel()
-        self._timers.clear()
 
     # -- messages ----------------------------------------------------------------------------------------------------
 
@@ -171,6 +138,8 @@ class Hub:
         op = header["op"]
         if self._stop_time is not None or op == "fail":
             self._heard.add(node)
+        if self._tolerance is not None:
+            self._tolerance.heard(node)
         if op == "gather":
             self._gather(node, header, payload)
         elif op == "fail":
@@ -191,6 +160,23 @@ class Hub:
             self._broadcast({"op": "cancel", "key": header["key"]})
         elif op == "bulk":
             self._open_bulk(node)
+        elif op == "tolerate" and node == 0:
+            self._tolerate()
+
+    def _tolerate(self) -> None:
+        """From here on the gang goes on without the nodes that it loses."""
+        if self._stop_time is None:
+            from .tolerance import Tolerance
+
+            self._tolerance = Tolerance(
+                self._loop, self._members, self._left, self.hostnames, self._say, self._lost, self._check_all_left
+            )
+            self._broadcast({"op": "tolerate"})
+
+    def _lost(self, node: int) -> None:
+        self._stopped.add(node)
+        self._heard.add(node)
+        self._deliver({"op": "lost", "node": node}, b"")
 
     def _open_bulk(self, node: int) -> None:
         try:
@@ -226,7 +212,13 @@ class Hub:
         self._left.add(node)
         self._send(node - 1, {"op": "left"})
         self._check_deserted()
-        if self._complete and len(self._left - {0}) == self._num_nodes - 1:
+        self._check_all_left()
+
+    def _check_all_left(self) -> None:
+        left, told = self._left, True
+        if self._tolerance is not None:
+            left, told = left | self._tolerance.lost.keys(), self._tolerance.all_told
+        if self._complete and told and len(left - {0}) == self._num_nodes - 1:
             self._deliver({"op": "all-left"}, b"")
 
     def _closed(self, connection: Connection, reason: str) -> None:
@@ -245,13 +237,15 @@ class Hub:
     # -- failing -----------------------------------------------------------------------------------------------------
 
     def fail(self, failure: Failure) -> None:
-        """Record a failure; the first one stops the gang."""
-        if self._told:
+        """Record a failure; the first one stops the gang, unless it tolerates it."""
+        if self._told or (self._tolerance is not None and self._tolerance.takes(failure)):
             return
         self._failures.append(failure)
         if self._stop_time is None:
             self._stop_time = time.monotonic()
-            self._cancel_timers()
+            self._roll.end()
+            if self._tolerance is not None:
+                self._tolerance.ending = True
             self._broadcast(self._stop_message())
             self._loop.call_later(STORY_WAIT_S, self._tell)
             self._loop.call_later(STORY_SETTLE_S, self._maybe_tell)
@@ -269,6 +263,8 @@ class Hub:
         if self._told:
             return
         self._told = True
+        if self._tolerance is not None:
+            self._tolerance.tell()
         self._blame_the_silent()
         told = causes(self._failures)
         message: Header = {

@@ -45,6 +45,7 @@ class Launch:
         self.name = name
         self.key: str = plan.get("key", "")
         self.check: bool = plan.get("check", True)
+        self.lasting: bool = plan.get("lasting", False)
         self.grace: float = plan.get("grace", 0.5)
         self.peer_lost: list[str] = list(plan.get("peer_lost", ()))
         self.port_taken: str | None = plan.get("port_taken")

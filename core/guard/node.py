@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import signal
 import socket
-import threading
 import time
 
 from . import farewell, processes
@@ -18,6 +17,7 @@ from .launches import NodeTask
 from .loop import Loop
 from .requests import Requests
 from .verdict import CUT, LOST, PEER, Failure, causes, story
+from .voice import Voice
 from .watch import StopWatch, TaskWatch
 from .wire import Stream
 from .work import Work
@@ -62,6 +62,8 @@ class Node:
         self.loop = loop
         self.index = 0
         self.err = err
+        self.voice = Voice(err)
+        self.say = self.voice.say
         self.folder = ""
         self.gang_id = ""
         self.task_pid = task_pid
@@ -69,7 +71,6 @@ class Node:
         self.leases: list[PortLease] = []
         self.owned: list[str] = []  # folders elsewhere that go as this node's own does
         self.named: list[tuple[str, float]] = []  # patterns of files that go where killed processes left them
-        self.speaking: list[threading.Thread] = []
         self.uplink: Uplink | None = None
         self.peers: PeerServer | None = None
         self.callers: Callers | None = None
@@ -89,8 +90,9 @@ class Node:
         self.body_done = False  # it ended well
         self.unwound = False  # it failed, and has said so
         self.bye = False  # Metaflow has stored the task's state
-        self._leaving = False
-        self._finishing = False
+        self._leaving = self._finishing = False
+        self._tolerant = False  # whether the gang goes on without nodes that it loses
+        self._lost: set[int] = set()  # which those are, on control
 
     @property
     def name(self) -> str:
@@ -128,6 +130,11 @@ class Node:
             self._tell(header)
         elif op == "cancel":
             self.work.cancel(header["key"])
+        elif op == "tolerate":
+            self._tolerant = True
+        elif op == "lost":
+            self._lost.add(header["node"])
+            self.loop.call_later(TASKS_GRACE_S, lambda: self.work.kill_tasks([header["node"]]))
         elif op == "control-done":
             self.desk.answer_all("hold", {})
         elif op == "all-left":
@@ -149,15 +156,6 @@ class Node:
         if self.uplink is not None:
             self.uplink.send(header, payload)
 
-    def say(self, text: str) -> None:
-        """A line for the user, in the task's own log. On a thread: the log's reader may be stopped."""
-        from .output import write_all
-
-        line = f"[gang] {text}\n".encode(errors="replace")
-        thread = threading.Thread(target=write_all, args=(self.err, line), daemon=True)
-        thread.start()
-        self.speaking.append(thread)
-
     # -- failing and stopping ----------------------------------------------------------------------------------------
 
     def fail(self, failure: Failure) -> None:
@@ -166,6 +164,8 @@ class Node:
             return
         if self.uplink is None or not self.uplink.connected:
             self._fail_alone(failure)  # there is no gang yet, and so no hub that would tell
+        elif self._tolerant and (failure.peer is not None or failure.teller != self.index):
+            self.send({"op": "fail", "failure": failure.to_json()})  # which may end another node, and not this one
         else:
             self._tell_hub(failure)
             self._stop(failure.order)
@@ -194,13 +194,13 @@ class Node:
             for words in self.work.dying_words(self.index, time.time() - LATELY_S):
                 self._tell_hub(words)
         grace = self.work.longest_grace()
-        self.work.end_launches()
+        self.work.end_launches(lasting=False)
         self.desk.stop()
         if self._task_alive and not self.body_over:
             processes.send([self.task_pid], self.signals[0])
             self.loop.call_later(BODY_GRACE_S + grace, self._body_overdue)
         if self.work.tasks:
-            self.loop.call_later(TASKS_GRACE_S, self.work.kill_tasks)
+            self.loop.call_later(TASKS_GRACE_S, lambda: self.work.kill_tasks(self.work.tasks))
         self.maybe_stopped()
 
     def _body_overdue(self) -> None:
@@ -221,10 +221,12 @@ class Node:
                 self.say(self.told["story"])  # it cannot tell it itself any more
 
     def maybe_stopped(self) -> None:
-        """Everything that this node ran has ended."""
-        if self.stopping and not self.work.launches and (self.body_over or not self._task_alive):
-            self.send({"op": "stopped"})
-            self._maybe_exit()
+        """What served the body ends after it, and when all that this node ran has ended, the node has stopped."""
+        if self.stopping and (self.body_over or not self._task_alive):
+            self.work.end_launches()
+            if not self.work.launches:
+                self.send({"op": "stopped"})
+                self._maybe_exit()
 
     def _tell(self, header: Header) -> None:
         self.told = {"story": header["story"], "causes": header["causes"]}
@@ -242,10 +244,10 @@ class Node:
         died = task.exit_code or 0
         left = self.uplink is not None and self.uplink.has_left(task.node)
         failure = task.failure(task.node, [])
-        if not self.stopping:
+        if not self.stopping and task.node not in self._lost:
             if died or not left:
                 self.fail(failure)
-        elif died and not self.work.killed_tasks:
+        elif died and task.node not in self.work.killed:
             # No cause by itself any more, but it may tell how and why a task died that is known to be dead.
             self.fail(failure if died < 0 else failure.replaced(kind="task-words"))
         self.maybe_finish()
@@ -302,7 +304,7 @@ class Node:
     def maybe_finish(self) -> None:
         """Control may go on once all others have left."""
         if self.uplink is not None and self.uplink.all_left and self.work.tasks_settled:
-            self.desk.answer_all("finish", {})
+            self.desk.answer_all("finish", {"lost": sorted(self._lost)})
 
     def maybe_tasks_gone(self) -> None:
         """Control gets the other nodes' logs once their tasks are gone."""

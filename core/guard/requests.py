@@ -185,7 +185,7 @@ class Requests:
             self._node.desk.answer(request, {"stopped": True})
         else:
             answer = partial(self._node.desk.answer, request)
-            Daemon(self._node, header["plan"], header["ready"], header["timeout"], answer)
+            Daemon(self._node, header["plan"], header["ready"], header["timeout"], answer, header["shown"])
 
     def port(self, request: int, header: Header, payload: bytes) -> None:
         from .ports import lease_exact, lease_port
@@ -224,8 +224,13 @@ class Requests:
         if self._node.uplink is not None and self._node.uplink.control_done:
             self._node.desk.answer(request, {})
 
+    def tolerate(self, request: int, header: Header, payload: bytes) -> None:
+        """Control: from here on the loss of another node ends that node only."""
+        self._node.send({"op": "tolerate"})
+        self._node.desk.answer(request, {})
+
     def finish(self, request: int, header: Header, payload: bytes) -> None:
-        """Control: answered when every other node has stored its state and left."""
+        """Control: answered, with those that are lost, when every other node has stored its state and left."""
         self._node.maybe_finish()
 
     def tasks_gone(self, request: int, header: Header, payload: bytes) -> None:

@@ -182,6 +182,8 @@ class RemoteUplink:
             self._ring.next_has_left()
         elif op == "control-done":
             self.control_done = True
+        elif op == "ask":
+            self.send({"op": "heard"})
         elif op == "bulk":
             waiting, self._bulk_waiting = self._bulk_waiting, []
             for ready in waiting:

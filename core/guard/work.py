@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from . import processes
 from .children import Child
@@ -37,7 +37,7 @@ class Work:
     ) -> None:
         self.launches: dict[str, Launch] = {}
         self.tasks: dict[int, NodeTask] = {}
-        self.killed_tasks = False
+        self.killed: set[int] = set()  # nodes whose tasks we have ended for good
         self._loop = loop
         self._out = out
         self._err = err
@@ -78,6 +78,10 @@ class Work:
         launch.on_done = ended
         return launch
 
+    def stream(self, name: str) -> int:
+        """The task's own "stdout" or "stderr", where what runs here speaks to the user."""
+        return self._out if name == "stdout" else self._err
+
     def is_cancelled(self, key: str) -> bool:
         """Whether the launch that all nodes call ``key`` has ended elsewhere, perhaps before it began here."""
         return key in self._cancelled
@@ -90,10 +94,11 @@ class Work:
                 launch.cancelled = True
                 launch.end()
 
-    def end_launches(self) -> None:
-        """End all of them; each one's ``done`` follows."""
+    def end_launches(self, lasting: bool = True) -> None:
+        """End all of them, or only those that need not outlive the body; each one's ``done`` follows."""
         for launch in list(self.launches.values()):
-            launch.end()
+            if lasting or not launch.lasting:
+                launch.end()
 
     def longest_grace(self) -> float:
         """Seconds that the launches may take to end."""
@@ -125,10 +130,11 @@ class Work:
         task.on_end = lambda child: self._on_task_end(task)
         self.tasks[task.node] = task
 
-    def kill_tasks(self) -> None:
-        """End the other nodes' tasks for good; from here on their deaths are ours."""
-        self.killed_tasks = True
-        processes.send([task.pid for task in self.tasks.values() if task.alive], signal.SIGKILL)
+    def kill_tasks(self, nodes: Iterable[int]) -> None:
+        """End the tasks of ``nodes`` that run here for good; from here on their deaths are ours."""
+        self.killed.update(nodes)
+        tasks = [task for task in self.tasks.values() if task.alive and task.node in self.killed]
+        processes.send([task.pid for task in tasks], signal.SIGKILL)
 
     @property
     def tasks_settled(self) -> bool:
