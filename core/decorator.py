@@ -53,6 +53,9 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
     interrupt: ClassVar[type[GangInterrupt]] = GangInterrupt
     """What is raised in an interrupted body: a class of its own, where the framework lets only some exceptions pass."""
 
+    peer_lost: ClassVar[tuple[str, ...]] = ()
+    """Regular expressions found in what the body raises, where that says that another node went first."""
+
     task: TaskInfo
     flow_datastore: Any
     environment: Any
@@ -73,9 +76,9 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
         """What appears on ``current`` besides ``gang``; may exchange what the launcher needs first."""
         return {}
 
-    def leave(self) -> None:
-        """Undo what the body may have left open. Called when it is over, well or not, before what :meth:`form` started
-        ends.
+    def leave(self, ok: bool) -> None:
+        """Undo what the body may have left open. Called when it is over, well or not (``ok``), and before what
+        :meth:`form` started ends.
         """
 
     def tolerates_lost_nodes(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -23,7 +24,7 @@ from .failure import GangException, GangFailed, GangInterrupt, GuardDied
 from .guard.farewell import remove_folder
 from .guard.private import in_base
 from .guard.processes import GANG_MARKER
-from .guard.verdict import DETAIL_LIMIT, TEXT_LIMIT
+from .guard.verdict import DETAIL_LIMIT, EVIDENCE, PEER, TEXT_LIMIT
 from .link import INTERRUPT, STACKS, Link
 from .logs import save_node_logs, say
 from .meeting import DatastoreMeeting, MeetingFailed
@@ -56,7 +57,7 @@ class Lifecycle:
         self._link: Link | None = None
         self._folder = ""
         self._gang_id = ""
-        self._body_done = False
+        self._in_body = self._body_done = False
         self._meeting: DatastoreMeeting | None = None
 
     # -- the whole life ----------------------------------------------------------------------------------------------
@@ -80,7 +81,10 @@ class Lifecycle:
             else:
                 if self._decorator.runs_on_control_only and self._decorator.tolerates_lost_nodes():
                     link.request("tolerate")
-                self._run_body(step_function)
+                self._in_body = True
+                step_function()
+                self._decorator.leave(ok=True)
+                self._in_body = False
             link.request("done")
             self._body_done = True
             if self._is_control:
@@ -95,13 +99,9 @@ class Lifecycle:
                 self._shield()
             except (GangInterrupt, KeyboardInterrupt):
                 self._shield()
+            if self._in_body:
+                self._decorator.leave(ok=False)
             raise self._failed(error) from (error if isinstance(error, GangException) else error.__cause__)
-
-    def _run_body(self, step_function: Callable[[], None]) -> None:
-        try:
-            step_function()
-        finally:
-            self._decorator.leave()
 
     def finished(self, task_ok: bool) -> None:
         """Metaflow has stored this task's state."""
@@ -250,11 +250,16 @@ class Lifecycle:
         if isinstance(error, GangInterrupt):
             header, _ = link.request("unwound")
             return GangFailed(header["story"])
-        header, _ = link.request("fail", **_record(error, "the step's body"))
+        record = _record(error, "the step's body")
+        header, _ = link.request("fail", **record, order=self._order(record))
         # Of an exit with code 0 Metaflow would make a step that has ended well.
         if any(cause["node"] == self._node for cause in header["causes"]) and not isinstance(error, SystemExit):
             return error
         return GangFailed(header["story"])
+
+    def _order(self, record: dict[str, Any]) -> int:
+        said = f"{record['text']}\n{record['detail']}"
+        return PEER if any(re.search(pattern, said) for pattern in self._decorator.peer_lost) else EVIDENCE
 
     def _store_logs(self, link: Link) -> None:
         """Control of a local gang: the other nodes' output becomes the logs of their own tasks."""

@@ -4,7 +4,10 @@ STEP_DECORATORS_DESC = [
     ("deepspeed", "..launchers.deepspeed.decorator.DeepspeedDecorator"),
     ("gang", "..core.decorator.GangDecorator"),
     ("huggingface_card", "..launchers.huggingface.decorator.HuggingFaceCardDecorator"),
+    ("jax", "..launchers.jax.decorator.JaxDecorator"),
+    ("metaflow_ray", "..launchers.ray.decorator.RayDecorator"),
     ("mpi", "..launchers.mpi.decorator.MPIDecorator"),
+    ("tensorflow", "..launchers.tensorflow.decorator.TensorflowDecorator"),
     ("torchrun", "..launchers.torchrun.decorator.TorchrunDecorator"),
 ]
 

@@ -320,6 +320,22 @@ def test_an_agent_s_report_names_the_rank_that_failed_first() -> None:
     assert silent.failure(0, []).text == "torchrun exited with code 1"
 
 
+def test_a_report_without_ranks_names_the_process_by_its_title() -> None:
+    report = r"ended: (?P<title>\w+) \[(?P<exit_code>-?\d+)\]"
+    trace = 'Traceback (most recent call last):\n  File "x", line 1\nKeyError: 1'
+    script = f"echo '{trace}' >&2; echo 'ended: store [1]'; exit 3"
+    child = failed("sh", "-c", script, title="the server", report=report)
+    failure = child.failure(2, [])
+    assert (failure.text, failure.rank, failure.node) == ("store exited with code 1", None, 2)
+    assert failure.detail == trace, "what it left is not looked for as a rank's"
+    assert (child.result()["title"], child.result()["rank"], child.result()["exit_code"]) == ("store", None, 1)
+
+    killed = failed("sh", "-c", "echo 'ended: store [-9]'; exit 1", title="the server", report=report)
+    assert killed.failure(0, []).text.startswith("store was killed by SIGKILL")
+    silent = failed("sh", "-c", "exit 1", title="the server", report=report)
+    assert silent.failure(0, []).text == "the server exited with code 1"
+
+
 def test_a_foreign_program_on_the_port_is_told_from_other_failures() -> None:
     taken: list[bool] = []
     for says in ("Address already in use", "out of memory"):

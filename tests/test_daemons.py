@@ -77,6 +77,11 @@ class Daemons(FlowSpec):
         self.serve(gang, node)
         assert gang.run("true") == 0
 
+    def do_shown(self, gang, node):
+        code = "import sys, time; print('out', sys.argv[1]); print('err', sys.argv[1], file=sys.stderr); print('up')"
+        gang.start(daemon(code + "; sys.stdout.flush(); time.sleep(1000)", str(node)), ready="up", shown=True)
+        gang.barrier()
+
     def do_not_ready(self, gang, node):
         code = "import os; print('I am', os.getpid(), flush=True); import time; time.sleep(1000)"
         late = raised(GangException, lambda: gang.start(daemon(code), ready="never", timeout=1.5))
@@ -141,6 +146,17 @@ def test_a_daemon_runs_unseen_beside_the_body_and_ends_with_it(flow_run: FlowRun
     run = flow_run(FLOW, "--how", "well").ok(START_S)
     assert "not shown" not in run.output and "listening" not in run.output
     assert run.left(END_S) == [], "its descendants that have a session of their own are gone, too"
+
+
+def test_one_that_is_shown_speaks_in_its_own_nodes_log(flow_run: FlowRunner) -> None:
+    run = flow_run(FLOW, "--how", "shown").ok(START_S)
+    for node, other in ((0, 1), (1, 0)):
+        # What it is told by ends up in the log like the rest.
+        lines = run.node_log("work", node).splitlines()
+        assert [line for line in lines if line in (f"out {node}", "up")] == [f"out {node}", "up"], lines
+        assert f"out {other}" not in lines
+        assert f"err {node}" in run.node_log("work", node, "stderr").splitlines()
+    assert run.left(END_S) == []
 
 
 def test_one_that_does_not_become_ready_is_the_callers_to_judge(flow_run: FlowRunner) -> None:

@@ -19,6 +19,8 @@ from test_examples import EXAMPLES, LIMIT, training  # noqa: F401 - a fixture
 from metaflow_extensions.gang.core.context import Gang, Node
 from metaflow_extensions.gang.core.decorator import GangDecorator
 from metaflow_extensions.gang.core.failure import GangException
+from metaflow_extensions.gang.launchers.ray.cluster import RayCluster, RayNode
+from metaflow_extensions.gang.launchers.ray.decorator import RayDecorator
 from metaflow_extensions.gang.launchers.torchrun.decorator import TorchrunDecorator
 from metaflow_extensions.gang.launchers.torchrun.launcher import TorchrunExecutor
 from metaflow_extensions.gang.launchers.torchrun.single_node import TorchrunSingleNodeMultiGPU
@@ -151,7 +153,8 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
 
 
 @pytest.mark.parametrize(
-    ("decorator", "page"), [(GangDecorator, "docs/gang.md"), (TorchrunDecorator, "docs/torchrun.md")]
+    ("decorator", "page"),
+    [(GangDecorator, "docs/gang.md"), (TorchrunDecorator, "docs/torchrun.md"), (RayDecorator, "docs/ray.md")],
 )
 def test_every_attribute_is_told_with_its_default(decorator: Any, page: str) -> None:
     for name, default in decorator.defaults.items():
@@ -183,6 +186,14 @@ def test_every_member_of_current_torch_is_told() -> None:
         assert f"TorchrunSingleNodeMultiGPU().{name}(" in page, name
 
 
+def test_every_member_of_current_ray_is_told() -> None:
+    page = text("docs/ray.md")
+    for name in public(RayCluster("", "", (), None, a_gang())):
+        assert f"| `{name}` |" in page or f"| `{name}(" in page, name
+    for name in RayNode.__dataclass_fields__:
+        assert f"`{name}`" in page, name
+
+
 @pytest.mark.parametrize(("function", "page"), [(Gang.run, "docs/gang.md"), (TorchrunExecutor.run, "docs/torchrun.md")])
 def test_every_argument_of_run_is_told(function: Any, page: str) -> None:
     for name in set(inspect.signature(function).parameters) - {"self"}:
@@ -198,7 +209,7 @@ def test_signatures_shown_in_headings_are_those_of_the_code() -> None:
 
 
 def test_every_exception_is_in_the_tree() -> None:
-    for module in ("core.failure", "core.link", "launchers.torchrun.failure"):
+    for module in ("core.failure", "core.link", "launchers.ray.failure", "launchers.torchrun.failure"):
         importlib.import_module(f"metaflow_extensions.gang.{module}")
     found, front = set(), [GangException]
     while front:
@@ -230,7 +241,7 @@ def test_times_are_those_of_the_code() -> None:
 
 def test_the_architecture_lists_every_file() -> None:
     page = text("docs/architecture.md")
-    for folder in ("core", "core/guard", "launchers/torchrun"):
+    for folder in ("core", "core/guard", "launchers/ray", "launchers/torchrun"):
         table = page.split(f"| {folder}/ | |", 1)[1].split("\n\n", 1)[0]
         listed = set(re.findall(r"`(\w+\.py)`", table))
         assert listed == {file.name for file in (ROOT / folder).glob("*.py")} - {"__init__.py"}, folder

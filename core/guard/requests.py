@@ -8,7 +8,7 @@ from functools import partial
 
 from .launches import Launch
 from .uplink import LocalUplink, RemoteUplink
-from .verdict import Failure
+from .verdict import EVIDENCE, Failure
 from .watch import TaskWatch
 from .wire import WireError
 
@@ -202,7 +202,8 @@ class Requests:
     def fail(self, request: int, header: Header, payload: bytes) -> None:
         """The body, or Metaflow around it, raised. Answered with the story."""
         if not self._node.stopping:
-            self._node.fail(Failure(self._node.index, header["kind"], header["text"], time.time(), header["detail"]))
+            words = (header["kind"], header["text"], time.time(), header["detail"])
+            self._node.fail(Failure(self._node.index, *words, order=header.get("order", EVIDENCE)))
         self.unwound(request, header, payload)
 
     def unwound(self, request: int, header: Header, payload: bytes) -> None:

@@ -16,12 +16,13 @@ from ...core.logs import say
 from ...core.network import interface_for, network_variables
 from ...core.outcome import cloud_prefix, collect, push
 from ...core.peers import names
+from ...core.program import explain
 from ...core.rank_job import FOLDER
 from ...core.reach import LEFT_BY_MPICH
 from .config import with_files
 from .environment import accelerator_variables, difference, environment_file
 from .extensions import hold_extensions
-from .failure import DeepspeedException, explain
+from .failure import DeepspeedException
 from .layout import Layout, layout
 from .options import Options, choose_transport, read_options
 from .plan import Job, plan, unshown
@@ -210,7 +211,7 @@ class DeepspeedExecutor:
                 port = self._port(first, None)
             except ProcessFailed as failure:
                 where = f"node {gang.node_index}" if transport == "none" else "the gang"
-                error = explain(failure, what.name, where)
+                error = explain(failure, what.name, where, DeepspeedException)
                 raise error from error.__cause__
 
     def _port(self, first: int, wanted: int | None) -> int:

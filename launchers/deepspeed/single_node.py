@@ -17,12 +17,13 @@ from ...core.guard.ports import lease_port
 from ...core.logs import say
 from ...core.network import network_variables
 from ...core.outcome import cloud_prefix
+from ...core.program import explain
 from ...core.results import BadFolder, push_folder, results_prefix
 from .config import with_files
 from .constants import DEEPSPEED_SUFFIX
 from .environment import accelerator_variables, difference, environment_file
 from .extensions import hold_extensions
-from .failure import explain
+from .failure import DeepspeedException
 from .layout import layout
 from .options import read_options
 from .plan import Job, plan, unshown
@@ -100,7 +101,7 @@ class SingleNode:
                 try:
                     guard.launch(plan(job))
                 except ProcessFailed as failure:
-                    error = explain(failure, what.name, "this machine")
+                    error = explain(failure, what.name, "this machine", DeepspeedException)
                     raise error from error.__cause__
             finally:
                 lease.release()

@@ -1,0 +1,1 @@
+"""@jax: JAX's processes on the nodes of a gang."""

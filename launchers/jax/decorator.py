@@ -1,0 +1,92 @@
+"""``@jax``: JAX's processes on the nodes of a gang."""
+
+from __future__ import annotations
+
+import atexit
+import importlib.util
+import os
+import sys
+from typing import ClassVar
+
+from ...core.context import Gang
+from ...core.decorator import GangDecorator
+from ...core.failure import ToolMissing
+from .cluster import Place, tell_jax
+
+PEER_LOST = (
+    r"Gloo .* failed: .*(Connection closed by peer|Connection reset|Socket closed|Timed out waiting)",
+    r"JAX distributed service detected fatal errors",
+    r"CoordinationService.*(heartbeat timeout|UNAVAILABLE)",
+    r"remote process exited or there was a network error",  # NCCL
+)
+"""What JAX says where another node went first."""
+
+
+class JaxMissing(ToolMissing):
+    """There is no JAX where the step runs."""
+
+    headline = "@jax: JAX is missing"
+
+
+class JaxDecorator(GangDecorator):
+    """
+    Runs the step on every node of a gang, where `jax.distributed.initialize()` finds the other nodes.
+
+    Parameters
+    ----------
+    all_nodes_started_timeout : int, optional, default 600
+        Seconds to wait for the last node to start.
+
+    MF Add To Current
+    -----------------
+    jax -> metaflow_extensions.gang.launchers.jax.cluster.Place
+        `coordinator_address`, `process_id`, `num_processes`, for those who give them to JAX themselves.
+
+        @@ Returns
+        -------
+        Place
+            This node's process among all.
+    """
+
+    name = "jax"
+    peer_lost: ClassVar[tuple[str, ...]] = PEER_LOST
+    _gang: Gang | None = None
+
+    def preflight(self) -> None:
+        """Raises JaxMissing where there is no JAX."""
+        if importlib.util.find_spec("jax") is None:
+            raise JaxMissing(
+                'This step needs JAX, and its environment has none. Add @pypi(packages={"jax": "..."}) to the step and '
+                "run the flow with --environment=pypi, or give @kubernetes or @batch an image that has it; on your own "
+                "machine: pip install jax."
+            )
+
+    def form(self, gang: Gang) -> dict[str, object]:
+        """Agrees on a port of node 0 for JAX's coordinator."""
+        self._gang = gang
+        port = gang.broadcast(gang.free_port() if gang.is_control else None)
+        host = f"[{gang.main_address}]" if ":" in gang.main_address else gang.main_address
+        place = Place(f"{host}:{port}", gang.node_index, gang.num_nodes)
+        tell_jax(place)
+        return {"jax": place}
+
+    def leave(self, ok: bool) -> None:
+        """Ends this process's part in JAX's cluster, together with the others'.
+
+        JAX does it when Python ends, which is too late for a gang whose nodes end one after the other, and never comes
+        to an end where another node is gone.
+        """
+        jax = sys.modules.get("jax")
+        if ok and self._gang is not None:
+            self._gang.barrier()
+            if jax is not None:
+                jax.distributed.shutdown()
+        elif jax is not None:
+            atexit.register(_end_at_once)
+
+
+def _end_at_once() -> None:
+    """The end of a step that has failed. Registered last, so that it comes before JAX's own."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(1)

@@ -1,0 +1,1 @@
+"""@metaflow_ray: a Ray cluster over the nodes of a gang."""

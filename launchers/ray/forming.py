@@ -1,0 +1,227 @@
+"""How the nodes of a gang become a Ray cluster: they agree, start Ray, and wait until all are alive in it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import secrets
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from ...core.context import Gang
+from ...core.failure import BadAttribute, GangException, ProcessFailed
+from ...core.guard.processes import GANG_MARKER
+from ...core.guard.verdict import last_lines
+from ...core.hostfile import write_private
+from ...core.launch import Process
+from ...core.logs import say
+from ...core.network import network_variables
+from ...core.reach import own_slots
+from . import follow
+from .driver import can_take_token
+from .failure import RayNotInstalledException, not_joined
+from .plan import READY, Cluster, auth_environment, node_address, ray_start, temporary_folder
+from .resources import Offer, memory_available, offer, shared_memory_free
+
+if TYPE_CHECKING:
+    from .decorator import RayDecorator
+
+JOIN_S = 120.0
+"""For ``ray start`` on all nodes. By itself it takes some five seconds; from a cold disk, on a busy node, a minute."""
+
+FOLLOW_S = 20.0
+"""For the program that shows workers' logs; it takes some ten milliseconds."""
+
+DASHBOARD_PORT = 8265
+"""Where Ray users look for the dashboard."""
+
+LOG_LINES = 20
+"""Lines of its raylet's log that the story of a node that did not join has."""
+
+
+@dataclass(frozen=True)
+class RayInstall:
+    """The Ray at hand: its version, Python's, and whether it can ask everybody for a token."""
+
+    version: str
+    python: str
+    has_tokens: bool
+
+
+@dataclass(frozen=True)
+class Formed:
+    """This node's part of a cluster: what the step's own programs need of it."""
+
+    cluster: Cluster
+    variables: dict[str, str]
+    dashboard_url: str | None
+
+
+def installed_ray(step: str) -> RayInstall:
+    """Looks for Ray without importing it, which takes a second.
+
+    Raises
+    ------
+    RayNotInstalledException
+    """
+    spec = importlib.util.find_spec("ray")
+    if spec is None or not spec.submodule_search_locations:
+        raise RayNotInstalledException(
+            f'Step *{step}* needs Ray, and its environment has none. Add @pypi(packages={{"ray[default]": "..."}}) '
+            "to the step and run the flow with --environment=pypi, or give @kubernetes or @batch an image that has it; "
+            'on your own machine: pip install "ray[default]".'
+        )
+    folder = next(iter(spec.submodule_search_locations))
+    try:
+        version = metadata.version("ray")
+    except metadata.PackageNotFoundError:  # a build of one's own
+        version = "of unknown version"
+    has_tokens = os.path.isdir(os.path.join(folder, "_private", "authentication"))
+    return RayInstall(version, platform.python_version(), has_tokens)
+
+
+def form_cluster(gang: Gang, decorator: RayDecorator, install: RayInstall) -> Formed:
+    """Starts Ray on this node as the others do on theirs; returns when all are alive in it. Every node must call it.
+
+    Raises
+    ------
+    RayException
+        This node did not join; the message has the end of its raylet's log.
+    RayNotInstalledException
+        On every node, where they have different Rays.
+    BadAttribute
+        The port that the step asks for is not to be had.
+    """
+    started = time.monotonic()
+    address = node_address(_own(gang).address)
+    own: dict[str, Any] = {"ray": install.version, "python": install.python, "address": address}
+    if gang.is_control:
+        own["cluster"] = _choose(gang, decorator, own["address"])
+        own["token"] = secrets.token_hex(32) if install.has_tokens and can_take_token() else ""
+    nodes = gang.all_gather(own)
+    check_same_ray(nodes)
+    cluster = Cluster(**nodes[0]["cluster"])
+    variables = _auth(gang, nodes[0]["token"])
+    temp_dir = _temp_dir(gang)
+    network = network_variables(gang.another_address(), os.environ)
+    own_offer = _offer(gang, decorator)
+    if own_offer.notice:
+        say(f"Node {gang.node_index}: {own_offer.notice}")
+    environ = {**os.environ, **network, **variables}
+    process = ray_start(cluster, gang.node_index, own["address"], own_offer, temp_dir, environ)
+    _start(gang, cluster, process, temp_dir, decorator.shows_ray_start)
+    if decorator.attributes["enable_worker_logs"] and not gang.is_control:
+        _follow(gang, temp_dir)
+    gang.barrier()
+    if gang.is_control:
+        alive = f"{gang.num_nodes} of {gang.num_nodes} nodes are alive"
+        took = time.monotonic() - started
+        say(f"Ray {install.version}: {alive} in the cluster at {cluster.bootstrap} after {took:.1f} s.")
+    url = None if cluster.dashboard_port is None else f"http://{cluster.address}:{cluster.dashboard_port}"
+    return Formed(cluster, {**network, **variables, "RAY_ADDRESS": cluster.bootstrap}, url)
+
+
+def check_same_ray(nodes: list[dict[str, Any]]) -> None:
+    """Ray takes only nodes like itself. Raises RayNotInstalledException, the same on each node, where they differ."""
+    for index, node in enumerate(nodes):
+        if (node["ray"], node["python"]) != (nodes[0]["ray"], nodes[0]["python"]):
+            raise RayNotInstalledException(
+                f"Node 0 has Ray {nodes[0]['ray']} on Python {nodes[0]['python']} and node {index} has Ray "
+                f"{node['ray']} on Python {node['python']}: all nodes need the same. Use one image for all."
+            )
+
+
+def _own(gang: Gang) -> Any:
+    return gang.nodes[gang.node_index]
+
+
+def _choose(gang: Gang, decorator: RayDecorator, address: str) -> dict[str, Any]:
+    """Control's part of the agreement: the fields of :class:`Cluster`."""
+    attributes = decorator.attributes
+    main_port, dashboard_port = attributes["main_port"], attributes["dashboard_port"]
+    return {
+        "address": address,
+        "port": gang.lease_port(main_port),
+        "client_port": gang.lease_port(),
+        "dashboard_port": _dashboard_port(gang, dashboard_port) if attributes["enable_dashboard"] else None,
+        **{
+            name: attributes[name]
+            for name in ("heartbeat_timeout", "unreachable_timeout", "logging_level", "log_style")
+        },
+    }
+
+
+def _dashboard_port(gang: Gang, wanted: int | None) -> int:
+    if wanted is not None:
+        return gang.lease_port(wanted)
+    try:
+        return gang.lease_port(DASHBOARD_PORT)
+    except BadAttribute:
+        return gang.lease_port()
+
+
+def _auth(gang: Gang, token: str) -> dict[str, str]:
+    if not token:
+        return {}
+    path = os.path.join(gang.folder, "ray_token")
+    write_private(path, token)
+    return auth_environment(os.environ, path)
+
+
+def _temp_dir(gang: Gang) -> str:
+    """Ray's folder on this node: outside of the gang's own, whose name is too long for Ray's sockets."""
+    gang_id = os.environ[GANG_MARKER].rpartition(".")[0]
+    # Ray opens its folder to every user of the machine, who would reach its sockets; the one around it stays closed.
+    path = temporary_folder(os.environ, tempfile.gettempdir(), f"gang-ray-{gang_id[:8]}-{gang.node_index}/r")
+    gang.own_folder(os.path.dirname(path))
+    os.mkdir(path, 0o700)
+    return path
+
+
+def _offer(gang: Gang, decorator: RayDecorator) -> Offer:
+    own = _own(gang)
+    sharing = sum(node.address == own.address for node in gang.nodes)
+    return offer(
+        decorator.cpus or own_slots(gang),
+        decorator.gpus or own.gpus,
+        decorator.memory,
+        decorator.shared_memory,
+        memory_available(),
+        shared_memory_free(),
+        sharing,
+    )
+
+
+def _start(gang: Gang, cluster: Cluster, process: Process, temp_dir: str, shown: bool) -> None:
+    try:
+        gang.start(process, ready=READY, timeout=JOIN_S, shown=shown)
+    except ProcessFailed as failed:
+        reason = f"{failed}"
+    except GangException as late:
+        reason = f"{late}"
+    else:
+        return
+    raise not_joined(gang.node_index, cluster.bootstrap, reason, _raylet_log(temp_dir)) from None
+
+
+def _raylet_log(temp_dir: str) -> str:
+    texts = []
+    for name in ("raylet.out", "raylet.err"):
+        try:
+            with open(os.path.join(temp_dir, "session_latest", "logs", name), errors="replace") as file:
+                texts.append("".join(line for line in file if "[state-dump]" not in line))
+        except OSError:
+            continue
+    return "\n".join(last_lines("".join(texts)).splitlines()[-LOG_LINES:])
+
+
+def _follow(gang: Gang, temp_dir: str) -> None:
+    folder = os.path.join(temp_dir, "session_latest", "logs")
+    argv = (sys.executable, "-I", "-S", follow.__file__, folder)
+    process = Process(argv, dict(os.environ), title="the display of Ray's worker logs")
+    gang.start(process, ready=follow.READY, timeout=FOLLOW_S, shown=True)

@@ -1,0 +1,1 @@
+"""@tensorflow: TF_CONFIG for the nodes of a gang."""

@@ -1,0 +1,108 @@
+"""``@tensorflow``: TF_CONFIG for the nodes of a gang."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from typing import Any, ClassVar
+
+from ...core.attributes import whole_number
+from ...core.context import Gang
+from ...core.decorator import GangDecorator
+from ...core.failure import BadAttribute
+from ...core.logs import say
+from ...core.results import results_prefix
+from .failure import TensorflowMissing, TooLate
+from .launcher import TensorflowExecutor
+from .roles import PEER_LOST, Roles
+
+SUFFIX = "mf.tensorflow"
+"""The folder of results in the datastore."""
+
+
+class TensorflowDecorator(GangDecorator):
+    """
+    Runs the step on every node of a gang, with a TF_CONFIG that tells TensorFlow of all of them.
+
+    Parameters
+    ----------
+    all_nodes_started_timeout : int, optional, default 600
+        Seconds to wait for the last node to start.
+    chief : bool, default False
+        Whether node 0's task is of the type "chief"; else it is worker 0, which does what a chief does.
+    ps : int, default 0
+        How many nodes are parameter servers, for ParameterServerStrategy: those after the workers.
+    evaluator : bool, default False
+        Whether the last node's task is of the type "evaluator", which is not in the cluster.
+
+    MF Add To Current
+    -----------------
+    tensorflow -> metaflow_extensions.gang.launchers.tensorflow.launcher.TensorflowExecutor
+        `config`, `is_chief`, `worker_index`, `save_path()`, `data_options()`; `run()` for a process of its own.
+
+        @@ Returns
+        -------
+        TensorflowExecutor
+            This node's place among TensorFlow's tasks.
+    """
+
+    name = "tensorflow"
+    defaults: ClassVar[dict[str, Any]] = {
+        **GangDecorator.defaults,
+        "chief": False,
+        "ps": 0,
+        "evaluator": False,
+    }
+    peer_lost: ClassVar[tuple[str, ...]] = PEER_LOST
+    _nested = False
+    _roles = Roles()
+
+    def check_attributes(self) -> None:
+        """Raises BadAttribute for a value that cannot be meant."""
+        super().check_attributes()
+        servers = whole_number(self.attributes["ps"])
+        if servers is None or servers < 0:
+            raise BadAttribute(f"@tensorflow(ps={self.attributes['ps']!r}): it is a number of nodes, 0 or more.")
+        self._roles = Roles(bool(self.attributes["chief"]), servers, bool(self.attributes["evaluator"]))
+
+    def preflight(self) -> None:
+        """Raises TensorflowMissing where there is no TensorFlow, and TooLate where it cannot learn of the others."""
+        if importlib.util.find_spec("tensorflow") is None:
+            raise TensorflowMissing(
+                'This step needs TensorFlow, and its environment has none. Add @pypi(packages={"tensorflow": "..."}) '
+                "to the step and run the flow with --environment=pypi, or give @kubernetes or @batch an image that "
+                "has it; on your own machine: pip install tensorflow."
+            )
+        if is_initialized():
+            raise TooLate(
+                "TensorFlow was used in this process before the step's body, most likely at the top level of the flow "
+                "file: it has started its runtime, which takes no other nodes any more. Import it there if you like, "
+                "but make tensors, models and lists of devices in the step's body, or use current.tensorflow.run()."
+            )
+
+    def task_decorate(self, step_func: Any, flow: Any, *context: Any) -> Any:
+        # The nodes themselves are one level.
+        self._nested = len(getattr(flow, "_foreach_stack", None) or ()) > 1
+        return super().task_decorate(step_func, flow, *context)
+
+    def form(self, gang: Gang) -> dict[str, object]:
+        """Agrees on an address for each node's task, and sets TF_CONFIG."""
+        task = self.task
+        self._roles.check(gang.num_nodes)
+        control_task = os.environ.get("MF_PARALLEL_CONTROL_TASK_ID", task.task_id) if self._nested else None
+        prefix = results_prefix(SUFFIX, task.flow_name, task.run_id, task.step_name, control_task)
+        executor = TensorflowExecutor.form(gang, self._roles, self.flow_datastore, prefix)
+        if executor.is_users:
+            say(f"TF_CONFIG is your own: {os.environ['TF_CONFIG']}")
+        else:
+            os.environ["TF_CONFIG"] = json.dumps(executor.config)
+        return {"tensorflow": executor}
+
+
+def is_initialized() -> bool:
+    """Whether TensorFlow's runtime has been started in this process."""
+    module = sys.modules.get("tensorflow.python.eager.context")
+    context = getattr(module, "_context", None)
+    return bool(getattr(context, "_initialized", False))
