@@ -40,6 +40,7 @@ def test_a_script_runs_on_the_cluster(flow_run: FlowRunner) -> None:
     assert "pi is about" not in run.node_log("throw", 1)
 
 
+@pytest.mark.big
 def test_data_is_worked_on_by_all_nodes(flow_run: FlowRunner) -> None:
     need("ray", "pandas", "pyarrow")
     run = flow_run(RAY / "data.py").ok(LIMIT)
@@ -57,6 +58,7 @@ def collatz(number: int) -> int:
     return steps
 
 
+@pytest.mark.big
 def test_tune_goes_on_from_the_checkpoints_of_the_attempt_before(flow_run: FlowRunner) -> None:
     need("ray", "sklearn", "pandas", "pyarrow")
     run = flow_run(RAY / "tune_digits.py").ok(LIMIT)

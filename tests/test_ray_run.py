@@ -328,6 +328,7 @@ def test_what_the_body_and_its_script_raise_is_told_on_all_nodes(
     assert STACKS not in run.output, run.story()
 
 
+@pytest.mark.big
 def test_a_node_that_does_not_join_is_named_with_the_reason(flow_run: FlowRunner) -> None:
     broken = """
         import os

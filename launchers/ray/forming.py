@@ -117,6 +117,8 @@ def form_cluster(gang: Gang, decorator: RayDecorator, install: RayInstall) -> Fo
     _start(gang, cluster, process, temp_dir, decorator.shows_ray_start)
     if decorator.attributes["enable_worker_logs"] and not gang.is_control:
         _follow(gang, temp_dir)
+    if gang.is_control and gang.num_nodes > 1:
+        say(f"Ray's head is up at {cluster.bootstrap}; the other nodes join it.")
     gang.barrier()
     if gang.is_control:
         alive = f"{gang.num_nodes} of {gang.num_nodes} nodes are alive"

@@ -1,6 +1,6 @@
 """``ray start``, as a program: ``python start.py HEAD start --block ...``; HEAD is the head's "HOST PORT", or "".
 
-A node that is not the head waits here until the head is in its own table of nodes. Ray itself would ask for that seconds
+A node that is not the head waits here until the head has itself in its table of nodes. Ray would ask for that seconds
 apart, and for minutes where a network lets nothing through; and what takes longest, importing Ray, is done meanwhile.
 Standard library and Ray only.
 """
