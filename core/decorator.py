@@ -20,6 +20,7 @@ from .failure import BadAttribute, GangInterrupt
 from .guard.processes import GANG_MARKER
 from .lifecycle import Lifecycle
 from .local import task_ids
+from .results import results_prefix
 
 
 class GangDecorator(ParallelDecorator):  # type: ignore[misc]
@@ -63,6 +64,7 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
     gpus: int | None = None
     cpus: int | None = None
     _lifecycle: Lifecycle | None = None
+    _in_foreach = False
 
     # -- what a launcher fills in --------------------------------------------------------------------------------------
 
@@ -154,6 +156,8 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
         max_user_code_retries: int,
         ubf_context: str | None,
     ) -> Callable[[], None]:
+        # The nodes themselves are one level.
+        self._in_foreach = len(getattr(flow, "_foreach_stack", None) or ()) > 1
         num_nodes = flow._parallel_ubf_iter.num_parallel
         is_control = ubf_context == UBF_CONTROL
         self._lifecycle = Lifecycle(self, flow, num_nodes, is_control)
@@ -175,6 +179,15 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
     ) -> None:
         if self._lifecycle is not None:
             self._lifecycle.finished(bool(is_task_ok))
+
+    def results_prefix(self, suffix: str, attempt: int | None = None) -> str:
+        """Where a launcher's results go in the flow's datastore; see :func:`~.results.results_prefix`.
+
+        As the older packages had it, for scripts that look there; but the gangs of a foreach would meet in one folder.
+        """
+        task = self.task
+        control_task = os.environ.get("MF_PARALLEL_CONTROL_TASK_ID", task.task_id) if self._in_foreach else None
+        return results_prefix(suffix, task.flow_name, task.run_id, task.step_name, control_task, attempt)
 
     def appear(self, gang: Gang) -> None:
         """Put the gang, and what the launcher has, on ``current``."""

@@ -93,12 +93,13 @@ class Lifecycle:
                 self._store_logs(link)
             link.quiet()
         except BaseException as error:
-            if self._link is not None and not self._link.is_ours:
-                raise  # in a process that the body forked: it is no node
             try:
-                self._shield()
+                # Within the try: an interrupt that came while the body was in C is raised by the first call from here.
+                is_node = self._shield()
             except (GangInterrupt, KeyboardInterrupt):
-                self._shield()
+                is_node = self._shield()
+            if not is_node:
+                raise
             if self._in_body:
                 self._decorator.leave(ok=False)
             raise self._failed(error) from (error if isinstance(error, GangException) else error.__cause__)
@@ -215,12 +216,19 @@ class Lifecycle:
 
     # -- failing -----------------------------------------------------------------------------------------------------
 
-    def _shield(self) -> None:
-        """From here on neither the guard nor Ctrl-C, a second one perhaps, cuts short what the first one started."""
-        if self._link is not None:
-            self._link.quiet()
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGINT, signal.SIG_IGN)
+    def _shield(self) -> bool:
+        """From here on neither the guard nor Ctrl-C, a second one perhaps, cuts short what the first one started.
+
+        False, and nothing is done, in a process that the body forked: it is no node.
+        """
+        if self._link is None:
+            return True
+        if not self._link.is_ours:
+            return False
+        self._link.quiet()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return True
 
     def _failed(self, error: BaseException) -> BaseException:
         """What this node raises in the end: its own exception where it is the cause, else the story of the cause."""

@@ -19,8 +19,13 @@ from test_examples import EXAMPLES, LIMIT, training  # noqa: F401 - a fixture
 from metaflow_extensions.gang.core.context import Gang, Node
 from metaflow_extensions.gang.core.decorator import GangDecorator
 from metaflow_extensions.gang.core.failure import GangException
+from metaflow_extensions.gang.launchers.jax.cluster import Place
+from metaflow_extensions.gang.launchers.jax.decorator import JaxDecorator
 from metaflow_extensions.gang.launchers.ray.cluster import RayCluster, RayNode
 from metaflow_extensions.gang.launchers.ray.decorator import RayDecorator
+from metaflow_extensions.gang.launchers.tensorflow.decorator import TensorflowDecorator
+from metaflow_extensions.gang.launchers.tensorflow.launcher import TensorflowExecutor
+from metaflow_extensions.gang.launchers.tensorflow.roles import Roles
 from metaflow_extensions.gang.launchers.torchrun.decorator import TorchrunDecorator
 from metaflow_extensions.gang.launchers.torchrun.launcher import TorchrunExecutor
 from metaflow_extensions.gang.launchers.torchrun.single_node import TorchrunSingleNodeMultiGPU
@@ -154,7 +159,13 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
 
 @pytest.mark.parametrize(
     ("decorator", "page"),
-    [(GangDecorator, "docs/gang.md"), (TorchrunDecorator, "docs/torchrun.md"), (RayDecorator, "docs/ray.md")],
+    [
+        (GangDecorator, "docs/gang.md"),
+        (JaxDecorator, "docs/jax.md"),
+        (RayDecorator, "docs/ray.md"),
+        (TensorflowDecorator, "docs/tensorflow.md"),
+        (TorchrunDecorator, "docs/torchrun.md"),
+    ],
 )
 def test_every_attribute_is_told_with_its_default(decorator: Any, page: str) -> None:
     for name, default in decorator.defaults.items():
@@ -194,7 +205,25 @@ def test_every_member_of_current_ray_is_told() -> None:
         assert f"`{name}`" in page, name
 
 
-@pytest.mark.parametrize(("function", "page"), [(Gang.run, "docs/gang.md"), (TorchrunExecutor.run, "docs/torchrun.md")])
+def test_every_member_of_current_tensorflow_is_told() -> None:
+    page = text("docs/tensorflow.md")
+    for name in public(TensorflowExecutor(a_gang(), Roles(), None, "", {}, False)) - {"form"}:  # the decorator's
+        assert f"| `{name}` |" in page or f"| `{name}(" in page, name
+
+
+def test_every_member_of_current_jax_is_told() -> None:
+    for name in Place.__dataclass_fields__:
+        assert f"| `{name}` |" in text("docs/jax.md"), name
+
+
+@pytest.mark.parametrize(
+    ("function", "page"),
+    [
+        (Gang.run, "docs/gang.md"),
+        (TensorflowExecutor.run, "docs/tensorflow.md"),
+        (TorchrunExecutor.run, "docs/torchrun.md"),
+    ],
+)
 def test_every_argument_of_run_is_told(function: Any, page: str) -> None:
     for name in set(inspect.signature(function).parameters) - {"self"}:
         assert f"| `{name}` |" in text(page), name
@@ -209,7 +238,8 @@ def test_signatures_shown_in_headings_are_those_of_the_code() -> None:
 
 
 def test_every_exception_is_in_the_tree() -> None:
-    for module in ("core.failure", "core.link", "launchers.ray.failure", "launchers.torchrun.failure"):
+    launchers = [f"launchers.{name}.failure" for name in ("ray", "tensorflow", "torchrun")]
+    for module in ("core.failure", "core.link", "launchers.jax.decorator", *launchers):
         importlib.import_module(f"metaflow_extensions.gang.{module}")
     found, front = set(), [GangException]
     while front:
@@ -241,7 +271,14 @@ def test_times_are_those_of_the_code() -> None:
 
 def test_the_architecture_lists_every_file() -> None:
     page = text("docs/architecture.md")
-    for folder in ("core", "core/guard", "launchers/ray", "launchers/torchrun"):
+    for folder in (
+        "core",
+        "core/guard",
+        "launchers/jax",
+        "launchers/ray",
+        "launchers/tensorflow",
+        "launchers/torchrun",
+    ):
         table = page.split(f"| {folder}/ | |", 1)[1].split("\n\n", 1)[0]
         listed = set(re.findall(r"`(\w+\.py)`", table))
         assert listed == {file.name for file in (ROOT / folder).glob("*.py")} - {"__init__.py"}, folder

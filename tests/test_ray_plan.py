@@ -19,6 +19,7 @@ from metaflow.graph import FlowGraph
 from metaflow.plugins.resources_decorator import ResourcesDecorator
 
 from metaflow_extensions.gang.core.failure import BadAttribute, GangInterrupt
+from metaflow_extensions.gang.core.results import results_prefix
 from metaflow_extensions.gang.launchers.ray import start
 from metaflow_extensions.gang.launchers.ray.decorator import DEBUG_VARIABLE, RayDecorator, RayInterrupt
 from metaflow_extensions.gang.launchers.ray.failure import RayNotInstalledException, not_joined
@@ -41,7 +42,7 @@ from metaflow_extensions.gang.launchers.ray.resources import (
     offer,
     shared_memory_free,
 )
-from metaflow_extensions.gang.launchers.ray.storage import storage_path
+from metaflow_extensions.gang.launchers.ray.storage import SUFFIX, storage_path
 
 OFFER = Offer(cpus=3, gpus=2, memory=5000, object_store=100 * MIB)
 
@@ -355,14 +356,14 @@ def store(kind: str, root: str) -> Any:
     ],
 )
 def test_storage_is_below_the_datastore_s_root(kind: str, root: str, path: str) -> None:
-    assert storage_path(store(kind, root), *TASK, None, 0) == path
+    assert storage_path(store(kind, root), results_prefix(SUFFIX, *TASK, None, 0)) == path
 
 
 def test_storage_of_a_relative_root_and_of_a_gang_of_a_foreach(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
-    found = storage_path(store("local", ".metaflow"), *TASK, "2", 3)
+    found = storage_path(store("local", ".metaflow"), results_prefix(SUFFIX, *TASK, "2", 3))
     assert found == f"{tmp_path}/.metaflow/mf.ray_decorator/Ray Flow/17/train/2/3"
-    escaping = storage_path(store("s3", "s3://b/m"), "Flow", "../..", "train", None, 0)
+    escaping = storage_path(store("s3", "s3://b/m"), results_prefix(SUFFIX, "Flow", "../..", "train", None, 0))
     assert "/../" not in escaping
 
 

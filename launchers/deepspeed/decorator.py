@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from typing import Any, ClassVar
 
 from ...core.context import Gang
 from ...core.decorator import GangDecorator
 from ...core.failure import BadAttribute
 from ...core.reach import own_slots
-from ...core.results import results_prefix
 from ...core.ssh import missing_tools
 from .constants import DEEPSPEED_SUFFIX
 from .failure import DeepspeedMissing
@@ -53,7 +51,6 @@ class DeepspeedDecorator(GangDecorator):
         "worker_polling_freq": None,
         "use_sudo": False,
     }
-    _nested = False
 
     def check_attributes(self) -> None:
         """Raises BadAttribute for a value that cannot be meant."""
@@ -71,17 +68,9 @@ class DeepspeedDecorator(GangDecorator):
                 "it; on your own machine: pip install deepspeed."
             )
 
-    def task_decorate(self, step_func: Any, flow: Any, *context: Any) -> Any:
-        # The nodes themselves are one level.
-        self._nested = len(getattr(flow, "_foreach_stack", None) or ()) > 1
-        return super().task_decorate(step_func, flow, *context)
-
     def form(self, gang: Gang) -> dict[str, object]:
         """What the step finds on ``current``."""
-        task = self.task
-        # As the older package had it, for scripts that look there. Gangs of a foreach would meet in one folder.
-        control_task = os.environ.get("MF_PARALLEL_CONTROL_TASK_ID", task.task_id) if self._nested else None
-        prefix = results_prefix(DEEPSPEED_SUFFIX, task.flow_name, task.run_id, task.step_name, control_task)
+        prefix = self.results_prefix(DEEPSPEED_SUFFIX)
         own = gang.nodes[gang.node_index]
         slots = self.gpus or own.gpus or self.cpus or own_slots(gang)
         nodes = gang.all_gather({"slots": slots, "missing": missing_tools()})

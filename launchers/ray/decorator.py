@@ -13,7 +13,7 @@ from ...core.logs import say
 from .cluster import RayCluster
 from .driver import leave_cluster, use_cluster
 from .forming import RayInstall, form_cluster, installed_ray
-from .storage import storage_path
+from .storage import SUFFIX, storage_path
 
 LOG_STYLES = ("auto", "record", "pretty")
 LOGGING_LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -94,7 +94,6 @@ class RayDecorator(GangDecorator):
     memory: int | None = None
     shared_memory: int | None = None
     _install: RayInstall
-    _nested = False
 
     def step_init(self, flow: Any, graph: Any, step: str, decos: list[Any], *context: Any) -> None:
         super().step_init(flow, graph, step, decos, *context)
@@ -116,11 +115,6 @@ class RayDecorator(GangDecorator):
         """Raises RayNotInstalledException where there is no Ray."""
         self._install = installed_ray(self.task.step_name)
 
-    def task_decorate(self, step_func: Any, flow: Any, *context: Any) -> Any:
-        # The nodes themselves are one level.
-        self._nested = len(getattr(flow, "_foreach_stack", None) or ()) > 1
-        return super().task_decorate(step_func, flow, *context)
-
     def tolerates_lost_nodes(self) -> bool:
         """Whether the gang outlives a node other than control."""
         return bool(self.attributes["tolerate_lost_workers"])
@@ -137,7 +131,8 @@ class RayDecorator(GangDecorator):
         if not gang.is_control:
             return {}
         use_cluster(formed.variables, os.environ)
-        paths = [self._storage_path(attempt) for attempt in range(self.task.attempt, -1, -1)]
+        attempts = range(self.task.attempt, -1, -1)
+        paths = [storage_path(self.flow_datastore, self.results_prefix(SUFFIX, attempt)) for attempt in attempts]
         cluster = RayCluster(formed.cluster.bootstrap, paths[0], tuple(paths[1:]), formed.dashboard_url, gang)
         if cluster.dashboard_url:
             say(f"Ray's dashboard: {cluster.dashboard_url}")
@@ -146,9 +141,3 @@ class RayDecorator(GangDecorator):
     def leave(self, ok: bool) -> None:
         """The body is over: its own connection to Ray goes before Ray does."""
         leave_cluster(ok)
-
-    def _storage_path(self, attempt: int) -> str:
-        task = self.task
-        # As the older package had it. Gangs of a foreach would meet in one folder.
-        control_task = task.task_id if self._nested else None
-        return storage_path(self.flow_datastore, task.flow_name, task.run_id, task.step_name, control_task, attempt)

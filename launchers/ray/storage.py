@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ...core.results import results_prefix
-
 SUFFIX = "mf.ray_decorator"
 """The folder's name in the datastore, as the older package has it."""
 
@@ -14,13 +12,9 @@ _SCHEMES = {"azure": "abfs://"}
 """What PyArrow and fsspec call a datastore whose root Metaflow writes without a scheme."""
 
 
-def storage_path(flow_datastore: Any, *task: Any) -> str:
-    """A path, or URL, that Ray's ``storage_path`` takes; ``task`` as in :func:`results_prefix`, after the suffix.
-
-    Every attempt of a task has its own. A retry finds that of the attempt before beside it.
-    """
+def storage_path(flow_datastore: Any, prefix: str) -> str:
+    """A path, or URL, that Ray's ``storage_path`` takes, of the place ``prefix`` in the flow's datastore."""
     kind, root = flow_datastore.TYPE, str(flow_datastore.datastore_root)
-    prefix = results_prefix(SUFFIX, *task)
     if kind == "local":
         return os.path.join(os.path.abspath(root), prefix)
     scheme = "" if "://" in root else _SCHEMES.get(kind, "")

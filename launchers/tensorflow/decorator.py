@@ -13,7 +13,6 @@ from ...core.context import Gang
 from ...core.decorator import GangDecorator
 from ...core.failure import BadAttribute
 from ...core.logs import say
-from ...core.results import results_prefix
 from .failure import TensorflowMissing, TooLate
 from .launcher import TensorflowExecutor
 from .roles import PEER_LOST, Roles
@@ -56,7 +55,6 @@ class TensorflowDecorator(GangDecorator):
         "evaluator": False,
     }
     peer_lost: ClassVar[tuple[str, ...]] = PEER_LOST
-    _nested = False
     _roles = Roles()
 
     def check_attributes(self) -> None:
@@ -82,17 +80,10 @@ class TensorflowDecorator(GangDecorator):
                 "but make tensors, models and lists of devices in the step's body, or use current.tensorflow.run()."
             )
 
-    def task_decorate(self, step_func: Any, flow: Any, *context: Any) -> Any:
-        # The nodes themselves are one level.
-        self._nested = len(getattr(flow, "_foreach_stack", None) or ()) > 1
-        return super().task_decorate(step_func, flow, *context)
-
     def form(self, gang: Gang) -> dict[str, object]:
         """Agrees on an address for each node's task, and sets TF_CONFIG."""
-        task = self.task
         self._roles.check(gang.num_nodes)
-        control_task = os.environ.get("MF_PARALLEL_CONTROL_TASK_ID", task.task_id) if self._nested else None
-        prefix = results_prefix(SUFFIX, task.flow_name, task.run_id, task.step_name, control_task)
+        prefix = self.results_prefix(SUFFIX)
         executor = TensorflowExecutor.form(gang, self._roles, self.flow_datastore, prefix)
         if executor.is_users:
             say(f"TF_CONFIG is your own: {os.environ['TF_CONFIG']}")

@@ -9,11 +9,12 @@ from typing import Any
 from ...core.failure import BadAttribute
 
 PEER_LOST = (
-    r"UnavailableError",
-    r"Connection reset by peer",
-    r"failed to connect to all addresses",
-    r"CollectiveBcastRecv .* aborted|Collective ops is aborted by",
-    r"has been set to ERROR in coordination service",
+    # A collective, or what prepares one, called another task that is gone: grpc's status 14 is UNAVAILABLE.
+    r"Additional GRPC error information from remote target /job:[^\n]*\n[^\n]*grpc_status:14\b",
+    # The strategy's own check, every 30 s, and TensorFlow's coordination service, which is in worker 0's process.
+    r"cluster check alive failed, \S+ is down",
+    r"Failed to send RPC to coordination service\. Either the leader task was preempted",
+    r"task \S+ has been set to ERROR in coordination service",
 )
 """What TensorFlow says where another node went first."""
 
