@@ -5,16 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import secrets
 import signal
 import socket
 import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Callable
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from . import local
@@ -24,11 +21,11 @@ from .failure import GangException, GangFailed, GangInterrupt, GuardDied
 from .guard.farewell import remove_folder
 from .guard.private import in_base
 from .guard.processes import GANG_MARKER
-from .guard.verdict import DETAIL_LIMIT, EVIDENCE, PEER, TEXT_LIMIT
 from .link import INTERRUPT, STACKS, Link
 from .logs import save_node_logs, say
 from .meeting import DatastoreMeeting, MeetingFailed
 from .network import NoRoute, own_address_towards
+from .record import record
 
 if TYPE_CHECKING:
     from .decorator import GangDecorator
@@ -117,7 +114,7 @@ class Lifecycle:
         """Something around the body raised after it had ended well: the others must not count on this node."""
         if self._link is not None and self._body_done:
             with contextlib.suppress(GangException, GangInterrupt):
-                self._link.request("fail", **_record(error, "Metaflow, after the step's body,"))
+                self._link.request("fail", **record(error, "Metaflow, after the step's body,"))
 
     def _leave_out(self, lost: list[int]) -> None:
         """A node that is lost has stored nothing: the join step, to which Metaflow gives these tasks, must not get it.
@@ -258,16 +255,11 @@ class Lifecycle:
         if isinstance(error, GangInterrupt):
             header, _ = link.request("unwound")
             return GangFailed(header["story"])
-        record = _record(error, "the step's body")
-        header, _ = link.request("fail", **record, order=self._order(record))
+        header, _ = link.request("fail", **record(error, "the step's body", self._decorator.peer_lost))
         # Of an exit with code 0 Metaflow would make a step that has ended well.
         if any(cause["node"] == self._node for cause in header["causes"]) and not isinstance(error, SystemExit):
             return error
         return GangFailed(header["story"])
-
-    def _order(self, record: dict[str, Any]) -> int:
-        said = f"{record['text']}\n{record['detail']}"
-        return PEER if any(re.search(pattern, said) for pattern in self._decorator.peer_lost) else EVIDENCE
 
     def _store_logs(self, link: Link) -> None:
         """Control of a local gang: the other nodes' output becomes the logs of their own tasks."""
@@ -290,25 +282,3 @@ class Lifecycle:
             )
         except Exception as error:  # whatever a datastore raises: the step's own end says more than its logs
             say(f"The logs of the other nodes could not be stored: {type(error).__name__}: {error}")
-
-
-def _record(error: BaseException, who: str) -> dict[str, Any]:
-    """An exception as the guards tell it: a clause, and the traceback where it helps."""
-    if isinstance(error, KeyboardInterrupt):
-        return {"kind": "interrupted", "text": "was interrupted (Ctrl-C, SIGINT)", "detail": ""}
-    if isinstance(error, GangException):
-        return {"kind": "exception", "text": str(error).strip()[: TEXT_LIMIT + 1], "detail": ""}
-    name = type(error).__name__
-    message = "".join(traceback.format_exception_only(type(error), error)).strip().splitlines()[-1]
-    text = f"{who} raised {message}" if message.startswith(name) else f"{who} raised {name}"
-    detail = "".join(traceback.format_exception(*_users_part(error)))
-    # Cut here too: a message may be longer than the guard takes.
-    return {"kind": "exception", "text": text[: TEXT_LIMIT + 1], "detail": detail[-DETAIL_LIMIT:]}
-
-
-def _users_part(error: BaseException) -> tuple[type[BaseException], BaseException, TracebackType | None]:
-    """The exception with a traceback that begins in the step's body, not in what calls it."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename == __file__:
-        trace = trace.tb_next
-    return type(error), error, trace

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 
@@ -48,11 +49,13 @@ def run_program(
     try:
         gang.launch(LaunchPlan((process,), peer_lost=peer_lost))
     except ProcessFailed as failure:
-        error = explain(failure, "", f"node {rank}", failed)
+        error = explain(failure, "", f"node {rank}", failed, peer_lost)
         raise error from error.__cause__
 
 
-def explain(failure: ProcessFailed, what: str, where: str, failed: type[GangException]) -> Exception:
+def explain(
+    failure: ProcessFailed, what: str, where: str, failed: type[GangException], peer_lost: tuple[str, ...] = ()
+) -> Exception:
     """The exception for the step: a rank's own where a function of this node raised it, else one that tells of it.
 
     Parameters
@@ -64,10 +67,12 @@ def explain(failure: ProcessFailed, what: str, where: str, failed: type[GangExce
     """
     detail = ""
     if failure.exit_code > 0:
-        error = load_error(failure.error_file, f"{failure.title} on {where}")
+        detail = error_text(read_error(failure.error_file)) or failure.traceback
+        # Where a peer was first, another's words are told: to load a framework for its exception takes seconds.
+        blames_a_peer = any(re.search(pattern, detail) for pattern in peer_lost)
+        error = None if blames_a_peer else load_error(failure.error_file, f"{failure.title} on {where}")
         if error is not None:
             return error
-        detail = error_text(read_error(failure.error_file)) or failure.traceback
     detail = detail or last_lines(said_by(failure.rank, failure.tail) if failure.rank is not None else failure.tail)
     shown = f":\n{indent(detail)}" if detail.strip() else ", and printed nothing."
     running = f", running {what}," if what else ""

@@ -141,7 +141,7 @@ def flow(flow_run: FlowRunner, how: str, nodes: int, **env: str) -> FlowRun:
     return flow_run(FLOW, files=FILES, env={**QUIET, "HOW": how, "NODES": str(nodes), **env})
 
 
-@pytest.mark.parametrize(("nodes", "at_the_top"), [(2, "1"), pytest.param(3, "", marks=BIG)])
+@pytest.mark.parametrize(("nodes", "at_the_top"), [pytest.param(2, "1", marks=BIG), pytest.param(3, "", marks=BIG)])
 def test_local_nodes_learn_the_digits_and_end_one_after_the_other(
     flow_run: FlowRunner, nodes: int, at_the_top: str
 ) -> None:
@@ -156,6 +156,7 @@ def test_local_nodes_learn_the_digits_and_end_one_after_the_other(
     assert run.left(5) == []
 
 
+@BIG
 def test_jax_that_is_never_initialized_is_alone(flow_run: FlowRunner) -> None:
     run = flow(flow_run, "never", 2).ok(START_S)
     assert [seen for seen, *_ in run.artifact("join", "found")] == [[0, 1]] * 2
@@ -254,7 +255,7 @@ def test_a_killed_host_is_named_by_the_others(folder: Path, how: str, node: int)
 
 
 @pytest.mark.parametrize(
-    ("how", "node"), [("wait", 1), pytest.param("wait", 0, marks=BIG), pytest.param("idle", 0, marks=BIG)]
+    ("how", "node"), [pytest.param(how, node, marks=BIG) for how, node in (("wait", 1), ("wait", 0), ("idle", 0))]
 )
 def test_a_host_whose_link_is_cut_is_named_and_ends_itself(folder: Path, how: str, node: int) -> None:
     with remote_gang(folder, FLOW, 3) as gang:

@@ -30,6 +30,7 @@ def test_two_workers_learn_the_digits(flow_run: FlowRunner) -> None:
     assert not list(run.folder.glob("*.keras"))
 
 
+@pytest.mark.big
 def test_a_script_fits_with_tf_keras(flow_run: FlowRunner) -> None:
     need("tensorflow", "tf_keras", "sklearn")
     run = flow_run(TENSORFLOW / "run_script.py", env=QUIET).ok(LIMIT)

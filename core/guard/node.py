@@ -39,8 +39,8 @@ STACKS_S = 0.2
 TASKS_GRACE_S = 3.5
 """How long the other nodes' tasks of a local gang may take to tell the story and store their state after the stop."""
 
-GONE_GRACE_S = 3.0
-"""How long control's guard waits for the other guards once its own task is dead."""
+GONE_GRACE_S = 5.0
+"""How long control's guard waits for the other guards once its own task is dead: tasks get 3.5 s, their guards more."""
 
 STORY_DEADLINE_S = 3.0
 """How long the hub may take to tell the story; it tells it within a second, so then it is lost."""
@@ -231,8 +231,8 @@ class Node:
     def _tell(self, header: Header) -> None:
         self.told = {"story": header["story"], "causes": header["causes"]}
         self.desk.answer_all("story", self.told)
-        if not self._task_alive and self.index == 0:
-            self.say(f"Node 0's task is dead. {header['story']}")
+        if not self._task_alive:
+            self.say(f"Node {self.index}'s task is dead. {header['story']}")
         self._maybe_exit()
 
     def _port_taken(self, key: str) -> None:
@@ -277,6 +277,8 @@ class Node:
         self._task_alive = False
         self._watch.close()
         self.desk.close()
+        if self.told is not None and not self.body_over and not self.unwound:
+            self.say(self.told["story"])  # it has not heard it: something else was faster, as JAX's own abort is
         if not self.bye and not self.unwound:
             when = "after its body, while Metaflow stored its state" if self.body_done else "in the middle of its work"
             self.fail(Failure(self.index, "task", f"the node's task died {when}", time.time()))

@@ -1,0 +1,52 @@
+"""An exception of a task, as the guards tell it: a clause, the traceback where it helps, and whether it is a cause."""
+
+from __future__ import annotations
+
+import os
+import re
+import traceback
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+from .failure import GangException
+from .guard.verdict import DETAIL_LIMIT, EVIDENCE, PEER, TEXT_LIMIT
+
+_WRAPPER = os.path.join(os.path.dirname(__file__), "lifecycle.py")
+"""What calls the step's body."""
+
+
+def record(error: BaseException, who: str, peer_lost: Sequence[str] = ()) -> dict[str, Any]:
+    """The fields of a failure record.
+
+    Parameters
+    ----------
+    who : str
+        What raised it: "the step's body".
+    peer_lost : sequence of str
+        Regular expressions of what only says that another node went first.
+    """
+    told = _told(error, who)
+    said = f"{told['text']}\n{told['detail']}"
+    return {**told, "order": PEER if any(re.search(pattern, said) for pattern in peer_lost) else EVIDENCE}
+
+
+def _told(error: BaseException, who: str) -> dict[str, str]:
+    if isinstance(error, KeyboardInterrupt):
+        return {"kind": "interrupted", "text": "was interrupted (Ctrl-C, SIGINT)", "detail": ""}
+    if isinstance(error, GangException):
+        return {"kind": "exception", "text": str(error).strip()[: TEXT_LIMIT + 1], "detail": ""}
+    name = type(error).__name__
+    message = "".join(traceback.format_exception_only(type(error), error)).strip().splitlines()[-1]
+    text = f"{who} raised {message}" if message.startswith(name) else f"{who} raised {name}"
+    detail = "".join(traceback.format_exception(*_users_part(error)))
+    # Cut here too: a message may be longer than the guard takes.
+    return {"kind": "exception", "text": text[: TEXT_LIMIT + 1], "detail": detail[-DETAIL_LIMIT:]}
+
+
+def _users_part(error: BaseException) -> tuple[type[BaseException], BaseException, TracebackType | None]:
+    """The exception with a traceback that begins in the step's body, not in what calls it."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename == _WRAPPER:
+        trace = trace.tb_next
+    return type(error), error, trace
