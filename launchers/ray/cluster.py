@@ -56,7 +56,7 @@ class RayCluster:
     @property
     def nodes(self) -> tuple[RayNode, ...]:
         """The cluster's nodes by index, as its head has them now; imports Ray."""
-        from ray._raylet import GcsClient  # type: ignore[import-not-found,import-untyped,unused-ignore]
+        from ray._raylet import GcsClient
 
         found = []
         for node_id, info in GcsClient(address=self.address).get_all_node_info(timeout=30).items():

@@ -73,6 +73,6 @@ def _set_token_mode() -> bool:
 
 def _configure(**settings: Any) -> None:
     """Change settings of Ray in this process, which has been imported already."""
-    from ray._raylet import Config  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    from ray._raylet import Config
 
     Config.initialize(json.dumps(settings))

@@ -48,7 +48,7 @@ def wait_for(host: str, port: int) -> None:
 def wait_for_head(address: str) -> None:
     """Return once the head is alive in its table of nodes. What another Ray does not offer is left to ``ray start``."""
     try:
-        from ray._raylet import GcsClient  # type: ignore[import-not-found,import-untyped,unused-ignore]
+        from ray._raylet import GcsClient
 
         client = GcsClient(address=address)
         # GcsNodeInfo.state: 0 is ALIVE.
@@ -61,7 +61,7 @@ def wait_for_head(address: str) -> None:
 def main() -> None:
     """Import Ray, wait for the head, and be ``ray``."""
     head = sys.argv.pop(1).split()
-    from ray.scripts import scripts  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    from ray.scripts import scripts
 
     if head:
         wait_for(head[0], int(head[1]))

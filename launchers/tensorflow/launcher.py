@@ -124,7 +124,7 @@ class TensorflowExecutor:
         -------
         ``dataset = dataset.with_options(current.tensorflow.data_options())``
         """
-        import tensorflow as tf  # type: ignore[import-not-found,import-untyped,unused-ignore]
+        import tensorflow as tf
 
         policies = tf.data.experimental.AutoShardPolicy
         options = tf.data.Options()
