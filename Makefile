@@ -78,7 +78,7 @@ $(VENV)/demo-installed: $(BIN)/python pyproject.toml tests/constraints.txt
 	touch $@
 
 $(VENV)/test-installed: $(BIN)/python pyproject.toml tests/constraints.txt tests/tools/install_mpis.sh
-	$(PIP) '.[deepspeed,jax,mpi,ray,tensorflow-cpu,torch,test]'
+	$(PIP) '.[deepspeed,jax,mpi,ray,torch,test]'
 	tests/tools/install_mpis.sh $(BIN)/python
 	touch $@
 

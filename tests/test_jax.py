@@ -239,7 +239,7 @@ def test_what_a_node_raises_is_told_on_all_hosts(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "node"), [("wait", 0), pytest.param("wait", 1, marks=BIG), pytest.param("idle", 0, marks=BIG)]
+    ("how", "node"), [pytest.param(how, node, marks=BIG) for how, node in (("wait", 0), ("wait", 1), ("idle", 0))]
 )
 def test_a_killed_host_is_named_by_the_others(folder: Path, how: str, node: int) -> None:
     with remote_gang(folder, FLOW, 3) as gang:

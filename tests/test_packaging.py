@@ -138,7 +138,7 @@ def test_metaflow_is_the_only_dependency(wheel: Path) -> None:
     assert [str(r) for r in plain if r.marker is None or r.marker.evaluate()] == ["metaflow>=2.16"]
     # Named, never installed: Metaflow loads us after them.
     assert sorted(r.name for r in plain if r.marker) == [f"metaflow-{name}" for name in OLD_PACKAGES]
-    assert set(head.get_all("Provides-Extra", [])) == {"torch", "deepspeed", "ray", "tensorflow", "mpi", "test"}
+    assert set(head.get_all("Provides-Extra", [])) == {"torch", "deepspeed", "jax", "ray", "tensorflow", "mpi", "test"}
     assert head["Requires-Python"] == ">=3.10"
     assert head["License-Expression"] == "Apache-2.0"
 

@@ -326,6 +326,7 @@ def test_a_killed_host_is_named_by_the_others(folder: Path, node: int) -> None:
         )
 
 
+@BIG
 def test_a_host_that_cannot_reach_the_heads_port_says_so(folder: Path) -> None:
     ip = require_tool("ip", "iproute2")
     with ray_gang(folder, 3) as gang:

@@ -287,7 +287,7 @@ def told_on(run: FlowRun, cause: str, *nodes: int) -> None:
 
 @pytest.mark.parametrize(
     ("program", "node"),
-    [("raylet", 1), ("gcs_server", 0), pytest.param("raylet", 0, marks=pytest.mark.big)],
+    [("raylet", 1), *(pytest.param(name, 0, marks=pytest.mark.big) for name in ("gcs_server", "raylet"))],
 )
 def test_a_killed_program_of_ray_is_named_with_its_node(flow_run: FlowRunner, program: str, node: int) -> None:
     run = flow_run(WAITING, files=FILES)

@@ -179,10 +179,14 @@ class Robust(FlowSpec):
 
     def do_strange_text(self, gang, node):
         if node:
+            while not os.path.exists("deaf"):
+                time.sleep(0.02)
             raise ValueError("a name \\udcff that is no UTF-8")
         while True:
             try:
-                time.sleep(1000)
+                open("deaf", "w").close()
+                while True:
+                    time.sleep(1000)
             except BaseException:
                 pass
 

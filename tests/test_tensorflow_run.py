@@ -188,7 +188,8 @@ def ends_in_time(run: FlowRun, what: str) -> Iterator[None]:
     assert run.left(5) == []
 
 
-@pytest.mark.parametrize("where", ["body", pytest.param("run", marks=BIG)])
+@BIG
+@pytest.mark.parametrize("where", ["body", "run"])
 def test_what_a_worker_raises_ends_the_others_in_their_collective(flow_run: FlowRunner, where: str) -> None:
     run, _ = all_ready(flow_run, "raise", where)
     with ends_in_time(run, f"a worker that raises, {where}"):

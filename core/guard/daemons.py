@@ -50,7 +50,8 @@ class Daemon:
 
     def _sinks(self, stream: str) -> list[Sink]:
         search = Search(self._pattern, lambda: self._node.loop.call_soon_threadsafe(self._ready))
-        return [search, Raw(self._node.work.stream(stream))] if self._shown else [search]
+        # Shown first: who waits for the word may be gone a moment after it has come.
+        return [Raw(self._node.work.stream(stream)), search] if self._shown else [search]
 
     def _ready(self) -> None:
         if self._is_ready or self._is_late or self._over:

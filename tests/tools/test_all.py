@@ -57,7 +57,7 @@ class Environment:
             pins = re.sub(r"(?m)^metaflow==.*$", f"metaflow=={self.metaflow}", pins)
         constraints.write_text(pins)
         shutil.rmtree(ROOT / "build" / "lib", ignore_errors=True)
-        if not logged([*pip, ".[deepspeed,jax,mpi,ray,tensorflow-cpu,torch,test]"], log):
+        if not logged([*pip, ".[deepspeed,jax,mpi,ray,torch,test]"], log):
             return False
         if not logged(["tests/tools/install_mpis.sh", str(self.bin / "python")], log):
             return False
