@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable
 
-from .output import Raw
+from .output import Labelled
 from .search import Search
 from .verdict import Failure, how_it_ended
 
@@ -51,7 +51,7 @@ class Daemon:
     def _sinks(self, stream: str) -> list[Sink]:
         search = Search(self._pattern, lambda: self._node.loop.call_soon_threadsafe(self._ready))
         # Shown first: who waits for the word may be gone a moment after it has come.
-        return [Raw(self._node.work.stream(stream)), search] if self._shown else [search]
+        return [Labelled(self._node.work.stream(stream), ""), search] if self._shown else [search]
 
     def _ready(self) -> None:
         if self._is_ready or self._is_late or self._over:
