@@ -99,8 +99,9 @@ def test_the_failure_on_purpose_is_told(flow_run: FlowRunner) -> None:
 # ---------------------------------------------------------------- deepspeed
 
 
+@pytest.mark.big
 @pytest.mark.usefixtures("training")
-@pytest.mark.parametrize("stage", [pytest.param(1, marks=pytest.mark.big), 3])
+@pytest.mark.parametrize("stage", [1, 3])
 def test_zero_learns_the_digits_and_goes_on_after_a_failure(flow_run: FlowRunner, stage: int) -> None:
     if importlib.util.find_spec("deepspeed") is None:
         missing("The Python package deepspeed is not installed.")
