@@ -26,12 +26,10 @@ def use_cluster(variables: Mapping[str, str], environ: MutableMapping[str, str])
     environ.update(variables)
     # At the program's end, C++ would offer its last metrics, for twenty seconds, to a Ray that may be gone by then.
     environ.setdefault("RAY_enable_metrics_collection", "0")
-    if "ray" in sys.modules:  # which reads its settings from the environment when it is imported
-        if variables.get("RAY_AUTH_MODE"):
-            _set_token_mode()
-        if "RAY_enable_metrics_collection" not in before:
-            with contextlib.suppress(Exception):  # another Ray's inner workings: its end may take longer
-                _configure(enable_metrics_collection=False)
+    # A Ray that is imported already has read its settings; of the token it was told when the nodes agreed on one.
+    if "ray" in sys.modules and "RAY_enable_metrics_collection" not in before:
+        with contextlib.suppress(Exception):  # another Ray's inner workings: its end may take longer
+            _configure(enable_metrics_collection=False)
 
 
 def leave_cluster(ok: bool) -> None:
