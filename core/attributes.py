@@ -53,10 +53,12 @@ def check_variables(call: str, env: Mapping[str, str] | None) -> None:
             raise BadAttribute(f"{call}(env={{{name!r}: {value!r}}}): names and values are strings.")
 
 
-def read_nproc(value: Any, gpus: int, cpus: int) -> int:
-    """A number, or "auto" (the GPUs, or 1), "gpu", "cpu". Raises BadAttribute for anything else."""
+def read_nproc(value: Any, gpus: int, cpus: int, cores: int = 0) -> int:
+    """A number, or "auto" (the GPUs, or the NeuronCores, ``cores``, or 1), "gpu", "cpu". Raises BadAttribute for
+    anything else.
+    """
     if value == "auto":
-        return max(gpus, 1)
+        return gpus or max(cores, 1)
     if value == "gpu":
         if gpus == 0:
             raise BadAttribute(
@@ -68,8 +70,8 @@ def read_nproc(value: Any, gpus: int, cpus: int) -> int:
     number = whole_number(value)
     if number is None or number < 1:
         raise BadAttribute(
-            f'nproc_per_node is the number of processes on each node, 1 or more, or one of "auto" (the node\'s GPUs, '
-            f'or 1), "gpu" and "cpu"; not {value!r}.'
+            f'nproc_per_node is the number of processes on each node, 1 or more, or one of "auto" (the node\'s GPUs '
+            f'or NeuronCores, or 1), "gpu" and "cpu"; not {value!r}.'
         )
     return number
 

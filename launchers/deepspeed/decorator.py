@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from ...core.context import Gang
 from ...core.decorator import GangDecorator
 from ...core.failure import BadAttribute
+from ...core.neuron import own_neuron_cores
 from ...core.reach import own_slots
 from ...core.results import results_prefix
 from ...core.ssh import missing_tools
@@ -83,7 +84,7 @@ class DeepspeedDecorator(GangDecorator):
         control_task = os.environ.get("MF_PARALLEL_CONTROL_TASK_ID", task.task_id) if self._nested else None
         prefix = results_prefix(DEEPSPEED_SUFFIX, task.flow_name, task.run_id, task.step_name, control_task)
         own = gang.nodes[gang.node_index]
-        slots = self.gpus or own.gpus or self.cpus or own_slots(gang)
+        slots = self.gpus or own.gpus or own_neuron_cores(gang) or self.cpus or own_slots(gang)
         nodes = gang.all_gather({"slots": slots, "missing": missing_tools()})
         executor = DeepspeedExecutor(
             gang,

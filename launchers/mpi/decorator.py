@@ -13,6 +13,7 @@ from ...core.guard.processes import GANG_MARKER
 from ...core.hostfile import hostfile, write_private
 from ...core.logs import say
 from ...core.network import interface_for
+from ...core.neuron import own_neuron_cores
 from ...core.peers import Peers
 from ...core.reach import LEFT_BY_MPICH, own_slots, reach
 from ...core.ssh import missing_tools
@@ -84,7 +85,7 @@ class MPIDecorator(GangDecorator):
         own = {
             "mpi": str(self._flavour),
             "kind": self._flavour.kind,
-            "slots": self.gpus or self.cpus or own_slots(gang),
+            "slots": self.gpus or own_neuron_cores(gang) or self.cpus or own_slots(gang),
             "interface": interface_for(gang.another_address()),
             "id": os.environ[GANG_MARKER].rpartition(".")[0],
             "missing": missing_tools(),
