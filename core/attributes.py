@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from metaflow._vendor import click
+
 from .failure import BadAttribute
 
 
@@ -51,10 +53,12 @@ def check_variables(call: str, env: Mapping[str, str] | None) -> None:
             raise BadAttribute(f"{call}(env={{{name!r}: {value!r}}}): names and values are strings.")
 
 
-def read_nproc(value: Any, gpus: int, cpus: int) -> int:
-    """A number, or "auto" (the GPUs, or 1), "gpu", "cpu". Raises BadAttribute for anything else."""
+def read_nproc(value: Any, gpus: int, cpus: int, cores: int = 0) -> int:
+    """A number, or "auto" (the GPUs, or the NeuronCores, ``cores``, or 1), "gpu", "cpu". Raises BadAttribute for
+    anything else.
+    """
     if value == "auto":
-        return max(gpus, 1)
+        return gpus or max(cores, 1)
     if value == "gpu":
         if gpus == 0:
             raise BadAttribute(
@@ -66,8 +70,8 @@ def read_nproc(value: Any, gpus: int, cpus: int) -> int:
     number = whole_number(value)
     if number is None or number < 1:
         raise BadAttribute(
-            f'nproc_per_node is the number of processes on each node, 1 or more, or one of "auto" (the node\'s GPUs, '
-            f'or 1), "gpu" and "cpu"; not {value!r}.'
+            f'nproc_per_node is the number of processes on each node, 1 or more, or one of "auto" (the node\'s GPUs '
+            f'or NeuronCores, or 1), "gpu" and "cpu"; not {value!r}.'
         )
     return number
 
@@ -116,6 +120,27 @@ def check_neighbours(decorator: Any, step: str, decorators: list[Any]) -> None:
                 f"Step *{step}* has both @{decorator.name} and @{other.name}: a step has one launcher. "
                 "Use a step for each."
             )
+
+
+_WITHOUT_GANGS = {"step-functions": "AWS Step Functions", "airflow": "Airflow"}
+"""Metaflow's schedulers that run no step on several nodes, by the command that deploys to them."""
+
+
+def check_scheduler(decorator: Any, step: str) -> None:
+    """Refuse to be deployed where no gang can run; Metaflow itself says so only after it has stored the code package.
+
+    Raises
+    ------
+    BadAttribute
+    """
+    # Decorators are asked before the command is looked into: its words are all there is, and Metaflow keeps them so.
+    words = getattr(click.get_current_context(silent=True), "saved_args", None) or [""]
+    scheduler = _WITHOUT_GANGS.get(words[0])
+    if scheduler is not None and "create" in words:
+        raise BadAttribute(
+            f"Step *{step}* has @{decorator.name}, and {scheduler} runs no step on several nodes. Argo Workflows "
+            "does (argo-workflows create), and so does a run from here, on AWS Batch or on Kubernetes."
+        )
 
 
 def _leave_as_it_is(step_func: Any, *context: Any) -> Any:

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from .guard.private import is_private
 from .guard.verdict import indent, last_lines
 from .launch import LaunchPlan, Process, ProcessResult
 from .link import Link
+from .preemption import Preemption
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Gang:
     _link: Link = field(repr=False, compare=False)
     _only_on_control: str = field(default="", repr=False, compare=False)
     """The decorator, where it has the body run on node 0 alone, so that the others never come to a collective."""
+    _preemption: Preemption = field(default_factory=Preemption, repr=False, compare=False)
     _sequence: Iterator[int] = field(default_factory=lambda: itertools.count(), repr=False, compare=False)
 
     @property
@@ -279,6 +281,39 @@ class Gang:
                 f"{process.title} on node {self.node_index} was not ready within {timeout:g} s, and was ended. "
                 + (f"Its last output:\n{indent(said)}" if said.strip() else "It wrote nothing.")
             )
+
+    def on_preemption(self, save: Callable[[], object], seconds: float = 30.0) -> None:
+        """Have ``save`` called before the gang ends because some node of it is told to end: by SIGTERM, or since its
+        machine is taken away. The step then fails, on every node, and @retry starts it again.
+
+        On every node that has registered one, the body is interrupted, what the gang runs there is ended, ``save`` is
+        called in the step's own process, and the step fails when that is done on all nodes. The other members of
+        ``current.gang`` that need the gang are of no use any more then. It is not a collective.
+
+        Parameters
+        ----------
+        save : callable without arguments
+            What it raises is shown in the log. Several are called in the order in which they were registered.
+        seconds : float
+            How long the programs that the gang runs, ranks included, may take from SIGTERM to their end, and then, as
+            long again, all ``save`` of a node. The largest that any node gave counts for all.
+
+        Raises
+        ------
+        BadAttribute
+
+        Example
+        -------
+        >>> current.gang.on_preemption(lambda: torch.save(model.state_dict(), "/mnt/shared/last.pt"))
+        """
+        if not callable(save):
+            raise BadAttribute(f"current.gang.on_preemption({save!r}): it takes a function that has no arguments.")
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < float("inf"):
+            raise BadAttribute(
+                f"current.gang.on_preemption(seconds={seconds!r}): seconds is how long saving may take, more than 0."
+            )
+        self._link.request("save-seconds", seconds=float(seconds))
+        self._preemption.saves.append(save)
 
     # -- collectives -------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from metaflow.plugins.parallel_decorator import ParallelDecorator
 from metaflow.unbounded_foreach import UBF_CONTROL
 
 from . import interrupt
-from .attributes import check_neighbours, check_split, number, requested
+from .attributes import check_neighbours, check_scheduler, check_split, number, requested
 from .context import Gang, TaskInfo
 from .failure import BadAttribute, GangInterrupt
 from .guard.processes import GANG_MARKER
@@ -96,6 +96,7 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
     ) -> None:
         super().step_init(flow, graph, step, decos, environment, flow_datastore, logger)
         self.flow_datastore = flow_datastore
+        check_scheduler(self, step)
         check_neighbours(self, step, decos)
         check_split(self.name, step, graph)
         timeout = number(self, "all_nodes_started_timeout")

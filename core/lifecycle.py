@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from metaflow import current
+
 from . import local
 from .context import Gang, Node
 from .devices import cpu_count, gpu_count
@@ -25,6 +27,7 @@ from .link import INTERRUPT, STACKS, Link
 from .logs import save_node_logs, say
 from .meeting import DatastoreMeeting, MeetingFailed
 from .network import NoRoute, own_address_towards
+from .preemption import LOADED, Preemption
 from .record import record
 
 if TYPE_CHECKING:
@@ -56,6 +59,7 @@ class Lifecycle:
         self._gang_id = ""
         self._in_body = self._body_done = False
         self._meeting: DatastoreMeeting | None = None
+        self._preemption = Preemption()
 
     # -- the whole life ----------------------------------------------------------------------------------------------
 
@@ -71,6 +75,7 @@ class Lifecycle:
         """
         try:
             link = self._link = Link(self._decorator.interrupt)
+            self._preemption.listen(link.guard_pid)
             gang = self._form(link)
             self._decorator.appear(gang)
             if self._decorator.runs_on_control_only and not gang.is_control:
@@ -100,6 +105,8 @@ class Lifecycle:
             if self._in_body:
                 self._decorator.leave(ok=False)
             raise self._failed(error) from (error if isinstance(error, GangException) else error.__cause__)
+        finally:
+            self._preemption.end()
 
     def finished(self, task_ok: bool) -> None:
         """Metaflow has stored this task's state."""
@@ -149,7 +156,10 @@ class Lifecycle:
             interrupt_signal=int(INTERRUPT),
             stacks_signal=int(STACKS),
             watch_parent=os.getppid() if local.is_local() and self._is_control else None,
+            notice=current.get("spot_termination_notice"),
+            since=LOADED,
         )
+        self._preemption.tell()
         try:
             host = own_address_towards(os.environ["MF_PARALLEL_MAIN_IP"])
         except NoRoute as error:
@@ -164,7 +174,7 @@ class Lifecycle:
             Node(index, node["address"], node["hostname"], node["cpus"], node["gpus"])
             for index, node in enumerate(header["nodes"])
         )
-        return Gang(self._node, nodes, self._folder, link)
+        return Gang(self._node, nodes, self._folder, link, _preemption=self._preemption)
 
     def _prepare_local(self) -> None:
         """Control of a local gang decides what the other nodes are told by their environment."""
@@ -252,6 +262,8 @@ class Lifecycle:
     def _ask_for_the_story(self, link: Link, error: BaseException) -> BaseException:
         if isinstance(error, GuardDied):
             raise error
+        if self._preemption.saves and link.request("unwinding")[0]["preempted"]:
+            self._preemption.save()
         if isinstance(error, GangInterrupt):
             header, _ = link.request("unwound")
             return GangFailed(header["story"])

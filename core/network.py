@@ -6,8 +6,10 @@ import ipaddress
 import os
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from .fabric import efa_devices, efa_variables
 
 _RTM_NEWADDR, _RTM_GETADDR = 20, 22
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
@@ -163,8 +165,31 @@ def _aligned(length: int) -> int:
     return max(length + 3 & ~3, 4)
 
 
-def network_variables(other: str, environ: Mapping[str, str]) -> dict[str, str]:
-    """GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME for reaching ``other``; empty where the user set either of them.
+def network_variables(other: str, environ: Mapping[str, str], adapters: Sequence[int] | None = None) -> dict[str, str]:
+    """What NCCL, gloo and libfabric are told for reaching ``other``, where the user has told them nothing.
+
+    Parameters
+    ----------
+    other : str
+        The address of another node.
+    environ : mapping
+        The user's.
+    adapters : sequence of int, optional
+        This node's EFA adapters, which are looked for where they are not given.
+
+    Returns
+    -------
+    dict
+        Names and values; empty where there is nothing to tell.
+    """
+    if _is_loopback(other):
+        return _interface_variables(other, environ)
+    efa = efa_variables(efa_devices() if adapters is None else adapters, environ)
+    return {**_interface_variables(other, environ), **efa}
+
+
+def _interface_variables(other: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME; empty where the user set either of them.
 
     On loopback gloo alone is told, which otherwise looks up the machine's own name, and that need not have an address.
     """

@@ -15,6 +15,7 @@ from metaflow_extensions.gang.core.guard.accept import Acceptor
 from metaflow_extensions.gang.core.guard.dial import ConnectError, connect
 from metaflow_extensions.gang.core.guard.hub import STORY_SETTLE_S, STORY_WAIT_S, Hub
 from metaflow_extensions.gang.core.guard.loop import Loop
+from metaflow_extensions.gang.core.guard.preemption import KIND
 from metaflow_extensions.gang.core.guard.session import Connection, Identity
 from metaflow_extensions.gang.core.guard.verdict import EVIDENCE, LOST, PEER, Failure
 
@@ -64,8 +65,8 @@ class Member:
         assert self.connection is not None
         self.connection.send({"op": op, **fields}, payload)
 
-    def fails(self, text: str, order: int = EVIDENCE, after: float = 0.0) -> None:
-        self.say("fail", failure=Failure(self.node, "exit", text, time.time() + after, order=order).to_json())
+    def fails(self, text: str, order: int = EVIDENCE, after: float = 0.0, kind: str = "exit") -> None:
+        self.say("fail", failure=Failure(self.node, kind, text, time.time() + after, order=order).to_json())
 
     def die(self) -> None:
         assert self.connection is not None
@@ -192,7 +193,7 @@ def test_late_nodes_are_named_and_fail_the_gang_at_the_timeout(
     assert (
         "node 2: did not join within 0.6 s (all_nodes_started_timeout): 2 of 12 nodes had joined, nodes 2, 3" in story
     )
-    assert gang.got("stop") == [{"op": "stop", "order": EVIDENCE}]
+    assert gang.got("stop") == [{"op": "stop", "order": EVIDENCE, "preempted": False}]
     said = len(gang.said)
     gang.loop.call_later(0.3, gang.loop.stop)
     gang.loop.run()
@@ -297,12 +298,31 @@ def test_stopping_begins_at_once_and_the_story_waits_for_all_but_a_second_at_mos
     assert [cause["node"] for cause in told["causes"]] == [1]
 
 
+def test_the_story_of_a_preemption_waits_for_those_who_save(bench: Callable[..., Bench]) -> None:
+    gang = bench(3)
+    gang.join(1, 2)
+    gang.members[1].say("save-seconds", seconds=20.0)
+    gang.members[2].say("save-seconds", seconds=10.0)
+    until(gang.loop, lambda: len(gang.members[1].got("save-seconds")) == 2)
+    assert gang.members[1].got("save-seconds")[-1] == {"op": "save-seconds", "seconds": 20.0}, "the largest counts"
+    gang.members[1].fails("was told to end", kind=KIND)
+    until(gang.loop, lambda: bool(gang.got("stop")))
+    assert gang.got("stop") == [{"op": "stop", "order": EVIDENCE, "preempted": True}]
+    gang.members[1].say("stopped")
+    gang.hub.receive(0, {"op": "stopped"}, b"")
+    end = time.monotonic() + STORY_WAIT_S + 0.5
+    until(gang.loop, lambda: time.monotonic() > end)
+    assert not gang.got("story"), "node 2 still saves"
+    gang.members[2].say("stopped")
+    assert gang.story() == "The first failure was on node 1 (host-1): was told to end"
+
+
 def test_the_story_comes_as_soon_as_all_have_stopped_and_hears_them_before(bench: Callable[..., Bench]) -> None:
     gang = bench(3)
     gang.join(1, 2)
     gang.members[1].fails("lost its peer", order=PEER)
     until(gang.loop, lambda: bool(gang.got("stop")))
-    assert gang.got("stop") == [{"op": "stop", "order": PEER}]
+    assert gang.got("stop") == [{"op": "stop", "order": PEER, "preempted": False}]
     started = time.monotonic()
     gang.members[2].fails("raised ValueError", after=0.01)
     for member in gang.members.values():
@@ -332,7 +352,7 @@ def test_a_connection_that_ends_is_a_lost_node_unless_somebody_knows_better(benc
     gang.join(1, 2)
     gang.members[1].die()
     until(gang.loop, lambda: bool(gang.got("stop")))
-    assert gang.got("stop") == [{"op": "stop", "order": LOST}]
+    assert gang.got("stop") == [{"op": "stop", "order": LOST, "preempted": False}]
     gang.members[2].fails("rank 2 was killed by SIGKILL")
     assert "node 2 (host-2): rank 2 was killed by SIGKILL" in gang.story()
 

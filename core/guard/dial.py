@@ -236,7 +236,10 @@ class Dial:
         stream.send({"clock": clock, "proof": transcript.proof("connecting", clock)})
         protect(stream, Seal(transcript.key("accepting")))
         role = self._hello["role"]
-        address = peer_ip(self._sock.getpeername()) if self._sock is not None else ""
+        try:
+            address = peer_ip(self._sock.getpeername()) if self._sock is not None else ""
+        except OSError:
+            address = ""  # the other side has gone meanwhile, which the stream tells next
         connection = Connection(stream, Seal(transcript.key("connecting")), role, node, self._hello["info"], address)
         self._last = "connected, but the handshake was not completed"
         stream.on_frame = lambda header, body: self._on_welcome(connection, header)

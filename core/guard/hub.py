@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from .gathers import Gathers, Mismatch
 from .loop import Loop
+from .preemption import KIND, extra_s
 from .rollcall import RollCall
 from .session import Connection, send_to_all
 from .verdict import CUT, LOST, PEER, Failure, causes, story
@@ -64,6 +65,7 @@ class Hub:
         self._heard: set[int] = set()  # since the first failure
         self._failures: list[Failure] = []
         self._stop_time: float | None = None
+        self._save_s = 0.0
         self._told = False
         self._complete = False
         self._tolerance: Tolerance | None = None
@@ -162,6 +164,9 @@ class Hub:
             self._open_bulk(node)
         elif op == "tolerate" and node == 0:
             self._tolerate()
+        elif op == "save-seconds":
+            self._save_s = max(self._save_s, header["seconds"])
+            self._broadcast({"op": "save-seconds", "seconds": self._save_s})
 
     def _tolerate(self) -> None:
         """From here on the gang goes on without the nodes that it loses."""
@@ -247,11 +252,14 @@ class Hub:
             if self._tolerance is not None:
                 self._tolerance.ending = True
             self._broadcast(self._stop_message())
-            self._loop.call_later(STORY_WAIT_S, self._tell)
+            # Whoever tells the story ends, and with node 0, or a pod, a cluster ends those that still save.
+            saving = extra_s(self._save_s) if failure.kind == KIND else 0.0
+            self._loop.call_later(STORY_WAIT_S + saving, self._tell)
             self._loop.call_later(STORY_SETTLE_S, self._maybe_tell)
 
     def _stop_message(self) -> Header:
-        return {"op": "stop", "order": self._failures[0].order}
+        first = self._failures[0]
+        return {"op": "stop", "order": first.order, "preempted": first.kind == KIND}
 
     def _maybe_tell(self) -> None:
         if self._stop_time is None or time.monotonic() - self._stop_time < STORY_SETTLE_S:

@@ -92,13 +92,13 @@ class Launch:
             and matches([str(self.port_taken)], self.failed.tail.text())
         )
 
-    def end(self) -> None:
-        """End what is left: SIGTERM, and SIGKILL after the plan's grace. ``on_done`` follows."""
+    def end(self, grace: float = 0.0) -> None:
+        """End what is left: SIGTERM, and SIGKILL after ``grace`` seconds, at least the plan's. ``on_done`` follows."""
         if self._ending:
             return
         self._ending = True
         self._ended_from = time.time()
-        self._kill_at = time.monotonic() + self.grace
+        self._kill_at = time.monotonic() + max(self.grace, grace)
         processes.terminate(self._living())
         self._sweep()
 

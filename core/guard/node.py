@@ -10,11 +10,13 @@ from __future__ import annotations
 import signal
 import socket
 import time
+from functools import partial
 
 from . import farewell, processes
 from .desk import Desk
 from .launches import NodeTask
 from .loop import Loop
+from .preemption import KIND, Preemption, extra_s
 from .requests import Requests
 from .verdict import CUT, LOST, PEER, Failure, causes, story
 from .voice import Voice
@@ -82,6 +84,7 @@ class Node:
         self._watch = TaskWatch(loop, task_pid, self._task_gone)
         self._stopwatch = StopWatch(loop, self._watched, self._was_stopped)
         self.signals = (0, 0)
+        self.preemption = Preemption(self)
         self.told: Header | None = None
         self._failures: list[Failure] = []  # of this node, and of its way to the hub
         self.stopping = False
@@ -101,6 +104,7 @@ class Node:
 
     def work_gone(self) -> None:
         """Something that ran has ended, for which the node may have waited."""
+        self.maybe_save()
         self.maybe_stopped()
         self.maybe_leave()
         self._maybe_exit()
@@ -125,13 +129,15 @@ class Node:
             self._requests.gathered(header, payload)
         elif op == "stop":
             self.send({"op": "heard"})
-            self._stop(header["order"])
+            self._stop(header["order"], header["preempted"])
         elif op == "story":
             self._tell(header)
         elif op == "cancel":
             self.work.cancel(header["key"])
         elif op == "tolerate":
             self._tolerant = True
+        elif op == "save-seconds":
+            self.preemption.save_s = header["seconds"]
         elif op == "lost":
             self._lost.add(header["node"])
             self.loop.call_later(TASKS_GRACE_S, lambda: self.work.kill_tasks([header["node"]]))
@@ -168,7 +174,7 @@ class Node:
             self.send({"op": "fail", "failure": failure.to_json()})  # which may end another node, and not this one
         else:
             self._tell_hub(failure)
-            self._stop(failure.order)
+            self._stop(failure.order, failure.kind == KIND)
 
     def _tell_hub(self, failure: Failure) -> None:
         self._failures.append(failure)
@@ -176,38 +182,42 @@ class Node:
 
     def _fail_alone(self, failure: Failure) -> None:
         self._failures.append(failure)
-        self._stop(failure.order)
+        self._stop(failure.order, failure.kind == KIND)
         if self.told is None:
             told = causes(self._failures)
             self._tell({"story": story(told, {}), "causes": [{"node": cause.teller} for cause in told]})
 
-    def _stop(self, order: int) -> None:
+    def _stop(self, order: int, preempted: bool) -> None:
         """From here on no death on this node is a cause."""
         if self.stopping:
             return
         self.stopping = True
-        self.loop.call_later(STORY_DEADLINE_S, self._hub_silent)
+        self.preemption.stops = preempted
+        save_s = self.preemption.save_s if preempted else 0.0
+        self.loop.call_later(STORY_DEADLINE_S + extra_s(save_s), self._hub_silent)
         for failure in self.work.untold_deaths(self.index):
             self._tell_hub(failure)
         if order == PEER:
             # The cause may be a process here that has raised but not yet ended; its own words tell.
             for words in self.work.dying_words(self.index, time.time() - LATELY_S):
                 self._tell_hub(words)
-        grace = self.work.longest_grace()
-        self.work.end_launches(lasting=False)
+        grace = max(self.work.longest_grace(), save_s) + save_s
+        self.work.end_launches(lasting=False, grace=save_s)
         self.desk.stop()
         if self._task_alive and not self.body_over:
             processes.send([self.task_pid], self.signals[0])
-            self.loop.call_later(BODY_GRACE_S + grace, self._body_overdue)
+            self.loop.call_later(BODY_GRACE_S + grace, partial(self._body_overdue, grace))
         if self.work.tasks:
-            self.loop.call_later(TASKS_GRACE_S, lambda: self.work.kill_tasks(self.work.tasks))
+            self.loop.call_later(TASKS_GRACE_S + extra_s(save_s), lambda: self.work.kill_tasks(self.work.tasks))
         self.maybe_stopped()
 
-    def _body_overdue(self) -> None:
+    def _body_overdue(self, grace: float) -> None:
         if self.body_over or not self._task_alive:
             return
+        told = BODY_GRACE_S + (grace if self.preemption.stops else 0.0)
         self.say(
-            f"node {self.index}'s step did not end within {BODY_GRACE_S:g} s of being interrupted; "
+            f"node {self.index}'s step did not end within {told:g} s of being interrupted"
+            f"{' for a preemption' if self.preemption.stops else ''}; "
             "where it stands is printed here, then it is killed."
         )
         processes.send([self.task_pid], self.signals[1])
@@ -219,6 +229,11 @@ class Node:
             processes.send([self.task_pid], signal.SIGKILL)
             if self.told is not None:
                 self.say(self.told["story"])  # it cannot tell it itself any more
+
+    def maybe_save(self) -> None:
+        """A body that has ended badly saves where that is for a preemption, once what it ran has ended."""
+        if not self.preemption.stops or all(launch.lasting for launch in self.work.launches.values()):
+            self.desk.answer_all("unwinding", {"preempted": self.preemption.stops})
 
     def maybe_stopped(self) -> None:
         """What served the body ends after it, and when all that this node ran has ended, the node has stopped."""

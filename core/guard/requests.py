@@ -52,6 +52,8 @@ class Requests:
         self._node.folder = header["folder"]
         self._node.gang_id = header["gang_id"]
         self._node.signals = (header["interrupt_signal"], header["stacks_signal"])
+        if header.get("notice"):
+            self._node.preemption.watch(header["notice"], header["since"])
         if header.get("watch_parent"):
             TaskWatch(self._node.loop, header["watch_parent"], self._node.run_gone)
         self._node.desk.answer(request, {})
@@ -205,6 +207,15 @@ class Requests:
             words = (header["kind"], header["text"], time.time(), header["detail"])
             self._node.fail(Failure(self._node.index, *words, order=header.get("order", EVIDENCE)))
         self.unwound(request, header, payload)
+
+    def save_seconds(self, request: int, header: Header, payload: bytes) -> None:
+        """How long what the body registered for a preemption may take."""
+        self._node.send({"op": "save-seconds", "seconds": header["seconds"]})
+        self._node.desk.answer(request, {})
+
+    def unwinding(self, request: int, header: Header, payload: bytes) -> None:
+        """The body has ended badly, and would save. Answered with whether it is to."""
+        self._node.maybe_save()
 
     def unwound(self, request: int, header: Header, payload: bytes) -> None:
         """The interrupted body has ended. Answered with the story."""

@@ -23,6 +23,10 @@ CONNECT_TIMEOUT_S = 30.0
 """How long the next node may take to answer; it has joined, so it runs, and only the network can be in the way."""
 
 
+LEAVING_S = 1.0
+"""How much later than the end of its listening we may hear that the next node is done: that comes by way of node 0."""
+
+
 class Ring:
     """This node's two ends of the ring: it listens for the node before, and connects to the node after."""
 
@@ -31,6 +35,7 @@ class Ring:
         self._identity = identity
         self._secret = secret
         self._closed = False
+        self._next_has_left = False
         self._dial: Dial | None = None
         self._connections: list[Connection] = []
         self._acceptor = Acceptor(
@@ -83,14 +88,19 @@ class Ring:
 
     def _failed(self, error: ConnectError) -> None:
         self._dial = None
-        if not self._closed:
-            self._tell(self._node.index + 1, f"cannot reach node {self._node.index + 1}: {error}")
+        text = f"cannot reach node {self._node.index + 1}: {error}"
+        self._node.loop.call_later(LEAVING_S, lambda: self._tell_unless_over(text))
+
+    def _tell_unless_over(self, text: str) -> None:
+        if not self._closed and not self._next_has_left:
+            self._tell(self._node.index + 1, text)
 
     def _tell(self, peer: int, text: str) -> None:
         self._node.fail(Failure(self._node.index, "ring", text, time.time(), order=LOST, peer=peer))
 
     def next_has_left(self) -> None:
         """The next node is done, maybe before this one has reached it."""
+        self._next_has_left = True
         if self._dial is not None:
             self._dial.cancel()
             self._dial = None

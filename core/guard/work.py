@@ -94,11 +94,14 @@ class Work:
                 launch.cancelled = True
                 launch.end()
 
-    def end_launches(self, lasting: bool = True) -> None:
-        """End all of them, or only those that need not outlive the body; each one's ``done`` follows."""
+    def end_launches(self, lasting: bool = True, grace: float = 0.0) -> None:
+        """End all of them, or only those that need not outlive the body; each one's ``done`` follows.
+
+        Their processes have ``grace`` seconds to do so, or their plan's where that is longer.
+        """
         for launch in list(self.launches.values()):
             if lasting or not launch.lasting:
-                launch.end()
+                launch.end(grace)
 
     def longest_grace(self) -> float:
         """Seconds that the launches may take to end."""

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from ...core.context import Gang
 from ...core.decorator import GangDecorator
 from ...core.failure import BadAttribute
+from ...core.neuron import own_neuron_cores
 from ...core.reach import own_slots
 from ...core.ssh import missing_tools
 from .constants import DEEPSPEED_SUFFIX
@@ -72,7 +73,7 @@ class DeepspeedDecorator(GangDecorator):
         """What the step finds on ``current``."""
         prefix = self.results_prefix(DEEPSPEED_SUFFIX)
         own = gang.nodes[gang.node_index]
-        slots = self.gpus or own.gpus or self.cpus or own_slots(gang)
+        slots = self.gpus or own.gpus or own_neuron_cores(gang) or self.cpus or own_slots(gang)
         nodes = gang.all_gather({"slots": slots, "missing": missing_tools()})
         executor = DeepspeedExecutor(
             gang,

@@ -7,11 +7,13 @@ from typing import Any, ClassVar, Literal
 
 from ...core.context import Gang
 from ...core.decorator import GangDecorator
+from ...core.fabric import efa_devices, efa_variables
 from ...core.failure import BadAttribute, ToolMissing
 from ...core.guard.processes import GANG_MARKER
 from ...core.hostfile import hostfile, write_private
 from ...core.logs import say
 from ...core.network import interface_for
+from ...core.neuron import own_neuron_cores
 from ...core.peers import Peers
 from ...core.reach import LEFT_BY_MPICH, own_slots, reach
 from ...core.ssh import missing_tools
@@ -72,11 +74,18 @@ class MPIDecorator(GangDecorator):
 
     def form(self, gang: Gang) -> dict[str, object]:
         """What the step finds on ``current``. Every node takes part, though the body runs on control."""
+        addresses = [node.address for node in gang.nodes]
+        is_one_machine = len(set(addresses)) == 1
+        # MPICH may bring a libfabric of its own, without the provider, and would then find none at all.
+        efa = efa_variables(efa_devices(), os.environ) if self._flavour.is_open_mpi and not is_one_machine else {}
+        if efa:
+            os.environ.update(efa)
+            say(f"Set for MPI, since you set none: {', '.join(f'{name}={value}' for name, value in efa.items())}")
         before = clean_environment(os.environ)
         own = {
             "mpi": str(self._flavour),
             "kind": self._flavour.kind,
-            "slots": self.gpus or self.cpus or own_slots(gang),
+            "slots": self.gpus or own_neuron_cores(gang) or self.cpus or own_slots(gang),
             "interface": interface_for(gang.another_address()),
             "id": os.environ[GANG_MARKER].rpartition(".")[0],
             "missing": missing_tools(),
@@ -87,8 +96,6 @@ class MPIDecorator(GangDecorator):
         tmpdir, shared_memory = make_folders(gang, nodes[0]["id"], self._flavour)
         # A node of another machine may have what mpirun starts here; ranks get the task's own TMPDIR again.
         environ = {**before, **own_tmpdir(before, tmpdir)}
-        addresses = [node.address for node in gang.nodes]
-        is_one_machine = len(set(addresses)) == 1
         transport, rsh, peers = "", "", None
         if not is_one_machine:
             peers = Peers.form(gang, environ, os.getcwd())

@@ -109,6 +109,9 @@ def form_cluster(gang: Gang, decorator: RayDecorator, install: RayInstall) -> Fo
     variables = _auth(gang, nodes[0]["token"])
     temp_dir = _temp_dir(gang)
     network = network_variables(gang.another_address(), os.environ)
+    fabric = [f"{name}={value}" for name, value in network.items() if name.startswith("FI_")]
+    if fabric:
+        say(f"Set for Ray, since you set none: {', '.join(fabric)}")
     own_offer = _offer(gang, decorator)
     if own_offer.notice:
         say(f"Node {gang.node_index}: {own_offer.notice}")

@@ -29,7 +29,8 @@ class TorchrunDecorator(GangDecorator):
     all_nodes_started_timeout : int, optional, default 600
         Seconds to wait for the last node to start.
     nproc_per_node : int or str, optional, default None
-        Ranks on each node: a number, "gpu", "cpu" or "auto" (the node's GPUs, or 1), which is the default.
+        Ranks on each node: a number, "gpu", "cpu" or "auto" (the node's GPUs, or its
+        NeuronCores, or 1), which is the default.
     launcher : str, optional, default None
         "direct": the gang starts the ranks itself. "torchrun": torchrun's agent does. By default the agent is
         used only where an option in `torchrun_args` needs it.

@@ -14,6 +14,7 @@ from ...core.failure import BadAttribute, PortTaken, ProcessFailed
 from ...core.functions import remove_call
 from ...core.logs import say
 from ...core.network import network_variables
+from ...core.neuron import own_neuron_cores
 from ...core.outcome import cloud_prefix, collect, push
 from .failure import TorchrunException, explain
 from .options import Options, check_nodes, choose_launcher, choose_nproc, read_options
@@ -131,7 +132,7 @@ class TorchrunExecutor:
 
     def _choose_nproc(self, call: int | str | None, options: Options) -> int:
         node = self._gang.nodes[self._gang.node_index]
-        return choose_nproc(call, options, self._nproc, node.gpus, node.cpus)
+        return choose_nproc(call, options, self._nproc, node.gpus, node.cpus, own_neuron_cores(self._gang))
 
     def _run(
         self, what: Entrypoint, options: Options, nproc: int, launcher: str, wanted_port: int | None

@@ -141,8 +141,9 @@ def check_nodes(options: Options, node_index: int, num_nodes: int) -> None:
         raise BadAttribute("torchrun_args has both module and no_python: a module needs Python. Leave one of them out.")
 
 
-def choose_nproc(call: Any, options: Options, decorator: Any, gpus: int, cpus: int) -> int:
-    """Processes per node: from the call, else torchrun_args, else the decorator, else the node's GPUs, or 1.
+def choose_nproc(call: Any, options: Options, decorator: Any, gpus: int, cpus: int, cores: int = 0) -> int:
+    """Processes per node: from the call, else torchrun_args, else the decorator, else the node's GPUs, or its
+    NeuronCores (``cores``), or 1.
 
     Raises
     ------
@@ -155,4 +156,4 @@ def choose_nproc(call: Any, options: Options, decorator: Any, gpus: int, cpus: i
             f"nproc_per_node is given twice: {call!r} to run(), and {in_options!r} in its torchrun_args. Give it once."
         )
     chosen = call if call is not None else in_options if in_options is not None else decorator
-    return read_nproc("auto" if chosen is None else chosen, gpus, cpus)
+    return read_nproc("auto" if chosen is None else chosen, gpus, cpus, cores)

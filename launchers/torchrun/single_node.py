@@ -14,6 +14,7 @@ from ...core.failure import ProcessFailed
 from ...core.functions import load_return, read_returns, remove_call
 from ...core.launch import LaunchPlan, Process
 from ...core.network import network_variables
+from ...core.neuron import neuron_cores
 from .failure import TorchrunException, explain
 from .options import Options, check_nodes, choose_nproc, read_options
 from .peer_lost import AGENT_REPORT
@@ -61,7 +62,7 @@ class TorchrunSingleNodeMultiGPU:
         """
         options = read_options(torchrun_args)
         check_nodes(options, 0, 1)
-        nproc = choose_nproc(nproc_per_node, options, None, gpu_count(), cpu_count())
+        nproc = choose_nproc(nproc_per_node, options, None, gpu_count(), cpu_count(), neuron_cores())
         with alone() as guard:
             what = read_entrypoint(entrypoint, entrypoint_args, options.values, guard.folder, "torchrun_args", True)
             try:

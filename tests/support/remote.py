@@ -81,10 +81,12 @@ class RemoteTask:
                 raise AssertionError(f"{pattern.pattern!r} did not appear: {self.story()}")
             time.sleep(_STEP)
 
-    def kill(self) -> None:
-        """SIGKILL to the task's own process, as the machine's out-of-memory killer sends it; its guard lives on."""
+    def kill(self, number: int = 9) -> None:
+        """A signal to the task's own process, SIGKILL as the machine's out-of-memory killer sends it by default; its
+        guard lives on.
+        """
         (process, *_) = (p for p in descendants(self._process.pid) if p.command[:2] == tuple(self._argv[:2]))
-        assert send_signal(process, 9), self.story()
+        assert send_signal(process, number), self.story()
 
 
 class RemoteGang:
