@@ -1,0 +1,80 @@
+"""Flows through ``run --with kubernetes``: Metaflow's own JobSets, on a cluster that means by them what Kubernetes does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
+
+from .workplace import RUN_S, Workplace, result
+from .workplace import kubernetes as kubernetes
+from .workplace import torch_image as torch_image
+
+FLOW = """
+import json
+from metaflow import FlowSpec, current, step, torchrun
+
+class Digits(FlowSpec):
+    @step
+    def start(self):
+        self.next(self.train, num_parallel=3)
+
+    @torchrun
+    @step
+    def train(self):
+        from train import train
+        self.found = current.torch.run(entrypoint=train)
+        self.main = current.parallel.main_ip
+        self.next(self.join)
+
+    @step
+    def join(self, inputs):
+        self.found = inputs[0].found
+        self.main = [one.main for one in inputs]
+        self.next(self.end)
+
+    @step
+    def end(self):
+        import importlib.util, sys
+        print("RESULT", json.dumps({"found": self.found, "main": self.main}))
+
+if __name__ == "__main__":
+    Digits()
+"""
+
+TRAIN = """
+import os, socket, sys
+
+def train(epochs=30):
+    import torch
+    import torch.distributed as dist
+    from sklearn.datasets import load_digits
+    from torch import nn
+
+    dist.init_process_group("gloo")
+    rank, world = dist.get_rank(), dist.get_world_size()
+    torch.manual_seed(0)
+    scans, names = load_digits(return_X_y=True)
+    scans, names = torch.tensor(scans, dtype=torch.float32) / 16, torch.tensor(names)
+    model = nn.parallel.DistributedDataParallel(nn.Linear(64, 10))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    for _ in range(epochs):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(scans[rank:1500:world]), names[rank:1500:world]).backward()
+        optimizer.step()
+    right = (model(scans[1500:]).argmax(1) == names[1500:]).float().mean().item()
+    dist.destroy_process_group()
+    return {"rank": rank, "world": world, "host": socket.gethostname(), "right": right, "file": __file__}
+"""
+
+
+def test_digits_are_learned_on_three_pods(kubernetes: Callable[..., Workplace]) -> None:
+    place = kubernetes(3)
+    run = place.run(FLOW, train=TRAIN)
+    run.ok(RUN_S)
+    found = result(run)["found"]
+    assert [(one["rank"], one["world"]) for one in found] == [(0, 3), (1, 3), (2, 3)], run.story()
+    (jobset,) = place.cluster.jobsets
+    domains = [f"{jobset}-{pod}-0.{jobset}.default.svc.cluster.local" for pod in ("control-0", "worker-0", "worker-1")]
+    assert [one["host"] for one in found] == domains
+    assert all(one["right"] > 0.85 and one["right"] == found[0]["right"] for one in found)
