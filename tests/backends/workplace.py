@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from support.remote import RemoteTask
 from .image import FOR_S3, Image
 from .kubernetes.api import KubernetesApi
 from .kubernetes.cluster import Cluster
+from .kubernetes.pods import Pod
 from .metadata import MetadataService
 from .servers import S3_CREDENTIALS, s3_server
 
@@ -29,6 +31,7 @@ RUN_S = 240.0
 
 _BUCKET = "gang-tests"
 _RESULT = "RESULT "
+_STEP_S = 0.05  # A log that grows raises no event that could be waited for.
 
 
 class Workplace:
@@ -37,15 +40,30 @@ class Workplace:
     def __init__(self, hosts: Hosts, folder: Path, env: dict[str, str], cluster: Cluster) -> None:
         self.hosts, self.folder, self.env, self.cluster = hosts, folder, env, cluster
 
-    def run(self, flow: str, *arguments: str, backend: str = "kubernetes", **files: str) -> RemoteTask:
-        """Start ``flow.py run --with kubernetes`` on the user's machine; ``files`` lie beside the flow, by their stem."""
+    def run(self, flow: str, *arguments: str, **files: str) -> RemoteTask:
+        """Start ``flow.py run`` on the user's machine; ``files`` lie beside the flow, by their stem."""
         folder = self.folder / "user"
         folder.mkdir()
         (folder / "flow.py").write_text(textwrap.dedent(flow))
         for stem, text in files.items():
             (folder / f"{stem}.py").write_text(textwrap.dedent(text))
-        argv = [sys.executable, str(folder / "flow.py"), "run", "--with", backend, *arguments]
+        argv = [sys.executable, str(folder / "flow.py"), "run", *arguments]
         return RemoteTask(self.hosts[0], argv, self.env, folder, self.folder / "run.log")
+
+    def pod(self, role: str, saying: str, run: RemoteTask, attempt: int = 0, timeout: float = RUN_S) -> Pod:
+        """The pod "control-0", "worker-1", ... of an attempt, once ``saying`` is in its log; AssertionError where it
+        does not come.
+        """
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            for pod in self.cluster.find(role):
+                if pod.attempt == attempt and pod.container and saying in pod.container.output:
+                    return pod
+            if run.ended:
+                break
+            time.sleep(_STEP_S)
+        logs = [f"{pod.name} {pod.phase}:\n{pod.container.output if pod.container else ''}" for pod in self.cluster.history]
+        raise AssertionError(f"{role} of attempt {attempt} did not say {saying!r}\n{run.story()}\n" + "\n".join(logs))
 
 
 def result(run: RemoteTask) -> Any:

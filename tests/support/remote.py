@@ -47,6 +47,11 @@ class RemoteTask:
         """What it has written so far."""
         return self._log.read_text(errors="replace")
 
+    @property
+    def ended(self) -> bool:
+        """Whether its own process is over."""
+        return self._process.poll() is not None
+
     def story(self) -> str:
         """Command, exit code and output, for an assertion's message."""
         return f"{' '.join(self._argv)}\non {self.host.name}, exit code {self._process.poll()}\n{self.output[-8000:]}"

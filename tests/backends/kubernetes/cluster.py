@@ -35,6 +35,9 @@ class Cluster:
         Seconds from a pod's start until other pods can look up its name.
     apart : float
         Seconds between the starts of two pods.
+    notices_after : float
+        Seconds from a container's end until the controllers act on it. On real clusters it takes the kubelet up to 1 s
+        to see it and the Job controller up to 1 s to gather what it sees.
     """
 
     def __init__(
@@ -46,10 +49,11 @@ class Cluster:
         env: Mapping[str, str],
         names_after: float = 0.0,
         apart: float = 0.0,
+        notices_after: float = 2.0,
     ) -> None:
         self._hosts, self._folder, self._image, self._env = hosts, folder, image, dict(env)
         self._free = [hosts[index] for index in indices]
-        self.names_after, self.apart = names_after, apart
+        self.names_after, self.apart, self.notices_after = names_after, apart, notices_after
         self.unschedulable: Callable[[Pod], bool] = lambda pod: False
         self.jobs: dict[str, Job] = {}
         self.jobsets: dict[str, JobSet] = {}
@@ -141,6 +145,9 @@ class Cluster:
         if pod.lost:
             return False
         if not pod.container.running():
+            pod.ended = pod.ended or time.monotonic()
+            if pod.active and time.monotonic() - pod.ended < self.notices_after:
+                return True
             code = pod.container.wait()
             pod.end(code, "Error" if code else "Completed")
             self._free.append(pod.host)

@@ -55,6 +55,7 @@ class Pod:
         self.host: Host | None = None
         self.container: Container | None = None
         self.started = 0.0  # monotonic
+        self.ended: float | None = None  # monotonic; before the cluster has noticed
         self.exit_code: int | None = None
         self.reason = ""
         self.lost = False
@@ -70,6 +71,11 @@ class Pod:
         if "jobset.sigs.k8s.io/jobset-name" not in labels:
             return ""
         return f"{labels['jobset.sigs.k8s.io/replicatedjob-name']}-{labels['jobset.sigs.k8s.io/job-index']}"
+
+    @property
+    def attempt(self) -> int:
+        """Metaflow's attempt, as it annotates its pods."""
+        return int(self.metadata["annotations"]["metaflow/attempt"])
 
     @property
     def domain(self) -> str:
