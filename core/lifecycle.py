@@ -26,7 +26,7 @@ from .guard.private import in_base
 from .guard.processes import GANG_MARKER
 from .guard.verdict import DETAIL_LIMIT, EVIDENCE, PEER, TEXT_LIMIT
 from .link import INTERRUPT, STACKS, Link
-from .logs import save_node_logs, say
+from .logs import save_node_logs, say, say_and_store
 from .meeting import DatastoreMeeting, MeetingFailed
 from .network import NoRoute, own_address_towards
 
@@ -59,6 +59,7 @@ class Lifecycle:
         self._gang_id = ""
         self._in_body = self._body_done = False
         self._meeting: DatastoreMeeting | None = None
+        self._story = ""
 
     # -- the whole life ----------------------------------------------------------------------------------------------
 
@@ -237,6 +238,8 @@ class Lifecycle:
                 self._save(local.log_paths(self._folder, self._num_nodes))
             remove_folder(self._folder)
             raised = died
+        if not local.is_local():
+            say_and_store(self._story or str(raised), self._decorator.task_datastore)
         if self._meeting is not None and self._is_control:
             with contextlib.suppress(Exception):  # the datastore may be what failed; the attempt is in the key anyway
                 self._meeting.close()
@@ -249,13 +252,15 @@ class Lifecycle:
             raise error
         if isinstance(error, GangInterrupt):
             header, _ = link.request("unwound")
-            return GangFailed(header["story"])
+            self._story = header["story"]
+            return GangFailed(self._story)
         record = _record(error, "the step's body")
         header, _ = link.request("fail", **record, order=self._order(record))
+        self._story = header["story"]
         # Of an exit with code 0 Metaflow would make a step that has ended well.
         if any(cause["node"] == self._node for cause in header["causes"]) and not isinstance(error, SystemExit):
             return error
-        return GangFailed(header["story"])
+        return GangFailed(self._story)
 
     def _order(self, record: dict[str, Any]) -> int:
         said = f"{record['text']}\n{record['detail']}"
