@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
-import pytest
+from support.processes import environment_of, send_signal
+from support.remote import RemoteTask
 
+from .kubernetes.pods import Pod
 from .workplace import RUN_S, Workplace, result
 from .workplace import kubernetes as kubernetes
 from .workplace import torch_image as torch_image
@@ -61,33 +63,75 @@ def train(ends):
     return int(total)
 """
 
+GONE_S = 30.0
+
 NODES = ("control-0", "worker-0", "worker-1")
 AFTER_RETRY = [[363] * 3, [1] * 3]
 
 
-def flow(timeout: float = 600) -> str:
-    return FLOW.replace("TIMEOUT", str(timeout))
+Kubernetes = Callable[..., Workplace]
 
 
-def starts(place: Workplace) -> tuple[object, list[object]]:
-    """A run whose three pods are all at work, and they."""
-    run = place.run(flow(), train=TRAIN)
+def at_work(place: Workplace) -> tuple[RemoteTask, list[Pod]]:
+    """A run whose three pods all train, and they."""
+    run = place.run(FLOW.replace("TIMEOUT", "600"), train=TRAIN)
     return run, [place.pod(role, "TRAINING", run) for role in NODES]
 
 
-def first_attempt(output: str) -> str:
-    """What the user has read before the second attempt began."""
-    before, found, _ = output.partition("Retrying task")
-    return before if found else output
-
-
-def test_a_worker_pod_that_is_killed_is_named_and_tried_again(kubernetes: Callable[..., Workplace]) -> None:
-    place = kubernetes(3)
-    run = place.run(flow(), train=TRAIN)
-    pods = [place.pod(role, "TRAINING", run) for role in NODES]
-    pods[2].container.kill()
+def first_attempt(run: RemoteTask) -> str:
+    """What the user has read when the second attempt begins, once that has succeeded."""
     run.ok(RUN_S)
-    print(run.output)
+    assert result(run) == AFTER_RETRY, run.story()
+    before, retried, _ = run.output.partition("Task is starting (retry)")
+    assert retried, run.story()
+    return before
+
+
+def test_a_killed_worker_pod_is_named_in_controls_log_before_the_jobset_ends_it(kubernetes: Kubernetes) -> None:
+    run, pods = at_work(kubernetes(3))
+    pods[2].container.kill()
+    said = first_attempt(run)
+    assert f"[gang] The first failure was on node 2 ({pods[2].domain})" in said
+    assert "Worker pods failed" in said
+
+
+def test_a_killed_control_pod_is_named_in_the_workers_logs(kubernetes: Kubernetes) -> None:
+    run, pods = at_work(kubernetes(3))
+    pods[0].container.kill()
+    assert "control-pod failed" in first_attempt(run)
+    for pod in pods[1:]:
+        assert "[gang] The first failure was on node 0" in pod.container.output
+
+
+def test_a_rank_that_is_killed_is_named_with_its_signal(kubernetes: Kubernetes) -> None:
+    run, pods = at_work(kubernetes(3))
+    (rank, *_) = pods[1].container.processes(lambda process: "RANK" in environment_of(process.pid))
+    assert send_signal(rank, 9)
+    said = first_attempt(run)
+    assert f"[gang] The first failure was on node 1 ({pods[1].domain})" in said and "SIGKILL" in said, said
+
+
+def test_a_lost_machine_is_noticed_long_before_kubernetes_does(kubernetes: Kubernetes) -> None:
+    place = kubernetes(4)  # one to replace it
+    run, pods = at_work(place)
+    place.cluster.lose(pods[2])
+    assert f"[gang] The first failure was on node 2 ({pods[2].domain})" in first_attempt(run)
+
+
+def test_a_pod_that_never_comes_is_named(kubernetes: Kubernetes) -> None:
+    place = kubernetes(3, metadata="local")
+    place.cluster.unschedulable = lambda pod: pod.role == "worker-1" and pod.attempt == 0
+    # The second attempt has to make it in this time, too, on a machine that other tests use.
+    run = place.run(FLOW.replace("TIMEOUT", "30"), train=TRAIN)
+    said = first_attempt(run)
+    assert "[gang]" in said and "node 2" in said, said
+
+
+def test_an_interrupted_run_leaves_no_pod(kubernetes: Kubernetes) -> None:
+    place = kubernetes(3)
+    run, pods = at_work(place)
+    run.interrupt()
+    run.wait(RUN_S)
     for pod in pods:
-        print(pod.name, pod.container.output)
-    assert result(run) == AFTER_RETRY
+        assert pod.container.wait(GONE_S) != 0
+    assert len(place.cluster.history) == len(pods), run.story()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -85,6 +86,11 @@ class RemoteTask:
             if ended or time.monotonic() > deadline:
                 raise AssertionError(f"{pattern.pattern!r} did not appear: {self.story()}")
             time.sleep(_STEP)
+
+    def interrupt(self) -> None:
+        """SIGINT to the command and all that it has started, as Ctrl-C sends it."""
+        for process in descendants(self._process.pid):
+            send_signal(process, signal.SIGINT)
 
     def kill(self) -> None:
         """SIGKILL to the task's own process, as the machine's out-of-memory killer sends it; its guard lives on."""

@@ -97,11 +97,6 @@ class Cluster:
             pod.lost = True
             self._hosts.kill(pod.host.index)
 
-    def evict(self, pod: Pod) -> None:
-        """Delete the pod, as the eviction API and ``kubectl drain`` do; its Job has failed by that."""
-        with self.lock:
-            pod.delete()
-
     def close(self) -> None:
         """End all pods; AssertionError where the cluster met what it does not know."""
         self._stop.set()
