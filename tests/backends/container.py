@@ -71,6 +71,7 @@ class Container:
         names.mkdir(parents=True)
         self._hosts_file, self._known = names / "hosts", ""
         self._hosts_file.touch()
+        self._killed = False
         self.know({})
         kept = sorted({str(path) for path in image.needs if Path("/tmp") in path.parents})
         spaces = ["-u", "-i", "-m", "-p", "-f", "--kill-child", "--mount-proc"]
@@ -128,7 +129,7 @@ class Container:
         """
         if self._process.poll() is None:
             with contextlib.suppress(AssertionError):
-                send_signal(self.first, 9)
+                self._killed = send_signal(self.first, 9) or self._killed
 
     def run(self, argv: Sequence[str], timeout: float = 20.0) -> int:
         """Run a command inside, in a session of its own, as ``kubectl exec`` does; its exit code."""
@@ -138,7 +139,8 @@ class Container:
     def wait(self, timeout: float | None = None) -> int:
         """The exit code as container runtimes tell it: 128 and the signal's number where one ended it."""
         code = self._process.wait(timeout)
-        return code if code >= 0 else 128 - code
+        # unshare of util-linux 2.38 ends with 1 where the first process was killed.
+        return KILLED if self._killed else code if code >= 0 else 128 - code
 
     def running(self) -> bool:
         """Whether its first process has not ended yet."""

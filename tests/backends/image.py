@@ -1,4 +1,4 @@
-"""The image of a task's container: a virtual environment with the framework, without Metaflow and without this package."""
+"""The image of a task's container: a Python with the framework, without Metaflow and without this package."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ from .servers import JsonServer, Refused
 _IDS = {"flows": "flow_id", "runs": "run_number", "steps": "step_name", "tasks": "task_id"}
 
 _FIRST = {"runs": 8_100, "tasks": 93_710_000}
-"""Where the service begins to count. Metaflow's client for Batch makes the other nodes' commands by replacing the task's
-id in the whole command of node 0, and an id of a few digits may stand in there by chance."""
+"""Where the service begins to count. Metaflow's client for Batch makes the other nodes' commands by replacing the
+task's id in the whole command of node 0, and an id of a few digits may stand in there by chance."""
 
 
 class MetadataService(JsonServer):

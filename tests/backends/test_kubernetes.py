@@ -1,4 +1,4 @@
-"""Flows through ``run --with kubernetes``: Metaflow's own JobSets, on a cluster that means by them what Kubernetes does."""
+"""Flows through ``run --with kubernetes``: Metaflow's own JobSets, meant as Kubernetes means them."""
 
 from __future__ import annotations
 

@@ -95,12 +95,15 @@ def test_a_killed_worker_pod_is_named_in_controls_log_before_the_jobset_ends_it(
     assert "Worker pods failed" in said
 
 
-def test_a_killed_control_pod_is_named_in_the_workers_logs(kubernetes: Kubernetes) -> None:
-    run, pods = at_work(kubernetes(3))
+def test_a_killed_control_pod_is_named_in_the_workers_own_logs(kubernetes: Kubernetes) -> None:
+    place = kubernetes(3)
+    run, pods = at_work(place)
     pods[0].container.kill()
     assert "control-pod failed" in first_attempt(run)
-    for pod in pods[1:]:
-        assert "[gang] The first failure was on node 0" in pod.container.output
+    control = pods[0].metadata["annotations"]["metaflow/control-task-id"]
+    for worker in range(2):
+        said = place.logs(run, f"train/{control}-worker-{worker}")
+        assert "[gang] The first failure was on node 0" in said, said
 
 
 def test_a_rank_that_is_killed_is_named_with_its_signal(kubernetes: Kubernetes) -> None:

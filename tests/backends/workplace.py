@@ -50,6 +50,13 @@ class Workplace:
         argv = [sys.executable, str(folder / "flow.py"), "run", *arguments]
         return RemoteTask(self.hosts[0], argv, self.env, folder, self.folder / "run.log")
 
+    def logs(self, run: RemoteTask, task: str, attempt: int = 0) -> str:
+        """What ``flow.py logs`` shows of a task, "train/7-worker-0", of a run that has ended."""
+        flow, found = self.folder / "user" / "flow.py", re.search(r"run-id (\d+)", run.output)
+        assert found, run.story()
+        argv = [sys.executable, str(flow), "logs", "--attempt", str(attempt), f"{found.group(1)}/{task}"]
+        return self.hosts[0].run(argv, env=self.env, cwd=flow.parent).stdout
+
     def pod(self, role: str, saying: str, run: RemoteTask, attempt: int = 0, timeout: float = RUN_S) -> Pod:
         """The pod "control-0", "worker-1", ... of an attempt, once ``saying`` is in its log; AssertionError where it
         does not come.
@@ -62,7 +69,9 @@ class Workplace:
             if run.ended:
                 break
             time.sleep(_STEP_S)
-        logs = [f"{pod.name} {pod.phase}:\n{pod.container.output if pod.container else ''}" for pod in self.cluster.history]
+        logs = [
+            f"{pod.name} {pod.phase}:\n{pod.container.output if pod.container else ''}" for pod in self.cluster.history
+        ]
         raise AssertionError(f"{role} of attempt {attempt} did not say {saying!r}\n{run.story()}\n" + "\n".join(logs))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from support.hosts import Host, Hosts
+from support.hosts import Hosts
 
 from ..container import KILLED
 from ..image import Image
@@ -66,7 +66,7 @@ class Cluster:
         self._thread = threading.Thread(target=self._loop, name="cluster")
         self._thread.start()
 
-    # -- what the API server asks ----------------------------------------------------------------------------------------
+    # -- what the API server asks --------------------------------------------------------------------------------------
 
     def create(self, kind: str, namespace: str, name: str, body: dict[str, Any]) -> Job | JobSet:
         with self.lock:
@@ -83,7 +83,7 @@ class Cluster:
             jobs = [*self.jobs.values(), *(job for jobset in self.jobsets.values() for job in jobset.jobs)]
             return [job.pod for job in jobs if job.pod]
 
-    # -- what befalls pods -----------------------------------------------------------------------------------------------
+    # -- what befalls pods ---------------------------------------------------------------------------------------------
 
     def find(self, role: str) -> list[Pod]:
         """All pods that were "control-0", "worker-1", ... of a JobSet, the newest last."""
@@ -95,6 +95,7 @@ class Cluster:
         with self.lock:
             assert pod.host is not None
             pod.lost = True
+            self._hosts.cut(pod.host.index)  # first, or its kernel would still close its connections
             self._hosts.kill(pod.host.index)
 
     def close(self) -> None:
@@ -107,7 +108,7 @@ class Cluster:
                 pod.container.wait(10)
         assert not self.problems, "the cluster failed:\n" + "\n".join(self.problems)
 
-    # -- the loop --------------------------------------------------------------------------------------------------------
+    # -- the loop ------------------------------------------------------------------------------------------------------
 
     def _loop(self) -> None:
         while not self._stop.wait(_STEP_S):

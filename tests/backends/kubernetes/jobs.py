@@ -29,7 +29,9 @@ class Job:
     ) -> None:
         self.spec: dict[str, Any] = body["spec"]
         assert self.spec.get("backoffLimit") == 0, "only a backoffLimit of 0 is known here"
-        self.metadata = _metadata({**(body.get("metadata") or {}), **({"labels": labels} if labels else {})}, namespace, name)
+        self.metadata = _metadata(
+            {**(body.get("metadata") or {}), **({"labels": labels} if labels else {})}, namespace, name
+        )
         own = labels or {}
         self.pod: Pod | None = Pod(namespace, name, self.spec["template"], own, own, hostname)
         self._ended = ""

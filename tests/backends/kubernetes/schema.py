@@ -32,5 +32,9 @@ def _unread(sent: Any, read: Any, path: str) -> list[str]:
                 found += _unread(value, read[name], below)
         return found
     if isinstance(sent, list) and isinstance(read, list):
-        return [one for number, (a, b) in enumerate(zip(sent, read, strict=False)) for one in _unread(a, b, f"{path}[{number}]")]
+        return [
+            one
+            for number, (a, b) in enumerate(zip(sent, read, strict=False))
+            for one in _unread(a, b, f"{path}[{number}]")
+        ]
     return []
