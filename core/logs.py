@@ -27,7 +27,8 @@ def say(text: str) -> None:
 
 
 def say_and_store(text: str, task_datastore: Any) -> None:
-    """Lines for the user that are in the log that a backend stores for this task, already when this returns.
+    """Lines for the user that are in the log that a backend stores for this task, already when this returns. Where no
+    backend stores one, nothing is said: there Metaflow's own words are read at once.
 
     What Metaflow itself writes about a failed step comes after it has stored the task's state, and is stored later
     still: that takes seconds, in which a JobSet of which another job has failed ends this one by SIGKILL.
@@ -38,10 +39,10 @@ def say_and_store(text: str, task_datastore: Any) -> None:
     task_datastore : TaskDataStore
         That of the running task.
     """
-    say(text)
     paths = {stream: os.environ.get(f"MFLOG_{stream.upper()}", "") for stream in ("stdout", "stderr")}
     if not all(paths.values()):
         return
+    say(text)
     from metaflow.mflog import TASK_LOG_SOURCE
 
     # The file is written by a process that reads our stderr; that it has come so far raises no event.

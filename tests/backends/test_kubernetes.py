@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
+
+import metaflow_extensions.gang.core
 
 from .workplace import RUN_S, Workplace, result
 from .workplace import kubernetes as kubernetes
 from .workplace import torch_image as torch_image
 
 FLOW = """
-import json
+import json, os, pathlib
 from metaflow import FlowSpec, current, step, torchrun
 
 class Digits(FlowSpec):
@@ -33,7 +36,10 @@ class Digits(FlowSpec):
 
     @step
     def end(self):
-        print("RESULT", json.dumps(self.found))
+        import metaflow_extensions.gang.core
+        extensions = pathlib.Path(metaflow_extensions.gang.core.__file__).parents[2]
+        ours = [str(path.relative_to(extensions)) for path in extensions.rglob("*") if path.suffix not in ("", ".pyc")]
+        print("RESULT", json.dumps([self.found, ours, os.listdir()]))
 
 if __name__ == "__main__":
     Digits()
@@ -69,9 +75,14 @@ def test_digits_are_learned_on_pods_that_come_one_after_the_other(kubernetes: Ca
     place = kubernetes(3, apart=2.0, names_after=3.0)
     run = place.run(FLOW, "--with", "kubernetes", train=TRAIN)
     run.ok(RUN_S)
-    found = result(run)
+    found, ours, beside = result(run)
     assert [(one["rank"], one["world"]) for one in found] == [(0, 3), (1, 3), (2, 3)], run.story()
     (jobset,) = place.cluster.jobsets
     domains = [f"{jobset}-{pod}-0.{jobset}.default.svc.cluster.local" for pod in ("control-0", "worker-0", "worker-1")]
     assert [one["host"] for one in found] == domains
     assert all(one["right"] > 0.85 and one["right"] == found[0]["right"] for one in found)
+    # The code package has all of ours and nothing else; Metaflow itself has put a file above it.
+    installed = Path(metaflow_extensions.gang.core.__file__).parents[2]
+    files = {str(path.relative_to(installed)) for path in installed.rglob("*") if path.suffix not in ("", ".pyc")}
+    assert set(ours) - {"__init__.py"} == files
+    assert {"flow.py", "train.py"} == {name for name in beside if name.endswith(".py")}
