@@ -10,8 +10,8 @@ import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
 import metaflow_extensions.gang.core
 
 from .workplace import RUN_S, Workplace, result
+from .workplace import image as image
 from .workplace import kubernetes as kubernetes
-from .workplace import torch_image as torch_image
 
 FLOW = """
 import json, os, pathlib

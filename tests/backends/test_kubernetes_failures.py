@@ -10,8 +10,8 @@ from support.remote import RemoteTask
 
 from .kubernetes.pods import Pod
 from .workplace import RUN_S, Workplace, result
+from .workplace import image as image
 from .workplace import kubernetes as kubernetes
-from .workplace import torch_image as torch_image
 
 FLOW = """
 import json

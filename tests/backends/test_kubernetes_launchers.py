@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
 import pytest
+from support.mpi import ALL, mpi_folder
 from support.requirements import require_tool
 
 from .image import FOR_S3, Image
@@ -50,7 +51,7 @@ print("RANKS", MPI.COMM_WORLD.allgather((MPI.COMM_WORLD.rank, MPI.Get_processor_
 
 
 @pytest.fixture(scope="session")
-def torch_image(tmp_path_factory: pytest.TempPathFactory) -> Image:
+def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
     """Without PyTorch: what these launchers start needs none."""
     pytest.importorskip("mpi4py")
     return Image(tmp_path_factory.mktemp("image"), "mpi4py", "numpy", *FOR_S3)
@@ -74,13 +75,13 @@ def test_gang(kubernetes: Callable[..., Workplace]) -> None:
 
 
 @pytest.mark.parametrize("transport", ["ssh", "channel"])
-def test_mpi(kubernetes: Callable[..., Workplace], transport: str) -> None:
-    for tool, package in (("mpirun", "openmpi-bin"), ("ssh", "openssh-client"), ("sshd", "openssh-server")):
+@pytest.mark.parametrize("kind", [ALL[0], *(pytest.param(kind, marks=pytest.mark.big) for kind in ALL[1:])])
+def test_mpi(kubernetes: Callable[..., Workplace], image: Image, kind: str, transport: str) -> None:
+    for tool, package in (("ssh", "openssh-client"), ("sshd", "openssh-server")):
         require_tool(tool, package)
-    place = kubernetes(3)
-    run = place.run(
-        flow(f'mpi(transport="{transport}")', 'current.mpi.exec(program="python", program_args=["ranks.py"])'),
-        ranks=RANKS,
-    )
+    programs = mpi_folder(kind).resolve()
+    place = kubernetes(3, env={"PATH": f"{image.folder}/bin:{programs}:{image.environment['PATH']}"})
+    body = 'current.mpi.exec(program="python", program_args=["ranks.py"])'
+    run = place.run(flow(f'mpi(transport="{transport}")', body), ranks=RANKS)
     run.ok(RUN_S)
     assert all(f"'{name}'" in run.output for name in names(place)), run.story()

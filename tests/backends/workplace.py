@@ -9,7 +9,7 @@ import re
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ def result(run: RemoteTask) -> Any:
 
 
 @pytest.fixture(scope="session")
-def torch_image(tmp_path_factory: pytest.TempPathFactory) -> Image:
+def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
     """PyTorch, the digits, and what Metaflow needs for S3."""
     pytest.importorskip("torch")
     pytest.importorskip("sklearn")
@@ -91,19 +91,23 @@ def torch_image(tmp_path_factory: pytest.TempPathFactory) -> Image:
 
 
 @pytest.fixture
-def kubernetes(tmp_path: Path, torch_image: Image) -> Iterator[Callable[..., Workplace]]:
-    """Call it with the number of machines that the cluster has, and the options of :class:`Cluster`."""
+def kubernetes(tmp_path: Path, image: Image) -> Iterator[Callable[..., Workplace]]:
+    """Call it with the number of machines that the cluster has, variables for all pods, and the options of
+    :class:`Cluster`. A module may say by a fixture ``image`` of its own what the pods run.
+    """
     for package in ("boto3", "kubernetes", "kubeflow_trainer_api", "moto"):
         pytest.importorskip(package)
     with contextlib.ExitStack() as stack:
 
-        def make(machines: int, metadata: str = "service", **options: Any) -> Workplace:
+        def make(
+            machines: int, metadata: str = "service", env: Mapping[str, str] | None = None, **options: Any
+        ) -> Workplace:
             hosts = stack.enter_context(Hosts(1 + machines))
             s3 = stack.enter_context(s3_server(hosts[0], _BUCKET))
             service = stack.enter_context(contextlib.closing(MetadataService(hosts[0])))
             pods = tmp_path / "pods"
-            env = {**S3_CREDENTIALS, "METAFLOW_SKIP_INSTALL_DEPENDENCIES": "1", "OMP_NUM_THREADS": "1"}
-            cluster = Cluster(hosts, range(1, 1 + machines), pods, torch_image, env, **options)
+            given = {**S3_CREDENTIALS, "OMP_NUM_THREADS": "1", **(env or {})}
+            cluster = Cluster(hosts, range(1, 1 + machines), pods, image, given, **options)
             stack.callback(cluster.close)
             api = stack.enter_context(contextlib.closing(KubernetesApi(hosts[0], cluster)))
             api.write_config(tmp_path / "kubeconfig")
