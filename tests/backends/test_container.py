@@ -9,6 +9,7 @@ from pathlib import Path
 import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
 import pytest
 from support.hosts import Hosts
+from support.requirements import require_tool
 
 from .container import KILLED, Container
 from .image import Image
@@ -61,6 +62,7 @@ def test_a_killed_container_takes_all_its_processes_along(hosts: Hosts, image: I
 
 def test_a_signal_to_the_first_process_reaches_no_other(hosts: Hosts, image: Image, tmp_path: Path) -> None:
     """As in a pod: without a handler the first process of a namespace is deaf, and a shell passes nothing on."""
+    require_tool("killall5", "sysvinit-utils")
     trap = "trap 'echo heard' TERM; echo ready; while :; do sleep 0.1; done"
     container = Container(
         hosts[0], tmp_path / "one", image, ["bash", "-c", f"(bash -c {json.dumps(trap)}); exit 4"], {}, "one"

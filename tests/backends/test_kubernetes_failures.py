@@ -7,6 +7,7 @@ from collections.abc import Callable
 import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
 from support.processes import environment_of, send_signal
 from support.remote import RemoteTask
+from support.requirements import require_tool
 
 from .kubernetes.pods import Pod
 from .workplace import RUN_S, Workplace, result
@@ -131,6 +132,7 @@ def test_a_pod_that_never_comes_is_named(kubernetes: Kubernetes) -> None:
 
 
 def test_an_interrupted_run_leaves_no_pod(kubernetes: Kubernetes) -> None:
+    require_tool("killall5", "sysvinit-utils")  # by which Metaflow ends what runs in a pod
     place = kubernetes(3)
     run, pods = at_work(place)
     run.interrupt()
