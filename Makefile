@@ -26,7 +26,7 @@ SITE = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("pur
 
 # What the tests run besides Python. (The server of redis-server is started by its test, not by the package.)
 SYSTEM_PACKAGES := findutils g++ gcc git iproute2 libc6-dev libopenmpi-dev openmpi-bin openssh-client openssh-server pdsh procps \
-	redis-server util-linux
+	redis-server sysvinit-utils util-linux
 
 .PHONY: demo test lint coverage test-all clean package types system
 .NOTPARALLEL:

@@ -59,6 +59,7 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
 
     task: TaskInfo
     flow_datastore: Any
+    task_datastore: Any
     environment: Any
     input_paths: list[str]
     gpus: int | None = None
@@ -146,6 +147,7 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
             inputs,
         )
         self.task = TaskInfo(flow.name, str(run_id), step_name, str(task_id), int(retry_count))
+        self.task_datastore = task_datastore
         self.preflight()
 
     def task_decorate(

@@ -24,7 +24,7 @@ from .guard.farewell import remove_folder
 from .guard.private import in_base
 from .guard.processes import GANG_MARKER
 from .link import INTERRUPT, STACKS, Link
-from .logs import save_node_logs, say
+from .logs import save_node_logs, say, say_and_store
 from .meeting import DatastoreMeeting, MeetingFailed
 from .network import NoRoute, own_address_towards
 from .preemption import LOADED, Preemption
@@ -60,6 +60,7 @@ class Lifecycle:
         self._in_body = self._body_done = False
         self._meeting: DatastoreMeeting | None = None
         self._preemption = Preemption()
+        self._story = ""
 
     # -- the whole life ----------------------------------------------------------------------------------------------
 
@@ -252,6 +253,8 @@ class Lifecycle:
                 self._save(local.log_paths(self._folder, self._num_nodes))
             remove_folder(self._folder)
             raised = died
+        if not local.is_local():
+            say_and_store(self._story or str(raised), self._decorator.task_datastore)
         if self._meeting is not None and self._is_control:
             with contextlib.suppress(Exception):  # the datastore may be what failed; the attempt is in the key anyway
                 self._meeting.close()
@@ -266,31 +269,7 @@ class Lifecycle:
             self._preemption.save()
         if isinstance(error, GangInterrupt):
             header, _ = link.request("unwound")
-            return GangFailed(header["story"])
+            self._story = header["story"]
+            return GangFailed(self._story)
         header, _ = link.request("fail", **record(error, "the step's body", self._decorator.peer_lost))
-        # Of an exit with code 0 Metaflow would make a step that has ended well.
-        if any(cause["node"] == self._node for cause in header["causes"]) and not isinstance(error, SystemExit):
-            return error
-        return GangFailed(header["story"])
-
-    def _store_logs(self, link: Link) -> None:
-        """Control of a local gang: the other nodes' output becomes the logs of their own tasks."""
-        if not local.is_local() or self._num_nodes == 1:
-            return
-        header, _ = link.request("tasks-gone")
-        self._save(header["logs"])
-
-    def _save(self, logs: dict[str, dict[str, str]]) -> None:
-        ids = local.task_ids(self._task.task_id, self._num_nodes)
-        task = self._task
-        try:
-            save_node_logs(
-                self._decorator.flow_datastore,
-                task.run_id,
-                task.step_name,
-                task.attempt,
-                logs,
-                {str(node): task_id for node, task_id in enumerate(ids)},
-            )
-        except Exception as error:  # whatever a datastore raises: the step's own end says more than its logs
-            say(f"The logs of the other nodes could not be stored: {type(error).__name__}: {error}")
+        self._story = header["story"]

@@ -5,18 +5,53 @@ Run as a program (``python logs.py SPEC``) it stores those logs when the task th
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
+import time
 from collections.abc import Mapping
 from datetime import datetime
 from io import BytesIO
+from pathlib import Path
 from typing import Any
+
+_CAPTURE_S = 1.0
+_TAIL_BYTES = 1 << 16
 
 
 def say(text: str) -> None:
     """One line for the user, in this task's log."""
     sys.stderr.write(f"[gang] {text}\n")
     sys.stderr.flush()
+
+
+def say_and_store(text: str, task_datastore: Any) -> None:
+    """Lines for the user that are in the log that a backend stores for this task, already when this returns. Where no
+    backend stores one, nothing is said: there Metaflow's own words are read at once.
+
+    What Metaflow itself writes about a failed step comes after it has stored the task's state, and is stored later
+    still: that takes seconds, in which a JobSet of which another job has failed ends this one by SIGKILL.
+
+    Parameters
+    ----------
+    text : str
+    task_datastore : TaskDataStore
+        That of the running task.
+    """
+    paths = {stream: os.environ.get(f"MFLOG_{stream.upper()}", "") for stream in ("stdout", "stderr")}
+    if not all(paths.values()):
+        return
+    say(text)
+    from metaflow.mflog import TASK_LOG_SOURCE
+
+    # The file is written by a process that reads our stderr; that it has come so far raises no event.
+    last, deadline = text.strip().splitlines()[-1].encode(), time.monotonic() + _CAPTURE_S
+    # Whatever a datastore raises: the failure that is being told is the one to end with.
+    with contextlib.suppress(Exception):
+        while last not in Path(paths["stderr"]).read_bytes()[-_TAIL_BYTES:] and time.monotonic() < deadline:
+            time.sleep(0.01)
+        task_datastore.save_logs(TASK_LOG_SOURCE, {stream: Path(path) for stream, path in paths.items()})
 
 
 def to_mflog(path: str) -> BytesIO:

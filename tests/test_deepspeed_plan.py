@@ -202,7 +202,8 @@ def test_mpirun_reaches_the_others_the_same_way() -> None:
     (process,) = plan(remote).processes
     (words,) = (word for word in process.argv if word.startswith("--launcher_args="))
     assert "--mca btl_tcp_if_include eth0" in words and words.endswith(" --mca x 1")
-    assert process.env["OMPI_MCA_plm_rsh_agent"] == process.env["HYDRA_LAUNCHER_EXEC"] == "/rsh/ssh"
+    assert process.env["HYDRA_LAUNCHER_EXEC"] == "/rsh/ssh"
+    assert process.env["OMPI_MCA_plm_rsh_agent"] == "/rsh/ssh:sh"
     assert process.env["OMPI_ALLOW_RUN_AS_ROOT"] == "1"
 
 

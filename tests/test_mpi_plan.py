@@ -102,7 +102,7 @@ def test_mpi4py_is_told_the_library_beside_mpirun(tmp_path: Path) -> None:
 def test_open_mpi_4() -> None:
     assert argv(site()) == [
         *("--hostfile", "/private/hostfile", "--leave-session-attached"),
-        *("--mca", "plm_rsh_agent", "/private/rsh", "--mca", "plm_rsh_no_tree_spawn", "1"),
+        *("--mca", "plm_rsh_agent", "/private/rsh:sh", "--mca", "plm_rsh_no_tree_spawn", "1"),
         *("--mca", "oob_tcp_if_include", "eth0", "--mca", "btl_tcp_if_include", "eth0"),
         *("-n", "4"),
     ]
@@ -111,7 +111,7 @@ def test_open_mpi_4() -> None:
 def test_open_mpi_5() -> None:
     assert argv(site(OPEN_MPI_5)) == [
         *("--hostfile", "/private/hostfile", "--leave-session-attached"),
-        *("--prtemca", "plm_ssh_agent", "/private/rsh", "--prtemca", "plm_ssh_no_tree_spawn", "1"),
+        *("--prtemca", "plm_ssh_agent", "/private/rsh:sh", "--prtemca", "plm_ssh_no_tree_spawn", "1"),
         *("--prtemca", "prte_if_include", "eth0", "--mca", "btl_tcp_if_include", "eth0"),
         *("-n", "4"),
     ]

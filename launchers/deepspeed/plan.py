@@ -171,9 +171,11 @@ def launcher_environment(job: Job) -> dict[str, str]:
         PATH=f"{job.rsh}{os.pathsep}{path}",
         PDSH_SSH_ARGS_APPEND="",
         DS_ENV_FILE=os.path.join(job.folder, "no-such-file"),  # what is in the user's has been read
-        OMPI_MCA_plm_rsh_agent=ssh,
+        # A list, of which the first that is there is taken: the daemons on the other nodes are told it too, look for it
+        # and crash where nothing is found. This node's is nowhere else; they start nothing, so any program will do.
+        OMPI_MCA_plm_rsh_agent=f"{ssh}:sh",
         OMPI_MCA_plm_rsh_no_tree_spawn="1",
-        PRTE_MCA_plm_ssh_agent=ssh,
+        PRTE_MCA_plm_ssh_agent=f"{ssh}:sh",
         PRTE_MCA_plm_ssh_no_tree_spawn="1",
         HYDRA_LAUNCHER="ssh",
         HYDRA_LAUNCHER_EXEC=ssh,

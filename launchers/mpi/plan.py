@@ -138,7 +138,9 @@ def open_mpi(site: Site, args: Sequence[str], env: Mapping[str, str], passed_on:
         # Attached, so that what runs on another node ends with the connection; and started from here only, since
         # the others' own way to start a command is elsewhere.
         argv.append("--leave-session-attached")
-        mca("plm_rsh_agent" if is_4 else "plm_ssh_agent", site.rsh, runtime=True)
+        # A list, of which the first that is there is taken: the daemons on the other nodes are told it too, look for it
+        # and crash where nothing is found. This node's is nowhere else; they start nothing, so any program will do.
+        mca("plm_rsh_agent" if is_4 else "plm_ssh_agent", f"{site.rsh}:sh", runtime=True)
         mca("plm_rsh_no_tree_spawn" if is_4 else "plm_ssh_no_tree_spawn", "1", runtime=True)
     if site.interface:
         mca("oob_tcp_if_include" if is_4 else "prte_if_include", site.interface, runtime=True)

@@ -25,9 +25,24 @@ _NURSERY = Path(__file__).with_name("nursery.py")
 _NETWORK = "10.77.0"
 _FIRST = 10
 
+OWN_TMP = """
+# A bind mount of each kept folder is held open below /run while the new /tmp covers the old one.
+number=0
+for kept in "$@"; do
+    number=$((number + 1)); mkdir -p "/run/kept/$number"; mount --bind "$kept" "/run/kept/$number"
+done
+mount -t tmpfs -o mode=1777 tmpfs /tmp
+number=0
+for kept in "$@"; do
+    number=$((number + 1)); mkdir -p "$kept"; mount --move "/run/kept/$number" "$kept"
+done
+"""
+"""Shell commands that cover /tmp with an empty one, in which only the folders "$@" of the old one are still seen."""
+
 # Runs as the first process of the host; $1 its name, $2 its folder of small files, then the folders to keep of /tmp.
 # nsswitch: with "dns" in it each unknown name would wait for a server that the host cannot reach.
-_SETUP = """
+_SETUP = (
+    """
 set -e
 name=$1; files=$2; private=$3; shift 3
 hostname "$name"
@@ -44,21 +59,15 @@ for accounts in passwd group; do
 done
 if [ -e "$files/opened" ]; then . "$files/opened"; fi
 if [ "$private" = 1 ]; then
-    # A bind mount of each kept folder is held open below /run while the new /tmp covers the old one.
-    number=0
-    for kept in "$@"; do
-        number=$((number + 1)); mkdir -p "/run/kept/$number"; mount --bind "$kept" "/run/kept/$number"
-    done
-    mount -t tmpfs -o mode=1777 tmpfs /tmp
-    number=0
-    for kept in "$@"; do
-        number=$((number + 1)); mkdir -p "$kept"; mount --move "/run/kept/$number" "$kept"
-    done
+"""
+    + OWN_TMP
+    + """
 fi
 mount -t proc proc /proc
 ip link set lo up
 exec "$PYTHON" -I -S "$NURSERY" 1
 """
+)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -47,6 +48,11 @@ class RemoteTask:
         """What it has written so far."""
         return self._log.read_text(errors="replace")
 
+    @property
+    def ended(self) -> bool:
+        """Whether its own process is over."""
+        return self._process.poll() is not None
+
     def story(self) -> str:
         """Command, exit code and output, for an assertion's message."""
         return f"{' '.join(self._argv)}\non {self.host.name}, exit code {self._process.poll()}\n{self.output[-8000:]}"
@@ -80,6 +86,11 @@ class RemoteTask:
             if ended or time.monotonic() > deadline:
                 raise AssertionError(f"{pattern.pattern!r} did not appear: {self.story()}")
             time.sleep(_STEP)
+
+    def interrupt(self) -> None:
+        """SIGINT to the command and all that it has started, as Ctrl-C sends it."""
+        for process in descendants(self._process.pid):
+            send_signal(process, signal.SIGINT)
 
     def kill(self, number: int = 9) -> None:
         """A signal to the task's own process, SIGKILL as the machine's out-of-memory killer sends it by default; its
