@@ -273,3 +273,29 @@ class Lifecycle:
             return GangFailed(self._story)
         header, _ = link.request("fail", **record(error, "the step's body", self._decorator.peer_lost))
         self._story = header["story"]
+        # Of an exit with code 0 Metaflow would make a step that has ended well.
+        if any(cause["node"] == self._node for cause in header["causes"]) and not isinstance(error, SystemExit):
+            return error
+        return GangFailed(self._story)
+
+    def _store_logs(self, link: Link) -> None:
+        """Control of a local gang: the other nodes' output becomes the logs of their own tasks."""
+        if not local.is_local() or self._num_nodes == 1:
+            return
+        header, _ = link.request("tasks-gone")
+        self._save(header["logs"])
+
+    def _save(self, logs: dict[str, dict[str, str]]) -> None:
+        ids = local.task_ids(self._task.task_id, self._num_nodes)
+        task = self._task
+        try:
+            save_node_logs(
+                self._decorator.flow_datastore,
+                task.run_id,
+                task.step_name,
+                task.attempt,
+                logs,
+                {str(node): task_id for node, task_id in enumerate(ids)},
+            )
+        except Exception as error:  # whatever a datastore raises: the step's own end says more than its logs
+            say(f"The logs of the other nodes could not be stored: {type(error).__name__}: {error}")
