@@ -9,9 +9,10 @@ import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
 
 import metaflow_extensions.gang.core
 
-from .workplace import RUN_S, Workplace, result
+from .kubernetes.place import KubernetesPlace
+from .kubernetes.place import kubernetes as kubernetes
+from .workplace import RUN_S, result
 from .workplace import image as image
-from .workplace import kubernetes as kubernetes
 
 FLOW = """
 import json, os, pathlib
@@ -71,7 +72,7 @@ def train(epochs=30):
 """
 
 
-def test_digits_are_learned_on_pods_that_come_one_after_the_other(kubernetes: Callable[..., Workplace]) -> None:
+def test_digits_are_learned_on_pods_that_come_one_after_the_other(kubernetes: Callable[..., KubernetesPlace]) -> None:
     place = kubernetes(3, apart=2.0, names_after=3.0)
     run = place.run(FLOW, "--with", "kubernetes", train=TRAIN)
     run.ok(RUN_S)

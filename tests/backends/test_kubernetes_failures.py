@@ -9,10 +9,11 @@ from support.processes import environment_of, send_signal
 from support.remote import RemoteTask
 from support.requirements import require_tool
 
+from .kubernetes.place import KubernetesPlace
+from .kubernetes.place import kubernetes as kubernetes
 from .kubernetes.pods import Pod
-from .workplace import RUN_S, Workplace, result
+from .workplace import RUN_S, result
 from .workplace import image as image
-from .workplace import kubernetes as kubernetes
 
 FLOW = """
 import json
@@ -70,10 +71,10 @@ NODES = ("control-0", "worker-0", "worker-1")
 AFTER_RETRY = [[363] * 3, [1] * 3]
 
 
-Kubernetes = Callable[..., Workplace]
+Kubernetes = Callable[..., KubernetesPlace]
 
 
-def at_work(place: Workplace) -> tuple[RemoteTask, list[Pod]]:
+def at_work(place: KubernetesPlace) -> tuple[RemoteTask, list[Pod]]:
     """A run whose three pods all train, and they."""
     run = place.run(FLOW.replace("TIMEOUT", "600"), train=TRAIN)
     return run, [place.pod(role, "TRAINING", run) for role in NODES]

@@ -10,8 +10,9 @@ from support.mpi import ALL, mpi_folder
 from support.requirements import require_tool
 
 from .image import FOR_S3, Image
-from .workplace import RUN_S, Workplace, result
-from .workplace import kubernetes as kubernetes
+from .kubernetes.place import KubernetesPlace
+from .kubernetes.place import kubernetes as kubernetes
+from .workplace import RUN_S, result
 
 FLOW = """
 import json
@@ -61,11 +62,11 @@ def flow(decorator: str, body: str) -> str:
     return FLOW.replace("DECORATOR", decorator).replace("BODY", body)
 
 
-def names(place: Workplace) -> list[str]:
+def names(place: KubernetesPlace) -> list[str]:
     return [pod.domain for role in ("control-0", "worker-0", "worker-1") for pod in place.cluster.find(role)]
 
 
-def test_gang(kubernetes: Callable[..., Workplace]) -> None:
+def test_gang(kubernetes: Callable[..., KubernetesPlace]) -> None:
     place = kubernetes(3)
     run = place.run(
         flow("gang", "self.found = current.gang.all_gather([node.hostname for node in current.gang.nodes])")
@@ -76,7 +77,7 @@ def test_gang(kubernetes: Callable[..., Workplace]) -> None:
 
 @pytest.mark.parametrize("transport", ["ssh", "channel"])
 @pytest.mark.parametrize("kind", [ALL[0], *(pytest.param(kind, marks=pytest.mark.big) for kind in ALL[1:])])
-def test_mpi(kubernetes: Callable[..., Workplace], image: Image, kind: str, transport: str) -> None:
+def test_mpi(kubernetes: Callable[..., KubernetesPlace], image: Image, kind: str, transport: str) -> None:
     for tool, package in (("ssh", "openssh-client"), ("sshd", "openssh-server")):
         require_tool(tool, package)
     programs = mpi_folder(kind).resolve()
