@@ -137,7 +137,7 @@ def test_a_killed_host_of_control_is_named_by_the_others(tmp_path: Path) -> None
             assert f"The first failure was on node 0: the connection from node {node} to it was lost (" in output
 
 
-@pytest.mark.parametrize("how", ["silent", "spoke last"])
+@pytest.mark.parametrize("how", ["silent", pytest.param("spoke last", marks=pytest.mark.big)])
 def test_a_host_cut_off_is_named_on_both_sides(tmp_path: Path, how: str) -> None:
     """Whether the hub or the ring notices it first, which is a matter of who spoke last on their connections."""
     with remote_gang(tmp_path, FLOW, 3) as gang:

@@ -271,6 +271,7 @@ def check(told: dict[str, Any], addresses: list[str], folder: Path) -> None:
     assert "/mf.ray_decorator/Remote/7/work/0" in told["path"]
 
 
+@BIG
 def test_a_cut_link_is_told_on_both_sides(folder: Path) -> None:
     with ray_gang(folder, 3) as gang:
         tasks = ready(gang, "wait")

@@ -124,10 +124,9 @@ def test_a_killed_host_is_named_by_the_others(folder: Path, where: str, node: in
         )
 
 
-@pytest.mark.parametrize(
-    ("where", "node"),
-    [("run", 1), *(pytest.param(where, node, marks=BIG) for where, node in (("body", 1), ("body", 0), ("run", 0)))],
-)
+@BIG
+@pytest.mark.parametrize("node", [0, 1])
+@pytest.mark.parametrize("where", ["body", "run"])
 def test_a_host_whose_link_is_cut_is_named_and_ends_itself(folder: Path, where: str, node: int) -> None:
     with remote_gang(folder, FLOW, 3) as gang:
         tasks = all_ready(gang, "wait", where)

@@ -266,6 +266,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.big
 def test_a_foreach_of_gangs_and_a_second_attempt_have_a_tf_config_of_their_own(flow_run: FlowRunner) -> None:
     run = flow_run(GANGS, files=FILES, env=QUIET).ok(2 * START_S)
     assert run.artifact("both", "totals") == [[3.0, 3.0]] * 2

@@ -115,7 +115,12 @@ def lost(text: str, node: int = 2, host: str = r"\S+") -> re.Pattern[str]:
     ("victim", "number", "told"),
     [
         ("task", signal.SIGKILL, r"the node's task was killed by SIGKILL \(out of memory\?\)"),
-        ("task", signal.SIGSTOP, r"the node's task \(process \d+\) has been stopped \(SIGSTOP\) for"),
+        pytest.param(
+            "task",
+            signal.SIGSTOP,
+            r"the node's task \(process \d+\) has been stopped \(SIGSTOP\) for",
+            marks=pytest.mark.big,
+        ),
         ("guard", signal.SIGKILL, r"the connection from it to node 0 was lost \("),
         ("daemon", signal.SIGKILL, "the server was killed by SIGKILL"),
     ],

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -20,8 +21,8 @@ from support.hosts import Host
 _CLONE_NEWNET = 0x40000000
 
 
-def listen(host: Host) -> socket.socket:
-    """A listening socket on a free port of a host, held by this process.
+def listen(host: Host, address: str = "", port: int = 0) -> socket.socket:
+    """A listening socket in a host's network, held by this process: on a free port of its own address unless told.
 
     A socket stays in the network that it was made in, so a thread goes there, makes it, and ends.
     """
@@ -33,7 +34,7 @@ def listen(host: Host) -> socket.socket:
             with open(f"/proc/{host.pid}/ns/net") as space:
                 if ctypes.CDLL(None, use_errno=True).setns(space.fileno(), _CLONE_NEWNET):
                     raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-            made.append(socket.create_server((host.address, 0), backlog=128))
+            made.append(socket.create_server((address or host.address, port), backlog=128))
         except OSError as error:
             failed.append(error)
 
@@ -67,10 +68,11 @@ class JsonServer:
 
     headers: dict[str, str] = {}
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, address: str = "", port: int = 0) -> None:
         self.problems: list[str] = []
-        listener = listen(host)
+        listener = listen(host, address, port)
         self.url = url_of(listener)
+        self._request = threading.local()
         self._http = _Http(listener, self)
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), name=type(self).__name__)
         self._thread.start()
@@ -78,6 +80,16 @@ class JsonServer:
     def answer(self, method: str, path: str, query: dict[str, list[str]], body: Any) -> tuple[int, Any]:
         """Status and JSON for a request; may raise :class:`Refused`."""
         raise NotImplementedError
+
+    def encode(self, answer: Any) -> bytes:
+        """What goes over the wire; a service that answers something else than JSON has its own."""
+        return json.dumps(answer).encode()
+
+    @property
+    def request_headers(self) -> Message:
+        """Those of the request that is being answered, in the thread that answers it."""
+        headers: Message = self._request.headers
+        return headers
 
     def upgrade(self, handler: BaseHTTPRequestHandler, path: str, query: dict[str, list[str]]) -> None:
         """Serve a request to go on as a websocket."""
@@ -117,6 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         service = self.server.json_server
+        service._request.headers = self.headers
         parts = urlsplit(self.path)
         query = parse_qs(parts.query)
         try:
@@ -127,7 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
             status, answer = service.answer(self.command, parts.path, query, json.loads(text) if text else None)
         except Refused as refused:
             status, answer = refused.status, refused.answer
-        body = json.dumps(answer).encode()
+        body = service.encode(answer)
         self.send_response(status)
         for name, value in {"Content-Type": "application/json", **service.headers}.items():
             self.send_header(name, value)
