@@ -83,6 +83,11 @@ class Gang:
         return self.nodes[0].address
 
     @property
+    def node(self) -> Node:
+        """This node."""
+        return self.nodes[self.node_index]
+
+    @property
     def is_control(self) -> bool:
         """Whether this is node 0."""
         return self.node_index == 0

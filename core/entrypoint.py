@@ -13,7 +13,7 @@ from typing import Any
 
 from .arguments import BadArgument, entrypoint_argv
 from .failure import BadAttribute
-from .functions import FunctionCall, NotCallable, write_call
+from .functions import FunctionCall, NotCallable, remove_call, write_call
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,11 @@ class Entrypoint:
     arguments: tuple[str, ...]
     name: str
     call: FunctionCall | None = None
+
+    def remove(self) -> None:
+        """Remove what was written down for it: a function's call, and what it returned, which may be large."""
+        if self.call is not None:
+            remove_call(self.call)
 
 
 def read_entrypoint(

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 
 from .context import Gang
+from .reach import sharing
 
 _CORES_PER_DEVICE = 2
 """Of Trainium and Inferentia2, where the driver does not tell."""
@@ -40,9 +41,7 @@ def neuron_cores(environ: Mapping[str, str] | None = None, dev: str = "/dev", sy
 
 def own_neuron_cores(gang: Gang) -> int:
     """This node's NeuronCores; its share of them, where the nodes are processes of one machine."""
-    own = gang.nodes[gang.node_index]
-    sharing = sum(node.address == own.address for node in gang.nodes)
-    return neuron_cores() // sharing
+    return neuron_cores() // sharing(gang)
 
 
 def _cores(folder: str, environ: Mapping[str, str]) -> int:

@@ -7,13 +7,83 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from .context import Gang
+from .entrypoint import Entrypoint
 from .failure import BadAttribute, GangException
 from .functions import FunctionCall, load_return, read_returns
 from .logs import say
 from .results import BadFolder, cloud_folder, push_folder
+
+
+@dataclass(frozen=True)
+class Results:
+    """A folder that each node puts into the flow's datastore when a call has ended well.
+
+    Attributes
+    ----------
+    flow_datastore : FlowDataStore
+    local_dir : path, optional
+        The folder on this node.
+    cloud : str, optional
+        Where all nodes' results go, each into a folder of its index; None where nothing is to be pushed.
+    """
+
+    flow_datastore: Any
+    local_dir: str | os.PathLike[str] | None = None
+    cloud: str | None = None
+
+    @classmethod
+    def read(
+        cls,
+        flow_datastore: Any,
+        prefix: str,
+        push_results_dir_to_cloud: bool,
+        local_output_dir: str | os.PathLike[str] | None,
+        cloud_output_dir: str | None,
+    ) -> Results:
+        """What the user said to ``run()``, looked at before anything is started; ``prefix`` is the step's own place.
+
+        Raises
+        ------
+        BadAttribute
+            There is nothing to push, or ``cloud_output_dir`` leads elsewhere.
+        """
+        if not push_results_dir_to_cloud:
+            return cls(flow_datastore)
+        if local_output_dir is None:
+            raise BadAttribute("push_results_dir_to_cloud needs local_output_dir, the folder that is to be pushed.")
+        try:
+            cloud = f"{prefix}/{cloud_folder(local_output_dir, cloud_output_dir)}"
+        except BadFolder as error:
+            raise BadAttribute(f"cloud_output_dir: {error}") from None
+        return cls(flow_datastore, local_output_dir, cloud)
+
+    def push(self, node_index: int) -> str | None:
+        """Where all nodes' results are; None where there was nothing to push. Raises BadAttribute where it is no
+        folder.
+        """
+        if self.cloud is None or self.local_dir is None:
+            return None
+        own = f"/{node_index}"
+        try:
+            location = push_folder(self.flow_datastore, self.local_dir, self.cloud + own, say)
+        except BadFolder as error:
+            raise BadAttribute(f"local_output_dir: {error}") from None
+        if location is None:
+            return None
+        say(f"Pushed {os.fspath(self.local_dir)} to {location}")
+        return location.removesuffix(own)
+
+
+def outcome(gang: Gang, what: Entrypoint, nprocs: Sequence[int], results: Results, failure: type[GangException]) -> Any:
+    """What the user's call of ``run()`` gives: a function's returns (see :func:`collect`), or where a script's results
+    were pushed to. Every node must call it.
+    """
+    location = results.push(gang.node_index)
+    return location if what.call is None else collect(gang, what.call, nprocs, failure)
 
 
 def collect(gang: Gang, call: FunctionCall, nprocs: Sequence[int], failure: type[GangException]) -> list[Any]:
@@ -46,41 +116,3 @@ def _loaded(call: FunctionCall, rank: int, value: bytes, failure: type[GangExcep
         raise failure(
             f"What {call.name}() returned in rank {rank} cannot be loaded in the step: {type(error).__name__}: {error}."
         ) from error
-
-
-def cloud_prefix(
-    results_prefix: str, local_dir: str | os.PathLike[str] | None, cloud_dir: str | None, push: bool
-) -> str | None:
-    """Where all nodes' results will go; None without ``push``. Looked at before anything is started.
-
-    Raises
-    ------
-    BadAttribute
-        There is no ``local_dir``, or ``cloud_dir`` leads elsewhere.
-    """
-    if not push:
-        return None
-    if local_dir is None:
-        raise BadAttribute("push_results_dir_to_cloud needs local_output_dir, the folder that is to be pushed.")
-    try:
-        return f"{results_prefix}/{cloud_folder(local_dir, cloud_dir)}"
-    except BadFolder as error:
-        raise BadAttribute(f"cloud_output_dir: {error}") from None
-
-
-def push(gang: Gang, flow_datastore: Any, local_dir: str | os.PathLike[str] | None, cloud: str | None) -> str | None:
-    """Puts this node's results into a folder of its index below ``cloud``; where all nodes' results are.
-
-    None without ``cloud``, and where there was nothing to push. Raises BadAttribute where the folder is none.
-    """
-    if cloud is None or local_dir is None:
-        return None
-    own = f"/{gang.node_index}"
-    try:
-        location = push_folder(flow_datastore, local_dir, cloud + own, say)
-    except BadFolder as error:
-        raise BadAttribute(f"local_output_dir: {error}") from None
-    if location is None:
-        return None
-    say(f"Pushed {os.fspath(local_dir)} to {location}")
-    return location.removesuffix(own)

@@ -52,7 +52,7 @@ class Peers:
         cwd : str
             And its working folder.
         """
-        own = gang.nodes[gang.node_index]
+        own = gang.node
         header, _ = gang._link.request("serve-peers", host=own.address, env=dict(env), cwd=cwd)
         ports = gang.all_gather(header["port"])
         hops = tuple((node.index, node.address, port) for node, port in zip(gang.nodes, ports, strict=True))

@@ -57,8 +57,11 @@ def choose_transport(wanted: str, missing: list[list[str]], decorator: str) -> s
     return wanted
 
 
+def sharing(gang: Gang) -> int:
+    """How many of the nodes are processes of this machine, this one among them."""
+    return sum(node.address == gang.node.address for node in gang.nodes)
+
+
 def own_slots(gang: Gang) -> int:
     """This node's processors; its share of them, where the nodes are processes of one machine."""
-    own = gang.nodes[gang.node_index]
-    sharing = [node for node in gang.nodes if node.address == own.address]
-    return max(1, own.cpus // len(sharing))
+    return max(1, gang.node.cpus // sharing(gang))

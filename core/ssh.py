@@ -249,7 +249,7 @@ def _serve(gang: Gang, folder: str, env: Mapping[str, str], cwd: str) -> Peer:
     user_key = _new_key(os.path.join(folder, "user_key"), f"user of node {gang.node_index}")
     # -D: stays our child; -e: speaks to us and not to the machine's log. sshd wants to be called by its whole path.
     argv = (_tool("sshd"), "-D", "-e", "-f", files["sshd_config"])
-    address = gang.nodes[gang.node_index].address
+    address = gang.node.address
     for _ in range(PORTS_TRIED):
         port = gang.free_port()
         config = server_config(

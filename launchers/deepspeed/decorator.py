@@ -72,8 +72,7 @@ class DeepspeedDecorator(GangDecorator):
     def form(self, gang: Gang) -> dict[str, object]:
         """What the step finds on ``current``."""
         prefix = self.results_prefix(DEEPSPEED_SUFFIX)
-        own = gang.nodes[gang.node_index]
-        slots = self.gpus or own.gpus or own_neuron_cores(gang) or self.cpus or own_slots(gang)
+        slots = self.gpus or gang.node.gpus or own_neuron_cores(gang) or self.cpus or own_slots(gang)
         nodes = gang.all_gather({"slots": slots, "missing": missing_tools()})
         executor = DeepspeedExecutor(
             gang,
@@ -82,7 +81,7 @@ class DeepspeedDecorator(GangDecorator):
             slots=[node["slots"] for node in nodes],
             transport=self.attributes["transport"],
             missing=[node["missing"] for node in nodes],
-            is_gpu=bool(self.gpus or own.gpus),
+            is_gpu=bool(self.gpus or gang.node.gpus),
             worker_polling_freq=self.attributes["worker_polling_freq"],
         )
         return {"deepspeed": executor}

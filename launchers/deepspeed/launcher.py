@@ -11,10 +11,9 @@ from ...core.attributes import read_port
 from ...core.context import Gang
 from ...core.entrypoint import Entrypoint, read_entrypoint
 from ...core.failure import BadAttribute, PortTaken, ProcessFailed
-from ...core.functions import remove_call
 from ...core.logs import say
 from ...core.network import interface_for, network_variables
-from ...core.outcome import cloud_prefix, collect, push
+from ...core.outcome import Results, outcome
 from ...core.peers import names
 from ...core.program import explain
 from ...core.rank_job import FOLDER
@@ -138,7 +137,9 @@ class DeepspeedExecutor:
         ``current.deepspeed.run(entrypoint="train.py", entrypoint_args={"deepspeed_config": {"train_batch_size": 64}})``
         """
         gang = self._gang
-        cloud = cloud_prefix(self._results_prefix, local_output_dir, cloud_output_dir, push_results_dir_to_cloud)
+        results = Results.read(
+            self._flow_datastore, self._results_prefix, push_results_dir_to_cloud, local_output_dir, cloud_output_dir
+        )
         options = read_options(deepspeed_args)
         transport = choose_transport(self._transport, options)
         chosen = layout(self._slots, names(gang.nodes), options)
@@ -154,13 +155,9 @@ class DeepspeedExecutor:
             if gang.node_index not in chosen.nodes:
                 collect_nothing(gang, what)
                 return None
-            location = push(gang, self._flow_datastore, local_output_dir, cloud)
-            if what.call is None:
-                return location
-            return collect(gang, what.call, chosen.nprocs(gang.num_nodes), DeepspeedException)
+            return outcome(gang, what, chosen.nprocs(gang.num_nodes), results, DeepspeedException)
         finally:
-            if what.call is not None:
-                remove_call(what.call)
+            what.remove()
             tidy(gang.folder, name)
 
     def _run(
@@ -231,7 +228,7 @@ class DeepspeedExecutor:
         """What ranks get where the user set nothing, told once."""
         gang = self._gang
         variables = network_variables(gang.another_address(), os.environ)
-        variables.update(accelerator_variables(gang.nodes[gang.node_index].gpus, os.environ))
+        variables.update(accelerator_variables(gang.node.gpus, os.environ))
         if self._extensions is None:
             self._extensions = hold_extensions(os.environ, gang.folder)
         variables.update(self._extensions)

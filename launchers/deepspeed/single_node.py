@@ -12,13 +12,12 @@ from ...core.alone import alone
 from ...core.attributes import read_port
 from ...core.entrypoint import read_entrypoint
 from ...core.failure import BadAttribute, ProcessFailed
-from ...core.functions import load_return, read_returns, remove_call
+from ...core.functions import load_return, read_returns
 from ...core.guard.ports import lease_port
-from ...core.logs import say
 from ...core.network import network_variables
-from ...core.outcome import cloud_prefix
+from ...core.outcome import Results
 from ...core.program import explain
-from ...core.results import BadFolder, push_folder, results_prefix
+from ...core.results import results_prefix
 from .config import with_files
 from .constants import DEEPSPEED_SUFFIX
 from .environment import accelerator_variables, difference, environment_file
@@ -62,7 +61,8 @@ class SingleNode:
             The process that watches over the ranks was killed; they were ended.
         """
         prefix = results_prefix(DEEPSPEED_SUFFIX, current.flow_name, str(current.run_id), current.step_name)
-        cloud = cloud_prefix(prefix, local_output_dir, cloud_output_dir, push_results_dir_to_cloud)
+        datastore = self._flow._datastore.parent_datastore
+        results = Results.read(datastore, prefix, push_results_dir_to_cloud, local_output_dir, cloud_output_dir)
         options = read_options(deepspeed_args)
         chosen = layout([self.n_slots_per_host], [["node0"]], options)
         wanted_port = read_port(options.values.get("master_port"), "master_port in deepspeed_args")
@@ -107,15 +107,6 @@ class SingleNode:
                 lease.release()
             if what.call is not None:
                 returns = read_returns(what.call)
-                remove_call(what.call)
+                what.remove()
                 return [load_return(value) for value in returns.values()]
-        return self._push(local_output_dir, cloud)
-
-    def _push(self, local_dir: str | os.PathLike[str] | None, cloud: str | None) -> str | None:
-        if cloud is None or local_dir is None:
-            return None
-        try:
-            location = push_folder(self._flow._datastore.parent_datastore, local_dir, f"{cloud}/0", say)
-        except BadFolder as error:
-            raise BadAttribute(f"local_output_dir: {error}") from None
-        return location.removesuffix("/0") if location else None
+        return results.push(0)

@@ -94,7 +94,7 @@ def horovod_run(
     gang = _gang()
     script, arguments = _script(entrypoint, entrypoint_args)
     environ = {**os.environ, **_checked(env)}
-    node = gang.nodes[gang.node_index]
+    node = gang.node
     slots_here = read_nproc("auto" if nproc_per_node is None else nproc_per_node, node.gpus, node.cpus)
     _require_horovod()
     _require_ipv4(gang.main_address)

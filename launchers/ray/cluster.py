@@ -10,7 +10,7 @@ from typing import Any
 from ...core.attributes import check_variables
 from ...core.context import Gang
 from ...core.entrypoint import Entrypoint, read_entrypoint
-from ...core.functions import load_return, read_returns, remove_call
+from ...core.functions import load_return, read_returns
 from ...core.program import run_program
 from .failure import RayException
 
@@ -111,8 +111,7 @@ class RayCluster:
             run_program(self._gang, what, env or {}, RayException)
             return None if what.call is None else self._returned(what)
         finally:
-            if what.call is not None:
-                remove_call(what.call)
+            what.remove()
 
     @staticmethod
     def _returned(what: Entrypoint) -> Any:

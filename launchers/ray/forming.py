@@ -21,7 +21,7 @@ from ...core.hostfile import write_private
 from ...core.launch import Process
 from ...core.logs import say
 from ...core.network import network_variables
-from ...core.reach import own_slots
+from ...core.reach import own_slots, sharing
 from . import follow
 from .driver import can_take_token
 from .failure import RayNotInstalledException, not_joined
@@ -98,7 +98,7 @@ def form_cluster(gang: Gang, decorator: RayDecorator, install: RayInstall) -> Fo
         The port that the step asks for is not to be had.
     """
     started = time.monotonic()
-    address = node_address(_own(gang).address)
+    address = node_address(gang.node.address)
     own: dict[str, Any] = {"ray": install.version, "python": install.python, "address": address}
     if gang.is_control:
         own["cluster"] = _choose(gang, decorator, own["address"])
@@ -141,10 +141,6 @@ def check_same_ray(nodes: list[dict[str, Any]]) -> None:
             )
 
 
-def _own(gang: Gang) -> Any:
-    return gang.nodes[gang.node_index]
-
-
 def _choose(gang: Gang, decorator: RayDecorator, address: str) -> dict[str, Any]:
     """Control's part of the agreement: the fields of :class:`Cluster`."""
     attributes = decorator.attributes
@@ -152,7 +148,7 @@ def _choose(gang: Gang, decorator: RayDecorator, address: str) -> dict[str, Any]
     return {
         "address": address,
         "port": gang.lease_port(main_port),
-        "client_port": gang.lease_port(),
+        "client_port": gang.lease_port() if importlib.util.find_spec("grpc") else None,  # bare `ray` has no clients
         "dashboard_port": _dashboard_port(gang, dashboard_port) if attributes["enable_dashboard"] else None,
         **{
             name: attributes[name]
@@ -189,16 +185,14 @@ def _temp_dir(gang: Gang) -> str:
 
 
 def _offer(gang: Gang, decorator: RayDecorator) -> Offer:
-    own = _own(gang)
-    sharing = sum(node.address == own.address for node in gang.nodes)
     return offer(
         decorator.cpus or own_slots(gang),
-        decorator.gpus or own.gpus,
+        decorator.gpus or gang.node.gpus,
         decorator.memory,
         decorator.shared_memory,
         memory_available(),
         shared_memory_free(),
-        sharing,
+        sharing(gang),
     )
 
 

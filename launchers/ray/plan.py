@@ -36,8 +36,8 @@ class Cluster:
         The head's.
     port : int
         Of the head's table of nodes (GCS): the one in RAY_ADDRESS.
-    client_port : int
-        Of the head's server for Ray clients; it cannot be left out.
+    client_port : int, optional
+        Of the head's server for Ray clients, which a Ray that could have one always starts; None for one that cannot.
     dashboard_port : int, optional
         None for no dashboard.
     heartbeat_timeout : float
@@ -50,7 +50,7 @@ class Cluster:
 
     address: str
     port: int
-    client_port: int
+    client_port: int | None
     dashboard_port: int | None
     heartbeat_timeout: float
     unreachable_timeout: float
@@ -114,7 +114,9 @@ def ray_start(
         argv += ["--plasma-directory", temp_dir]
     argv += ["--log-color", "false", "--log-style", cluster.log_style or "record"]
     if index == 0:
-        argv += ["--head", "--port", str(cluster.port), "--ray-client-server-port", str(cluster.client_port)]
+        argv += ["--head", "--port", str(cluster.port)]
+        if cluster.client_port is not None:
+            argv += ["--ray-client-server-port", str(cluster.client_port)]
         argv += ["--system-config", json.dumps(system_config(cluster))]
         if cluster.dashboard_port is None:
             argv += ["--include-dashboard", "false"]

@@ -12,8 +12,7 @@ from ...core.attributes import check_variables
 from ...core.context import Gang
 from ...core.entrypoint import read_entrypoint
 from ...core.failure import BadAttribute
-from ...core.functions import remove_call
-from ...core.outcome import cloud_prefix, collect, push
+from ...core.outcome import Results, outcome
 from ...core.program import run_program
 from .failure import TensorflowException
 from .roles import PEER_LOST, Roles, acts_as_chief, tf_config
@@ -181,24 +180,22 @@ class TensorflowExecutor:
         """
         check_variables("current.tensorflow.run", env)
         gang = self._gang
-        cloud = cloud_prefix(self._results_prefix, local_output_dir, cloud_output_dir, push_results_dir_to_cloud)
+        results = Results.read(
+            self._flow_datastore, self._results_prefix, push_results_dir_to_cloud, local_output_dir, cloud_output_dir
+        )
         what = read_entrypoint(entrypoint, entrypoint_args, {}, gang.folder, "entrypoint_args")
         config = self.config if self.is_users else agree(gang, self._roles)
         variables = {"TF_CONFIG": json.dumps(config), **(env or {})}
         try:
             run_program(gang, what, variables, TensorflowException, PEER_LOST)
-            location = push(gang, self._flow_datastore, local_output_dir, cloud)
-            if what.call is None:
-                return location
-            return collect(gang, what.call, [1] * gang.num_nodes, TensorflowException)
+            return outcome(gang, what, [1] * gang.num_nodes, results, TensorflowException)
         finally:
-            if what.call is not None:
-                remove_call(what.call)
+            what.remove()
 
 
 def agree(gang: Gang, roles: Roles) -> dict[str, Any]:
     """TF_CONFIG of this node, with a port for each that nobody else has. Every node must call it."""
-    own = gang.nodes[gang.node_index].address
+    own = gang.node.address
     address = f"[{own}]" if ":" in own else own
     return tf_config(roles, gang.all_gather(f"{address}:{gang.free_port()}"), gang.node_index)
 

@@ -11,11 +11,10 @@ from ...core.attributes import read_port
 from ...core.context import Gang
 from ...core.entrypoint import Entrypoint, read_entrypoint
 from ...core.failure import BadAttribute, PortTaken, ProcessFailed
-from ...core.functions import remove_call
 from ...core.logs import say
 from ...core.network import network_variables
 from ...core.neuron import own_neuron_cores
-from ...core.outcome import cloud_prefix, collect, push
+from ...core.outcome import Results, outcome
 from .failure import TorchrunException, explain
 from .options import Options, check_nodes, choose_launcher, choose_nproc, read_options
 from .plan import Job, plan
@@ -108,7 +107,9 @@ class TorchrunExecutor:
         -------
         ``losses = current.torch.run(entrypoint=train, entrypoint_args={"epochs": 3}, nproc_per_node=2)``
         """
-        cloud = cloud_prefix(self._results_prefix, local_output_dir, cloud_output_dir, push_results_dir_to_cloud)
+        results = Results.read(
+            self._flow_datastore, self._results_prefix, push_results_dir_to_cloud, local_output_dir, cloud_output_dir
+        )
         options = read_options(torchrun_args)
         check_nodes(options, self._gang.node_index, self._gang.num_nodes)
         self._check_master_addr(options)
@@ -122,16 +123,12 @@ class TorchrunExecutor:
         self._runs += 1
         try:
             nprocs = self._run(what, options, nproc, launcher, wanted_port)
-            location = push(self._gang, self._flow_datastore, local_output_dir, cloud)
-            if what.call is None:
-                return location
-            return collect(self._gang, what.call, nprocs, TorchrunException)
+            return outcome(self._gang, what, nprocs, results, TorchrunException)
         finally:
-            if what.call is not None:
-                remove_call(what.call)
+            what.remove()
 
     def _choose_nproc(self, call: int | str | None, options: Options) -> int:
-        node = self._gang.nodes[self._gang.node_index]
+        node = self._gang.node
         return choose_nproc(call, options, self._nproc, node.gpus, node.cpus, own_neuron_cores(self._gang))
 
     def _run(

@@ -11,7 +11,7 @@ from ...core.alone import alone
 from ...core.devices import cpu_count, gpu_count
 from ...core.entrypoint import read_entrypoint
 from ...core.failure import ProcessFailed
-from ...core.functions import load_return, read_returns, remove_call
+from ...core.functions import load_return, read_returns
 from ...core.launch import LaunchPlan, Process
 from ...core.network import network_variables
 from ...core.neuron import neuron_cores
@@ -73,7 +73,7 @@ class TorchrunSingleNodeMultiGPU:
             if what.call is None:
                 return None
             returns = read_returns(what.call)
-            remove_call(what.call)
+            what.remove()
             if len(returns) != nproc:
                 raise TorchrunException(
                     f"{what.name} returned in {len(returns)} of {nproc} ranks: the others ended their process without "

@@ -133,7 +133,9 @@ class Container:
 
     def run(self, argv: Sequence[str], timeout: float = 20.0) -> int:
         """Run a command inside, in a session of its own, as ``kubectl exec`` does; its exit code."""
-        inside = ["nsenter", "-t", str(self.first.pid), "-n", "-u", "-i", "-m", "-p", "setsid", "--wait", *argv]
+        # What waits for it stays outside of the container's processes, all of which killall5 stops before it ends them.
+        inside = ["nsenter", "-t", str(self.first.pid), "-n", "-u", "-i", "-m", "-p", "--no-fork"]
+        inside += ["setsid", "--fork", "--wait", *argv]
         return subprocess.run(inside, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout).returncode
 
     def wait(self, timeout: float | None = None) -> int:
