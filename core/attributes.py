@@ -88,6 +88,12 @@ def read_port(value: Any, name: str) -> int | None:
     return number
 
 
+def declared_port(environ: Mapping[str, str]) -> int | None:
+    """The port that ``@kubernetes(port=...)`` declares for the pods, which a network policy may allow; None without."""
+    declared = environ.get("MF_MASTER_PORT", "")  # Metaflow writes "None" where there is none
+    return read_port(declared, "@kubernetes(port=...)") if declared.isdecimal() else None
+
+
 def whole_number(value: Any) -> int | None:
     """An int, or text that is one; None for anything else, booleans included."""
     if isinstance(value, int) and not isinstance(value, bool):

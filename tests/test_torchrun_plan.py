@@ -11,7 +11,7 @@ from typing import Any
 import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
 import pytest
 
-from metaflow_extensions.gang.core.attributes import read_port
+from metaflow_extensions.gang.core.attributes import declared_port, read_port
 from metaflow_extensions.gang.core.entrypoint import read_entrypoint
 from metaflow_extensions.gang.core.failure import BadAttribute
 from metaflow_extensions.gang.core.functions import RANK_CHILD
@@ -243,6 +243,12 @@ def test_ports_that_are_none(value: Any) -> None:
 
 def test_ports_as_people_write_them() -> None:
     assert [read_port(value, "master_port") for value in (None, "", "3339", 3339)] == [None, None, 3339, 3339]
+
+
+def test_the_port_of_a_pod_is_the_ranks_unless_they_have_another() -> None:
+    found = [declared_port({"MF_MASTER_PORT": value}) for value in ("29500", "None", "")]
+    assert [*found, declared_port({})] == [29500, None, None, None]
+    assert "70000" in refused(declared_port, {"MF_MASTER_PORT": "70000"})
 
 
 def test_nodes_that_disagree_all_say_so() -> None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ...core.attributes import read_port
+from ...core.attributes import declared_port, read_port
 from ...core.context import Gang
 from ...core.entrypoint import Entrypoint, read_entrypoint
 from ...core.failure import BadAttribute, PortTaken, ProcessFailed
@@ -143,7 +143,9 @@ class DeepspeedExecutor:
         options = read_options(deepspeed_args)
         transport = choose_transport(self._transport, options)
         chosen = layout(self._slots, names(gang.nodes), options)
-        wanted_port = read_port(options.values.get("master_port"), "master_port in deepspeed_args")
+        wanted_port = read_port(options.values.get("master_port"), "master_port in deepspeed_args") or declared_port(
+            os.environ
+        )
         self._runs += 1
         name = f"deepspeed-{self._runs}"
         if not callable(entrypoint):

@@ -25,7 +25,8 @@ class TorchrunDecorator(GangDecorator):
     Parameters
     ----------
     master_port : int, optional, default None
-        Port on node 0 where the ranks meet. A free one is agreed upon where it is not given.
+        Port on node 0 where the ranks meet. Where it is not given, the one that
+        `@kubernetes(port=...)` names, else a free one is agreed upon.
     all_nodes_started_timeout : int, optional, default 600
         Seconds to wait for the last node to start.
     nproc_per_node : int or str, optional, default None

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ...core.attributes import read_port
+from ...core.attributes import declared_port, read_port
 from ...core.context import Gang
 from ...core.entrypoint import Entrypoint, read_entrypoint
 from ...core.failure import BadAttribute, PortTaken, ProcessFailed
@@ -115,7 +115,11 @@ class TorchrunExecutor:
         self._check_master_addr(options)
         nproc = self._choose_nproc(nproc_per_node, options)
         launcher = choose_launcher(self._launcher, options, os.environ)
-        wanted_port = read_port(options.values.get("master_port"), "master_port in torchrun_args") or self._master_port
+        wanted_port = (
+            read_port(options.values.get("master_port"), "master_port in torchrun_args")
+            or self._master_port
+            or declared_port(os.environ)
+        )
         numbered = launcher == "torchrun"
         what = read_entrypoint(
             entrypoint, entrypoint_args, options.values, self._gang.folder, "torchrun_args", numbered
