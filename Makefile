@@ -25,8 +25,8 @@ DEMO_USER := $(or $(DEMO_USER),demo)
 SITE = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
 # What the tests run besides Python. (The server of redis-server is started by its test, not by the package.)
-SYSTEM_PACKAGES := findutils g++ gcc git iproute2 libc6-dev libopenmpi-dev openmpi-bin openssh-client openssh-server pdsh procps \
-	redis-server sysvinit-utils util-linux
+SYSTEM_PACKAGES := findutils g++ gcc git iproute2 libc6-dev libopenmpi-dev npm openmpi-bin openssh-client openssh-server pdsh \
+	procps redis-server sysvinit-utils util-linux
 
 .PHONY: demo test lint coverage test-all clean package types system
 .NOTPARALLEL:
@@ -77,9 +77,10 @@ $(VENV)/demo-installed: $(BIN)/python pyproject.toml tests/constraints.txt
 	$(PIP) 'setuptools>=77' scikit-learn '.[torch]'
 	touch $@
 
-$(VENV)/test-installed: $(BIN)/python pyproject.toml tests/constraints.txt tests/tools/install_mpis.sh
+$(VENV)/test-installed: $(BIN)/python pyproject.toml tests/constraints.txt tests/tools/install_mpis.sh tests/tools/install_azurite.sh
 	$(PIP) '.[deepspeed,jax,mpi,ray,torch,test]'
 	tests/tools/install_mpis.sh $(BIN)/python
+	tests/tools/install_azurite.sh $(BIN)/python
 	touch $@
 
 $(BIN)/python:

@@ -105,6 +105,8 @@ class Objects:
         for prefix in self._prefixes:
             places = [_joined(prefix, _checked(folder) if folder.strip("/") else "") for folder in folders]
             for place in self._storage.list_content(places):
+                if place.is_file and place.path.endswith("/"):
+                    continue  # an empty object that stands for the folder itself, as PyArrow and consoles leave them
                 key = place.path.rstrip("/")
                 key = key.removeprefix(prefix + "/") if prefix else key
                 # Object stores take any text for a key; one that is no path must not become one on this disk.

@@ -1,7 +1,7 @@
 """A gang's tasks on hosts of their own, started by the commands with which Metaflow's backends start them.
 
 No backend takes part: a ``step`` command with a gang's ids and variables is all that one does for a node. The hosts
-share the folder of the local datastore, as pods share a bucket.
+share the folder of the local datastore, as pods share a bucket, unless another datastore is named.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .flows import flow_environment
@@ -29,6 +30,15 @@ GONE_S = 10.0
 
 _CONTROL = "3"  # Its task id; those before it are the run's parameters and its start step.
 _STEP = 0.02  # Files that grow raise no event that could be waited for.
+
+
+@dataclass(frozen=True)
+class Datastore:
+    """A flow's datastore: Metaflow's name for its kind, its root, and the variables by which tasks reach it."""
+
+    kind: str
+    root: str
+    env: Mapping[str, str] = field(default_factory=dict)
 
 
 class RemoteTask:
@@ -113,12 +123,22 @@ class RemoteGang:
         What the nodes are told of control's address; by default its number.
     account : Account, optional
         Whose tasks they are, root's by default. ``folder`` becomes theirs, and has to be where they may go.
+    datastore : Datastore, optional
+        By default a local one in ``folder``.
     """
 
     def __init__(
-        self, hosts: Hosts, folder: Path, flow: str, num_nodes: int, main: str = "", account: Account | None = None
+        self,
+        hosts: Hosts,
+        folder: Path,
+        flow: str,
+        num_nodes: int,
+        main: str = "",
+        account: Account | None = None,
+        datastore: Datastore | None = None,
     ) -> None:
         self.hosts, self.num_nodes, self.folder, self._account = hosts, num_nodes, folder, account
+        self._datastore = datastore or Datastore("local", str(folder / "datastore"))
         self._main = main or hosts[0].address
         self._file = folder / "flow.py"
         self._file.write_text(textwrap.dedent(flow))
@@ -128,9 +148,7 @@ class RemoteGang:
             "init --run-id 7 --task-id 1",
             "step start --run-id 7 --task-id 2 --input-paths 7/_parameters/1 --retry-count 0",
         ):
-            argv, env = self._command(command), self._environment()
-            done = subprocess.run(argv, env=env, cwd=folder, capture_output=True, timeout=START_S, text=True)
-            assert done.returncode == 0, done.stdout + done.stderr
+            hosts[0].run(self._command(command), env=self._environment(), cwd=folder, timeout=START_S)
         self._give(folder, *folder.rglob("*"))
 
     def _give(self, *paths: Path) -> None:
@@ -139,14 +157,13 @@ class RemoteGang:
                 os.chown(path, self._account.uid, self._account.uid, follow_symlinks=False)
 
     def _command(self, command: str) -> list[str]:
-        where = ["--datastore", "local", "--datastore-root", str(self.folder / "datastore"), "--metadata", "local"]
+        where = ["--datastore", self._datastore.kind, "--datastore-root", self._datastore.root, "--metadata", "local"]
         return [sys.executable, str(self._file), "--quiet", "--no-pylint", *where, *command.split()]
 
     def _environment(self, **changes: str) -> dict[str, str]:
         root = str(self.folder / "datastore")
-        return flow_environment(
-            {"NODES": str(self.num_nodes), "METAFLOW_DATASTORE_SYSROOT_LOCAL": root, "PYTHONUNBUFFERED": "1", **changes}
-        )
+        usual = {"NODES": str(self.num_nodes), "METAFLOW_DATASTORE_SYSROOT_LOCAL": root, "PYTHONUNBUFFERED": "1"}
+        return flow_environment({**usual, **self._datastore.env, **changes})
 
     def start(self, node: int, on: int | None = None, attempt: int = 0, **env: str) -> RemoteTask:
         """Start the task of ``node`` on the host ``on``, its own by default, with ``env`` besides."""

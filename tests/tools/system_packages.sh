@@ -15,6 +15,7 @@ present() {
     openssh-server) command -v sshd ;;
     procps) command -v ps ;;
     python3-venv) "${PYTHON:-python3}" -c 'import ensurepip, venv' ;;
+    sysvinit-utils) command -v killall5 ;;
     util-linux) command -v unshare ;;
     *) command -v "$1" ;;
     esac >/dev/null 2>&1

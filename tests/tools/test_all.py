@@ -59,8 +59,9 @@ class Environment:
         shutil.rmtree(ROOT / "build" / "lib", ignore_errors=True)
         if not logged([*pip, ".[deepspeed,jax,mpi,ray,torch,test]"], log):
             return False
-        if not logged(["tests/tools/install_mpis.sh", str(self.bin / "python")], log):
-            return False
+        for script in ("install_mpis.sh", "install_azurite.sh"):
+            if not logged([f"tests/tools/{script}", str(self.bin / "python")], log):
+                return False
         ready.touch()
         return logged([*pip, "--no-deps", "--no-build-isolation", "--force-reinstall", "."], log)
 
@@ -135,7 +136,8 @@ def interpreters() -> dict[str, str]:
 
 def shards() -> Iterator[Shard]:
     own = Environment("own", sys.executable)
-    for file in sorted((ROOT / "tests").glob("test_*.py")):
+    tests = ROOT / "tests"
+    for file in sorted([*tests.glob("test_*.py"), *tests.glob("backends/test_*.py")]):
         if "mark.big" in file.read_text():
             yield Shard(f"big-{file.stem}", own, ("pytest", "-m", "big", str(file.relative_to(ROOT))))
     matrix = [Environment(f"metaflow-{OLDEST_METAFLOW}", sys.executable, OLDEST_METAFLOW)]
