@@ -104,7 +104,7 @@ def whole_number(value: Any) -> int | None:
 
 
 def check_neighbours(decorator: Any, step: str, decorators: list[Any]) -> None:
-    """Refuse what cannot stand beside a gang decorator, and let a plain @parallel beside it rest.
+    """Refuse what cannot stand beside a gang decorator, and let rest what others beside it would do again.
 
     Raises
     ------
@@ -121,6 +121,10 @@ def check_neighbours(decorator: Any, step: str, decorators: list[Any]) -> None:
         if other.name == "parallel":
             # Both say the same. Its own way of starting the nodes would start them twice.
             other.task_decorate = _leave_as_it_is
+        elif other.name == "batch":
+            # Node 0's body ends when all nodes have stored their state. Metaflow would ask for 600 s whether they
+            # have, and then fail where it counts others than the gang's: those that were lost, or another gang's.
+            other._wait_for_mapper_tasks = _wait_no_more
         elif getattr(other, "IS_PARALLEL", False):
             raise BadAttribute(
                 f"Step *{step}* has both @{decorator.name} and @{other.name}: a step has one launcher. "
@@ -151,6 +155,10 @@ def check_scheduler(decorator: Any, step: str) -> None:
 
 def _leave_as_it_is(step_func: Any, *context: Any) -> Any:
     return step_func
+
+
+def _wait_no_more(flow: Any, step: str) -> None:
+    pass
 
 
 def check_split(name: str, step: str, graph: Any) -> None:

@@ -104,6 +104,7 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
         self.attributes["all_nodes_started_timeout"] = timeout
         self.gpus, self.cpus = requested(decos, "gpu"), requested(decos, "cpu")
         self.check_attributes()
+        interrupt.heed_one_interrupt()
 
     def runtime_init(self, flow: Any, graph: Any, package: Any, run_id: str) -> None:
         super().runtime_init(flow, graph, package, run_id)

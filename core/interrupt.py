@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from types import FrameType
 
@@ -39,3 +40,30 @@ def pass_on_interrupts() -> None:
         before(number, frame)
 
     signal.signal(signal.SIGINT, handler)
+
+
+def heed_one_interrupt() -> None:
+    """In the process in which Metaflow waits for a gang on Batch or Kubernetes: let a second SIGINT do nothing.
+
+    The first makes it end what runs there. Ctrl-C reaches it twice, by the terminal and passed on, and Metaflow would
+    break off in the midst of that and leave the nodes at work.
+    """
+    global _installed
+    if _installed or os.environ.get(CONTROL_MARKER) != str(os.getppid()) or not _waits_for_a_backend():
+        return
+    before = signal.getsignal(signal.SIGINT)
+    if not callable(before) or threading.current_thread() is not threading.main_thread():
+        return
+    _installed = True
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        before(number, frame)
+
+    signal.signal(signal.SIGINT, handler)
+
+
+def _waits_for_a_backend() -> bool:
+    """Whether this process is ``flow.py ... kubernetes step ...`` and no task of its own."""
+    at = sys.argv.index("step") if "step" in sys.argv else 0
+    return at > 0 and sys.argv[at - 1] in ("batch", "kubernetes")

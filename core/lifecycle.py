@@ -33,6 +33,9 @@ from .record import record
 if TYPE_CHECKING:
     from .decorator import GangDecorator
 
+_ALONE = {"MF_PARALLEL_NUM_NODES": "1", "MF_PARALLEL_NODE_INDEX": "0", "MF_PARALLEL_MAIN_IP": "127.0.0.1"}
+"""What ``current.parallel`` says of a gang of one where Metaflow has set none of it, as under Argo."""
+
 
 class Lifecycle:
     """One attempt of a gang on this node.
@@ -140,6 +143,9 @@ class Lifecycle:
         timeout = float(attributes["all_nodes_started_timeout"])
         if local.is_local():
             self._prepare_local()
+        if self._num_nodes == 1:
+            for name, value in _ALONE.items():
+                os.environ.setdefault(name, value)
         self._node = int(os.environ["MF_PARALLEL_NODE_INDEX"])
         control_task = str(os.environ.get("MF_PARALLEL_CONTROL_TASK_ID") or self._task.task_id)
         task = self._task

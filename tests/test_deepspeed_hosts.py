@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shutil
@@ -15,7 +14,7 @@ import pytest
 from support.hosts import Host
 from support.processes import Process, send_signal
 from support.remote import RemoteGang, RemoteTask, remote_gang
-from support.requirements import missing, require_tool
+from support.requirements import require_packages, require_tool
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "deepspeed"
 
@@ -110,9 +109,7 @@ while not finished:
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     """Where the nodes work, with the scripts that they run."""
-    for name in ("deepspeed", "sklearn"):
-        if importlib.util.find_spec(name) is None:
-            missing(f"The Python package {name} is not installed.")
+    require_packages("deepspeed", "sklearn")
     require_tool("g++", "g++")
     shutil.copy(EXAMPLES / "train_zero.py", tmp_path)
     (tmp_path / "ranks.py").write_text(RANKS)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import pytest
 from support.flows import FlowRunner
 from support.mpi import MPICH, OPEN_MPI_4, path_with
-from support.requirements import missing, require_tool
+from support.requirements import require_packages, require_tool
 
 END_S = 240.0
 """For DeepSpeed to be imported many times over, on a machine that is busy: tells an end from a hang."""
@@ -151,8 +149,7 @@ if __name__ == "__main__":
 @pytest.fixture(autouse=True)
 def deepspeed_is_here() -> None:
     """What all of these need."""
-    if importlib.util.find_spec("deepspeed") is None:
-        missing("The Python package deepspeed is not installed.")
+    require_packages("deepspeed")
     require_tool("g++", "g++")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import sys
@@ -13,7 +12,7 @@ from support.faults import kill_process
 from support.flows import FlowRunner
 from support.mpi import MPICH, OPEN_MPI_4, OPEN_MPI_5, path_with
 from support.processes import environment_of
-from support.requirements import missing, require_tool
+from support.requirements import require_packages, require_tool
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 LIMIT = 240.0  # seconds: tells "slow" from "hangs" on a busy machine
@@ -22,9 +21,7 @@ LIMIT = 240.0  # seconds: tells "slow" from "hangs" on a busy machine
 @pytest.fixture
 def training() -> None:
     """What the examples that train need."""
-    for name in ("torch", "sklearn"):
-        if importlib.util.find_spec(name) is None:
-            missing(f"The Python package {name} is not installed.")
+    require_packages("torch", "sklearn")
 
 
 def printed(output: str, pattern: str) -> str:
@@ -103,8 +100,7 @@ def test_the_failure_on_purpose_is_told(flow_run: FlowRunner) -> None:
 @pytest.mark.usefixtures("training")
 @pytest.mark.parametrize("stage", [1, 3])
 def test_zero_learns_the_digits_and_goes_on_after_a_failure(flow_run: FlowRunner, stage: int) -> None:
-    if importlib.util.find_spec("deepspeed") is None:
-        missing("The Python package deepspeed is not installed.")
+    require_packages("deepspeed")
     require_tool("g++", "g++")
     run = flow_run(EXAMPLES / "deepspeed" / "digits.py", "--stage", str(stage)).ok(LIMIT)
     assert "asked to fail after epoch 5" in run.output

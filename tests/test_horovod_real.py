@@ -17,7 +17,7 @@ import metaflow  # noqa: F401 - first: Metaflow loads the extensions' namespace
 import pytest
 from support.flows import FlowRunner
 from support.remote import remote_gang
-from support.requirements import missing, require_tool
+from support.requirements import require_packages, require_tool
 
 from metaflow_extensions.gang.launchers.mpi.horovod import horovod_environment
 
@@ -36,8 +36,7 @@ def real() -> str:
     """What to put on PYTHONPATH for the real Horovod; built where it is not installed, which takes minutes."""
     if importlib.util.find_spec("horovod") is not None:
         return ""
-    if importlib.util.find_spec("torch") is None:
-        missing("The Python package torch is not installed.")
+    require_packages("torch")
     require_tool("g++", "g++")
     require_tool("make", "make")
     script = Path(__file__).parent / "tools" / "build_horovod.sh"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from support.remote import START_S, RemoteTask, remote_gang
-from support.requirements import require_tool
+from support.requirements import require_packages, require_tool
 
 LOST_S = 15.0
 """For a lost host to be noticed and told: 10 s by keep-alive, and what a body and Metaflow take to end."""
@@ -284,7 +284,7 @@ while True:
 
 
 def test_ranks_train_over_the_network_and_a_killed_one_is_named(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
+    require_packages("torch")
     (tmp_path / "ranks.py").write_text(RANKS)
     with remote_gang(tmp_path, TORCH, 2) as gang:
         tasks = gang.start_all(OMP_NUM_THREADS="1")

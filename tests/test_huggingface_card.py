@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
 import json
 import math
 import os
@@ -18,7 +17,7 @@ from typing import Any
 import metaflow  # noqa: F401 - before any import of the extension
 import pytest
 from support.flows import FlowRun, FlowRunner, flow_environment
-from support.requirements import missing, require_tool
+from support.requirements import require_packages, require_tool
 
 from metaflow_extensions.gang.launchers.huggingface.card import POINTS, MetricsCard, VariablesCard, thinned
 from metaflow_extensions.gang.launchers.huggingface.card_file import FILE_VARIABLE, CardFile, Training, parse
@@ -76,9 +75,7 @@ def tell(*losses, path=None):
 @pytest.fixture
 def trainer() -> None:
     """What a Trainer needs."""
-    for name in ("torch", "transformers", "accelerate"):
-        if importlib.util.find_spec(name) is None:
-            missing(f"The Python package {name} is not installed.")
+    require_packages("torch", "transformers", "accelerate")
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ import pytest
 from support.faults import kill_process
 from support.flows import FlowRun, FlowRunner
 from support.remote import RemoteGang, RemoteTask, remote_gang
-from support.tensorflow import END_S, LOST_S, QUIET, SPLIT, STACKS, START_S, ready, require_packages, told_on
+from support.requirements import require_packages
+from support.tensorflow import END_S, LOST_S, QUIET, SPLIT, STACKS, START_S, ready, told_on
 
 BIG = pytest.mark.big
 

@@ -15,6 +15,7 @@ from metaflow.plugins import hf_callbacks
 from metaflow.plugins.az_store import AzureBlob, AzureDatastoreNotFoundError, AzureListPathResult, AzureObject
 from metaflow.plugins.datastores.local_storage import LocalStorage
 from support.flows import flow_environment
+from support.requirements import require_packages
 
 from metaflow_extensions.gang.core.objects import Objects
 
@@ -171,7 +172,9 @@ def test_the_callbacks_say_what_they_need() -> None:
 
 
 def test_the_callbacks_are_callbacks_of_transformers() -> None:
-    transformers = pytest.importorskip("transformers")
+    require_packages("transformers")
+    import transformers
+
     made = hf_callbacks.DeepspeedHFTrainerS3Sync(s3_root="s3://bucket/folder")
     assert isinstance(made, transformers.TrainerCallback)
     assert made.on_step_end(None, None, None) is None

@@ -13,6 +13,7 @@ import pytest
 from support.faults import kill_process
 from support.flows import FlowRun, FlowRunner
 from support.remote import RemoteTask, remote_gang
+from support.requirements import require_packages
 
 from metaflow_extensions.gang.core.context import Gang, Node
 from metaflow_extensions.gang.core.failure import BadAttribute
@@ -172,7 +173,7 @@ def test_a_save_that_does_not_end_is_shown_and_killed(flow_run: FlowRunner) -> N
 
 
 def test_torchs_ranks_hear_it_and_have_the_time(flow_run: FlowRunner) -> None:
-    pytest.importorskip("torch")
+    require_packages("torch")
     source = FLOW.replace("import FlowSpec, current, gang,", "import FlowSpec, current, torchrun as gang,").replace(
         'current.gang.run([sys.executable, "-c", RANK, f"rank-{me}", str(me)])',
         'current.torch.run(entrypoint="rank.py", entrypoint_args=[f"rank-{me}", str(me)])',

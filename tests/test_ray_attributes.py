@@ -14,7 +14,8 @@ import pytest
 from support.faults import kill_process
 from support.flows import FlowRunner
 from support.processes import read_process
-from support.ray import END_S, START_S, free_port, no_ray_leaks, ray_processes, require_ray
+from support.ray import END_S, START_S, free_port, no_ray_leaks, ray_processes
+from support.requirements import require_packages
 
 FLOW = """
 import os, time
@@ -68,7 +69,7 @@ if __name__ == "__main__":
 @pytest.fixture(autouse=True)
 def ray_is_here_and_goes() -> Iterator[None]:
     """What all of these need, and what none of them leaves."""
-    require_ray()
+    require_packages("ray")
     with no_ray_leaks():
         yield
 

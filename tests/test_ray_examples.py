@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 
 import pytest
 from support.flows import FlowRunner
-from support.requirements import missing
+from support.requirements import require_packages
 from test_examples import EXAMPLES, printed
 
 RAY = EXAMPLES / "ray"
@@ -17,22 +16,15 @@ LIMIT = 300.0
 """Seconds: tells "slow" from "hangs". A flow with Ray takes a quarter of a minute on a machine that is idle."""
 
 
-def need(*packages: str) -> None:
-    """Skip the test, or fail it in CI, where one of these cannot be imported."""
-    for package in packages:
-        if importlib.util.find_spec(package) is None:
-            missing(f"The Python package {package} is not installed.")
-
-
 def test_every_node_counts_by_one_actor(flow_run: FlowRunner) -> None:
-    need("ray")
+    require_packages("ray")
     run = flow_run(RAY / "counter.py", "--nodes", "3").ok(LIMIT)
     assert run.artifact("join", "counts") == {0: 5, 1: 5, 2: 5}
     assert re.findall(r"node (\d) did 5 tasks", run.output) == ["0", "1", "2"]
 
 
 def test_a_script_runs_on_the_cluster(flow_run: FlowRunner) -> None:
-    need("ray", "numpy")
+    require_packages("ray", "numpy")
     run = flow_run(RAY / "script.py").ok(LIMIT)
     # With 8 million darts, six standard deviations are 0.0035.
     assert float(printed(run.output, r"pi is about (\S+), by 8 tasks on 2 nodes")) == pytest.approx(3.1416, abs=0.004)
@@ -42,7 +34,7 @@ def test_a_script_runs_on_the_cluster(flow_run: FlowRunner) -> None:
 
 @pytest.mark.big
 def test_data_is_worked_on_by_all_nodes(flow_run: FlowRunner) -> None:
-    need("ray", "pandas", "pyarrow")
+    require_packages("ray", "pandas", "pyarrow")
     run = flow_run(RAY / "data.py").ok(LIMIT)
     assert "the longest sequence is that of 17647, with 278 steps" in run.output
     steps = [collatz(number) for number in range(1, 20_001)]
@@ -60,7 +52,7 @@ def collatz(number: int) -> int:
 
 @pytest.mark.big
 def test_tune_goes_on_from_the_checkpoints_of_the_attempt_before(flow_run: FlowRunner) -> None:
-    need("ray", "sklearn", "pandas", "pyarrow")
+    require_packages("ray", "sklearn", "pandas", "pyarrow")
     run = flow_run(RAY / "tune_digits.py").ok(LIMIT)
     assert "RuntimeError: asked to fail after round 1" in run.output
     assert "1 of 3 trials failed" in run.output

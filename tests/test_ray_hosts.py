@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 from support.hosts import Host
-from support.ray import START_S, require_ray
+from support.ray import START_S
 from support.remote import GONE_S, RemoteGang, RemoteTask, remote_gang
-from support.requirements import require_tool
+from support.requirements import require_packages, require_tool
 
 LOST_S = 15.0
 """For a lost host, or a cut link, to be noticed and told."""
@@ -178,7 +178,7 @@ def watch():
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     """Where the nodes work, with the module that the flow and Ray's tasks import."""
-    require_ray()
+    require_packages("ray")
     (tmp_path / "helpers.py").write_text(HELPERS)
     yield tmp_path
 

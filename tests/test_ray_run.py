@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from support.faults import kill_process
 from support.flows import FlowRun, FlowRunner
-from support.ray import END_S, START_S, folders, no_ray_leaks, other_ray, ray_processes, require_ray
+from support.ray import END_S, START_S, folders, no_ray_leaks, other_ray, ray_processes
+from support.requirements import require_packages
 
 RICH = """
 import collections, os, sys, time
@@ -153,7 +154,7 @@ if __name__ == "__main__":
 @pytest.fixture(autouse=True)
 def ray_is_here_and_goes() -> Iterator[None]:
     """What all of these need, and what none of them leaves."""
-    require_ray()
+    require_packages("ray")
     with no_ray_leaks():
         yield
 

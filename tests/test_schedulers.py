@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.flows import flow_environment
+from support.requirements import require_packages
 
 LIMIT = 120.0  # seconds: tells "slow" from "hangs" on a busy machine
 
@@ -81,7 +82,7 @@ def cloud() -> Iterator[Cloud]:
 
 def deploy(folder: Path, cloud: Cloud, *command: str) -> str:
     """What a deployment that is refused says."""
-    pytest.importorskip("boto3")
+    require_packages("boto3")
     (folder / "flow.py").write_text(FLOW)
     environment = flow_environment(
         {

@@ -17,7 +17,7 @@ import pytest
 from support.accounts import account, open_folder
 from support.hosts import Account
 from support.remote import START_S, RemoteGang, remote_gang
-from support.requirements import missing, require_tool
+from support.requirements import require_packages, require_tool
 from support.snapshots import looks
 
 from metaflow_extensions.gang.core.sshconfig import can_be_spelled, session_script
@@ -256,10 +256,7 @@ def check_files(meshes: list[dict[str, Any]], uid: int) -> list[str]:
 
 def attack(gang: RemoteGang, folder: Path, meshes: list[dict[str, Any]], user: Account | None, ssh: Any) -> None:
     """An independent client against node 0's sshd; then, for our own client, a node that is not what it was."""
-    try:
-        import paramiko  # noqa: F401
-    except ImportError:
-        missing("paramiko is not installed.")
+    require_packages("paramiko")
     name = user.name if user else "root"
     config = Path(meshes[1]["config"])
     port = int(re.findall(r"Port (\d+)", config.read_text())[0])

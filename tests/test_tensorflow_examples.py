@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from support.flows import FlowRunner
+from support.requirements import require_packages
 from support.tensorflow import QUIET
 from test_examples import EXAMPLES, printed
-from test_ray_examples import need
 
 TENSORFLOW, JAX = EXAMPLES / "tensorflow", EXAMPLES / "jax"
 
@@ -18,7 +18,7 @@ LIMIT = 300.0
 
 
 def test_two_workers_learn_the_digits(flow_run: FlowRunner) -> None:
-    need("tensorflow", "sklearn")
+    require_packages("tensorflow", "sklearn")
     run = flow_run(TENSORFLOW / "digits.py", env=QUIET).ok(LIMIT)
     assert float(printed(run.output, r"test accuracy ([\d.]+)%")) >= 95
     assert printed(run.output, r"saved by node (\d)") == "0"
@@ -32,7 +32,7 @@ def test_two_workers_learn_the_digits(flow_run: FlowRunner) -> None:
 
 @pytest.mark.big
 def test_a_script_fits_with_tf_keras(flow_run: FlowRunner) -> None:
-    need("tensorflow", "tf_keras", "sklearn")
+    require_packages("tensorflow", "tf_keras", "sklearn")
     run = flow_run(TENSORFLOW / "run_script.py", env=QUIET).ok(LIMIT)
     accuracies = re.findall(r"test accuracy ([\d.]+)% with 2 workers", run.output)
     assert len(accuracies) == 2 and accuracies[0] == accuracies[1], "both have the same model"
@@ -41,7 +41,7 @@ def test_a_script_fits_with_tf_keras(flow_run: FlowRunner) -> None:
 
 
 def test_the_failure_on_purpose_is_told(flow_run: FlowRunner) -> None:
-    need("tensorflow")
+    require_packages("tensorflow")
     run = flow_run(TENSORFLOW / "fails_on_purpose.py", env=QUIET)
     output = run.fails(LIMIT)
     cause = "ValueError: step 3: a digit's label is between 0 and 9, not 12"
@@ -53,7 +53,7 @@ def test_the_failure_on_purpose_is_told(flow_run: FlowRunner) -> None:
 
 
 def test_two_processes_of_jax_learn_the_digits(flow_run: FlowRunner) -> None:
-    need("jax", "sklearn")
+    require_packages("jax", "sklearn")
     run = flow_run(JAX / "digits.py", env=QUIET).ok(LIMIT)
     assert float(printed(run.output, r"test accuracy ([\d.]+)%")) >= 95
     assert sorted(re.findall(r"process (\d) of 2, 2 devices", run.output)) == ["0", "1"]

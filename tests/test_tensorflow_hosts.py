@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from support.remote import RemoteGang, RemoteTask, remote_gang
-from support.tensorflow import END_S, FILES, LOST_S, QUIET, START_S, ready, require_packages, score
+from support.requirements import require_packages
+from support.tensorflow import END_S, FILES, LOST_S, QUIET, START_S, ready, score
 
 BIG = pytest.mark.big
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
 import pytest
-from test_ray_examples import need
+from support.requirements import require_packages
 
 from metaflow_extensions.gang.core.context import Gang, Node
 from metaflow_extensions.gang.core.failure import BadAttribute
@@ -142,7 +142,7 @@ def in_python(code: str, **env: str) -> str:
 
 
 def test_what_comes_too_late() -> None:
-    need("tensorflow")
+    require_packages("tensorflow")
     said = in_python(
         """
         from metaflow_extensions.gang.launchers.tensorflow.decorator import TensorflowDecorator
@@ -288,6 +288,6 @@ print(sys.meta_path == before, sys.modules["jax._src.clusters"].__spec__.origin)
 
 def test_jax_s_own_list_takes_the_gang() -> None:
     """The real one: the names that are used are no part of what JAX promises."""
-    need("jax")
+    require_packages("jax")
     said = in_python(f"{PLACE}\ntell_jax(place)\nimport jax\n{SHOW}", JAX_PLATFORMS="cpu").splitlines()
     assert said[0].startswith("['metaflow_gang'") and said[1:] == ["10.0.0.1:20001", "3 2"]

@@ -15,6 +15,7 @@ import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
 import pytest
 from support.faults import kill_process
 from support.flows import FlowRunner, flow_environment
+from support.requirements import require_packages
 from support.trees import Tree
 
 from metaflow_extensions.gang.core.alone import alone
@@ -24,7 +25,7 @@ from metaflow_extensions.gang.core.launch import LaunchPlan, Process
 from metaflow_extensions.gang.launchers.torchrun.failure import TorchrunException
 from metaflow_extensions.gang.launchers.torchrun.single_node import TorchrunSingleNodeMultiGPU
 
-pytest.importorskip("torch")
+require_packages("torch")
 
 DEADLINE_S = 120
 

@@ -27,6 +27,9 @@ TIE_S = 0.002
 CUT = "its host, its container or its guard process has died, or the network between them is cut"
 """What may be behind a connection that is lost."""
 
+_LIKELY = {"SIGKILL": " (out of memory?)", "SIGBUS": " (/dev/shm full?)"}
+"""What most often lies behind a signal that nobody seems to have sent."""
+
 DETAIL_LIMIT = 12_000
 """Characters of traceback or last output that travel in a record; the end is what is kept."""
 
@@ -106,7 +109,7 @@ def how_it_ended(exit_code: int) -> str:
     if exit_code >= 0:
         return f"exited with code {exit_code}"
     name = signal_name(-exit_code)
-    return f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+    return f"was killed by {name}" + _LIKELY.get(name, "")
 
 
 def merge(failures: Sequence[Failure]) -> list[Failure]:

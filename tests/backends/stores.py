@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import datetime
-import importlib.util
 import json
 import os
 import subprocess
@@ -18,7 +17,7 @@ from typing import Any
 
 from support.hosts import Host
 from support.remote import Datastore
-from support.requirements import find_tool, missing
+from support.requirements import find_tool, missing, require_packages
 
 from .servers import S3_CREDENTIALS, JsonServer, Refused, listen, s3_server, url_of
 
@@ -96,7 +95,7 @@ def local_store(host: Host, folder: Path) -> Iterator[Datastore]:
 @contextlib.contextmanager
 def s3_store(host: Host, folder: Path) -> Iterator[Datastore]:
     """S3, played by moto."""
-    _require("boto3", "moto")
+    require_packages("boto3", "moto")
     with s3_server(host, _BUCKET) as url:
         # The first is Metaflow's, the second that of whoever else speaks to S3: AWS's libraries, PyArrow's, Ray's.
         env = {**S3_CREDENTIALS, "METAFLOW_S3_ENDPOINT_URL": url, "AWS_ENDPOINT_URL_S3": url}
@@ -106,7 +105,7 @@ def s3_store(host: Host, folder: Path) -> Iterator[Datastore]:
 @contextlib.contextmanager
 def gs_store(host: Host, folder: Path) -> Iterator[Datastore]:
     """Google's storage, played by gcp-storage-emulator, for a task that has the machine's service account."""
-    _require("gcp_storage_emulator", "google.cloud.storage")
+    require_packages("gcp_storage_emulator", "google.cloud.storage")
     with contextlib.closing(Identities(host)) as identities, listen(host) as listener, ExitStack() as undo:
         argv = [sys.executable, "-c", _GOOGLE, str(listener.fileno()), _BUCKET]
         _run(undo, subprocess.Popen(argv, pass_fds=[listener.fileno()], stdin=subprocess.DEVNULL))
@@ -141,7 +140,7 @@ server.serve_forever()
 @contextlib.contextmanager
 def azure_store(host: Host, folder: Path) -> Iterator[Datastore]:
     """Azure's blob storage, played by Azurite, for a task that has a managed identity."""
-    _require("azure.identity", "azure.storage.blob", "cryptography")
+    require_packages("azure.identity", "azure.storage.blob", "cryptography")
     azurite = _azurite()
     with contextlib.closing(Identities(host)) as identities, ExitStack() as undo:
         certificate, key = _certificate(folder, _AZURE_NAMES)
@@ -217,16 +216,6 @@ def _run(undo: ExitStack, server: subprocess.Popen[bytes]) -> None:
     """End a server with the stack."""
     undo.callback(server.wait)
     undo.callback(server.kill)
-
-
-def _require(*modules: str) -> None:
-    for name in modules:
-        try:
-            found = importlib.util.find_spec(name)
-        except ModuleNotFoundError:  # what it would be in
-            found = None
-        if found is None:
-            missing(f"The Python module {name} is not installed.")
 
 
 STORES: Mapping[str, Callable[[Host, Path], AbstractContextManager[Datastore]]] = {

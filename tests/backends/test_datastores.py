@@ -13,8 +13,8 @@ import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
 import pytest
 from support.flows import flow_environment
 from support.hosts import Host, Hosts
-from support.ray import require_ray
 from support.remote import Datastore, RemoteGang
+from support.requirements import require_packages
 
 from metaflow_extensions.gang.launchers.ray.storage import azure_url
 
@@ -196,7 +196,7 @@ URLS = {
 
 
 def test_ray_reads_there_what_it_wrote(served: Served, tmp_path: Path) -> None:
-    require_ray()
+    require_packages("ray")
     hosts, datastore = served
     path, filesystem, read, found = ask(hosts[1], datastore, RAY, tmp_path)
     kind, root = URLS.get(datastore.kind, ("local", datastore.root))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import importlib.util
 import os
 import re
 import socket
@@ -19,7 +18,6 @@ import pytest
 from .flows import FlowRun, flow_environment
 from .leaks import DEADLINE
 from .processes import Process, all_processes
-from .requirements import missing
 from .trees import Tree
 
 START_S = 120.0
@@ -43,12 +41,6 @@ assert len([node for node in ray.nodes() if node["Alive"]]) == 1
 assert not [name for name in ray.cluster_resources() if name in ("node:0", "node:1", "node:2")]
 print("the other cluster works;")
 """
-
-
-def require_ray() -> None:
-    """Skip, or in CI fail, where there is no Ray."""
-    if importlib.util.find_spec("ray") is None:
-        missing("The Python package ray is not installed.")
 
 
 def folders() -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from typing import NoReturn
@@ -35,6 +36,17 @@ def require_tool(name: str, package: str = "") -> str:
         advice = f" (Debian package {package})" if package else ""
         missing(f"The program {name!r} is not installed{advice}.")
     return path
+
+
+def require_packages(*names: str) -> None:
+    """What a test imports, or has programs import: "torch", "google.cloud.storage"."""
+    for name in names:
+        try:
+            found = importlib.util.find_spec(name)
+        except ModuleNotFoundError:  # what it would be in
+            found = None
+        if found is None:
+            missing(f"The Python package {name} is not installed.")
 
 
 def require_root() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import subprocess
 import sys
@@ -10,7 +9,6 @@ from pathlib import Path
 
 from .flows import FlowRun, flow_environment
 from .remote import RemoteTask
-from .requirements import missing
 
 START_S = 120.0
 """For all nodes to import the framework and to find each other, on a machine that is busy with other tests."""
@@ -117,13 +115,6 @@ if __name__ == "__main__" and sys.argv[1] == "score":
 """
 
 FILES = {"split.py": SPLIT, "loops.py": TENSORFLOW}
-
-
-def require_packages(*names: str) -> None:
-    """Skip, or in CI fail, where one of these Python packages is not installed."""
-    for name in names:
-        if importlib.util.find_spec(name) is None:
-            missing(f"The Python package {name} is not installed.")
 
 
 def score(folder: Path, model: Path) -> float:

@@ -1,0 +1,1 @@
+"""Argo Workflows, as far as it takes to run what Metaflow makes of a flow with a gang."""
