@@ -103,6 +103,11 @@ def test_the_head_s_command() -> None:
     }
 
 
+def test_a_ray_without_grpc_has_no_port_for_clients() -> None:
+    bare = started(0, client_port=None)
+    assert started(0).keys() - bare.keys() == {"ray-client-server-port"}
+
+
 def test_a_worker_s_command_is_the_head_s_without_what_is_the_head_s() -> None:
     head = started(0, dashboard_port=8265)
     worker = started(7, address="10.0.0.8", dashboard_port=8265)

@@ -154,6 +154,7 @@ def test_the_story_names_node_host_and_last_words() -> None:
         (3, "exited with code 3"),
         (-signal.SIGSEGV, "was killed by SIGSEGV"),
         (-signal.SIGKILL, "was killed by SIGKILL (out of memory?)"),
+        (-signal.SIGBUS, "was killed by SIGBUS (/dev/shm full?)"),
         (-63, "was killed by signal 63"),
     ],
 )

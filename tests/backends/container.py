@@ -18,18 +18,22 @@ from .image import Image
 KILLED = 137
 """Exit code, as a container runtime tells it, of one whose first process was ended by SIGKILL."""
 
+SHARED_MEMORY = 64
+"""MiB that /dev/shm has under container runtimes, unless they are asked for more."""
+
 _START_S = 10.0
 
-# $1 the hostname, $2 a folder with the file of known names, then the folders below /tmp to keep; "--"; the command,
-# which becomes the container's first process, in a session of its own as under every container runtime.
+# $1 the hostname, $2 a folder with the file of known names, $3 MiB of shared memory, then the folders below /tmp to
+# keep; "--"; the command, which becomes the container's first process, in a session of its own as under every container
+# runtime.
 _SETUP = (
     """
 set -e
-hostname "$1"; names=$2; shift 2
+hostname "$1"; names=$2; shared=$3; shift 3
 kept=
 while [ "$1" != -- ]; do kept="$kept $1"; shift; done
 shift
-mount -t tmpfs tmpfs /dev/shm
+mount -t tmpfs -o "size=${shared}m" tmpfs /dev/shm
 mount -t tmpfs tmpfs /run
 mkdir -p /run/lock /run/container/home /run/container/work /run/names
 mount --bind "$names" /run/names
@@ -61,10 +65,19 @@ class Container:
         The first process, which gets no other variables than these, the image's and HOME.
     hostname : str
         What it calls itself.
+    shared_memory : int
+        MiB in its /dev/shm.
     """
 
     def __init__(
-        self, host: Host, folder: Path, image: Image, argv: Sequence[str], env: Mapping[str, str], hostname: str
+        self,
+        host: Host,
+        folder: Path,
+        image: Image,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        hostname: str,
+        shared_memory: int = SHARED_MEMORY,
     ) -> None:
         self.host, self.hostname, self.log = host, hostname, folder / "log"
         names = folder / "names"
@@ -76,9 +89,10 @@ class Container:
         kept = sorted({str(path) for path in image.needs if Path("/tmp") in path.parents})
         spaces = ["-u", "-i", "-m", "-p", "-f", "--kill-child", "--mount-proc"]
         own = {"HOME": "/run/container/home", MARK: os.environ.get(MARK, "")}
+        arguments = [hostname, str(names), str(shared_memory), *kept, "--", *argv]
         with self.log.open("wb") as stream:
             self._process = host.popen(
-                ["unshare", *spaces, "sh", "-c", _SETUP, "sh", hostname, str(names), *kept, "--", *argv],
+                ["unshare", *spaces, "sh", "-c", _SETUP, "sh", *arguments],
                 env={**image.environment, **own, **env},
                 cwd="/",
                 stdin=subprocess.DEVNULL,

@@ -1,30 +1,39 @@
-"""The launchers besides @torchrun, each on three pods."""
+"""Each other launcher on three pods, in whose image there is nothing but Python and what it starts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError
 
 import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
 import pytest
-from support.mpi import ALL, mpi_folder
-from support.requirements import require_tool
+from support.mpi import MPICH, OPEN_MPI_4, OPEN_MPI_5, mpi_folder
+from support.requirements import missing, require_tool
+from support.tensorflow import QUIET
 
 from .image import FOR_S3, Image
 from .kubernetes.place import KubernetesPlace
 from .kubernetes.place import kubernetes as kubernetes
 from .workplace import RUN_S, result
 
+BIG = pytest.mark.big
+
+NODES = range(3)
+
+MIB = 1 << 20
+
 FLOW = """
 import json
-from metaflow import FlowSpec, current, gang, kubernetes, mpi, step
+import metaflow
+from metaflow import FlowSpec, current, kubernetes, step
 
 class Launches(FlowSpec):
     @step
     def start(self):
         self.next(self.work, num_parallel=3)
 
-    @kubernetes
-    @DECORATOR
+    @kubernetes(shared_memory=200)
+    @metaflow.DECORATOR
     @step
     def work(self):
         self.found = None
@@ -44,18 +53,102 @@ if __name__ == "__main__":
     Launches()
 """
 
-RANKS = """
+MPI = """
 from mpi4py import MPI
 
 print("RANKS", MPI.COMM_WORLD.allgather((MPI.COMM_WORLD.rank, MPI.Get_processor_name())))
 """
 
+DEEPSPEED = """
+import socket
+
+def train():
+    '''Two steps by ZeRO-1, each rank on numbers of its own: host, rank, parts of the optimizer's state, weights.'''
+    import deepspeed, torch
+    import torch.distributed as dist
+
+    # What ranks of one node speak by; to build it takes a compiler and a minute, anew in each of these containers.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend="gloo")
+    rank = dist.get_rank()
+    torch.manual_seed(0)
+    config = {
+        "train_micro_batch_size_per_gpu": 2,
+        "optimizer": {"type": "Adam", "params": {"lr": 0.1, "torch_adam": True}},
+        "zero_optimization": {"stage": 1},
+    }
+    model, optimizer, *_ = deepspeed.initialize(model=torch.nn.Linear(4, 1), config=config)
+    for _ in range(2):
+        model.backward(model(torch.full((2, 4), float(rank + 1))).square().mean())
+        model.step()
+    print(f"rank {rank} is done")
+    weights = model.module.weight.detach().flatten().tolist()
+    dist.destroy_process_group()
+    return [socket.gethostname(), rank, optimizer.partition_count, weights]
+"""
+
+RAY = """
+import socket
+
+def visit():
+    '''Where tasks for each of the nodes ran, and what they got; all of Ray's object stores together in bytes.'''
+    import ray
+
+    ray.init(logging_level="error")
+
+    @ray.remote(num_cpus=1)
+    def visits(index, data):
+        print(f"node {index} is visited")
+        return socket.gethostname(), len(data)
+
+    data = ray.put(bytes(5_000_000))  # too large for a message: it goes through the stores
+    visited = [visits.options(resources={f"node:{index}": 1}).remote(index, data) for index in range(3)]
+    return [ray.get(visited), ray.cluster_resources()["object_store_memory"]]
+"""
+
+TENSORFLOW = """
+def total(index):
+    '''A sum over all nodes, and of how many.'''
+    import tensorflow as tf
+
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+
+    @tf.function
+    def all_reduce(value):
+        return strategy.reduce("sum", strategy.run(tf.identity, args=(value,)), axis=None)
+
+    found = float(all_reduce(tf.constant(10.0**index)))
+    print(f"node {index} has {found}")
+    return [found, strategy.num_replicas_in_sync]
+"""
+
+JAX = """
+def total(index):
+    '''A sum over all nodes, and of how many.'''
+    import jax
+
+    jax.distributed.initialize()
+    all_reduce = jax.pmap(lambda value: jax.lax.psum(value, "all"), axis_name="all")
+    found = float(all_reduce(jax.numpy.full(1, 10.0**index))[0])
+    print(f"node {index} has {found}")
+    return [found, jax.process_count()]
+"""
+
+Kubernetes = Callable[..., KubernetesPlace]
+
 
 @pytest.fixture(scope="session")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
-    """Without PyTorch: what these launchers start needs none."""
-    pytest.importorskip("mpi4py")
-    return Image(tmp_path_factory.mktemp("image"), "mpi4py", "numpy", *FOR_S3)
+def image(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Image:
+    """What the test says by :func:`image_with`."""
+    try:
+        return Image(tmp_path_factory.mktemp("image"), *request.param, *FOR_S3)
+    except PackageNotFoundError as error:
+        missing(f"The Python package {error.name} is not installed.")
+
+
+def image_with(*distributions: str) -> pytest.MarkDecorator:
+    """What the pods of a test have besides Python and what Metaflow itself installs."""
+    return pytest.mark.parametrize("image", [distributions], indirect=True, ids=distributions[:1])
 
 
 def flow(decorator: str, body: str) -> str:
@@ -66,23 +159,85 @@ def names(place: KubernetesPlace) -> list[str]:
     return [pod.domain for role in ("control-0", "worker-0", "worker-1") for pod in place.cluster.find(role)]
 
 
-def test_gang(kubernetes: Callable[..., KubernetesPlace]) -> None:
+@image_with("numpy")
+def test_gang(kubernetes: Kubernetes) -> None:
     place = kubernetes(3)
-    run = place.run(
-        flow("gang", "self.found = current.gang.all_gather([node.hostname for node in current.gang.nodes])")
-    )
+    body = "self.found = current.gang.all_gather([node.hostname for node in current.gang.nodes])"
+    run = place.run(flow("gang", body))
     run.ok(RUN_S)
     assert result(run) == [names(place)] * 3
 
 
-@pytest.mark.parametrize("transport", ["ssh", "channel"])
-@pytest.mark.parametrize("kind", [ALL[0], *(pytest.param(kind, marks=pytest.mark.big) for kind in ALL[1:])])
-def test_mpi(kubernetes: Callable[..., KubernetesPlace], image: Image, kind: str, transport: str) -> None:
-    for tool, package in (("ssh", "openssh-client"), ("sshd", "openssh-server")):
-        require_tool(tool, package)
+MPIS = [(OPEN_MPI_4, "channel"), (OPEN_MPI_4, "ssh"), (OPEN_MPI_5, "ssh"), (MPICH, "channel")]
+"""Each kind and each transport; the rest of the pairs run on hosts, in test_mpi_hosts.py."""
+
+
+@image_with("mpi4py", "numpy")
+@pytest.mark.parametrize(("kind", "transport"), [MPIS[0], *(pytest.param(*mpi, marks=BIG) for mpi in MPIS[1:])])
+def test_mpi(kubernetes: Kubernetes, image: Image, kind: str, transport: str) -> None:
+    require_ssh(transport)
     programs = mpi_folder(kind).resolve()
     place = kubernetes(3, env={"PATH": f"{image.folder}/bin:{programs}:{image.environment['PATH']}"})
     body = 'current.mpi.exec(program="python", program_args=["ranks.py"])'
-    run = place.run(flow(f'mpi(transport="{transport}")', body), ranks=RANKS)
+    run = place.run(flow(f'mpi(transport="{transport}")', body), ranks=MPI)
     run.ok(RUN_S)
-    assert all(f"'{name}'" in run.output for name in names(place)), run.story()
+    assert all(f"({rank}, '{name}')" in run.output for rank, name in enumerate(names(place))), run.story()
+
+
+def require_ssh(transport: str) -> None:
+    if transport == "ssh":
+        require_tool("ssh", "openssh-client")
+        require_tool("sshd", "openssh-server")
+
+
+@image_with("deepspeed", "numpy")
+@pytest.mark.parametrize("transport", ["none", *(pytest.param(name, marks=BIG) for name in ("channel", "ssh"))])
+def test_deepspeed(kubernetes: Kubernetes, transport: str) -> None:
+    require_ssh(transport)
+    if transport != "none":
+        require_tool("pdsh", "pdsh")
+    place = kubernetes(3)
+    body = "from train import train; self.found = current.deepspeed.run(entrypoint=train)"
+    run = place.run(flow(f'deepspeed(transport="{transport}")', body), train=DEEPSPEED)
+    run.ok(RUN_S)
+    found = result(run)
+    assert [one[:3] for one in found] == [[name, rank, [3]] for rank, name in enumerate(names(place))]
+    assert all(one[3] == found[0][3] for one in found), found
+    said = place.task_logs(run, 0 if transport != "none" else 2)
+    assert ("rank 2 is done" in said) and ("rank 1 is done" in said) == (transport != "none"), said
+
+
+@image_with("ray", "numpy")
+def test_ray(kubernetes: Kubernetes) -> None:
+    """What ``pip install ray`` installs is enough, without the extras for Ray's clients and its dashboard."""
+    place = kubernetes(3)
+    body = "from visit import visit; self.found = visit()"
+    run = place.run(flow("metaflow_ray(enable_worker_logs=True)", body), visit=RAY)
+    run.ok(RUN_S)
+    visited, stores = result(run)
+    assert visited == [[name, 5_000_000] for name in names(place)]
+    # Of shared_memory, at most 95 % of what /dev/shm has.
+    assert 3 * 190 * MIB <= stores <= 3 * 200 * MIB
+    said = place.task_logs(run, 2)
+    assert "node 2 is visited" in said and "node 1 is visited" not in said, said
+
+
+@image_with("tensorflow-cpu")
+def test_tensorflow(kubernetes: Kubernetes) -> None:
+    adds_up(kubernetes, "tensorflow", TENSORFLOW)
+
+
+@image_with("jax")
+def test_jax(kubernetes: Kubernetes) -> None:
+    adds_up(kubernetes, "jax", JAX)
+
+
+def adds_up(kubernetes: Kubernetes, decorator: str, total: str) -> None:
+    """Insist that the nodes make a sum, each of a number of its own, and that the last of them tells it in its log."""
+    place = kubernetes(3, env=QUIET)
+    body = "from total import total; self.found = total(current.gang.node_index)"
+    run = place.run(flow(decorator, body), total=total)
+    run.ok(RUN_S)
+    assert result(run) == [111.0, 3]
+    said = place.task_logs(run, 2)
+    assert "node 2 has 111.0" in said and "node 1 has" not in said, said

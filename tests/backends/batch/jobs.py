@@ -11,7 +11,7 @@ from typing import Any
 from support.hosts import Host
 from support.processes import send_signal
 
-from ..container import Container
+from ..container import SHARED_MEMORY, Container
 from ..image import Image
 
 EXITED = "Essential container in task exited"
@@ -56,7 +56,9 @@ class Node:
         own = {entry["name"]: entry["value"] for entry in self.properties.get("environment", ())}
         name = f"ip-{self.host.address.replace('.', '-')}.ec2.internal"
         argv = self.properties["command"]
-        self.container = Container(self.host, folder / f"node-{self.index}", image, argv, {**env, **own}, name)
+        shared = self.properties.get("linuxParameters", {}).get("sharedMemorySize") or SHARED_MEMORY
+        place = folder / f"node-{self.index}"
+        self.container = Container(self.host, place, image, argv, {**env, **own}, name, shared)
         self.started = milliseconds()
 
     def stop(self, grace: float) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from support.hosts import Host
 
-from ..container import KILLED, Container
+from ..container import KILLED, SHARED_MEMORY, Container
 from ..image import Image
 
 _HOSTNAME_LIMIT = 64  # Linux's; kubelet does not start a pod whose name as FQDN is longer
@@ -109,8 +109,19 @@ class Pod:
             self.end(1, f"FailedCreatePodSandBox: hostname {own} has more than {_HOSTNAME_LIMIT} characters")
             return
         argv = [*container["command"], *(container.get("args") or ())]
-        self.container = Container(host, folder / self.name, image, argv, values, own)
+        shared = self._shared_memory(container)
+        self.container = Container(host, folder / self.name, image, argv, values, own, shared)
         self.started = time.monotonic()
+
+    def _shared_memory(self, container: dict[str, Any]) -> int:
+        """MiB of /dev/shm: those of the volume in memory that is mounted there, else what every container has."""
+        volumes = {volume["name"]: volume.get("emptyDir") or {} for volume in self.spec.get("volumes") or ()}
+        for mount in container.get("volumeMounts") or ():
+            if mount["mountPath"] == "/dev/shm":
+                volume = volumes[mount["name"]]
+                assert volume["medium"] == "Memory", volume
+                return int(volume["sizeLimit"].removesuffix("Mi"))
+        return SHARED_MEMORY
 
     def end(self, exit_code: int, reason: str) -> None:
         """Write down how it ended; the first word counts."""
