@@ -1,6 +1,7 @@
 # make demo      train the digits on two local nodes, in a virtual environment made here
 # make test      every check: ruff, mypy --strict, pytest; installs what they need, system packages included
 # make lint      the checkers alone
+# make backends  all tests on AWS Batch, Kubernetes, Argo and the datastores, the long ones included
 # make coverage  the tests once more with the lines of core/ counted, guards and tasks included
 # make test-all  the long tests and the other versions of Python and Metaflow; goes on where it was stopped
 # make clean     removes what the targets above made
@@ -28,7 +29,7 @@ SITE = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("pur
 SYSTEM_PACKAGES := findutils g++ gcc git iproute2 libc6-dev libopenmpi-dev npm openmpi-bin openssh-client openssh-server pdsh \
 	procps redis-server sysvinit-utils util-linux
 
-.PHONY: demo test lint coverage test-all clean package types system
+.PHONY: demo test backends lint coverage test-all clean package types system
 .NOTPARALLEL:
 
 demo: $(VENV)/demo-installed package
@@ -36,6 +37,9 @@ demo: $(VENV)/demo-installed package
 
 test: system $(VENV)/test-installed package lint
 	$(BIN)/pytest
+
+backends: system $(VENV)/test-installed package
+	$(BIN)/pytest -n 2 -m "big or not big" tests/backends
 
 lint: $(VENV)/test-installed types
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import sysconfig
 import venv
@@ -16,6 +17,9 @@ FOR_S3 = ("boto3", "requests")
 """What Metaflow itself installs in each task's container where the flow's datastore is S3."""
 
 _BARRED = ("metaflow", "metaflow-gang")
+
+_CONFIGURATION = {"METAFLOW_ENABLED_SIDECAR": ["save_logs_periodically", "spot_termination_monitor"]}
+"""Of Metaflow: without the process beside each task that tells the metadata service of it once in a while."""
 
 
 class Image:
@@ -36,6 +40,9 @@ class Image:
         self._sources: set[Path] = set()
         for found in _with_requirements(distributions):
             self._link(found, site)
+        self.metaflow_home = folder / "metaflow"
+        self.metaflow_home.mkdir()
+        (self.metaflow_home / "config.json").write_text(json.dumps(_CONFIGURATION))
 
     def _link(self, found: Distribution, site: Path) -> None:
         for name in {path.parts[0] for path in found.files or () if path.parts[0] not in ("..", "__pycache__")}:
@@ -53,7 +60,8 @@ class Image:
     def environment(self) -> dict[str, str]:
         """What an image's ENV lines say: this Python first, and nothing to install, as there is no network."""
         path = f"{self.folder / 'bin'}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-        return {"PATH": path, "LANG": "C.UTF-8", "METAFLOW_SKIP_INSTALL_DEPENDENCIES": "1"}
+        own = {"METAFLOW_SKIP_INSTALL_DEPENDENCIES": "1", "METAFLOW_HOME": str(self.metaflow_home)}
+        return {"PATH": path, "LANG": "C.UTF-8", **own}
 
 
 def _with_requirements(names: Iterable[str]) -> list[Distribution]:

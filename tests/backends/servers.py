@@ -7,7 +7,6 @@ import ctypes
 import json
 import os
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -151,45 +150,22 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PATCH = do_DELETE = do_PUT = _serve
 
 
-_MOTO = """
-import sys
-from moto.core import DEFAULT_ACCOUNT_ID
-from moto.s3.models import s3_backends
-from moto.server import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import WSGIRequestHandler, make_server
-
-class Quiet(WSGIRequestHandler):
-    def log(self, *_):
-        pass
-
-address, port, fd, bucket = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-s3_backends[DEFAULT_ACCOUNT_ID]["aws"].create_bucket(bucket, "us-east-1")
-app = DomainDispatcherApplication(create_backend_app)
-make_server(address, port, app, threaded=True, request_handler=Quiet, fd=fd).serve_forever()
-"""
-
 S3_CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "testing",
     "AWS_SECRET_ACCESS_KEY": "testing",
     "AWS_DEFAULT_REGION": "us-east-1",
     "AWS_EC2_METADATA_DISABLED": "true",
+    "METAFLOW_S3_WORKER_COUNT": "1",
 }
-"""What a role would give to a task; the server takes any."""
+"""What a role would give to a task, of which the server takes any; and no more processes for each read than help here:
+Metaflow starts 64."""
 
 
 @contextlib.contextmanager
 def s3_server(host: Host, bucket: str) -> Iterator[str]:
     """The URL of an S3 service on ``host`` that has one bucket."""
-    with listen(host) as listener:
-        address, port = listener.getsockname()[:2]
-        # It accepts on a socket that is open already: what comes before it is ready waits and is not refused.
-        process = subprocess.Popen(
-            [sys.executable, "-c", _MOTO, address, str(port), str(listener.fileno()), bucket],
-            pass_fds=[listener.fileno()],
-            stdin=subprocess.DEVNULL,
-        )
-        try:
-            yield url_of(listener)
-        finally:
-            process.kill()
-            process.wait()
+    from .s3 import S3  # not where the tests that use it are skipped
+
+    # It accepts on a socket that is open already: what comes before it is ready waits and is not refused.
+    with listen(host) as listener, contextlib.closing(S3(listener, bucket)):
+        yield url_of(listener)

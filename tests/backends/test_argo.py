@@ -10,6 +10,7 @@ from typing import Any
 
 import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
 import pytest
+from support.requirements import require_packages
 
 from .argo.place import ArgoPlace
 from .argo.placeholders import fill, unfilled
@@ -59,8 +60,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
 
 @pytest.fixture
 def stack() -> Iterator[contextlib.ExitStack]:
-    for package in ArgoPlace.packages:
-        pytest.importorskip(package)
+    require_packages(*ArgoPlace.packages)
     with contextlib.ExitStack() as made:
         yield made
 
@@ -73,6 +73,7 @@ def started(pods: list[Pod]) -> bool:
     return any(pod.container and "Task is starting." in pod.container.output for pod in pods)
 
 
+@pytest.mark.big
 def test_an_attempt_that_lives_on_is_not_met_by_the_next_whose_tasks_are_the_same(
     stack: contextlib.ExitStack, tmp_path: Path, image: Image
 ) -> None:
@@ -99,6 +100,7 @@ def test_an_attempt_that_lives_on_is_not_met_by_the_next_whose_tasks_are_the_sam
         assert f"node {node} works in attempt 1" in said and "attempt 0" not in said, said
 
 
+@pytest.mark.big
 def test_a_gang_that_fails_for_good_fails_the_workflow_whose_logs_have_the_cause(
     stack: contextlib.ExitStack, tmp_path: Path, image: Image
 ) -> None:
@@ -110,6 +112,7 @@ def test_a_gang_that_fails_for_good_fails_the_workflow_whose_logs_have_the_cause
     assert "[gang] The first failure was on node 1" in said and "out of luck" in said, output
 
 
+@pytest.mark.big
 def test_a_gang_of_one(stack: contextlib.ExitStack, tmp_path: Path, image: Image) -> None:
     place = ArgoPlace(stack, tmp_path, image, 1)
     run = place.start(flow(1))

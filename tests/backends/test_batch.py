@@ -12,6 +12,7 @@ from typing import Any
 import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
 import pytest
 from support.hosts import Hosts
+from support.requirements import require_packages
 
 from .batch import schema
 from .batch.jobs import Job
@@ -83,15 +84,14 @@ Batch = Callable[..., BatchPlace]
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
-    pytest.importorskip("boto3")
+    require_packages("boto3")
     return Image(tmp_path_factory.mktemp("image"), *FOR_S3)
 
 
 @pytest.fixture
 def batch(tmp_path: Path, image: Image) -> Iterator[Batch]:
     """Call it with what :class:`BatchPlace` takes from ``machines`` on."""
-    for package in BatchPlace.packages:
-        pytest.importorskip(package)
+    require_packages(*BatchPlace.packages)
     with contextlib.ExitStack() as stack:
         yield lambda machines, **options: BatchPlace(stack, tmp_path, image, machines, **options)
 
@@ -100,6 +100,7 @@ def flow(nodes: int, decorator: str, body: str) -> str:
     return FLOW.replace("NODES", str(nodes)).replace("DECORATOR", decorator).replace("BODY", body)
 
 
+@pytest.mark.big
 def test_a_job_whose_lost_node_is_tolerated_ends_with_its_body(batch: Batch) -> None:
     place = batch(3)
     body = 'next(1 for _ in iter(lambda: time.sleep(0.1), 0) if os.path.exists("/tmp/finish"))'
@@ -128,6 +129,7 @@ def test_a_node_that_dies_while_its_state_is_stored_ends_the_job_at_once(batch: 
     assert "Essential container in task exited" in run.output, run.story()
 
 
+@pytest.mark.big
 def test_a_gang_of_one_is_a_job_of_one_node(batch: Batch) -> None:
     place = batch(1)
     run = place.run(flow(1, "gang", "[node.address for node in current.gang.nodes]"))
@@ -135,6 +137,7 @@ def test_a_gang_of_one_is_a_job_of_one_node(batch: Batch) -> None:
     assert result(run) == [[place.hosts[1].address]]
 
 
+@pytest.mark.big
 def test_an_interrupted_run_leaves_no_container(batch: Batch) -> None:
     place = batch(2, stop_timeout=2.0)
     run = place.start(fails())
@@ -217,7 +220,7 @@ def test_a_terminated_job_fails_once_its_main_node_has_been_stopped(tmp_path: Pa
     ],
 )
 def test_what_the_public_model_lacks_is_refused(change: dict[str, Any], problem: str) -> None:
-    pytest.importorskip("botocore")
+    require_packages("botocore")
     body = {"jobName": "job", "jobQueue": "queue", "jobDefinition": "it", **change}
     sent = {key: value for key, value in body.items() if value is not None}
     found = schema.check(schema.operations()["/v1/submitjob"].input_shape, sent)

@@ -1,89 +1,87 @@
-"""Flows through ``run --with kubernetes``: Metaflow's own JobSets, meant as Kubernetes means them."""
+"""What is special to Kubernetes: pods and names that come when they come, and an end by exec."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from pathlib import Path
 
 import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
+import pytest
+from support.processes import send_signal
+from support.requirements import require_tool
 
-import metaflow_extensions.gang.core
-
+from .flows import AT_WORK
+from .image import FOR_S3, Image
 from .kubernetes.place import KubernetesPlace
 from .kubernetes.place import kubernetes as kubernetes
-from .workplace import RUN_S, result
-from .workplace import image as image
+from .workplace import RUN_S
 
-FLOW = """
-import json, os, pathlib
-from metaflow import FlowSpec, current, step, torchrun
+FLOW = f"""
+import sys
+from metaflow import BACKEND, FlowSpec, current, gang, step
 
-class Digits(FlowSpec):
+WAIT = "import sys, time; print('{AT_WORK} with', sys.argv[1:], flush=True); time.sleep(1000)"
+
+class Works(FlowSpec):
     @step
     def start(self):
-        self.next(self.train, num_parallel=3)
+        self.next(self.work, num_parallel=NODES)
 
-    @torchrun
+    @BACKEND
+    @gang
     @step
-    def train(self):
-        from train import train
-        self.found = current.torch.run(entrypoint=train)
+    def work(self):
+        current.gang.run([sys.executable, "-c", WAIT, *(node.hostname for node in current.gang.nodes)])
         self.next(self.join)
 
     @step
     def join(self, inputs):
-        self.found = inputs[0].found
         self.next(self.end)
 
     @step
     def end(self):
-        import metaflow_extensions.gang.core
-        extensions = pathlib.Path(metaflow_extensions.gang.core.__file__).parents[2]
-        ours = [str(path.relative_to(extensions)) for path in extensions.rglob("*") if path.suffix not in ("", ".pyc")]
-        print("RESULT", json.dumps([self.found, ours, os.listdir()]))
+        pass
 
 if __name__ == "__main__":
-    Digits()
+    Works()
 """
 
-TRAIN = """
-import os, socket, sys
+GONE_S = 30.0
 
-def train(epochs=30):
-    import torch
-    import torch.distributed as dist
-    from sklearn.datasets import load_digits
-    from torch import nn
-
-    dist.init_process_group("gloo")
-    rank, world = dist.get_rank(), dist.get_world_size()
-    torch.manual_seed(0)
-    scans, names = load_digits(return_X_y=True)
-    scans, names = torch.tensor(scans, dtype=torch.float32) / 16, torch.tensor(names)
-    model = nn.parallel.DistributedDataParallel(nn.Linear(64, 10))
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
-    for _ in range(epochs):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(scans[rank:1500:world]), names[rank:1500:world]).backward()
-        optimizer.step()
-    right = (model(scans[1500:]).argmax(1) == names[1500:]).float().mean().item()
-    dist.destroy_process_group()
-    return {"rank": rank, "world": world, "host": socket.gethostname(), "right": right}
-"""
+Kubernetes = Callable[..., KubernetesPlace]
 
 
-def test_digits_are_learned_on_pods_that_come_one_after_the_other(kubernetes: Callable[..., KubernetesPlace]) -> None:
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
+    """Without a framework: nothing here trains."""
+    return Image(tmp_path_factory.mktemp("image"), *FOR_S3)
+
+
+@pytest.mark.big
+def test_pods_that_come_one_after_the_other_meet_and_an_interrupt_leaves_none(kubernetes: Kubernetes) -> None:
+    require_tool("killall5", "sysvinit-utils")  # by which Metaflow ends what runs in a pod
     place = kubernetes(3, apart=2.0, names_after=3.0)
-    run = place.run(FLOW, "--with", "kubernetes", train=TRAIN)
-    run.ok(RUN_S)
-    found, ours, beside = result(run)
-    assert [(one["rank"], one["world"]) for one in found] == [(0, 3), (1, 3), (2, 3)], run.story()
+    run = place.start(FLOW.replace("NODES", "3"))
+    nodes = [place.node(index, AT_WORK, run) for index in range(3)]
     (jobset,) = place.cluster.jobsets
     domains = [f"{jobset}-{pod}-0.{jobset}.default.svc.cluster.local" for pod in ("control-0", "worker-0", "worker-1")]
-    assert [one["host"] for one in found] == domains
-    assert all(one["right"] > 0.85 and one["right"] == found[0]["right"] for one in found)
-    # The code package has all of ours and nothing else; Metaflow itself has put a file above it.
-    installed = Path(metaflow_extensions.gang.core.__file__).parents[2]
-    files = {str(path.relative_to(installed)) for path in installed.rglob("*") if path.suffix not in ("", ".pyc")}
-    assert set(ours) - {"__init__.py"} == files
-    assert {"flow.py", "train.py"} == {name for name in beside if name.endswith(".py")}
+    assert [node.hostname for node in nodes] == domains
+    assert all(f"{AT_WORK} with {domains}" in node.output for node in nodes), run.story()
+    run.interrupt()
+    run.wait(RUN_S)
+    for node in nodes:
+        assert node.wait(GONE_S) != 0
+    assert len(place.cluster.history) == len(nodes), run.story()
+
+
+@pytest.mark.big
+def test_a_killed_process_fails_the_jobset_and_is_named_with_its_signal(kubernetes: Kubernetes) -> None:
+    place = kubernetes(2)
+    run = place.start(FLOW.replace("NODES", "2"))
+    nodes = [place.node(index, AT_WORK, run) for index in range(2)]
+    (process,) = nodes[1].processes(lambda process: process.command[-1:] == (nodes[1].hostname,))
+    assert send_signal(process, 9)
+    said = run.fails(RUN_S)
+    cause = rf"\[gang\] The first failure was on node 1 \({re.escape(nodes[1].hostname)}\).*SIGKILL"
+    assert re.search(cause, said, re.DOTALL), said
+    assert re.search("(control-pod|Worker pods) failed", said), said  # Metaflow's words: the JobSet has

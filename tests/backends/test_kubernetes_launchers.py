@@ -159,6 +159,7 @@ def names(place: KubernetesPlace) -> list[str]:
     return [pod.domain for role in ("control-0", "worker-0", "worker-1") for pod in place.cluster.find(role)]
 
 
+@BIG
 @image_with("numpy")
 def test_gang(kubernetes: Kubernetes) -> None:
     place = kubernetes(3)
@@ -190,8 +191,9 @@ def require_ssh(transport: str) -> None:
         require_tool("sshd", "openssh-server")
 
 
+@BIG
 @image_with("deepspeed", "numpy")
-@pytest.mark.parametrize("transport", ["none", *(pytest.param(name, marks=BIG) for name in ("channel", "ssh"))])
+@pytest.mark.parametrize("transport", ["none", "channel", "ssh"])
 def test_deepspeed(kubernetes: Kubernetes, transport: str) -> None:
     require_ssh(transport)
     if transport != "none":
@@ -207,6 +209,7 @@ def test_deepspeed(kubernetes: Kubernetes, transport: str) -> None:
     assert ("rank 2 is done" in said) and ("rank 1 is done" in said) == (transport != "none"), said
 
 
+@BIG
 @image_with("ray", "numpy")
 def test_ray(kubernetes: Kubernetes) -> None:
     """What ``pip install ray`` installs is enough, without the extras for Ray's clients and its dashboard."""
@@ -222,11 +225,13 @@ def test_ray(kubernetes: Kubernetes) -> None:
     assert "node 2 is visited" in said and "node 1 is visited" not in said, said
 
 
+@BIG
 @image_with("tensorflow-cpu")
 def test_tensorflow(kubernetes: Kubernetes) -> None:
     adds_up(kubernetes, "tensorflow", TENSORFLOW)
 
 
+@BIG
 @image_with("jax")
 def test_jax(kubernetes: Kubernetes) -> None:
     adds_up(kubernetes, "jax", JAX)

@@ -16,6 +16,7 @@ from support.flows import flow_environment
 from support.hosts import Hosts
 from support.leaks import MARK
 from support.remote import RemoteTask
+from support.requirements import require_packages
 
 from .image import FOR_S3, Image
 from .metadata import MetadataService
@@ -88,6 +89,5 @@ def result(run: RemoteTask) -> Any:
 @pytest.fixture(scope="session")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
     """PyTorch, the digits, and what Metaflow needs for S3."""
-    pytest.importorskip("torch")
-    pytest.importorskip("sklearn")
+    require_packages("torch", "sklearn")
     return Image(tmp_path_factory.mktemp("image"), "torch", "numpy", "scikit-learn", *FOR_S3)

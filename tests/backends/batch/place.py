@@ -52,6 +52,7 @@ class BatchPlace(Workplace):
         api = stack.enter_context(contextlib.closing(BatchApi(self.hosts[0], self.service)))
         self.env |= {
             "AWS_ENDPOINT_URL_BATCH": api.url,
+            "METAFLOW_HOME": str(image.metaflow_home),
             "METAFLOW_BATCH_JOB_QUEUE": QUEUE,
             "METAFLOW_BATCH_CONTAINER_IMAGE": "image:latest",
             "METAFLOW_ECS_S3_ACCESS_IAM_ROLE": "arn:aws:iam::123456789012:role/gang",

@@ -36,8 +36,8 @@ class Cluster:
     apart : float
         Seconds between the starts of two pods.
     notices_after : float
-        Seconds from a container's end until the controllers act on it. On real clusters it takes the kubelet up to 1 s
-        to see it and the Job controller up to 1 s to gather what it sees.
+        Seconds from a container's failure until the controllers act on it. On real clusters it takes the kubelet up to
+        1 s to see it and the Job controller up to 1 s to gather what it sees. A success is acted on at once.
     """
 
     def __init__(
@@ -76,6 +76,11 @@ class Cluster:
             self.jobs[name] = Job(namespace, name, body)
             self._adopt(self.jobs[name])
             return self.jobs[name]
+
+    def run(self, pod: Pod) -> None:
+        """Take in a pod that belongs to no Job."""
+        with self.lock:
+            self.history.append(pod)
 
     def pods(self) -> list[Pod]:
         """Those that are there: what was deleted is not."""
@@ -142,9 +147,9 @@ class Cluster:
             return False
         if not pod.container.running():
             pod.ended = pod.ended or time.monotonic()
-            if pod.active and time.monotonic() - pod.ended < self.notices_after:
-                return True
             code = pod.container.wait()
+            if pod.active and code and time.monotonic() - pod.ended < self.notices_after:
+                return True
             pod.end(code, "Error" if code else "Completed")
             self._free.append(pod.host)
             return False

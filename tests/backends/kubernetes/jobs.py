@@ -153,4 +153,5 @@ class JobSet:
         status: dict[str, Any] = {"replicatedJobsStatus": replicated}
         if self._condition:
             status["conditions"] = [{"type": self._condition, "status": "True"}]
+            status["terminalState"] = self._condition
         return {**self.body, "metadata": self.metadata, "status": status}

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 from support.remote import RemoteTask
+from support.requirements import require_packages
 
+from ..container import Container
 from ..image import Image
 from ..servers import S3_CREDENTIALS
 from ..workplace import RUN_S, Workplace
@@ -32,6 +34,9 @@ class KubernetesPlace(Workplace):
     options
         Of :class:`Cluster`.
     """
+
+    decorator = "kubernetes"
+    packages = ("boto3", "kubernetes", "kubeflow_trainer_api", "moto")
 
     def __init__(
         self,
@@ -55,24 +60,59 @@ class KubernetesPlace(Workplace):
             "METAFLOW_KUBERNETES_NAMESPACE": "default",
             "METAFLOW_KUBERNETES_CONTAINER_IMAGE": "image:latest",
             "METAFLOW_KUBERNETES_FETCH_EC2_METADATA": "",
+            "METAFLOW_HOME": str(image.metaflow_home),
         }
 
-    def pod(self, role: str, saying: str, run: RemoteTask, attempt: int = 0, timeout: float = RUN_S) -> Pod:
-        """The pod "control-0", "worker-1", ... of an attempt, once ``saying`` is in its log; AssertionError where it
-        does not come.
+    def start(self, flow: str, **files: str) -> RemoteTask:
+        """``flow.py run``: all steps on Kubernetes, or those alone that say ``@BACKEND``."""
+        if "@BACKEND" in flow:
+            return self.run(flow.replace("BACKEND", self.decorator), **files)
+        return self.run(flow, "--with", self.decorator, **files)
+
+    def node(
+        self, index: int, saying: str, execution: RemoteTask, attempt: int = 0, timeout: float = RUN_S
+    ) -> Container:
+        """The container of a node in an attempt, once ``saying`` is in its log; AssertionError where it does not come.
+
+        ``index`` 0 is control.
         """
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
-            for pod in self.cluster.find(role):
+            for pod in self.pods(index):
                 if pod.attempt == attempt and pod.container and saying in pod.container.output:
-                    return pod
-            if run.ended:
+                    return pod.container
+            if execution.ended:
                 break
             time.sleep(_STEP_S)
         logs = [
             f"{pod.name} {pod.phase}:\n{pod.container.output if pod.container else ''}" for pod in self.cluster.history
         ]
-        raise AssertionError(f"{role} of attempt {attempt} did not say {saying!r}\n{run.story()}\n" + "\n".join(logs))
+        raise AssertionError(
+            f"node {index} did not say {saying!r} in attempt {attempt}\n{execution.story()}\n" + "\n".join(logs)
+        )
+
+    def pods(self, index: int) -> list[Pod]:
+        """All pods that were a node of a gang, one for each attempt."""
+        return self.cluster.find(_role(index))
+
+    def lose(self, container: Container) -> None:
+        """Its machine goes, all at once, and nobody is told."""
+        (pod,) = (pod for pod in self.cluster.history if pod.container is container)
+        self.cluster.lose(pod)
+
+    def hold_back(self, index: int) -> None:
+        """Find no machine for a node in the first attempt."""
+        self.cluster.unschedulable = lambda pod: pod.role == _role(index) and pod.attempt == 0
+
+    def task_logs(self, execution: RemoteTask, index: int, attempt: int = 0) -> str:
+        """The log of a node's own task as the user reads it, after the run."""
+        annotations = self.pods(0)[0].metadata["annotations"]
+        control = f"{annotations['metaflow/step_name']}/{annotations['metaflow/control-task-id']}"
+        return self.logs(execution, f"{control}-worker-{index - 1}" if index else control, attempt)
+
+
+def _role(index: int) -> str:
+    return f"worker-{index - 1}" if index else "control-0"
 
 
 @pytest.fixture
@@ -80,7 +120,6 @@ def kubernetes(tmp_path: Path, image: Image) -> Iterator[Callable[..., Kubernete
     """Call it with what :class:`KubernetesPlace` takes from ``machines`` on. A module may say by a fixture ``image`` of
     its own what the pods run.
     """
-    for package in ("boto3", "kubernetes", "kubeflow_trainer_api", "moto"):
-        pytest.importorskip(package)
+    require_packages(*KubernetesPlace.packages)
     with contextlib.ExitStack() as stack:
         yield lambda machines, **options: KubernetesPlace(stack, tmp_path, image, machines, **options)

@@ -1,0 +1,31 @@
+"""A training on three nodes, on every backend, from a machine whose containers have nothing but the framework."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
+
+import metaflow_extensions.gang.core
+
+from .flows import DIGITS, TRAIN
+from .places import Places, everywhere
+from .places import place as place
+from .workplace import RUN_S, result
+from .workplace import image as image
+
+
+@everywhere("kubernetes")
+def test_digits_are_learned_on_three_nodes(place: Places) -> None:
+    workplace = place(3)
+    run = workplace.start(DIGITS, train=TRAIN)
+    run.ok(RUN_S)
+    found, ours, beside = result(run)
+    assert [(one["rank"], one["world"]) for one in found] == [(0, 3), (1, 3), (2, 3)], run.story()
+    assert [one["host"] for one in found] == [workplace.node(index, "", run).hostname for index in range(3)]
+    assert all(one["right"] > 0.85 and one["right"] == found[0]["right"] for one in found)
+    # The code package has all of ours and nothing else; Metaflow itself has put a file above it.
+    installed = Path(metaflow_extensions.gang.core.__file__).parents[2]
+    files = {str(path.relative_to(installed)) for path in installed.rglob("*") if path.suffix not in ("", ".pyc")}
+    assert set(ours) - {"__init__.py"} == files
+    assert {"flow.py", "train.py"} == {name for name in beside if name.endswith(".py")}

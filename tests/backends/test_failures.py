@@ -1,0 +1,93 @@
+"""What befalls nodes, on every backend: how the run ends, what its user reads, and a retry that succeeds."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
+import pytest
+
+from .container import Container
+from .flows import AT_WORK, RETRIED, SAVED, fails
+from .image import FOR_S3, Image
+from .imds import InstanceMetadata
+from .places import Places, everywhere
+from .places import place as place
+from .workplace import RUN_S, result
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
+    """Without a framework: nothing here trains."""
+    return Image(tmp_path_factory.mktemp("image"), *FOR_S3)
+
+
+def at_work(workplace: Any, run: Any) -> list[Container]:
+    """The containers of both nodes, once their bodies run."""
+    return [workplace.node(index, AT_WORK, run) for index in range(2)]
+
+
+def logs_of_first_attempt(workplace: Any, run: Any, *nodes: int) -> list[str]:
+    """What the user reads of nodes that failed, once the second attempt has succeeded among its own nodes."""
+    run.ok(RUN_S)
+    assert result(run) == RETRIED, run.story()
+    return [workplace.task_logs(run, index) for index in nodes]
+
+
+@everywhere("batch", "argo")
+def test_a_killed_child_is_named_in_controls_log_before_the_backend_ends_it(place: Places) -> None:
+    workplace = place(2)
+    run = workplace.start(fails())
+    _, child = at_work(workplace, run)
+    child.kill()
+    (said,) = logs_of_first_attempt(workplace, run, 0)
+    assert f"[gang] The first failure was on node 1 ({child.hostname})" in said, said
+
+
+@everywhere()
+def test_a_killed_main_node_is_named_in_the_childs_own_log(place: Places) -> None:
+    workplace = place(2)
+    run = workplace.start(fails())
+    control, _ = at_work(workplace, run)
+    control.kill()
+    (said,) = logs_of_first_attempt(workplace, run, 1)
+    assert "[gang] The first failure was on node 0" in said, said
+
+
+@everywhere()
+def test_a_lost_machine_is_noticed_long_before_the_backend_does(place: Places) -> None:
+    workplace = place(3)  # one to replace it
+    run = workplace.start(fails())
+    _, child = at_work(workplace, run)
+    workplace.lose(child)
+    (said,) = logs_of_first_attempt(workplace, run, 0)
+    assert f"[gang] The first failure was on node 1 ({child.hostname})" in said, said
+
+
+@everywhere()
+def test_a_node_that_never_comes_is_named(place: Places) -> None:
+    workplace = place(2)
+    workplace.hold_back(1)
+    run = workplace.start(fails(first_patience=2))
+    (said,) = logs_of_first_attempt(workplace, run, 0)
+    assert "[gang] The first failure was on node 1" in said and "1 of 2 nodes had joined" in said, said
+
+
+@everywhere("kubernetes")
+def test_a_spot_instances_notice_lets_all_nodes_save(place: Places) -> None:
+    workplace = place(3)
+    with contextlib.ExitStack() as stack:
+        instances = {
+            index: stack.enter_context(contextlib.closing(InstanceMetadata(workplace.hosts[index])))
+            for index in workplace.machines
+        }
+        run = workplace.start(fails())
+        _, child = at_work(workplace, run)
+        ends = instances[child.host.index].take_away()
+        for index in range(2):
+            workplace.node(index, SAVED, run)
+        instances[child.host.index].replace()
+        for said in logs_of_first_attempt(workplace, run, 0, 1):
+            assert said.count(SAVED) == 1, said
+            assert child.hostname in said and f"is to lose its machine at {ends}: a preemption" in said, said
