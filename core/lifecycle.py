@@ -273,7 +273,8 @@ class Lifecycle:
             raise error
         if self._preemption.saves and link.request("unwinding")[0]["preempted"]:
             self._preemption.save()
-        if isinstance(error, GangInterrupt):
+        # Ray, where its C++ looks for signals, raises a KeyboardInterrupt of its own in place of ours.
+        if isinstance(error, GangInterrupt) or (link.stopped and isinstance(error, KeyboardInterrupt)):
             header, _ = link.request("unwound")
             self._story = header["story"]
             return GangFailed(self._story)
