@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from support.leaks import MARK
 from support.remote import RemoteTask
 from support.requirements import require_packages
 
+from .container import Container
 from .image import FOR_S3, Image
 from .metadata import MetadataService
 from .servers import S3_CREDENTIALS, s3_server
@@ -27,6 +29,7 @@ RUN_S = 240.0
 
 _BUCKET = "gang-tests"
 _RESULT = "RESULT "
+_STEP_S = 0.05  # A log that grows raises no event that could be waited for.
 
 
 class Workplace:
@@ -39,7 +42,11 @@ class Workplace:
         Where all that the test makes lies.
     env : dict
         Of the user's shell. A backend adds how it is reached.
+    decorator : str
+        The backend's, without its "@".
     """
+
+    decorator = ""
 
     def __init__(self, stack: contextlib.ExitStack, folder: Path, machines: int, metadata: str = "service") -> None:
         self.hosts, self.folder = stack.enter_context(Hosts(1 + machines)), folder
@@ -70,6 +77,27 @@ class Workplace:
             (folder / f"{stem}.py").write_text(textwrap.dedent(text))
         argv = [sys.executable, str(folder / "flow.py"), "run", *arguments]
         return RemoteTask(self.hosts[0], argv, self.env, folder, self.folder / "run.log")
+
+    def start(self, flow: str, **files: str) -> RemoteTask:
+        """Run a flow: where it says ``@BACKEND`` of a step, that step on the backend, else all of it."""
+        arguments = () if "@BACKEND" in flow else ("--with", self.decorator)
+        return self.run(flow.replace("BACKEND", self.decorator), *arguments, **files)
+
+    def container(self, index: int, attempt: int) -> Container | None:
+        """That of a node of the newest gang; None where it has not been started."""
+        raise NotImplementedError
+
+    def node(self, index: int, saying: str, execution: Any, attempt: int = 0, timeout: float = RUN_S) -> Container:
+        """A node's container once ``saying`` is in its log; AssertionError where it does not come."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            container = self.container(index, attempt)
+            if container and saying in container.output:
+                return container
+            if execution.ended:
+                break
+            time.sleep(_STEP_S)
+        raise AssertionError(f"node {index} of attempt {attempt} did not say {saying!r}\n{execution.story()}\n{self}")
 
     def logs(self, run: RemoteTask, task: str, attempt: int = 0) -> str:
         """What ``flow.py logs`` shows of a task, "train/7-worker-0", of a run that has ended."""

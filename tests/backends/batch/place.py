@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,10 @@ from support.remote import RemoteTask
 from ..container import Container
 from ..image import Image
 from ..servers import S3_CREDENTIALS
-from ..workplace import RUN_S, Workplace
+from ..workplace import Workplace
 from .api import BatchApi
 from .jobs import Job
 from .service import QUEUE, BatchService
-
-_STEP_S = 0.05  # A log that grows raises no event that could be waited for.
 
 
 class BatchPlace(Workplace):
@@ -58,31 +55,15 @@ class BatchPlace(Workplace):
             "METAFLOW_ECS_S3_ACCESS_IAM_ROLE": "arn:aws:iam::123456789012:role/gang",
         }
 
-    def start(self, flow: str, **files: str) -> RemoteTask:
-        """Run a flow: only what has ``@BACKEND`` in Batch where it says that of a step, else all of it."""
-        arguments = () if "@BACKEND" in flow else ("--with", self.decorator)
-        return self.run(flow.replace("BACKEND", self.decorator), *arguments, **files)
-
     def gang(self, attempt: int = 0) -> Job | None:
         """The newest multi-node job of an attempt."""
         with self.service.lock:
             found = [job for job in self.service.jobs.values() if job.multi and job.attempt == attempt]
         return found[-1] if found else None
 
-    def node(
-        self, index: int, saying: str, execution: RemoteTask, attempt: int = 0, timeout: float = RUN_S
-    ) -> Container:
-        """A node's container once ``saying`` is in its log; AssertionError where it does not come."""
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            job = self.gang(attempt)
-            container = job.nodes[index].container if job else None
-            if container and saying in container.output:
-                return container
-            if execution.ended:
-                break
-            time.sleep(_STEP_S)
-        raise AssertionError(f"node {index} of attempt {attempt} did not say {saying!r}\n{execution.story()}\n{self}")
+    def container(self, index: int, attempt: int) -> Container | None:
+        job = self.gang(attempt)
+        return job.nodes[index].container if job else None
 
     def lose(self, container: Container) -> None:
         """The machine goes, all at once; the service takes a while to notice."""

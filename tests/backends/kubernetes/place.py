@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,10 @@ from support.requirements import require_packages
 from ..container import Container
 from ..image import Image
 from ..servers import S3_CREDENTIALS
-from ..workplace import RUN_S, Workplace
+from ..workplace import Workplace
 from .api import KubernetesApi
 from .cluster import Cluster
 from .pods import Pod
-
-_STEP_S = 0.05  # A log that grows raises no event that could be waited for.
 
 
 class KubernetesPlace(Workplace):
@@ -63,33 +60,9 @@ class KubernetesPlace(Workplace):
             "METAFLOW_HOME": str(image.metaflow_home),
         }
 
-    def start(self, flow: str, **files: str) -> RemoteTask:
-        """``flow.py run``: all steps on Kubernetes, or those alone that say ``@BACKEND``."""
-        if "@BACKEND" in flow:
-            return self.run(flow.replace("BACKEND", self.decorator), **files)
-        return self.run(flow, "--with", self.decorator, **files)
-
-    def node(
-        self, index: int, saying: str, execution: RemoteTask, attempt: int = 0, timeout: float = RUN_S
-    ) -> Container:
-        """The container of a node in an attempt, once ``saying`` is in its log; AssertionError where it does not come.
-
-        ``index`` 0 is control.
-        """
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            for pod in self.pods(index):
-                if pod.attempt == attempt and pod.container and saying in pod.container.output:
-                    return pod.container
-            if execution.ended:
-                break
-            time.sleep(_STEP_S)
-        logs = [
-            f"{pod.name} {pod.phase}:\n{pod.container.output if pod.container else ''}" for pod in self.cluster.history
-        ]
-        raise AssertionError(
-            f"node {index} did not say {saying!r} in attempt {attempt}\n{execution.story()}\n" + "\n".join(logs)
-        )
+    def container(self, index: int, attempt: int) -> Container | None:
+        found = [pod.container for pod in self.pods(index) if pod.attempt == attempt]
+        return found[-1] if found else None
 
     def pods(self, index: int) -> list[Pod]:
         """All pods that were a node of a gang, one for each attempt."""
@@ -109,6 +82,11 @@ class KubernetesPlace(Workplace):
         annotations = self.pods(0)[0].metadata["annotations"]
         control = f"{annotations['metaflow/step_name']}/{annotations['metaflow/control-task-id']}"
         return self.logs(execution, f"{control}-worker-{index - 1}" if index else control, attempt)
+
+    def __str__(self) -> str:
+        """All pods' logs, for an assertion's message."""
+        pods = list(self.cluster.history)
+        return "\n".join(f"{pod.name} {pod.phase}:\n{pod.container.output if pod.container else ''}" for pod in pods)
 
 
 def _role(index: int) -> str:
