@@ -26,8 +26,8 @@ DEMO_USER := $(or $(DEMO_USER),demo)
 SITE = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
 # What the tests run besides Python. (The server of redis-server is started by its test, not by the package.)
-SYSTEM_PACKAGES := findutils g++ gcc git iproute2 libc6-dev libopenmpi-dev npm openmpi-bin openssh-client openssh-server pdsh \
-	procps redis-server sysvinit-utils util-linux
+SYSTEM_PACKAGES := findutils g++ gcc git iproute2 libc6-dev libopenmpi-dev openmpi-bin openssh-client openssh-server pdsh procps \
+	redis-server sysvinit-utils util-linux
 
 .PHONY: demo test backends lint coverage test-all clean package types system
 .NOTPARALLEL:
@@ -39,6 +39,8 @@ test: system $(VENV)/test-installed package lint
 	$(BIN)/pytest
 
 backends: system $(VENV)/test-installed package
+	tests/tools/system_packages.sh npm
+	tests/tools/install_azurite.sh $(BIN)/python
 	$(BIN)/pytest -n 2 -m "big or not big" tests/backends
 
 lint: $(VENV)/test-installed types
@@ -55,7 +57,7 @@ coverage: system $(VENV)/test-installed package
 	$(BIN)/coverage report --include='core/*' --format=total --fail-under=90
 
 test-all: system
-	tests/tools/system_packages.sh chromium fonts-dejavu-core make
+	tests/tools/system_packages.sh chromium fonts-dejavu-core make npm
 	$(PYTHON) tests/tools/test_all.py $(SHARDS)
 
 clean:
@@ -81,10 +83,9 @@ $(VENV)/demo-installed: $(BIN)/python pyproject.toml tests/constraints.txt
 	$(PIP) 'setuptools>=77' scikit-learn '.[torch]'
 	touch $@
 
-$(VENV)/test-installed: $(BIN)/python pyproject.toml tests/constraints.txt tests/tools/install_mpis.sh tests/tools/install_azurite.sh
+$(VENV)/test-installed: $(BIN)/python pyproject.toml tests/constraints.txt tests/tools/install_mpis.sh
 	$(PIP) '.[deepspeed,jax,mpi,ray,torch,test]'
 	tests/tools/install_mpis.sh $(BIN)/python
-	tests/tools/install_azurite.sh $(BIN)/python
 	touch $@
 
 $(BIN)/python:

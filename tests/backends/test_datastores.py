@@ -143,7 +143,11 @@ print(json.dumps([path, storage.storage_filesystem.type_name, read, found]))
 """
 
 
-@pytest.fixture(scope="module", params=STORES)
+# Azurite comes by npm, which `make test` does without.
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(kind, marks=pytest.mark.big if kind == "azure" else ()) for kind in STORES],
+)
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Three hosts for a gang, a fourth with the datastore's service, and the datastore."""
     folder = tmp_path_factory.mktemp("store")

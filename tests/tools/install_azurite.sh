@@ -12,9 +12,10 @@ if ! command -v npm >/dev/null; then
     exit 0
 fi
 rm -rf "$folder" "$folder.part"
-# Nothing of it needs to be built: its native parts are for databases that the tests do not use.
-if npm install --prefix "$folder.part" --no-save --no-audit --no-fund --ignore-scripts --loglevel error \
-    "azurite@$version" >/dev/null; then
+# Nothing of it needs to be built: its native parts are for databases that the tests do not use. Where npm cannot reach
+# its registry it would try each of some hundred packages again and again.
+if timeout 300 npm install --prefix "$folder.part" --fetch-retries 1 --no-save --no-audit --no-fund --ignore-scripts \
+    --loglevel error "azurite@$version" >/dev/null; then
     mv "$folder.part" "$folder"
 else
     rm -rf "$folder.part"
