@@ -57,6 +57,9 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
     peer_lost: ClassVar[tuple[str, ...]] = ()
     """Regular expressions found in what the body raises, where that says that another node went first."""
 
+    aborts_with_others: ClassVar[bool] = False
+    """Whether the framework may end the task by itself, at any moment, once another node is gone."""
+
     task: TaskInfo
     flow_datastore: Any
     task_datastore: Any

@@ -261,6 +261,8 @@ class Lifecycle:
             raised = died
         if not local.is_local():
             say_and_store(self._story or str(raised), self._decorator.task_datastore)
+        elif self._decorator.aborts_with_others:
+            say(self._story or str(raised))  # Metaflow, which would tell it in a moment, may not come to it
         if self._meeting is not None and self._is_control:
             with contextlib.suppress(Exception):  # the datastore may be what failed; the attempt is in the key anyway
                 self._meeting.close()

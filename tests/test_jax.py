@@ -173,7 +173,7 @@ def test_jax_that_is_initialized_twice_says_so(flow_run: FlowRunner) -> None:
 
 @pytest.mark.parametrize(
     ("how", "node"),
-    [("raise", 1), ("idle", 0), *(pytest.param("wait", node, marks=BIG) for node in (1, 0))],
+    [("raise", 1), *(pytest.param(how, node, marks=BIG) for how, node in (("wait", 1), ("wait", 0), ("idle", 0)))],
 )
 def test_a_node_that_fails_ends_the_others(flow_run: FlowRunner, how: str, node: int) -> None:
     run = flow(flow_run, how, 3)

@@ -93,6 +93,7 @@ class Node:
         self.body_done = False  # it ended well
         self.unwound = False  # it failed, and has said so
         self.bye = False  # Metaflow has stored the task's state
+        self._awaits_story = False  # the task died while the gang stopped for something else, and cannot tell for what
         self._leaving = self._finishing = False
         self._tolerant = False  # whether the gang goes on without nodes that it loses
         self._lost: set[int] = set()  # which those are, on control
@@ -294,6 +295,7 @@ class Node:
         self.desk.close()
         if self.told is not None and not self.body_over and not self.unwound:
             self.say(self.told["story"])  # it has not heard it: something else was faster, as JAX's own abort is
+        self._awaits_story = self.stopping and not self.bye
         if not self.bye and not self.unwound:
             when = "after its body, while Metaflow stored its state" if self.body_done else "in the middle of its work"
             self.fail(Failure(self.index, "task", f"the node's task died {when}", time.time()))
@@ -330,6 +332,8 @@ class Node:
 
     def _maybe_exit(self) -> None:
         if self._task_alive or self.work.launches or not self.work.tasks_settled:
+            return
+        if self._awaits_story and self.told is None:
             return
         if self.bye or self.uplink is None or self.uplink.may_leave(self.told is not None):
             self._exit()

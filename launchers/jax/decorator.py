@@ -50,6 +50,7 @@ class JaxDecorator(GangDecorator):
 
     name = "jax"
     peer_lost: ClassVar[tuple[str, ...]] = PEER_LOST
+    aborts_with_others = True
     _gang: Gang | None = None
 
     def preflight(self) -> None:
