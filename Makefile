@@ -41,7 +41,7 @@ test: system $(VENV)/test-installed package lint
 backends: system $(VENV)/test-installed package
 	tests/tools/system_packages.sh npm
 	tests/tools/install_azurite.sh $(BIN)/python
-	$(BIN)/pytest -n 2 -m "big or not big" tests/backends
+	$(BIN)/pytest -n 2 --dist worksteal -m "big or not big" tests/backends
 
 lint: $(VENV)/test-installed types
 	$(BIN)/ruff check .

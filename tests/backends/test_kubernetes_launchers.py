@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError
 
 import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
 import pytest
-from support.mpi import MPICH, OPEN_MPI_4, OPEN_MPI_5, mpi_folder
+from support.mpi import OPEN_MPI_4, OPEN_MPI_5, mpi_folder
 from support.requirements import missing, require_tool
 from support.tensorflow import QUIET
 
@@ -169,8 +169,8 @@ def test_gang(kubernetes: Kubernetes) -> None:
     assert result(run) == [names(place)] * 3
 
 
-MPIS = [(OPEN_MPI_4, "channel"), (OPEN_MPI_4, "ssh"), (OPEN_MPI_5, "ssh"), (MPICH, "channel")]
-"""Each kind and each transport; the rest of the pairs run on hosts, in test_mpi_hosts.py."""
+MPIS = [(OPEN_MPI_4, "channel"), (OPEN_MPI_5, "ssh")]
+"""Each transport; all pairs run on hosts, in test_mpi_hosts.py."""
 
 
 @image_with("mpi4py", "numpy")
@@ -193,7 +193,7 @@ def require_ssh(transport: str) -> None:
 
 @BIG
 @image_with("deepspeed", "numpy")
-@pytest.mark.parametrize("transport", ["none", "channel", "ssh"])
+@pytest.mark.parametrize("transport", ["none", "ssh"])
 def test_deepspeed(kubernetes: Kubernetes, transport: str) -> None:
     require_ssh(transport)
     if transport != "none":

@@ -136,7 +136,7 @@ def interpreters() -> dict[str, str]:
 
 def shards() -> Iterator[Shard]:
     own = Environment("own", sys.executable)
-    yield Shard("backends", own, ("pytest", "-n", "2", "-m", "big or not big", "tests/backends"))
+    yield Shard("backends", own, ("pytest", "-n", "2", "--dist", "worksteal", "-m", "big or not big", "tests/backends"))
     for file in sorted((ROOT / "tests").glob("test_*.py")):
         if "mark.big" in file.read_text():
             yield Shard(f"big-{file.stem}", own, ("pytest", "-m", "big", str(file.relative_to(ROOT))))
