@@ -35,7 +35,7 @@ def logs_of_first_attempt(workplace: Any, run: Any, *nodes: int) -> list[str]:
     return [workplace.task_logs(run, index) for index in nodes]
 
 
-@everywhere("batch", "argo")
+@everywhere("batch")
 def test_a_killed_child_is_named_in_controls_log_before_the_backend_ends_it(place: Places) -> None:
     workplace = place(2)
     run = workplace.start(fails())
