@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from .gathers import Gathers, Mismatch
 from .loop import Loop
-from .preemption import KIND, extra_s
+from .preemption import KIND, extra_s, stop_message
 from .rollcall import RollCall
 from .session import Connection, send_to_all
 from .verdict import CUT, LOST, PEER, Failure, causes, story
@@ -126,7 +126,7 @@ class Hub:
     def join(self, node: int, info: Header) -> None:
         self._infos[node] = info
         if self._stop_time is not None:
-            self._send(node, self._stop_message())
+            self._send(node, stop_message(self._failures[0]))
         elif len(self._infos) == self._num_nodes:
             self._complete = True
             self._roll.end()
@@ -251,15 +251,11 @@ class Hub:
             self._roll.end()
             if self._tolerance is not None:
                 self._tolerance.ending = True
-            self._broadcast(self._stop_message())
+            self._broadcast(stop_message(failure))
             # Whoever tells the story ends, and with node 0, or a pod, a cluster ends those that still save.
             saving = extra_s(self._save_s) if failure.kind == KIND else 0.0
             self._loop.call_later(STORY_WAIT_S + saving, self._tell)
             self._loop.call_later(STORY_SETTLE_S, self._maybe_tell)
-
-    def _stop_message(self) -> Header:
-        first = self._failures[0]
-        return {"op": "stop", "order": first.order, "preempted": first.kind == KIND}
 
     def _maybe_tell(self) -> None:
         if self._stop_time is None or time.monotonic() - self._stop_time < STORY_SETTLE_S:

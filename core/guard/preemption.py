@@ -15,6 +15,7 @@ from .verdict import Failure
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from .node import Node
+    from .wire import Header
 
 TOLD = signal.SIGURG
 """The task's word to its guard that a SIGTERM came. A handler may not use the socket pair, in the midst of whose use it
@@ -38,6 +39,11 @@ def extra_s(save_s: float) -> float:
     SIGKILL, and then the functions of ``on_preemption`` as long again.
     """
     return 2 * save_s + UNWIND_S if save_s else 0.0
+
+
+def stop_message(failure: Failure) -> Header:
+    """What tells a node to stop, since ``failure`` came first."""
+    return {"op": "stop", "order": failure.order, "preempted": failure.kind == KIND}
 
 
 class Preemption:

@@ -12,7 +12,7 @@ from functools import partial
 
 from .hub import STORY_SETTLE_S, STORY_WAIT_S
 from .loop import Loop
-from .preemption import KIND
+from .preemption import stop_message
 from .session import Connection
 from .verdict import CUT, LOST, Failure, causes, story
 
@@ -50,7 +50,7 @@ class LostNode:
         if connection is not None:
             connection.on_frame = lambda conn, header, payload: self._receive(conn, header)
             connection.on_close = lambda conn, reason: self._gone()
-            connection.send({"op": "stop", "order": failure.order, "preempted": failure.kind == KIND})
+            connection.send(stop_message(failure))
         loop.call_later(STORY_WAIT_S, self.tell)
         # As with a whole gang, several guards see a death, and the one that knows most may be second.
         loop.call_later(STORY_SETTLE_S, self._maybe_tell)
