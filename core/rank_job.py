@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 FOLDER = "METAFLOW_GANG_FOLDER"
 
+PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+ASKED_TOO_S = 0.2
+"""For a launcher that ends all descendants of its own, one after the other, to come from the rank to its wrapper."""
+
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 # What a rank is called by those who start ranks, and what torch calls it.
@@ -44,14 +49,31 @@ def main(name: str) -> int:
     child = os.fork()
     if child == 0:
         run(argv, env)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, lambda number, frame: os.kill(child, number))
+    asked: set[int] = set()
+
+    def pass_on(number: int, frame: object) -> None:
+        asked.add(number)
+        os.kill(child, number)
+
+    for number in PASSED_ON:
+        signal.signal(number, pass_on)
+    # It is not reaped before signals are blocked: its number could be another's when one is passed on.
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
-    if code:
+    if code and not was_ended_by_the_launcher(code, asked):
         _, is_gang, node = os.environ.get("METAFLOW_GANG_ID", "").rpartition(".")
         os.write(2, f"[gang] rank {env['RANK']} (node {node if is_gang else 0}) ended with {code}\n".encode())
     return 128 - code if code < 0 else code
+
+
+def was_ended_by_the_launcher(code: int, asked: set[int]) -> bool:
+    """Whether a rank died by a signal that this wrapper has been sent, too: another rank's failure is the cause."""
+    if -code not in PASSED_ON:
+        return False
+    # The launcher may have sent it to the rank first.
+    return -code in asked or signal.sigtimedwait([-code], ASKED_TOO_S) is not None
 
 
 def rank_environment(job: dict[str, Any], env: dict[str, str]) -> dict[str, str]:

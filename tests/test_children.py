@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from metaflow_extensions.gang.core.guard.children import Child
 from metaflow_extensions.gang.core.guard.launches import Launch
 from metaflow_extensions.gang.core.guard.loop import Loop
 from metaflow_extensions.gang.core.guard.verdict import EVIDENCE, LAST_LINES, PEER
+from metaflow_extensions.gang.core.rank_report import REPORT
 
 PYTHON = sys.executable
 
@@ -99,7 +100,7 @@ def test_a_program_that_cannot_be_started_is_told_in_a_sentence(
         shown = finish().decode()
     assert ended.results[0]["exit_code"] == code
     assert ended.failed is not None
-    assert told in ended.failed.failure(0, []).detail
+    assert told in ended.failed.failure(0).detail
     assert f"[gang] {told}" in shown
     assert "Traceback" not in shown
 
@@ -113,7 +114,7 @@ def test_results_come_in_the_plan_s_order_and_one_failure_ends_the_others() -> N
         ("rank 1", 1, 3),
     ]
     assert ended.failed is not None
-    failure = ended.failed.failure(4, [])
+    failure = ended.failed.failure(4)
     assert (failure.node, failure.rank, failure.kind, failure.order) == (4, 1, "exit", EVIDENCE)
     assert failure.text == "rank 1 exited with code 3"
     assert failure.detail == "why"
@@ -236,29 +237,29 @@ def test_the_kernel_ends_a_child_whose_guard_is_killed(tmp_path: Path) -> None:
 # -- what a failed process says ----------------------------------------------------------------------------------------
 
 
-def failed(*argv: str, **options: Any) -> Child:
-    ended = run_launch(process(*argv, **options))
+def failed(*argv: str, peer_lost: Sequence[str] = (), **options: Any) -> Child:
+    ended = run_launch(process(*argv, **options), peer_lost=peer_lost)
     assert ended.failed is not None
     return ended.failed
 
 
 def test_a_signal_is_told_by_its_name_and_a_traceback_from_the_output() -> None:
-    failure = failed("sh", "-c", "echo before; kill -SEGV $$", title="rank 2", rank=2).failure(1, [])
+    failure = failed("sh", "-c", "echo before; kill -SEGV $$", title="rank 2", rank=2).failure(1)
     assert (failure.kind, failure.text, failure.detail) == ("signal", "rank 2 was killed by SIGSEGV", "before")
     child = failed(PYTHON, "-c", "print('x\\n' * 100); raise ValueError('deliberate')")
     assert child.result()["exit_code"] == 1
-    detail = child.failure(0, []).detail
+    detail = child.failure(0).detail
     assert detail.startswith("Traceback (most recent call last):") and detail.endswith("ValueError: deliberate")
 
 
 def test_a_traceback_is_whole_though_stdout_came_in_between() -> None:
     says = "echo 'Traceback (most recent call last):' >&2; printf ValueErr >&2; sleep 0.2; echo shown; sleep 0.2; "
-    detail = failed("sh", "-c", says + "echo 'or: deliberate' >&2; exit 1").failure(0, []).detail
+    detail = failed("sh", "-c", says + "echo 'or: deliberate' >&2; exit 1").failure(0).detail
     assert detail == "Traceback (most recent call last):\nValueError: deliberate"
 
 
 def test_without_a_traceback_the_last_lines_are_told() -> None:
-    detail = failed("sh", "-c", "seq 1000; exit 1").failure(0, []).detail
+    detail = failed("sh", "-c", "seq 1000; exit 1").failure(0).detail
     assert detail.splitlines() == [str(number) for number in range(1000 - LAST_LINES + 1, 1001)]
 
 
@@ -283,7 +284,7 @@ def test_an_error_file_is_read_where_it_is_one(tmp_path: Path, content: str, tol
     path = tmp_path / "error.json"
     path.write_text(content)
     child = failed("sh", "-c", "echo said on stderr >&2; exit 1", error_file=str(path))
-    assert child.failure(0, []).detail == told
+    assert child.failure(0).detail == told
     assert child.result()["error_file"] == str(path)
 
 
@@ -291,33 +292,56 @@ def test_the_error_file_tells_when_it_failed_even_where_the_process_took_its_tim
     path = tmp_path / "error.json"
     program = f"echo '{json.dumps({'message': 'early'})}' > {path}; sleep 0.5; exit 1"
     started = time.time()
-    failure = failed("sh", "-c", program, error_file=str(path)).failure(0, [])
+    failure = failed("sh", "-c", program, error_file=str(path)).failure(0)
     assert failure.detail == "early"
     assert failure.time - started < 0.45
     # One of an earlier attempt is no later than the process's own end.
     path.write_text(json.dumps({"message": "late"}))
     os.utime(path, (time.time() + 1000, time.time() + 1000))
-    failure = failed("sh", "-c", "exit 1", error_file=str(path)).failure(0, [])
+    failure = failed("sh", "-c", "exit 1", error_file=str(path)).failure(0)
     assert failure.time <= time.time()
 
 
 def test_an_error_about_a_peer_is_marked_as_such_unless_the_process_died_of_something_else() -> None:
     patterns = [r"Connection (reset|closed) by peer"]
     says = "echo 'RuntimeError: Connection closed by peer [10.0.0.1]' >&2; "
-    assert failed("sh", "-c", says + "exit 1").failure(0, patterns).order == PEER
-    assert failed("sh", "-c", says + "kill -ABRT $$").failure(0, patterns).order == PEER
-    assert failed("sh", "-c", says + "kill -KILL $$").failure(0, patterns).order == EVIDENCE
-    assert failed("sh", "-c", says + "exit 1").failure(0, []).order == EVIDENCE
-    assert failed("sh", "-c", "exit 1").failure(0, patterns).order == EVIDENCE
+    cases = [("exit 1", PEER), ("kill -ABRT $$", PEER), ("kill -KILL $$", EVIDENCE)]
+    for end, order in cases:
+        assert failed("sh", "-c", says + end, peer_lost=patterns).failure(0).order == order, end
+    assert failed("sh", "-c", says + "exit 1").failure(0).order == EVIDENCE
+    assert failed("sh", "-c", "exit 1", peer_lost=patterns).failure(0).order == EVIDENCE
 
 
 def test_an_agent_s_report_names_the_rank_that_failed_first() -> None:
     report = r"rank\s*: (?P<rank>\d+).*exitcode\s*: (?P<exit_code>-?\d+)"
     child = failed("sh", "-c", "echo 'rank : 5'; echo 'exitcode : -11'; exit 1", title="torchrun", report=report)
-    assert child.failure(0, []).text == "rank 5 was killed by SIGSEGV"
+    assert child.failure(0).text == "rank 5 was killed by SIGSEGV"
     assert child.result()["rank"] == 5
     silent = failed("sh", "-c", "exit 1", title="torchrun", report=report)
-    assert silent.failure(0, []).text == "torchrun exited with code 1"
+    assert silent.failure(0).text == "torchrun exited with code 1"
+
+
+def test_of_several_reports_that_of_the_rank_which_blames_no_peer_counts(tmp_path: Path) -> None:
+    """A rank that lost its peer may be told of a moment before the peer."""
+    errors = str(tmp_path / "error-{rank}.json")
+    script = "; ".join(
+        (
+            f'echo \'{{"message": "Connection closed by peer"}}\' > {errors.format(rank=2)}',
+            f'echo \'{{"message": "ValueError: of rank 3"}}\' > {errors.format(rank=3)}',
+            "echo '[rank2]: Connection closed by peer' >&2",
+            "echo '[gang] rank 2 (node 1) ended with 1' >&2",
+            "echo '[gang] rank 3 (node 1) ended with 1' >&2",
+            "exit 1",
+        )
+    )
+    told = {"title": "deepspeed", "report": REPORT, "error_file": errors, "peer_lost": ["Connection closed"]}
+    child = failed("sh", "-c", script, **told)
+    failure = child.failure(1)
+    assert (failure.text, failure.order) == ("rank 3 exited with code 1", EVIDENCE)
+    assert failure.detail == "ValueError: of rank 3" and child.result()["rank"] == 3
+
+    alone = failed("sh", "-c", script.replace("ValueError: of rank 3", "Connection closed, too"), **told).failure(1)
+    assert (alone.text, alone.order) == ("rank 2 exited with code 1", PEER)
 
 
 def test_a_report_without_ranks_names_the_process_by_its_title() -> None:
@@ -325,15 +349,15 @@ def test_a_report_without_ranks_names_the_process_by_its_title() -> None:
     trace = 'Traceback (most recent call last):\n  File "x", line 1\nKeyError: 1'
     script = f"echo '{trace}' >&2; echo 'ended: store [1]'; exit 3"
     child = failed("sh", "-c", script, title="the server", report=report)
-    failure = child.failure(2, [])
+    failure = child.failure(2)
     assert (failure.text, failure.rank, failure.node) == ("store exited with code 1", None, 2)
     assert failure.detail == trace, "what it left is not looked for as a rank's"
     assert (child.result()["title"], child.result()["rank"], child.result()["exit_code"]) == ("store", None, 1)
 
     killed = failed("sh", "-c", "echo 'ended: store [-9]'; exit 1", title="the server", report=report)
-    assert killed.failure(0, []).text.startswith("store was killed by SIGKILL")
+    assert killed.failure(0).text.startswith("store was killed by SIGKILL")
     silent = failed("sh", "-c", "exit 1", title="the server", report=report)
-    assert silent.failure(0, []).text == "the server exited with code 1"
+    assert silent.failure(0).text == "the server exited with code 1"
 
 
 def test_a_foreign_program_on_the_port_is_told_from_other_failures() -> None:
@@ -358,9 +382,10 @@ def test_a_process_that_has_raised_but_not_ended_is_heard_when_the_gang_stops(tm
 
     def listen(launch: Launch) -> None:
         (child,) = launch.children
-        words.append(child.dying_words(3, [], since))
-        words.append(child.dying_words(3, ["deliberate"], since))
-        words.append(child.dying_words(3, [], time.time() + 1000))
+        words.append(child.dying_words(3, since))
+        words.append(child.dying_words(3, time.time() + 1000))
+        child.peer_lost.append("deliberate")
+        words.append(child.dying_words(3, since))
         launch.end()
 
     program = 'echo \'{"message": "ValueError: deliberate"}\' > $0; sleep 1000'

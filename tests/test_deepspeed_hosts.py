@@ -226,7 +226,8 @@ def test_a_rank_that_raises(folder: Path, transport: str) -> None:
         said = [task.fails(END_S) for task in tasks]
         for output in said:
             assert "rank 3" in output and "ValueError: of rank 3" in output, output
-        assert re.search(r"first failure was on node 1 \(gang1\): rank 3 exited with code 1", said[transport != "none"])
+        output = said[transport != "none"]
+        assert re.search(r"first failure was on node 1 \(gang1\): rank 3 exited with code 1", output), output
 
 
 @pytest.mark.parametrize("transport", ["channel", pytest.param("ssh", marks=BIG), pytest.param("none", marks=BIG)])

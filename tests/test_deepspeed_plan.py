@@ -262,12 +262,19 @@ def ended(tmp_path: Path, script: str, *arguments: str, **changes: Any) -> subpr
     return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=30)
 
 
+BOTH = "import os, time; rank, wrapper = os.getpid(), os.getppid()"
+
+
 @pytest.mark.parametrize(
     ("script", "code", "said"),
     [
         ("pass", 0, ""),
         ("import sys; sys.exit(7)", 7, "[gang] rank 3 (node 1) ended with 7\n"),
         ("import os; os.kill(os.getpid(), 9)", 137, "[gang] rank 3 (node 1) ended with -9\n"),
+        ("import os; os.kill(os.getpid(), 15)", 143, "[gang] rank 3 (node 1) ended with -15\n"),
+        # Ended by its launcher, which has another's failure to tell: that sends SIGTERM to the wrapper, too.
+        (f"{BOTH}; os.kill(wrapper, 15); time.sleep(60)", 143, ""),
+        (f"{BOTH}; os.fork() or (os.kill(rank, 15), os.kill(wrapper, 15), os._exit(0)); time.sleep(60)", 143, ""),
     ],
 )
 def test_a_rank_that_fails_is_told(tmp_path: Path, script: str, code: int, said: str) -> None:

@@ -48,6 +48,7 @@ class Child:
         self.rank: int | None = spec.get("rank")
         self.error_file: str | None = spec.get("error_file")
         self.report: str | None = spec.get("report")
+        self.peer_lost: list[str] = spec.get("peer_lost", [])
         self.tail = Tail()
         self._errors = Tail()
         self.exit_code: int | None = None
@@ -176,19 +177,30 @@ class Child:
         return self.title, self.rank, self.exit_code, None
 
     def _found_report(self) -> re.Match[str] | None:
-        """What it has told, so far, of a rank that it had started."""
+        """What it has told, so far, of a rank that it had started: the first that does not say itself that a peer of it
+        is gone, which may be told a moment before the peer.
+        """
         if not self.report:
             return None
         import re
 
-        return re.search(self.report, self.tail.text(), re.DOTALL)
+        found = list(re.finditer(self.report, self.tail.text(), re.DOTALL))
+        return next((report for report in found if not self._lost_its_peer(report)), found[0] if found else None)
+
+    def _lost_its_peer(self, report: re.Match[str]) -> bool:
+        rank, exit_code = _rank_in(report), int(report["exit_code"])
+        if rank is None or exit_code < 0 or not self.error_file:
+            return False
+        return matches(self.peer_lost, _written(self.error_file.replace("{rank}", str(rank)))[0])
 
     def _until_the_report(self, tail: str) -> str:
-        """What came after it is about the end of the others."""
-        import re
-
-        found = re.search(self.report or "", tail, re.DOTALL) if self.reported_at else None
-        return tail[: found.end()] if found else tail
+        """What came after it is about the end of the others, and so are their own lines before it."""
+        found = self._found_report()
+        if found is None:
+            return tail
+        rank = _rank_in(found)
+        words = tail[: found.end()] if self.reported_at else tail
+        return words if rank is None else said_by(rank, words)
 
     def result(self) -> dict[str, Any]:
         """What the task learns of it."""
@@ -211,16 +223,9 @@ class Child:
     def traceback(self) -> tuple[str, float]:
         """The traceback it left in its error file, else in its output, and when it was written (0.0 if unknown)."""
         path = self._error_file()
-        if path:
-            try:
-                with open(path, encoding="utf-8", errors="replace") as file:
-                    message = json.load(file)["message"]
-                written = os.stat(path).st_mtime
-                if isinstance(message, str):
-                    return message, written
-                return str(message["extraInfo"]["py_callstack"] or message["message"]), written
-            except (OSError, ValueError, KeyError, TypeError):
-                pass  # none was written, or it is not torch's format: the output says what happened
+        detail, written = _written(path) if path else ("", 0.0)
+        if detail:
+            return detail, written
         # Where stdout is shown too, its lines may stand in the middle of the traceback.
         texts = [self._errors.text(), self.tail.text()]
         found = self._found_report()
@@ -229,7 +234,7 @@ class Child:
             texts = [said_by(rank, text) for text in texts]
         return last_traceback(texts[0]) or last_traceback(texts[1]), 0.0
 
-    def failure(self, node: int, peer_lost: list[str]) -> Failure:
+    def failure(self, node: int) -> Failure:
         """Why it failed, as a record."""
         title, rank, exit_code, elsewhere = self._first_to_fail()
         tail = self.tail.text()
@@ -239,7 +244,7 @@ class Child:
         words = self._until_the_report(tail) if self.report else detail or tail
         # A rank that exits otherwise has meant to; what starts ranks has codes of its own.
         by_peer = exit_code in (1, -signal.SIGABRT) or (bool(self.report) and exit_code > 0)
-        lost_peer = by_peer and matches(peer_lost, words)
+        lost_peer = by_peer and matches(self.peer_lost, words)
         ended = self.reported_at or self.ended_at
         return Failure(
             node if elsewhere is None else elsewhere,
@@ -259,15 +264,30 @@ class Child:
             return "raised an exception, and was aborted on its way out (SIGABRT)"
         return how_it_ended(exit_code)
 
-    def dying_words(self, node: int, peer_lost: list[str], since: float) -> Failure | None:
+    def dying_words(self, node: int, since: float) -> Failure | None:
         """Evidence of a process that is about to fail but has not ended: what it wrote into its error file lately."""
         detail, written = self.traceback()
-        if not self.alive or not detail or matches(peer_lost, detail):
+        if not self.alive or not detail or matches(self.peer_lost, detail):
             return None
         last_words = any(tail.text().rstrip().endswith(detail) for tail in (self._errors, self.tail))
         if written < since and not (written == 0.0 and last_words):
             return None
         return Failure(node, "exception", f"{self.title} raised", written or time.time(), detail, self.rank)
+
+
+def _written(error_file: str) -> tuple[str, float]:
+    """A process's last words in its error file and when it wrote them; "" and 0.0 where there is none, or where it is
+    not in torch's format: then the output says what happened.
+    """
+    try:
+        with open(error_file, encoding="utf-8", errors="replace") as file:
+            message = json.load(file)["message"]
+        written = os.stat(error_file).st_mtime
+        if isinstance(message, str):
+            return message, written
+        return str(message["extraInfo"]["py_callstack"] or message["message"]), written
+    except (OSError, ValueError, KeyError, TypeError):
+        return "", 0.0
 
 
 def _rank_in(report: re.Match[str]) -> int | None:

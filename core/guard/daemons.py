@@ -76,7 +76,7 @@ class Daemon:
         if self._is_ready:
             if launch.failed is None and not self._over:
                 text = f"{child.title} {how_it_ended(child.exit_code or 0)}, though the gang still needs it"
-                detail = child.failure(self._node.index, []).detail
+                detail = child.failure(self._node.index).detail
                 self._node.fail(Failure(self._node.index, "exit", text, child.ended_at or time.time(), detail))
         elif self._over:
             self._answer({"stopped": True})

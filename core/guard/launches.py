@@ -47,7 +47,6 @@ class Launch:
         self.check: bool = plan.get("check", True)
         self.lasting: bool = plan.get("lasting", False)
         self.grace: float = plan.get("grace", 0.5)
-        self.peer_lost: list[str] = list(plan.get("peer_lost", ()))
         self.port_taken: str | None = plan.get("port_taken")
         self.failed: Child | None = None
         self.cancelled = False
@@ -60,14 +59,14 @@ class Launch:
         self._done = False
         self.children: list[Child] = []
         for spec in plan["processes"]:
-            env = {**spec["env"], processes.LAUNCH_MARKER: name}
+            more = {"env": {**spec["env"], processes.LAUNCH_MARKER: name}, "peer_lost": list(plan.get("peer_lost", ()))}
             label = spec.get("label", "")
 
             def console(stream: str, label: str = label) -> list[Sink]:
                 fd = out if stream == "stdout" else err
                 return [Labelled(fd, label) if label else Raw(fd)]
 
-            child = Child(loop, {**spec, "env": env}, sinks or console, (), stdin)
+            child = Child(loop, {**spec, **more}, sinks or console, (), stdin)
             child.on_end = self._ended
             child.on_overdue = self._overdue
             self.children.append(child)
@@ -155,7 +154,7 @@ class Launch:
             )
 
         def rank_of_cause(child: Child) -> tuple[int, float]:
-            failure = child.failure(0, self.peer_lost)
+            failure = child.failure(0)
             return failure.order, failure.time
 
         return min(filter(before_the_end, self.children), key=rank_of_cause, default=self.failed)
@@ -181,7 +180,7 @@ class NodeTask(Child):
 
         super().__init__(loop, {**spec, "title": f"node {node}'s task"}, sinks, (meeting_fd,))
 
-    def failure(self, node: int, peer_lost: list[str]) -> Failure:
+    def failure(self, node: int) -> Failure:
         assert self.exit_code is not None
         tail = self.tail.text()
         return Failure(

@@ -259,7 +259,7 @@ class Node:
     def _node_task_ended(self, task: NodeTask) -> None:
         died = task.exit_code or 0
         left = self.uplink is not None and self.uplink.has_left(task.node)
-        failure = task.failure(task.node, [])
+        failure = task.failure(task.node)
         if not self.stopping and task.node not in self._lost:
             if died or not left:
                 self.fail(failure)

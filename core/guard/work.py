@@ -67,7 +67,7 @@ class Work:
             if launch.port_is_taken():
                 self._on_port_taken(launch.key)
             else:
-                self._on_failure(child.failure(node, launch.peer_lost))
+                self._on_failure(child.failure(node))
             launch.end()
 
         def ended(launch: Launch) -> None:
@@ -111,13 +111,13 @@ class Work:
         """Evidence of processes that have failed, but whose output has not ended: it may take its time."""
         for launch in self.launches.values():
             for child in launch.undrained():
-                yield child.failure(node, launch.peer_lost)
+                yield child.failure(node)
 
     def dying_words(self, node: int, since: float) -> Iterator[Failure]:
         """Evidence of processes that have failed, but not ended."""
         for launch in self.launches.values():
             for child in launch.children:
-                words = child.dying_words(node, launch.peer_lost, since)
+                words = child.dying_words(node, since)
                 if words is not None:
                     yield words
 
