@@ -115,3 +115,12 @@ class GangInterrupt(BaseException):
     """Ends an interrupted body past every ``except Exception``; the gang's wrapper turns it into
     :class:`GangFailed`.
     """
+
+
+def package_missing(step: str, title: str, package: str) -> str:
+    """What a :class:`ToolMissing` says where a step's framework is not in its environment."""
+    return (
+        f'Step *{step}* needs {title}, and its environment has none. Add @pypi(packages={{"{package}": "..."}}) to the '
+        "step and run the flow with --environment=pypi, or give @kubernetes or @batch an image that has it; on your "
+        f"own machine: pip install {package if package.isidentifier() else repr(package)}."
+    )

@@ -8,13 +8,12 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from support.faults import kill_process
 from support.flows import FlowRun, FlowRunner
-from support.remote import RemoteGang, RemoteTask, remote_gang
+from support.remote import RemoteGang, RemoteTask, all_fail, remote_gang
 from support.requirements import require_packages
 from support.tensorflow import END_S, LOST_S, QUIET, SPLIT, STACKS, START_S, ready, told_on
 
@@ -207,17 +206,6 @@ def all_ready(gang: RemoteGang, how: str) -> list[RemoteTask]:
     return tasks
 
 
-def all_fail(tasks: Sequence[RemoteTask], since: float, timeout: float, what: str) -> list[str]:
-    """What they said, once all have ended, which they must before ``timeout`` seconds are over."""
-    said = []
-    for task in tasks:
-        assert task.wait(since + timeout - time.monotonic()) != 0, task.story()
-        stacks = "with" if STACKS in task.output else "without"
-        print(f"{what}: {task.host.name} had ended after {time.monotonic() - since:.1f} s, {stacks} stacks")
-        said.append(task.output)
-    return said
-
-
 def test_three_hosts_sum_and_learn(folder: Path) -> None:
     with remote_gang(folder, FLOW, 3) as gang:
         outputs = [task.ok(START_S) for task in gang.start_all(HOW="learn", **QUIET)]
@@ -233,7 +221,7 @@ def test_three_hosts_sum_and_learn(folder: Path) -> None:
 def test_what_a_node_raises_is_told_on_all_hosts(folder: Path) -> None:
     with remote_gang(folder, FLOW, 3) as gang:
         tasks = all_ready(gang, "raise")
-        said = all_fail(tasks, time.monotonic(), END_S, "a node that raises")
+        said = all_fail(tasks, time.monotonic(), END_S, "a node that raises", may_crash=True)
     for index, output in enumerate(said):
         assert "ValueError: deliberate on node 1" in output and STACKS not in output, output
         assert index == 1 or "The first failure was on node 1 (gang1): " in output, output
@@ -248,7 +236,7 @@ def test_a_killed_host_is_named_by_the_others(folder: Path, how: str, node: int)
         since = time.monotonic()
         gang.kill_host(node)
         live = [task for task in tasks if task is not tasks[node]]
-        said = all_fail(live, since, LOST_S, f"the killed host {node}, {how}")
+        said = all_fail(live, since, LOST_S, f"the killed host {node}, {how}", may_crash=True)
     for output in said:
         assert re.search(rf"The first failure was on node {node}\b.*(was lost|answers neither|has died)", output), (
             output
@@ -263,7 +251,7 @@ def test_a_host_whose_link_is_cut_is_named_and_ends_itself(folder: Path, how: st
         tasks = all_ready(gang, how)
         since = time.monotonic()
         gang.hosts.cut(node)
-        said = all_fail(tasks, since, LOST_S, f"a cut link of host {node}, {how}")
+        said = all_fail(tasks, since, LOST_S, f"a cut link of host {node}, {how}", may_crash=True)
     for index, output in enumerate(said):
         cause = rf"node {node}\b" if index != node else r"node \d"
         assert re.search(rf"The first failure was on {cause}.*or the network between them is cut", output), output

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.mpi import MPICH, OPEN_MPI_4, OPEN_MPI_5, path_with
 from support.processes import Process, send_signal
-from support.remote import RemoteGang, RemoteTask, remote_gang
+from support.remote import RemoteGang, RemoteTask, all_fail, remote_gang
 from support.requirements import require_tool
 
 LOST_S = 15.0
@@ -75,13 +75,6 @@ def started(gang: RemoteGang, kind: str, how: str, **env: str) -> list[RemoteTas
     return tasks
 
 
-def ended(tasks: list[RemoteTask], since: float, timeout: float, what: str) -> list[str]:
-    """What they said, once all have failed, which they must before ``timeout`` seconds are over."""
-    said = [task.fails(since + timeout - time.monotonic()) for task in tasks]
-    print(f"{what}: ended after {time.monotonic() - since:.1f} s")
-    return said
-
-
 def rank_process(gang: RemoteGang, rank: int) -> Process:
     """The process of a rank, found on the host where it has to be."""
     pattern = re.compile(rf"(OMPI_COMM_WORLD_RANK|PMI_RANK)={rank}")
@@ -103,7 +96,7 @@ def folder(tmp_path: Path) -> Path:
 def test_a_rank_that_exits(folder: Path, kind: str) -> None:
     with remote_gang(folder, FLOW, 3) as gang:
         tasks = started(gang, kind, "exit")
-        control, *others = ended(tasks, time.monotonic(), END_S, f"exit 7 under {kind}")
+        control, *others = all_fail(tasks, time.monotonic(), END_S, f"exit 7 under {kind}")
         assert re.search(r"rank 3, running python ranks\.py exit, exited with code 7", control)
         assert "rank 3 has had enough" in control
         for said in others:
@@ -114,7 +107,7 @@ def test_a_rank_that_exits(folder: Path, kind: str) -> None:
 def test_a_rank_that_raises(folder: Path, kind: str) -> None:
     with remote_gang(folder, FLOW, 3) as gang:
         tasks = started(gang, kind, "raise")
-        control, *others = ended(tasks, time.monotonic(), END_S, f"an exception under {kind}")
+        control, *others = all_fail(tasks, time.monotonic(), END_S, f"an exception under {kind}")
         for said in (control, *others):
             assert "rank 3" in said and "ValueError: of rank 3" in said
 
@@ -126,7 +119,7 @@ def test_a_rank_that_is_killed(folder: Path, kind: str) -> None:
         victim = rank_process(gang, 4)
         since = time.monotonic()
         assert send_signal(victim, 9)
-        control, *others = ended(tasks, since, END_S, f"a killed rank under {kind}")
+        control, *others = all_fail(tasks, since, END_S, f"a killed rank under {kind}")
         assert "rank 4, running python ranks.py wait, was killed by SIGKILL" in control
         for said in others:
             assert re.search(r"first failure was on node 2 \(gang2\): rank 4 was killed by SIGKILL", said), said
@@ -148,7 +141,7 @@ def test_a_host_that_is_killed(folder: Path, kind: str, transport: str) -> None:
         tasks = started(gang, kind, "wait", TRANSPORT=transport)
         since = time.monotonic()
         gang.kill_host(2)
-        for said in ended([tasks[0], tasks[1]], since, LOST_S, f"a killed host under {kind}, {transport}"):
+        for said in all_fail([tasks[0], tasks[1]], since, LOST_S, f"a killed host under {kind}, {transport}"):
             assert re.search(r"node 2 \(gang2\).*has died", said, re.IGNORECASE), said
 
 
@@ -163,6 +156,6 @@ def test_a_link_that_is_cut(folder: Path, kind: str, transport: str) -> None:
         tasks = started(gang, kind, "wait", TRANSPORT=transport)
         since = time.monotonic()
         gang.hosts.cut(1)
-        for said in ended([tasks[0], tasks[2]], since, LOST_S, f"a cut link under {kind}, {transport}"):
+        for said in all_fail([tasks[0], tasks[2]], since, LOST_S, f"a cut link under {kind}, {transport}"):
             assert re.search(r"node 1 \(gang1\).*network between them is cut", said, re.IGNORECASE), said
         tasks[1].fails(LOST_S)

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from support.hosts import Host
 from support.ray import START_S
-from support.remote import GONE_S, RemoteGang, RemoteTask, remote_gang
+from support.remote import GONE_S, RemoteGang, RemoteTask, all_fail, remote_gang
 from support.requirements import require_packages, require_tool
 
 LOST_S = 15.0
@@ -218,15 +218,6 @@ def ready(gang: RemoteGang, how: str, **env: str) -> list[RemoteTask]:
     tasks = started(gang, how, **env)
     tasks[0].wait_for("ready;", START_S)
     return tasks
-
-
-def all_fail(tasks: Sequence[RemoteTask], since: float, timeout: float, what: str) -> list[str]:
-    """What they said, once all have failed, which they must before ``timeout`` seconds are over."""
-    said = []
-    for task in tasks:
-        said.append(task.fails(since + timeout - time.monotonic()))
-        print(f"{what}: {task.host.name} had ended after {time.monotonic() - since:.1f} s")
-    return said
 
 
 def kill(host: Host, program: str) -> None:

@@ -8,11 +8,10 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from support.remote import RemoteGang, RemoteTask, remote_gang
+from support.remote import RemoteGang, RemoteTask, all_fail, remote_gang
 from support.requirements import require_packages
 from support.tensorflow import END_S, FILES, LOST_S, QUIET, START_S, ready, score
 
@@ -71,16 +70,6 @@ def all_ready(gang: RemoteGang, how: str, where: str) -> list[RemoteTask]:
     return tasks
 
 
-def all_fail(tasks: Sequence[RemoteTask], since: float, timeout: float, what: str) -> list[str]:
-    """What they said, once all have ended, which they must before ``timeout`` seconds are over."""
-    said = []
-    for task in tasks:
-        assert task.wait(since + timeout - time.monotonic()) != 0, task.story()
-        print(f"{what}: {task.host.name} had ended after {time.monotonic() - since:.1f} s")
-        said.append(task.output)
-    return said
-
-
 def test_three_hosts_learn_the_digits_and_the_chiefs_model_loads(folder: Path) -> None:
     with remote_gang(folder, FLOW, 3) as gang:
         outputs = [task.ok(START_S) for task in gang.start_all(HOW="train", **QUIET)]
@@ -102,7 +91,7 @@ def test_three_hosts_learn_the_digits_and_the_chiefs_model_loads(folder: Path) -
 def test_what_a_worker_raises_is_told_on_all_hosts(folder: Path, where: str) -> None:
     with remote_gang(folder, FLOW, 3) as gang:
         tasks = all_ready(gang, "raise", where)
-        said = all_fail(tasks, time.monotonic(), END_S, f"a worker that raises, {where}")
+        said = all_fail(tasks, time.monotonic(), END_S, f"a worker that raises, {where}", may_crash=True)
     for index, output in enumerate(said):
         assert "ValueError: deliberate on node 1" in output, output
         assert index == 1 or "The first failure was on node 1 (gang1): " in output, output
@@ -118,7 +107,7 @@ def test_a_killed_host_is_named_by_the_others(folder: Path, where: str, node: in
         since = time.monotonic()
         gang.kill_host(node)
         live = [task for task in tasks if task is not tasks[node]]
-        said = all_fail(live, since, LOST_S, f"the killed host {node}, {where}")
+        said = all_fail(live, since, LOST_S, f"the killed host {node}, {where}", may_crash=True)
     for output in said:
         assert re.search(rf"The first failure was on node {node}\b.*(was lost|answers neither|has died)", output), (
             output
@@ -133,7 +122,7 @@ def test_a_host_whose_link_is_cut_is_named_and_ends_itself(folder: Path, where: 
         tasks = all_ready(gang, "wait", where)
         since = time.monotonic()
         gang.hosts.cut(node)
-        said = all_fail(tasks, since, LOST_S, f"a cut link of host {node}, {where}")
+        said = all_fail(tasks, since, LOST_S, f"a cut link of host {node}, {where}", may_crash=True)
     for index, output in enumerate(said):
         cause = rf"node {node}\b" if index != node else r"node \d"
         assert re.search(rf"The first failure was on {cause}.*or the network between them is cut", output), output

@@ -14,7 +14,7 @@ import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
 import pytest
 from support.requirements import require_packages
 
-from metaflow_extensions.gang.core.context import Gang, Node
+from metaflow_extensions.gang.core.context import Gang, Node, TaskInfo
 from metaflow_extensions.gang.core.failure import BadAttribute
 from metaflow_extensions.gang.launchers.jax.decorator import JaxDecorator, JaxMissing
 from metaflow_extensions.gang.launchers.tensorflow.decorator import TensorflowDecorator, is_initialized
@@ -121,10 +121,13 @@ def test_numbers_that_are_meant(ps: Any) -> None:
 def test_a_missing_framework_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("tensorflow", "jax"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(TensorflowMissing, match="pip install tensorflow"):
-        decorator().preflight()
-    with pytest.raises(JaxMissing, match="pip install jax"):
-        JaxDecorator().preflight()
+    for made, error, package in (
+        (TensorflowDecorator(), TensorflowMissing, "tensorflow"),
+        (JaxDecorator(), JaxMissing, "jax"),
+    ):
+        made.task = TaskInfo("Flow", "7", "train", "3", 0)
+        with pytest.raises(error, match=rf"Step \*train\* needs .* pip install {package}\."):
+            made.preflight()
 
 
 def in_python(code: str, **env: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from ...core.context import Gang
 from ...core.decorator import GangDecorator
-from ...core.failure import BadAttribute
+from ...core.failure import BadAttribute, package_missing
 from ...core.neuron import own_neuron_cores
 from ...core.reach import own_slots
 from ...core.ssh import missing_tools
@@ -63,11 +63,7 @@ class DeepspeedDecorator(GangDecorator):
     def preflight(self) -> None:
         """Raises DeepspeedMissing where the ranks would not find DeepSpeed."""
         if importlib.util.find_spec("deepspeed") is None:
-            raise DeepspeedMissing(
-                'This step needs DeepSpeed, and its environment has none. Add @pypi(packages={"deepspeed": "..."}) to '
-                "the step and run the flow with --environment=pypi, or give @kubernetes or @batch an image that has "
-                "it; on your own machine: pip install deepspeed."
-            )
+            raise DeepspeedMissing(package_missing(self.task.step_name, "DeepSpeed", "deepspeed"))
 
     def form(self, gang: Gang) -> dict[str, object]:
         """What the step finds on ``current``."""

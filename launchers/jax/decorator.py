@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from ...core.context import Gang
 from ...core.decorator import GangDecorator
-from ...core.failure import ToolMissing
+from ...core.failure import ToolMissing, package_missing
 from .cluster import Place, tell_jax
 
 PEER_LOST = (
@@ -56,11 +56,7 @@ class JaxDecorator(GangDecorator):
     def preflight(self) -> None:
         """Raises JaxMissing where there is no JAX."""
         if importlib.util.find_spec("jax") is None:
-            raise JaxMissing(
-                'This step needs JAX, and its environment has none. Add @pypi(packages={"jax": "..."}) to the step and '
-                "run the flow with --environment=pypi, or give @kubernetes or @batch an image that has it; on your own "
-                "machine: pip install jax."
-            )
+            raise JaxMissing(package_missing(self.task.step_name, "JAX", "jax"))
 
     def form(self, gang: Gang) -> dict[str, object]:
         """Agrees on a port of node 0 for JAX's coordinator."""

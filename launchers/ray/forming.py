@@ -14,7 +14,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from ...core.context import Gang
-from ...core.failure import BadAttribute, GangException, ProcessFailed
+from ...core.failure import BadAttribute, GangException, ProcessFailed, package_missing
 from ...core.guard.processes import GANG_MARKER
 from ...core.guard.verdict import last_lines
 from ...core.hostfile import write_private
@@ -71,11 +71,7 @@ def installed_ray(step: str) -> RayInstall:
     """
     spec = importlib.util.find_spec("ray")
     if spec is None or not spec.submodule_search_locations:
-        raise RayNotInstalledException(
-            f'Step *{step}* needs Ray, and its environment has none. Add @pypi(packages={{"ray[default]": "..."}}) '
-            "to the step and run the flow with --environment=pypi, or give @kubernetes or @batch an image that has it; "
-            'on your own machine: pip install "ray[default]".'
-        )
+        raise RayNotInstalledException(package_missing(step, "Ray", "ray[default]"))
     folder = next(iter(spec.submodule_search_locations))
     try:
         version = metadata.version("ray")

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from ...core.attributes import whole_number
 from ...core.context import Gang
 from ...core.decorator import GangDecorator
-from ...core.failure import BadAttribute
+from ...core.failure import BadAttribute, package_missing
 from ...core.logs import say
 from .failure import TensorflowMissing, TooLate
 from .launcher import TensorflowExecutor
@@ -68,11 +68,7 @@ class TensorflowDecorator(GangDecorator):
     def preflight(self) -> None:
         """Raises TensorflowMissing where there is no TensorFlow, and TooLate where it cannot learn of the others."""
         if importlib.util.find_spec("tensorflow") is None:
-            raise TensorflowMissing(
-                'This step needs TensorFlow, and its environment has none. Add @pypi(packages={"tensorflow": "..."}) '
-                "to the step and run the flow with --environment=pypi, or give @kubernetes or @batch an image that "
-                "has it; on your own machine: pip install tensorflow."
-            )
+            raise TensorflowMissing(package_missing(self.task.step_name, "TensorFlow", "tensorflow"))
         if is_initialized():
             raise TooLate(
                 "TensorFlow was used in this process before the step's body, most likely at the top level of the flow "

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from ...core.attributes import read_nproc, read_port
 from ...core.context import Gang
 from ...core.decorator import GangDecorator
-from ...core.failure import BadAttribute
+from ...core.failure import BadAttribute, package_missing
 from ...core.results import results_prefix
 from .failure import TorchNotInstalledException
 from .launcher import TorchrunExecutor
@@ -73,11 +73,7 @@ class TorchrunDecorator(GangDecorator):
     def preflight(self) -> None:
         """Raises TorchNotInstalledException where the ranks would not find torch."""
         if importlib.util.find_spec("torch") is None:
-            raise TorchNotInstalledException(
-                'This step needs PyTorch, and its environment has none. Add @pypi(packages={"torch": "..."}) to the '
-                "step and run the flow with --environment=pypi, or give @kubernetes or @batch an image that has it; on "
-                "your own machine: pip install torch."
-            )
+            raise TorchNotInstalledException(package_missing(self.task.step_name, "PyTorch", "torch"))
 
     def form(self, gang: Gang) -> dict[str, object]:
         """What the step finds on ``current``."""

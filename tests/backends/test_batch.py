@@ -161,16 +161,15 @@ SHOWS_ADDRESS = 'echo "[$AWS_BATCH_JOB_MAIN_NODE_PRIVATE_IPV4_ADDRESS]"; '
 @contextlib.contextmanager
 def started(folder: Path, image: Image, *scripts: str) -> Iterator[tuple[Job, BatchService]]:
     """A job with a node for each script, in a service that has as many machines."""
-    with Hosts(len(scripts)) as hosts:
-        service = BatchService(hosts, range(len(scripts)), folder, image, {}, stop_timeout=1.0)
-        with contextlib.closing(service):
-            ranges: list[dict[str, Any]] = [
-                {"targetNodes": f"{index}:{index}", "container": {"command": ["bash", "-c", script]}}
-                for index, script in enumerate(scripts)
-            ]
-            nodes = {"numNodes": len(scripts), "mainNode": 0, "nodeRangeProperties": ranges}
-            service.definitions["it"] = {"type": "multinode", "nodeProperties": nodes}
-            yield service.submit({"jobName": "job", "jobQueue": "queue", "jobDefinition": "it"}), service
+    machines = range(len(scripts))
+    with Hosts(len(scripts)) as hosts, BatchService(hosts, machines, folder, image, {}, stop_timeout=1.0) as service:
+        ranges: list[dict[str, Any]] = [
+            {"targetNodes": f"{index}:{index}", "container": {"command": ["bash", "-c", script]}}
+            for index, script in enumerate(scripts)
+        ]
+        nodes = {"numNodes": len(scripts), "mainNode": 0, "nodeRangeProperties": ranges}
+        service.definitions["it"] = {"type": "multinode", "nodeProperties": nodes}
+        yield service.submit({"jobName": "job", "jobQueue": "queue", "jobDefinition": "it"}), service
 
 
 def wait_until(condition: Callable[[], object]) -> None:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -108,6 +108,21 @@ class RemoteTask:
         """
         (process, *_) = (p for p in descendants(self._process.pid) if p.command[:2] == tuple(self._argv[:2]))
         assert send_signal(process, number), self.story()
+
+
+def all_fail(
+    tasks: Sequence[RemoteTask], since: float, timeout: float, what: str, may_crash: bool = False
+) -> list[str]:
+    """What they said, once all have failed, which they must before ``timeout`` seconds after ``since`` are over; by a
+    signal only where they ``may_crash``. How long it took is printed, and shown by ``pytest -rP``.
+    """
+    said = []
+    for task in tasks:
+        code = task.wait(since + timeout - time.monotonic())
+        assert code > 0 or (may_crash and code), task.story()
+        print(f"{what}: {task.host.name} had ended after {time.monotonic() - since:.1f} s")
+        said.append(task.output)
+    return said
 
 
 class RemoteGang:

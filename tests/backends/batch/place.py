@@ -44,8 +44,8 @@ class BatchPlace(Workplace):
     ) -> None:
         super().__init__(stack, folder, machines)
         given = {**S3_CREDENTIALS, "OMP_NUM_THREADS": "1", **(env or {})}
-        self.service = BatchService(self.hosts, self.machines, folder / "jobs", image, given, **options)
-        stack.callback(self.service.close)
+        service = BatchService(self.hosts, self.machines, folder / "jobs", image, given, **options)
+        self.service = stack.enter_context(service)
         api = stack.enter_context(contextlib.closing(BatchApi(self.hosts[0], self.service)))
         self.env |= {
             "AWS_ENDPOINT_URL_BATCH": api.url,

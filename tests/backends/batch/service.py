@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from support.hosts import Host, Hosts
 
+from ..container import Container
+from ..control import Control
 from ..image import Image
 from .jobs import Job, Node
 
 QUEUE, COMPUTE = "gang-queue", "gang-machines"
 STOP_S = 30.0
 
-_STEP_S = 0.05  # What runs is looked at again and again: a container that ends raises no event here.
 
-
-class BatchService:
-    """A queue before machines, each of which holds one node at a time.
+class BatchService(Control):
+    """A queue before machines. What is told here besides:
 
     Parameters
     ----------
-    hosts, indices : Hosts, sequence of int
-        The machines, and which of them are the service's.
-    folder : path
-        For the containers' logs.
-    image : Image
-        What every container runs, whatever its definition calls it.
-    env : mapping
-        Variables of every container, as an image or its role would set.
-    apart : float
-        Seconds between the starts of two nodes.
     stop_timeout : float
         Seconds from SIGTERM to SIGKILL. An operator sets it on the machines, as ECS_CONTAINER_STOP_TIMEOUT.
     notices_loss_after : float
@@ -51,18 +40,11 @@ class BatchService:
         stop_timeout: float = STOP_S,
         notices_loss_after: float = 20.0,
     ) -> None:
-        self._hosts, self._folder, self._image, self.env = hosts, folder, image, dict(env)
-        self._free = [hosts[index] for index in indices]
-        self.apart, self.stop_timeout, self.notices_loss_after = apart, stop_timeout, notices_loss_after
+        super().__init__(hosts, indices, folder, image, env, apart)
+        self.stop_timeout, self.notices_loss_after = stop_timeout, notices_loss_after
         self.held: Callable[[Job, Node], bool] = lambda job, node: False
         self.definitions: dict[str, dict[str, Any]] = {}
         self.jobs: dict[str, Job] = {}
-        self.problems: list[str] = []
-        self.lock = threading.RLock()
-        self._last_start = 0.0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="batch")
-        self._thread.start()
 
     # -- what is asked of it -------------------------------------------------------------------------------------------
 
@@ -86,31 +68,18 @@ class BatchService:
         with self.lock:
             for node in (node for job in self.jobs.values() for node in job.nodes if node.active and node.host is host):
                 node.lost_at = time.monotonic()
-            self._hosts.cut(host.index)  # first, or its kernel would still close its connections
-            self._hosts.kill(host.index)
-
-    def close(self) -> None:
-        """End all containers; AssertionError where the service met what it does not know."""
-        self._stop.set()
-        self._thread.join()
-        for job in self.jobs.values():
-            for node in job.nodes:
-                if node.container and node.lost_at is None:
-                    node.container.kill()
-                    node.container.wait(10)
-        assert not self.problems, "Batch failed:\n" + "\n".join(self.problems)
+            self.kill_machine(host)
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
-    def _loop(self) -> None:
-        while not self._stop.wait(_STEP_S):
-            try:
-                with self.lock:
-                    for job in self.jobs.values():
-                        self._bring_on(job)
-            except Exception as error:
-                self.problems.append(repr(error))
-                raise
+    def look(self) -> None:
+        for job in self.jobs.values():
+            self._bring_on(job)
+
+    def containers(self) -> Iterator[Container]:
+        for node in (node for job in self.jobs.values() for node in job.nodes):
+            if node.container and node.lost_at is None:
+                yield node.container
 
     def _bring_on(self, job: Job) -> None:
         for node in job.nodes:
@@ -135,9 +104,9 @@ class BatchService:
 
     def _place(self, job: Job) -> None:
         """All nodes get their machines at once, or none does."""
-        if job.main.host is None and len(self._free) >= len(job.nodes):
+        if job.main.host is None and len(self.free) >= len(job.nodes):
             for node in job.nodes:
-                node.host = self._free.pop(0)
+                node.host = self.free.pop(0)
 
     def _start(self, job: Job) -> None:
         """The main node first, the others once it runs, and in no order that could be relied on."""
@@ -149,14 +118,13 @@ class BatchService:
         elif not job.main.container:
             return
         for node in waiting:
-            if time.monotonic() - self._last_start >= self.apart:
-                self._last_start = time.monotonic()
+            if self.may_start():
                 env = {**self.env, **job.environment(node, QUEUE, COMPUTE)}
-                node.start(self._folder / job.id, self._image, env)
+                node.start(self.folder / job.id, self.image, env)
 
     def _take_back(self, job: Job, node: Node) -> None:
         """A machine is free again once its container is gone, or will never be."""
         never = job.stopped and node.container is None
         if node.host and not node.returned and (never or (node.over and node.lost_at is None)):
             node.returned = True
-            self._free.append(node.host)
+            self.free.append(node.host)

@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from support.hosts import Hosts
 
-from ..container import KILLED
+from ..container import KILLED, Container
+from ..control import Control
 from ..image import Image
 from .jobs import Job, JobSet
 from .pods import Pod
 
-_STEP_S = 0.05  # A controller looks and acts, again and again; that is how Kubernetes' own work, too.
 
-
-class Cluster:
-    """A control loop over hosts, each of which holds one pod at a time.
+class Cluster(Control):
+    """Controllers and a scheduler. What is told here besides:
 
     Parameters
     ----------
-    hosts, indices : Hosts, sequence of int
-        The machines, and which of them are the cluster's.
-    folder : path
-        For the containers' logs.
-    image : Image
-        What every pod runs, whatever its manifest calls it.
-    env : mapping
-        Variables of every pod, as an image or the cluster's operators would set.
     names_after : float
         Seconds from a pod's start until other pods can look up its name.
-    apart : float
-        Seconds between the starts of two pods.
     notices_after : float
         Seconds from a container's failure until the controllers act on it. On real clusters it takes the kubelet up to
         1 s to see it and the Job controller up to 1 s to gather what it sees. A success is acted on at once.
@@ -47,24 +35,17 @@ class Cluster:
         folder: Path,
         image: Image,
         env: Mapping[str, str],
-        names_after: float = 0.0,
         apart: float = 0.0,
+        names_after: float = 0.0,
         notices_after: float = 2.0,
     ) -> None:
-        self._hosts, self._folder, self._image, self._env = hosts, folder, image, dict(env)
-        self._free = [hosts[index] for index in indices]
-        self.names_after, self.apart, self.notices_after = names_after, apart, notices_after
+        super().__init__(hosts, indices, folder, image, env, apart)
+        self.names_after, self.notices_after = names_after, notices_after
         self.unschedulable: Callable[[Pod], bool] = lambda pod: False
         self.jobs: dict[str, Job] = {}
         self.jobsets: dict[str, JobSet] = {}
         self.history: list[Pod] = []
-        self.problems: list[str] = []
-        self.lock = threading.RLock()
         self._running: list[Pod] = []
-        self._last_start = 0.0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="cluster")
-        self._thread.start()
 
     # -- what the API server asks --------------------------------------------------------------------------------------
 
@@ -100,31 +81,16 @@ class Cluster:
         with self.lock:
             assert pod.host is not None
             pod.lost = True
-            self._hosts.cut(pod.host.index)  # first, or its kernel would still close its connections
-            self._hosts.kill(pod.host.index)
-
-    def close(self) -> None:
-        """End all pods; AssertionError where the cluster met what it does not know."""
-        self._stop.set()
-        self._thread.join()
-        for pod in self.history:
-            if pod.container and not pod.lost:
-                pod.container.kill()
-                pod.container.wait(10)
-        assert not self.problems, "the cluster failed:\n" + "\n".join(self.problems)
+            self.kill_machine(pod.host)
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
-    def _loop(self) -> None:
-        while not self._stop.wait(_STEP_S):
-            try:
-                with self.lock:
-                    self._look()
-            except Exception as error:
-                self.problems.append(repr(error))
-                raise
+    def containers(self) -> Iterator[Container]:
+        for pod in self.history:
+            if pod.container and not pod.lost:
+                yield pod.container
 
-    def _look(self) -> None:
+    def look(self) -> None:
         self._running = [pod for pod in self._running if self._watch(pod)]
         for job in self.jobs.values():
             job.reconcile()
@@ -151,7 +117,7 @@ class Cluster:
             if pod.active and code and time.monotonic() - pod.ended < self.notices_after:
                 return True
             pod.end(code, "Error" if code else "Completed")
-            self._free.append(pod.host)
+            self.free.append(pod.host)
             return False
         limit = pod.spec.get("activeDeadlineSeconds")
         if limit and pod.active and time.monotonic() - pod.started > limit:
@@ -160,13 +126,11 @@ class Cluster:
         return True
 
     def _schedule(self, pod: Pod) -> None:
-        due = time.monotonic() - self._last_start >= self.apart
-        if not self._free or not due or self.unschedulable(pod):
+        if not self.free or self.unschedulable(pod) or not self.may_start():
             return
-        self._last_start = time.monotonic()
-        pod.start(self._free[0], self._folder, self._image, self._env)
+        pod.start(self.free[0], self.folder, self.image, self.env)
         if pod.container:
-            self._free.pop(0)
+            self.free.pop(0)
             self._running.append(pod)
 
     def _publish_names(self) -> None:

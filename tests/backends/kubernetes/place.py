@@ -47,8 +47,8 @@ class KubernetesPlace(Workplace):
     ) -> None:
         super().__init__(stack, folder, machines, metadata)
         given = {**S3_CREDENTIALS, "OMP_NUM_THREADS": "1", **(env or {})}
-        self.cluster = Cluster(self.hosts, self.machines, folder / "pods", image, given, **options)
-        stack.callback(self.cluster.close)
+        cluster = Cluster(self.hosts, self.machines, folder / "pods", image, given, **options)
+        self.cluster = stack.enter_context(cluster)
         api = stack.enter_context(contextlib.closing(KubernetesApi(self.hosts[0], self.cluster)))
         config = folder / "kubeconfig"
         api.write_config(config)
