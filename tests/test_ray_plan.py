@@ -30,6 +30,7 @@ from metaflow_extensions.gang.launchers.ray.plan import (
     Cluster,
     auth_environment,
     node_address,
+    passed_over,
     ray_start,
     start_environment,
     system_config,
@@ -323,6 +324,14 @@ def test_ray_s_own_variable_says_where_its_folder_is() -> None:
     long = {"RAY_TMPDIR": "/scratch/" + "x" * 60}
     assert temporary_folder(long, "/var/tmp", "gang-ray-1-0") == "/var/tmp/gang-ray-1-0"
     assert temporary_folder(long, "/var/" + "x" * 60, "gang-ray-1-0") == "/tmp/gang-ray-1-0"
+
+
+def test_a_folder_of_the_users_that_is_passed_over_is_told() -> None:
+    told = passed_over({"RAY_TMPDIR": "/scratch/too-long"}, "/tmp/gang-ray-1-0/r")
+    assert "RAY_TMPDIR=/scratch/too-long is too long" in told and told.endswith("files are in /tmp/gang-ray-1-0.")
+    for unset_or_used in ({}, {"RAY_TMPDIR": ""}, {"RAY_TMPDIR": "/tmp"}, {"RAY_TMPDIR": "/tmp/"}):
+        assert passed_over(unset_or_used, "/tmp/gang-ray-1-0/r") == ""
+    assert passed_over({"RAY_TMPDIR": "/tm"}, "/tmp/gang-ray-1-0/r")
 
 
 @pytest.mark.parametrize(

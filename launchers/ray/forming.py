@@ -25,7 +25,7 @@ from ...core.reach import own_slots, sharing
 from . import follow
 from .driver import can_take_token
 from .failure import RayNotInstalledException, not_joined
-from .plan import READY, Cluster, auth_environment, node_address, ray_start, temporary_folder
+from .plan import READY, Cluster, auth_environment, node_address, passed_over, ray_start, temporary_folder
 from .resources import Offer, memory_available, offer, shared_memory_free
 
 if TYPE_CHECKING:
@@ -175,6 +175,8 @@ def _temp_dir(gang: Gang) -> str:
     gang_id = os.environ[GANG_MARKER].rpartition(".")[0]
     # Ray opens its folder to every user of the machine, who would reach its sockets; the one around it stays closed.
     path = temporary_folder(os.environ, tempfile.gettempdir(), f"gang-ray-{gang_id[:8]}-{gang.node_index}/r")
+    if notice := passed_over(os.environ, path):
+        say(f"Node {gang.node_index}: {notice}")
     gang.own_folder(os.path.dirname(path))
     os.mkdir(path, 0o700)
     return path

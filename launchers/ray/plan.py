@@ -165,3 +165,14 @@ def temporary_folder(environ: Mapping[str, str], fallback: str, name: str) -> st
         if base and len(os.fsencode(os.path.join(base, name))) <= SOCKET_ROOM:
             return os.path.join(base, name)
     return os.path.join("/tmp", name)
+
+
+def passed_over(environ: Mapping[str, str], folder: str) -> str:
+    """What to tell where RAY_TMPDIR is set and Ray's ``folder`` is elsewhere; else ""."""
+    wanted = environ.get("RAY_TMPDIR")
+    if not wanted or folder.startswith(os.path.join(wanted, "")):
+        return ""
+    return (
+        f"RAY_TMPDIR={wanted} is too long: the names of Ray's sockets there would have more than 107 bytes. "
+        f"Ray's files are in {os.path.dirname(folder)}."
+    )
