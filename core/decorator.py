@@ -15,6 +15,7 @@ from metaflow.unbounded_foreach import UBF_CONTROL
 
 from . import interrupt
 from .attributes import check_neighbours, check_scheduler, check_split, number, requested
+from .console import show_lines_at_once
 from .context import Gang, TaskInfo
 from .failure import BadAttribute, GangInterrupt
 from .guard.processes import GANG_MARKER
@@ -112,6 +113,7 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
     def runtime_init(self, flow: Any, graph: Any, package: Any, run_id: str) -> None:
         super().runtime_init(flow, graph, package, run_id)
         interrupt.pass_on_interrupts()
+        show_lines_at_once()
 
     def runtime_step_cli(
         self, cli_args: Any, retry_count: int, max_user_code_retries: int, ubf_context: str | None

@@ -289,6 +289,7 @@ def test_input_that_nobody_reads_holds_up_nothing(gang: LocalGang) -> None:
     assert gang.run("node1", "exit 3", input=bytes(3_000_000)).returncode == 3
 
 
+@pytest.mark.big
 def test_a_reader_who_pauses_longer_than_the_kernel_waits_is_not_lost(gang: LocalGang) -> None:
     """TCP_USER_TIMEOUT is 8 s, for a window that stays closed too; and nothing else may wait for this reader."""
     slow = gang.start("node1", "head -c 3000000 /dev/zero; echo over >&2")

@@ -189,6 +189,7 @@ def test_one_that_ends_later_fails_the_gang(flow_run: FlowRunner, how: str) -> N
     assert run.left(END_S) == []
 
 
+@pytest.mark.big
 def test_one_that_is_stopped_is_told(flow_run: FlowRunner) -> None:
     run = flow_run(FLOW, "--how", "ends")
     pids = serving(run, 1)

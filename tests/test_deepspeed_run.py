@@ -177,6 +177,7 @@ def test_an_mpi_starts_the_ranks(flow_run: FlowRunner, launcher: str, kind: str)
     assert returned == [[("mpi", 1, 2, True)], [("mpi", 0, 2, True), ("mpi", 1, 2, True)]]
 
 
+@pytest.mark.big
 def test_one_machine_without_a_gang(flow_run: FlowRunner) -> None:
     run = flow_run(SINGLE, files=FILES).ok(END_S)
     assert run.artifact("start", "returned") == [("single", 0, 2, True), ("single", 1, 2, True)]

@@ -74,6 +74,7 @@ def test_the_demo_resumes_from_its_checkpoint(flow_run: FlowRunner) -> None:
     assert run.artifact("end", "accuracy") >= 0.95
 
 
+@pytest.mark.big
 @pytest.mark.usefixtures("training")
 def test_the_function_form_does_the_same(flow_run: FlowRunner) -> None:
     run = flow_run(EXAMPLES / "torchrun" / "digits_function.py").ok(LIMIT)

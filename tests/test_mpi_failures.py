@@ -145,9 +145,10 @@ def test_a_host_that_is_killed(folder: Path, kind: str, transport: str) -> None:
             assert re.search(r"node 2 \(gang2\).*has died", said, re.IGNORECASE), said
 
 
+@BIG
 @pytest.mark.parametrize(
     ("kind", "transport"),
-    [(OPEN_MPI_4, "ssh"), pytest.param(OPEN_MPI_5, "channel", marks=BIG), pytest.param(MPICH, "channel", marks=BIG)],
+    [(OPEN_MPI_4, "ssh"), (OPEN_MPI_5, "channel"), (MPICH, "channel")],
 )
 def test_a_link_that_is_cut(folder: Path, kind: str, transport: str) -> None:
     if transport == "ssh":

@@ -23,6 +23,7 @@ from metaflow.mflog.mflog import merge_logs
 from support.flows import FlowRunner
 from support.launches import END_S, collected, process, run_launch
 
+from metaflow_extensions.gang.core.console import buffered_lines
 from metaflow_extensions.gang.core.guard.output import HELD_LIMIT, Labelled, Log, Pump, Raw, write_all
 from metaflow_extensions.gang.core.guard.tail import TAIL_LIMIT, Tail
 from metaflow_extensions.gang.core.logs import to_mflog
@@ -91,6 +92,39 @@ class Output(FlowSpec):
 if __name__ == "__main__":
     Output()
 """
+
+
+def test_lines_that_come_together_are_shown_together(flow_run: FlowRunner) -> None:
+    """Metaflow would show the first and keep the others until more comes."""
+    head, _, _ = FLOW.partition("        if current.gang")
+    _, _, end = FLOW.partition("        self.next(self.join)")
+    body = """
+        import os, time
+        if current.gang.is_control:
+            os.write(1, b"first;\\nsecond;\\nthird;\\n")
+        while not os.path.exists("finish"):
+            time.sleep(0.02)
+        self.next(self.join)"""
+    run = flow_run(head + body + end)
+    run.wait_for("third;", RUN_S)
+    assert re.findall(r"\w+(?=;\n)", run.output) == ["first", "second", "third"]
+    (run.folder / "finish").touch()
+    run.ok(RUN_S)
+
+
+def test_whole_lines_in_a_pipe_are_counted_without_waiting() -> None:
+    read, write = os.pipe()
+    with open(read, "rb") as reader, open(write, "wb", buffering=0) as writer:
+        assert buffered_lines(reader) == 0
+        for data, lines in ((b"half ", 0), (b"a line\nand two\nand", 2), (b"", 2)):
+            writer.write(data)
+            if data.startswith(b"a"):
+                assert reader.read(5) == b"half "
+            assert buffered_lines(reader) == lines
+        assert [reader.readline(), reader.readline()] == [b"a line\n", b"and two\n"]
+        assert buffered_lines(reader) == 0 and os.get_blocking(read)
+        writer.close()
+        assert reader.readline() == b"and" and buffered_lines(reader) == 0
 
 
 def test_all_output_of_a_node_arrives_in_its_own_log_and_labelled_on_the_console(flow_run: FlowRunner) -> None:

@@ -187,6 +187,7 @@ def check_rich(run: FlowRun, other_address: str) -> None:
     assert said in log, log
 
 
+@pytest.mark.big
 def test_runs_in_a_row_and_at_once_next_to_a_cluster_that_is_not_ours(flow_run: FlowRunner) -> None:
     before = folders()
     with other_ray() as other:
@@ -297,7 +298,7 @@ def test_a_killed_program_of_ray_is_named_with_its_node(flow_run: FlowRunner, pr
     assert STACKS not in run.output, run.story()
 
 
-@pytest.mark.parametrize("node", [1, 0])
+@pytest.mark.parametrize("node", [1, pytest.param(0, marks=pytest.mark.big)])
 def test_a_killed_task_ends_ray_on_all_nodes(flow_run: FlowRunner, node: int) -> None:
     run = flow_run(WAITING, files=FILES)
     with ends_in_time(run, f"SIGKILL of node {node}'s task"):

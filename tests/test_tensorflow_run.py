@@ -281,6 +281,7 @@ def test_a_foreach_of_gangs_and_a_second_attempt_have_a_tf_config_of_their_own(f
     assert len({*clusters["first", 0], *clusters["second", 0]}) == 4, clusters
 
 
+@BIG
 def test_run_and_task_ids_as_argo_names_them(flow_run: FlowRunner, tmp_path: Path) -> None:
     (tmp_path / "flow.py").write_text(ONCE)
     for name, text in FILES.items():

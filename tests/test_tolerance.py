@@ -251,6 +251,7 @@ def test_a_host_that_is_cut_off_is_done_without(tmp_path: Path) -> None:
         assert re.search(r"The first failure was on node 0: .* or the network between them is cut", told), told
 
 
+@pytest.mark.big
 def test_two_nodes_that_are_cut_off_from_each_other_both_stay(tmp_path: Path) -> None:
     ip = require_tool("ip", "iproute2")
     with remote_gang(tmp_path, FLOW, 3) as gang:

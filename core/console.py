@@ -1,0 +1,53 @@
+"""In the process of the run: what the nodes print is shown when it comes.
+
+Metaflow's runtime takes one line of a task's output whenever the pipe has some. What came along with that line stays in
+a buffer until the task prints again (its issue #166): with several nodes on one console, the last lines before a long
+silence are held back, and a step at work looks as if it hung.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from io import BufferedReader
+from typing import Any
+
+_installed = False
+
+
+def show_lines_at_once() -> None:
+    """Have the runtime show all lines that it has read, once for the process."""
+    global _installed
+    worker: Any = getattr(sys.modules.get("metaflow.runtime"), "Worker", None)
+    if not _installed and hasattr(worker, "read_logline"):
+        _installed = True
+        worker.read_logline = all_lines(worker.read_logline)
+
+
+def all_lines(read_line: Callable[[Any, int], bool]) -> Callable[[Any, int], bool]:
+    """Metaflow's reader of one line, made to go on until no whole line is buffered any more."""
+
+    @wraps(read_line)
+    def read_lines(worker: Any, fd: int) -> bool:
+        has_read = read_line(worker, fd)
+        # As many as there are now: others wait for their turn while this task prints on and on.
+        for _ in range(buffered_lines(worker._logs[fd][0])):
+            read_line(worker, fd)
+        return has_read
+
+    return read_lines
+
+
+def buffered_lines(reader: BufferedReader) -> int:
+    """How many whole lines can be read of a pipe without waiting; of what has not been read, at most a buffer full."""
+    fd = reader.fileno()
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    # Where the buffer is empty, peek would wait for more.
+    fcntl.fcntl(fd, fcntl.F_SETFL, flags | os.O_NONBLOCK)
+    try:
+        return reader.peek().count(b"\n")
+    finally:
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags)
