@@ -18,8 +18,11 @@ FOR_S3 = ("boto3", "requests")
 
 _BARRED = ("metaflow", "metaflow-gang")
 
-_CONFIGURATION = {"METAFLOW_ENABLED_SIDECAR": ["save_logs_periodically", "spot_termination_monitor"]}
-"""Of Metaflow: without the process beside each task that tells the metadata service of it once in a while."""
+_BESIDE_A_TASK = ["spot_termination_monitor"]
+"""Of what Metaflow starts beside each task; not what tells the metadata service of it once in a while."""
+
+_STORES_LOGS = "save_logs_periodically"
+"""A new Python four times a second for each task: half of what a test without a framework would take."""
 
 
 class Image:
@@ -31,9 +34,12 @@ class Image:
         Where it is made.
     distributions : str
         Names as pip knows them, "torch"; the test is skipped where one is not installed here.
+    live_logs : bool
+        Whether Metaflow stores a task's log all the time, for the run to show, and not at its end alone. Without it a
+        container that is killed leaves nothing to be read but what this package has stored.
     """
 
-    def __init__(self, folder: Path, *distributions: str) -> None:
+    def __init__(self, folder: Path, *distributions: str, live_logs: bool = False) -> None:
         self.folder = folder
         venv.create(folder, symlinks=True, with_pip=False)
         site = Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
@@ -42,7 +48,8 @@ class Image:
             self._link(found, site)
         self.metaflow_home = folder / "metaflow"
         self.metaflow_home.mkdir()
-        (self.metaflow_home / "config.json").write_text(json.dumps(_CONFIGURATION))
+        beside = [*_BESIDE_A_TASK, *([_STORES_LOGS] if live_logs else [])]
+        (self.metaflow_home / "config.json").write_text(json.dumps({"METAFLOW_ENABLED_SIDECAR": beside}))
 
     def _link(self, found: Distribution, site: Path) -> None:
         for name in {path.parts[0] for path in found.files or () if path.parts[0] not in ("..", "__pycache__")}:

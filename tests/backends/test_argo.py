@@ -14,9 +14,10 @@ from support.requirements import require_packages
 
 from .argo.place import ArgoPlace
 from .argo.placeholders import fill, unfilled
-from .image import FOR_S3, Image
+from .image import Image
 from .kubernetes.pods import Pod
 from .workplace import RUN_S, result
+from .workplace import bare_image as bare_image
 
 FLOW = """
 import json, threading
@@ -50,12 +51,6 @@ if __name__ == "__main__":
 """
 
 GANG_FAILED = "Error (exit code 1): failure condition '{status.terminalState == [Failed]}' evaluated true"
-
-
-@pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
-    """Without a framework: nothing here trains."""
-    return Image(tmp_path_factory.mktemp("image"), *FOR_S3)
 
 
 @pytest.fixture

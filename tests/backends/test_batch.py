@@ -20,8 +20,9 @@ from .batch.place import BatchPlace
 from .batch.service import BatchService
 from .container import KILLED
 from .flows import AT_WORK, fails
-from .image import FOR_S3, Image
+from .image import Image
 from .workplace import RUN_S, result
+from .workplace import bare_image as bare_image
 
 GONE_S = 30.0
 """For containers to be stopped, on a busy machine, where the service gives them much less."""
@@ -80,12 +81,6 @@ WAITS = "Waiting for batch secondary tasks"
 """What Metaflow's decorator prints before it waits, 600 s at most, until the step has as many tasks as were named."""
 
 Batch = Callable[..., BatchPlace]
-
-
-@pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
-    require_packages("boto3")
-    return Image(tmp_path_factory.mktemp("image"), *FOR_S3)
 
 
 @pytest.fixture

@@ -6,21 +6,14 @@ import contextlib
 from typing import Any
 
 import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
-import pytest
 
 from .container import Container
 from .flows import AT_WORK, RETRIED, SAVED, fails
-from .image import FOR_S3, Image
 from .imds import InstanceMetadata
 from .places import Places, everywhere
 from .places import place as place
 from .workplace import RUN_S, result
-
-
-@pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
-    """Without a framework: nothing here trains."""
-    return Image(tmp_path_factory.mktemp("image"), *FOR_S3)
+from .workplace import bare_image as bare_image
 
 
 def at_work(workplace: Any, run: Any) -> list[Container]:

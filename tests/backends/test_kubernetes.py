@@ -11,10 +11,10 @@ from support.processes import send_signal
 from support.requirements import require_tool
 
 from .flows import AT_WORK
-from .image import FOR_S3, Image
 from .kubernetes.place import KubernetesPlace
 from .kubernetes.place import kubernetes as kubernetes
 from .workplace import RUN_S
+from .workplace import bare_image as bare_image
 
 FLOW = f"""
 import sys
@@ -49,12 +49,6 @@ if __name__ == "__main__":
 GONE_S = 30.0
 
 Kubernetes = Callable[..., KubernetesPlace]
-
-
-@pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
-    """Without a framework: nothing here trains."""
-    return Image(tmp_path_factory.mktemp("image"), *FOR_S3)
 
 
 @pytest.mark.big

@@ -118,4 +118,11 @@ def result(run: RemoteTask) -> Any:
 def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
     """PyTorch, the digits, and what Metaflow needs for S3."""
     require_packages("torch", "sklearn")
-    return Image(tmp_path_factory.mktemp("image"), "torch", "numpy", "scikit-learn", *FOR_S3)
+    return Image(tmp_path_factory.mktemp("image"), "torch", "numpy", "scikit-learn", *FOR_S3, live_logs=True)
+
+
+@pytest.fixture(scope="session", name="image")
+def bare_image(tmp_path_factory: pytest.TempPathFactory) -> Image:
+    """Without a framework, for a module in which nothing trains."""
+    require_packages("boto3")
+    return Image(tmp_path_factory.mktemp("image"), *FOR_S3)
