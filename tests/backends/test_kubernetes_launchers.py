@@ -190,7 +190,7 @@ def test_mpi(kubernetes: Kubernetes, image: Image, kind: str, transport: str) ->
 @BIG
 @image_with("deepspeed", "numpy")
 def test_deepspeed(kubernetes: Kubernetes) -> None:
-    """Each node's own launcher; ssh and the channel are between pods in :func:`test_mpi`, and under DeepSpeed on hosts."""
+    """By each node's own launcher; ssh and the channel are between pods in :func:`test_mpi`."""
     place = kubernetes(3)
     body = "from train import train; self.found = current.deepspeed.run(entrypoint=train)"
     run = place.run(flow("deepspeed", body), train=DEEPSPEED)
