@@ -33,9 +33,11 @@ def all_lines(read_line: Callable[[Any, int], bool]) -> Callable[[Any, int], boo
     @wraps(read_line)
     def read_lines(worker: Any, fd: int) -> bool:
         has_read = read_line(worker, fd)
-        # As many as there are now: others wait for their turn while this task prints on and on.
-        for _ in range(buffered_lines(worker._logs[fd][0])):
-            read_line(worker, fd)
+        reader, *_ = getattr(worker, "_logs", {}).get(fd, (None,))
+        if isinstance(reader, BufferedReader):
+            # As many as there are now: others wait for their turn while this task prints on and on.
+            for _ in range(buffered_lines(reader)):
+                read_line(worker, fd)
         return has_read
 
     return read_lines
