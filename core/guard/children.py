@@ -184,8 +184,12 @@ class Child:
             return None
         import re
 
-        found = list(re.finditer(self.report, self.tail.text(), re.DOTALL))
-        return next((report for report in found if not self._lost_its_peer(report)), found[0] if found else None)
+        first = None
+        for report in re.finditer(self.report, self.tail.text(), re.DOTALL):
+            if not self._lost_its_peer(report):
+                return report
+            first = first or report
+        return first
 
     def _lost_its_peer(self, report: re.Match[str]) -> bool:
         rank, exit_code = _rank_in(report), int(report["exit_code"])
