@@ -569,7 +569,9 @@ def test_a_browser_draws_the_curves(flow_run: FlowRunner, place: Path, tmp_path:
     page.write_text(html(run.client()["train"].task, "training_metrics"))
     content = browse(page, tmp_path / "profile", picture, "1000,970")
     drawn = re.findall(r'aria-roledescription="line mark" d="([^"]+)"', content)
-    assert [len(re.findall(r"[ML]", path)) for path in drawn] == [40, 40, 40, 8]
+    shape = [len(re.findall(r"[ML]", path)) for path in drawn]
+    # The first evaluation comes later than the first loss, and before or after the card's first look at the training.
+    assert shape in ([40, 8, 40, 40], [40, 40, 40, 8])
     heights = [float(y) for _, y in re.findall(r"[ML]([-\d.]+),([-\d.]+)", drawn[0])]
     assert heights[-1] - heights[0] > 100, "the loss falls: pixels count from the top"
     assert "Step 400 of 400" in unescape(content)
