@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.remote import START_S, RemoteTask, remote_gang
+from support.remote import START_S, RemoteTask, all_fail, remote_gang
 from support.requirements import require_packages, require_tool
 
 LOST_S = 15.0
@@ -76,14 +76,12 @@ def ready(tasks: Sequence[RemoteTask]) -> None:
 
 
 @contextmanager
-def all_fail(tasks: Sequence[RemoteTask], timeout: float, what: str) -> Iterator[list[str]]:
+def struck(tasks: Sequence[RemoteTask], timeout: float, what: str) -> Iterator[list[str]]:
     """Strike inside; each of ``tasks`` then fails in time. Gives a list that holds their output afterwards."""
     outputs: list[str] = []
     started = time.monotonic()
     yield outputs
-    for task in tasks:
-        outputs.append(task.fails(started + timeout - time.monotonic()))
-        print(f"{what}: {task.host.name} had ended after {time.monotonic() - started:.1f} s")
+    outputs += all_fail(tasks, started, timeout, what)
 
 
 def test_hosts_meet_talk_and_part(tmp_path: Path) -> None:
@@ -116,7 +114,7 @@ def test_a_killed_host_is_named_by_the_others(tmp_path: Path) -> None:
     with remote_gang(tmp_path, FLOW, 3) as gang:
         tasks = gang.start_all()
         ready(tasks)
-        with all_fail([tasks[0], tasks[2]], END_S, "a host without power") as outputs:
+        with struck([tasks[0], tasks[2]], END_S, "a host without power") as outputs:
             gang.kill_host(1)
         for output in outputs:
             # The guard of node 2 may see it a moment before node 0's does.
@@ -131,7 +129,7 @@ def test_a_killed_host_of_control_is_named_by_the_others(tmp_path: Path) -> None
     with remote_gang(tmp_path, FLOW, 3) as gang:
         tasks = gang.start_all()
         ready(tasks)
-        with all_fail(tasks[1:], END_S, "control's host without power") as outputs:
+        with struck(tasks[1:], END_S, "control's host without power") as outputs:
             gang.kill_host(0)
         for node, output in enumerate(outputs, 1):
             assert f"The first failure was on node 0: the connection from node {node} to it was lost (" in output
@@ -143,7 +141,7 @@ def test_a_host_cut_off_is_named_on_both_sides(tmp_path: Path, how: str) -> None
     with remote_gang(tmp_path, FLOW, 3) as gang:
         tasks = gang.start_all(HOW=how)
         ready(tasks)
-        with all_fail(tasks, LOST_S, f"host 2 cut off ({how})") as outputs:
+        with struck(tasks, LOST_S, f"host 2 cut off ({how})") as outputs:
             gang.hosts.cut(2)
         for output in outputs[:2]:
             assert re.search(
@@ -158,7 +156,7 @@ def test_a_cut_off_control_is_named_by_the_others(tmp_path: Path) -> None:
     with remote_gang(tmp_path, FLOW, 3) as gang:
         tasks = gang.start_all()
         ready(tasks)
-        with all_fail(tasks, LOST_S, "control's host cut off") as outputs:
+        with struck(tasks, LOST_S, "control's host cut off") as outputs:
             gang.hosts.cut(0)
         for output in outputs[1:]:
             assert re.search(r"The first failure was on node 0: .* or the network between them is cut", output)
@@ -170,7 +168,7 @@ def test_two_nodes_cut_off_from_each_other_are_both_named(tmp_path: Path) -> Non
     with remote_gang(tmp_path, FLOW, 3) as gang:
         tasks = gang.start_all()
         ready(tasks)
-        with all_fail(tasks, LOST_S, "nodes 1 and 2 cut off from each other") as outputs:
+        with struck(tasks, LOST_S, "nodes 1 and 2 cut off from each other") as outputs:
             for here, there in ((1, 2), (2, 1)):
                 nobody = ["lladdr", "02:00:00:00:00:99", "dev", "eth0", "nud", "permanent"]
                 gang.hosts[here].run([ip, "neigh", "replace", gang.hosts[there].address, *nobody])
@@ -188,7 +186,7 @@ def test_two_nodes_cut_off_from_each_other_are_both_named(tmp_path: Path) -> Non
 def test_a_node_that_cannot_come_says_why_and_the_others_name_it(tmp_path: Path) -> None:
     with remote_gang(tmp_path, FLOW, 3) as gang:
         gang.hosts.cut(2)
-        with all_fail(gang.start_all(JOIN_S="6"), START_S, "a node that cannot come") as outputs:
+        with struck(gang.start_all(JOIN_S="6"), START_S, "a node that cannot come") as outputs:
             pass
         assert "2 of 3 nodes have joined after 5 s; waiting for node 2." in outputs[0]
         for output in outputs[:2]:
@@ -207,7 +205,7 @@ def test_control_under_an_unknown_name_is_said_at_once(tmp_path: Path) -> None:
 
 def test_a_node_that_comes_twice_in_one_attempt_ends_the_gang(tmp_path: Path) -> None:
     with remote_gang(tmp_path, FLOW, 3) as gang:
-        with all_fail([gang.start(0), gang.start(1), gang.start(1, on=2)], START_S, "node 1 twice") as outputs:
+        with struck([gang.start(0), gang.start(1), gang.start(1, on=2)], START_S, "node 1 twice") as outputs:
             pass
         told = "node 1 (gang{}): was restarted: it joined twice in one attempt"
         assert told.format(1) in outputs[0] or told.format(2) in outputs[0]
@@ -232,7 +230,7 @@ def test_a_retry_does_not_meet_what_an_earlier_attempt_left(tmp_path: Path) -> N
         late, tasks = gang.start(1, on=2, JOIN_S="4"), attempt(1)
         ready(tasks)
         assert f"Node 1 cannot connect to {gang.hosts[0].address} port " in late.fails(END_S)
-        with all_fail([tasks[0]], END_S, "a killed task") as outputs:
+        with struck([tasks[0]], END_S, "a killed task") as outputs:
             tasks[1].kill()
         assert "The first failure was on node 1 (gang2): the node's task died in the middle of its work" in outputs[0]
 
@@ -291,7 +289,7 @@ def test_ranks_train_over_the_network_and_a_killed_one_is_named(tmp_path: Path) 
         pids = [task.wait_for(re.compile(rf"rank {n} is (\d+) of 2;"))[1] for n, task in enumerate(tasks)]
         for task in tasks:
             assert re.search(r"\[gang\] Set for the ranks, .*GLOO_SOCKET_IFNAME=eth0", task.output), task.story()
-        with all_fail(tasks, END_S, "a killed rank on host 1") as outputs:
+        with struck(tasks, END_S, "a killed rank on host 1") as outputs:
             gang.hosts[1].run(["sh", "-c", f"kill -9 {pids[1]}"])
         assert "The first failure was on node 1 (gang1): rank 1 was killed by SIGKILL" in outputs[0]
         assert "rank 1 on node 1, running ranks.py, was killed by SIGKILL" in outputs[1]

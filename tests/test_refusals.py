@@ -202,7 +202,7 @@ def test_a_missing_torch_is_told_before_the_gang_forms(flow_run: FlowRunner, tmp
     path = os.pathsep.join(filter(None, [str(tmp_path / "hide"), os.environ.get("PYTHONPATH")]))
     run = flow_run(RUNNING.replace("PORT", "None"), env={"PYTHONPATH": path})
     run.fails(RUN_S)
-    told = "needs PyTorch, and its environment has none."
+    told = "Step work needs PyTorch, and its environment has none."
     assert told in said(run), run.story()
     assert "pip install torch" in said(run)
     assert "the body runs" not in run.output
