@@ -33,6 +33,8 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
     ----------
     all_nodes_started_timeout : float, default 600
         Seconds in which all nodes must have joined, counted from this node's own start.
+    end_timeout : float, default 30
+        Seconds that what Metaflow and other decorators do after a body may take once the gang has failed.
 
     MF Add To Current
     -----------------
@@ -47,7 +49,7 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
     """
 
     name = "gang"
-    defaults: ClassVar[dict[str, Any]] = {"all_nodes_started_timeout": 600}
+    defaults: ClassVar[dict[str, Any]] = {"all_nodes_started_timeout": 600, "end_timeout": 30}
 
     runs_on_control_only = False
     """Whether the body runs on node 0 only, and the others hold until it ends."""
@@ -104,8 +106,8 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
         check_scheduler(self, step)
         check_neighbours(self, step, decos)
         check_split(self.name, step, graph)
-        timeout = number(self, "all_nodes_started_timeout")
-        self.attributes["all_nodes_started_timeout"] = timeout
+        for name in ("all_nodes_started_timeout", "end_timeout"):
+            self.attributes[name] = number(self, name)
         self.gpus, self.cpus = requested(decos, "gpu"), requested(decos, "cpu")
         self.check_attributes()
         interrupt.heed_one_interrupt()

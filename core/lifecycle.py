@@ -60,7 +60,7 @@ class Lifecycle:
         self._link: Link | None = None
         self._folder = ""
         self._gang_id = ""
-        self._in_body = self._body_done = False
+        self._in_body = self._body_done = self._has_failed = False
         self._meeting: DatastoreMeeting | None = None
         self._preemption = Preemption()
         self._story = ""
@@ -116,14 +116,16 @@ class Lifecycle:
         """Metaflow has stored this task's state."""
         if self._link is not None:
             with contextlib.suppress(GangException, GangInterrupt):
-                if task_ok:
-                    self._link.request("bye")
+                try:
+                    self._link.request("bye" if task_ok and not self._has_failed else "stored")
+                except GuardDied:
+                    self._clean_up_after_guard(self._link, logs=False)
             self._link.close()
             self._link = None
 
     def failed_outside(self, error: Exception) -> None:
         """Something around the body raised after it had ended well: the others must not count on this node."""
-        if self._link is not None and self._body_done:
+        if self._link is not None and self._body_done and not self._has_failed:
             with contextlib.suppress(GangException, GangInterrupt):
                 self._link.request("fail", **record(error, "Metaflow, after the step's body,"))
 
@@ -165,6 +167,7 @@ class Lifecycle:
             watch_parent=os.getppid() if local.is_local() and self._is_control else None,
             notice=current.get("spot_termination_notice"),
             since=LOADED,
+            end_timeout=float(self._decorator.attributes["end_timeout"]),
         )
         self._preemption.tell()
         try:
@@ -254,10 +257,7 @@ class Lifecycle:
             if self._is_control:
                 self._store_logs(link)
         except GuardDied as died:
-            link.clean_up_after_guard(f"{self._gang_id}.{self._node}")
-            if self._is_control and local.is_local():
-                self._save(local.log_paths(self._folder, self._num_nodes))
-            remove_folder(self._folder)
+            self._clean_up_after_guard(link, logs=True)
             raised = died
         if not local.is_local():
             say_and_store(self._story or str(raised), self._decorator.task_datastore)
@@ -266,9 +266,16 @@ class Lifecycle:
         if self._meeting is not None and self._is_control:
             with contextlib.suppress(Exception):  # the datastore may be what failed; the attempt is in the key anyway
                 self._meeting.close()
-        link.close()
-        self._link = None
+        # The guard stays until Metaflow has stored that: it ends a task that does not come to its end.
+        self._has_failed = True
         return raised
+
+    def _clean_up_after_guard(self, link: Link, logs: bool) -> None:
+        """What the guard would have done in the end, storing the other local nodes' ``logs`` included."""
+        link.clean_up_after_guard(f"{self._gang_id}.{self._node}")
+        if logs and self._is_control and local.is_local():
+            self._save(local.log_paths(self._folder, self._num_nodes))
+        remove_folder(self._folder)
 
     def _ask_for_the_story(self, link: Link, error: BaseException) -> BaseException:
         if isinstance(error, GuardDied):

@@ -257,11 +257,11 @@ def test_times_are_those_of_the_code() -> None:
         ("core.guard.accept", "HANDSHAKE_SECONDS"): "| {:g} s | A socket must have proved",
         ("core.guard.ring", "CONNECT_TIMEOUT_S"): "| {:g} s | A node must reach the next one",
         ("core.guard.watch", "STOPPED_S"): "| {:g} s | A process may be stopped",
-        ("core.guard.node", "BODY_GRACE_S"): "| {:g} s, plus the above | An interrupted body",
-        ("core.guard.node", "STACKS_S"): "printed and, {:g} s later, it is killed",
+        ("core.guard.ending", "BODY_GRACE_S"): "| {:g} s, plus the above | An interrupted body",
+        ("core.guard.ending", "STACKS_S"): "printed and, {:g} s later, it is killed",
         ("core.guard.hub", "STORY_SETTLE_S"): "| {:g} to 1 s | The story waits",
         ("core.guard.hub", "STORY_WAIT_S"): "| 0.1 to {:g} s | The story waits",
-        ("core.guard.node", "TASKS_GRACE_S"): "| {:g} s | Local gang: the other nodes' tasks",
+        ("core.guard.ending", "END_S"): "| {:g} s | `end_timeout`",
         ("core.guard.node", "GONE_GRACE_S"): "| {:g} s | Control's guard waits",
     }
     for (module, name), sentence in told.items():

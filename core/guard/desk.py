@@ -58,10 +58,12 @@ class Desk:
         if self._waiting.pop(number, None) is not None:
             self._stream.send({"re": number, **header}, payload)
 
-    def answer_all(self, op: str, header: Header) -> None:
-        """Answer every request for ``op`` that waits."""
-        for number in [number for number, waiting in self._waiting.items() if waiting == op]:
+    def answer_all(self, op: str, header: Header) -> bool:
+        """Answer every request for ``op`` that waits; False where none did."""
+        numbers = [number for number, waiting in self._waiting.items() if waiting == op]
+        for number in numbers:
             self.answer(number, header)
+        return bool(numbers)
 
     def rename(self, number: int, op: str) -> None:
         """Let a request wait for something else."""

@@ -27,7 +27,7 @@ def tidy(node: Node) -> None:
         node.peers.close()
     tasks = {task.pid for task in node.work.tasks.values()}
     processes.send(processes.descendants([os.getpid()]) | _strays(node, tasks), signal.SIGKILL)
-    if node.saver is not None and tasks:
+    if node.saver is not None and tasks and not (node.bye or node.stored):
         _save_logs(node, node.saver)
     for lease in node.leases:
         lease.release()

@@ -10,10 +10,10 @@ from __future__ import annotations
 import signal
 import socket
 import time
-from functools import partial
 
 from . import farewell, processes
 from .desk import Desk
+from .ending import TaskEnd
 from .launches import NodeTask
 from .loop import Loop
 from .preemption import KIND, Preemption, extra_s
@@ -32,17 +32,16 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from .uplink import Uplink
     from .wire import Header
 
-BODY_GRACE_S = 2.0
-"""How long an interrupted body's own ``finally`` blocks may take before its stacks are printed and it is killed."""
-
-STACKS_S = 0.2
-"""Between asking a task for its stacks and SIGKILL; faulthandler writes them at once, without the GIL."""
-
-TASKS_GRACE_S = 3.5
-"""How long the other nodes' tasks of a local gang may take to tell the story and store their state after the stop."""
-
 GONE_GRACE_S = 5.0
-"""How long control's guard waits for the other guards once its own task is dead: tasks get 3.5 s, their guards more."""
+"""How long control's guard waits for the other guards once its own task is dead. The tasks that it has started itself
+have longer: what they may do after their bodies is theirs (:mod:`.ending`).
+"""
+
+ABSENT_S = 3.5
+"""How long a local node's task that has not joined may take to do so once the gang stops: it has no end to come to."""
+
+WAITING_S = 4.0
+"""Node 0's task waits for the others' ends before it raises: a line names them when that takes longer."""
 
 STORY_DEADLINE_S = 3.0
 """How long the hub may take to tell the story; it tells it within a second, so then it is lost."""
@@ -85,6 +84,7 @@ class Node:
         self._stopwatch = StopWatch(loop, self._watched, self._was_stopped)
         self.signals = (0, 0)
         self.preemption = Preemption(self)
+        self.ending = TaskEnd(self)
         self.told: Header | None = None
         self._failures: list[Failure] = []  # of this node, and of its way to the hub
         self.stopping = False
@@ -93,8 +93,9 @@ class Node:
         self.body_done = False  # it ended well
         self.unwound = False  # it failed, and has said so
         self.bye = False  # Metaflow has stored the task's state
+        self.stored = False  # the same, of a task that has failed
         self._awaits_story = False  # the task died while the gang stopped for something else, and cannot tell for what
-        self._leaving = self._finishing = False
+        self._leaving = self._finishing = self._waited = False
         self._tolerant = False  # whether the gang goes on without nodes that it loses
         self._lost: set[int] = set()  # which those are, on control
 
@@ -117,7 +118,10 @@ class Node:
             if self.uplink is None:
                 self.desk.answer_all("bye", {})
             else:
-                self.uplink.leave(lambda: self.desk.answer_all("bye", {}))
+                self.uplink.leave(self._may_go)
+
+    def _may_go(self) -> None:
+        self.desk.answer_all("bye", {})
 
     # -- what the hub says -------------------------------------------------------------------------------------------
 
@@ -141,7 +145,7 @@ class Node:
             self.preemption.save_s = header["seconds"]
         elif op == "lost":
             self._lost.add(header["node"])
-            self.loop.call_later(TASKS_GRACE_S, lambda: self.work.kill_tasks([header["node"]]))
+            self._kill_tasks_in(self._longest_s(0.0), [header["node"]])
         elif op == "control-done":
             self.desk.answer_all("hold", {})
         elif op == "all-left":
@@ -205,31 +209,43 @@ class Node:
         grace = max(self.work.longest_grace(), save_s) + save_s
         self.work.end_launches(lasting=False, grace=save_s)
         self.desk.stop()
-        if self._task_alive and not self.body_over:
-            processes.send([self.task_pid], self.signals[0])
-            self.loop.call_later(BODY_GRACE_S + grace, partial(self._body_overdue, grace))
+        if self._task_alive and self.body_over:
+            self.ending.body_over()
+        elif self._task_alive:
+            self.ending.interrupt(grace, grace if preempted else 0.0)
         if self.work.tasks:
-            self.loop.call_later(TASKS_GRACE_S + extra_s(save_s), lambda: self.work.kill_tasks(self.work.tasks))
+            # Each of the other nodes has a guard that sees to its end: this is for those whose guard is dead.
+            self._kill_tasks_in(self._longest_s(save_s), list(self.work.tasks))
+            # What has stored its state is only to exit.
+            self._kill_tasks_in(self.ending.exit_s, [node for node in self.work.tasks if self._has_left(node)])
+            self.loop.call_later(ABSENT_S + extra_s(save_s), self._kill_the_absent)
         self.maybe_stopped()
 
-    def _body_overdue(self, grace: float) -> None:
-        if self.body_over or not self._task_alive:
-            return
-        told = BODY_GRACE_S + (grace if self.preemption.stops else 0.0)
-        self.say(
-            f"node {self.index}'s step did not end within {told:g} s of being interrupted"
-            f"{' for a preemption' if self.preemption.stops else ''}; "
-            "where it stands is printed here, then it is killed."
-        )
-        processes.send([self.task_pid], self.signals[1])
-        self.loop.call_later(STACKS_S, self._kill_task)
+    def _kill_the_absent(self) -> None:
+        uplink = self.uplink
+        self.work.kill_tasks([node for node in self.work.tasks if uplink is None or not uplink.has_joined(node)])
 
-    def _kill_task(self) -> None:
-        if self._task_alive and not self.body_over:
-            self.unwound = True  # its death is ours from here on
-            processes.send([self.task_pid], signal.SIGKILL)
-            if self.told is not None:
-                self.say(self.told["story"])  # it cannot tell it itself any more
+    def _longest_s(self, save_s: float) -> float:
+        """Seconds from the stop in which the tasks of a local gang are gone, where their guards are alive."""
+        return self.ending.longest_s(max(self.work.longest_grace(), save_s) + extra_s(save_s))
+
+    def _kill_tasks_in(self, seconds: float, nodes: list[int]) -> None:
+        if nodes:
+            self.loop.call_later(seconds, lambda: self.work.kill_tasks(nodes))
+
+    def _has_left(self, node: int) -> bool:
+        return self.uplink is not None and self.uplink.has_left(node)
+
+    def task_unwound(self) -> None:
+        """The task's body has failed, or is over as an interrupted one, and what it has to tell is told."""
+        self.body_over = self.unwound = True
+        self.ending.body_over()
+        self.maybe_stopped()
+
+    def task_stored(self) -> None:
+        """Metaflow has stored the state of the task, which has failed."""
+        self.stored = True
+        self.ending.stored()
 
     def maybe_save(self) -> None:
         """A body that has ended badly saves where that is for a preemption, once what it ran has ended."""
@@ -258,7 +274,7 @@ class Node:
 
     def _node_task_ended(self, task: NodeTask) -> None:
         died = task.exit_code or 0
-        left = self.uplink is not None and self.uplink.has_left(task.node)
+        left = self._has_left(task.node)
         failure = task.failure(task.node)
         if not self.stopping and task.node not in self._lost:
             if died or not left:
@@ -293,6 +309,7 @@ class Node:
         self._task_alive = False
         self._watch.close()
         self.desk.close()
+        self.ending.over()
         if self.told is not None and not self.body_over and not self.unwound:
             self.say(self.told["story"])  # it has not heard it: something else was faster, as JAX's own abort is
         self._awaits_story = self.stopping and not self.bye
@@ -300,7 +317,7 @@ class Node:
             when = "after its body, while Metaflow stored its state" if self.body_done else "in the middle of its work"
             self.fail(Failure(self.index, "task", f"the node's task died {when}", time.time()))
         if not self.bye:
-            self.loop.call_later(GONE_GRACE_S, self._exit)
+            self.loop.call_later(GONE_GRACE_S, self._gone_long_enough)
         self.maybe_stopped()
         self._maybe_exit()
 
@@ -327,15 +344,42 @@ class Node:
 
     def maybe_tasks_gone(self) -> None:
         """Control gets the other nodes' logs once their tasks are gone."""
-        if self.work.tasks_settled:
-            self.desk.answer_all("tasks-gone", {"logs": self.work.logs()})
+        if self.work.tasks_settled and self.desk.answer_all("tasks-gone", {"logs": self.work.logs()}):
+            self.task_goes_on()
+
+    def task_waits(self) -> None:
+        """Node 0's task, whose body is over, waits for the other nodes' tasks: that is not its own time."""
+        self.ending.over()
+        self.loop.call_later(WAITING_S, self._say_who_is_waited_for)
+
+    def task_goes_on(self) -> None:
+        if self.stopping:
+            self.ending.body_over()
+
+    def _say_who_is_waited_for(self) -> None:
+        """Node 0's task waits until the other nodes' tasks are gone: name those that take their time."""
+        late = [str(task.node) for task in self.work.tasks.values() if task.alive]
+        if late and self._task_alive:
+            one = len(late) == 1
+            self.say(
+                f"{'Node' if one else 'Nodes'} {', '.join(late)} {'is' if one else 'are'} still busy with the end of "
+                f"the step, which may take {self.ending.hooks_s:g} s (end_timeout)."
+            )
 
     def _maybe_exit(self) -> None:
+        if self._waited and self.work.tasks_settled:
+            self._exit()
         if self._task_alive or self.work.launches or not self.work.tasks_settled:
             return
         if self._awaits_story and self.told is None:
             return
         if self.bye or self.uplink is None or self.uplink.may_leave(self.told is not None):
+            self._exit()
+
+    def _gone_long_enough(self) -> None:
+        """The task is dead, and nobody waits for the other guards any more, but for the tasks that run here."""
+        self._waited = True
+        if self.work.tasks_settled:
             self._exit()
 
     def _exit(self) -> None:

@@ -52,6 +52,7 @@ class Requests:
         self._node.folder = header["folder"]
         self._node.gang_id = header["gang_id"]
         self._node.signals = (header["interrupt_signal"], header["stacks_signal"])
+        self._node.ending.hooks_s = header["end_timeout"]
         if header.get("notice"):
             self._node.preemption.watch(header["notice"], header["since"])
         if header.get("watch_parent"):
@@ -220,8 +221,7 @@ class Requests:
     def unwound(self, request: int, header: Header, payload: bytes) -> None:
         """The interrupted body has ended. Answered with the story."""
         self._node.desk.rename(request, "story")
-        self._node.body_over = self._node.unwound = True
-        self._node.maybe_stopped()
+        self._node.task_unwound()
         if self._node.told is not None:
             self._node.desk.answer(request, self._node.told)
 
@@ -247,8 +247,13 @@ class Requests:
 
     def tasks_gone(self, request: int, header: Header, payload: bytes) -> None:
         """Control of a local gang: answered with the nodes' logs, when all their tasks are gone."""
-        self._node.saver = None  # the task does it
+        self._node.task_waits()
         self._node.maybe_tasks_gone()
+
+    def stored(self, request: int, header: Header, payload: bytes) -> None:
+        """Metaflow has stored the state of the task, which has failed."""
+        self._node.task_stored()
+        self._node.desk.answer(request, {})
 
     def bye(self, request: int, header: Header, payload: bytes) -> None:
         """Metaflow has stored the task's state: nothing can fail here any more."""

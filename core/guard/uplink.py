@@ -50,6 +50,9 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
         def has_left(self, node: int) -> bool:
             """On control: whether ``node`` has stored its state and left."""
 
+        def has_joined(self, node: int) -> bool:
+            """On control: whether ``node`` has joined."""
+
         def leave(self, then: Callable[[], None]) -> None:
             """Say that this node's task is stored; ``then`` when the hub has it."""
 
@@ -109,6 +112,9 @@ class LocalUplink:
 
     def has_left(self, node: int) -> bool:
         return self._hub.has_left(node)
+
+    def has_joined(self, node: int) -> bool:
+        return node in self._hub.hostnames
 
     def leave(self, then: Callable[[], None]) -> None:
         then()
@@ -200,6 +206,9 @@ class RemoteUplink:
 
     def has_left(self, node: int) -> bool:
         return False
+
+    def has_joined(self, node: int) -> bool:
+        return True
 
     def leave(self, then: Callable[[], None]) -> None:
         self._left = True

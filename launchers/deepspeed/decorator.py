@@ -25,6 +25,8 @@ class DeepspeedDecorator(GangDecorator):
     ----------
     all_nodes_started_timeout : int, optional, default 600
         Seconds to wait for the last node to start.
+    end_timeout : float, optional, default 30
+        Seconds that what comes after the body may take on a node once the gang has failed.
     transport : str, default "auto"
         How ranks are started: "none" (each node's own launcher starts its own, which needs nothing in the image), "ssh"
         (node 0 starts all, over a private sshd on each node), "channel" (the same over an encrypted connection of the

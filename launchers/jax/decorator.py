@@ -36,6 +36,8 @@ class JaxDecorator(GangDecorator):
     ----------
     all_nodes_started_timeout : int, optional, default 600
         Seconds to wait for the last node to start.
+    end_timeout : float, optional, default 30
+        Seconds that what comes after the body may take on a node once the gang has failed.
 
     MF Add To Current
     -----------------

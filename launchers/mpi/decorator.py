@@ -32,6 +32,8 @@ class MPIDecorator(GangDecorator):
     ----------
     all_nodes_started_timeout : int, optional, default 600
         Seconds to wait for the last node to start.
+    end_timeout : float, optional, default 30
+        Seconds that what comes after the body may take on a node once the gang has failed.
     transport : str, default "auto"
         How mpirun starts its daemons on the other nodes: "ssh" (a private sshd on each node, with keys made for this
         step), "channel" (without SSH: over an encrypted connection of the gang), or "auto" (ssh where OpenSSH's client

@@ -35,6 +35,8 @@ class RayDecorator(GangDecorator):
     ----------
     all_nodes_started_timeout : int, optional, default 600
         Seconds to wait for the last node to start.
+    end_timeout : float, optional, default 30
+        Seconds that what comes after the body may take on a node once the gang has failed.
     main_port : int, optional, default None
         Port of the head that the other nodes, and `ray.init`, connect to; a free one by default.
     heartbeat_timeout : float, default 10

@@ -29,6 +29,8 @@ class TensorflowDecorator(GangDecorator):
     ----------
     all_nodes_started_timeout : int, optional, default 600
         Seconds to wait for the last node to start.
+    end_timeout : float, optional, default 30
+        Seconds that what comes after the body may take on a node once the gang has failed.
     chief : bool, default False
         Whether node 0's task is of the type "chief"; else it is worker 0, which does what a chief does.
     ps : int, default 0

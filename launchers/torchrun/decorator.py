@@ -29,6 +29,8 @@ class TorchrunDecorator(GangDecorator):
         `@kubernetes(port=...)` names, else a free one is agreed upon.
     all_nodes_started_timeout : int, optional, default 600
         Seconds to wait for the last node to start.
+    end_timeout : float, optional, default 30
+        Seconds that what comes after the body may take on a node once the gang has failed.
     nproc_per_node : int or str, optional, default None
         Ranks on each node: a number, "gpu", "cpu" or "auto" (the node's GPUs, or its
         NeuronCores, or 1), which is the default.
