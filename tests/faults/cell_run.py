@@ -1,0 +1,164 @@
+"""Runs one cell: the flow, the fault, and what the oracle and the leak check have to say about the end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import injector
+import oracle
+from cells import Cell
+from support.flows import FlowRun
+from support.leaks import DEADLINE, MARK, Before
+from support.processes import send_signal
+
+HERE = Path(__file__).parent
+
+FACTOR = float(os.environ.get("FAULTS_FACTOR", "1"))
+"""By which all deadlines are multiplied, on a machine that does other things as well."""
+
+START_S = 120.0 * FACTOR
+"""For a cell's processes to come to their places: the slowest import torch or TensorFlow four times."""
+
+END_S = 45.0 * FACTOR
+"""For the run to end after the fault; a stopped process counts as one after 10 s. Tells "stopped" from "hangs"."""
+
+GONE_S = 20.0 * FACTOR
+"""For what a killed run leaves to be ended by the guards."""
+
+QUIET = {
+    "CUDA_VISIBLE_DEVICES": "",
+    "TF_CPP_MIN_LOG_LEVEL": "2",
+    "JAX_PLATFORMS": "cpu",
+    "OMP_NUM_THREADS": "1",
+    "PYTHONUNBUFFERED": "1",
+}
+"""Variables for every flow: processors are enough, whatever the machine has, and one thread for each rank."""
+
+
+@dataclass
+class Result:
+    """How a cell went: ``problems`` is empty where it is green; ``seconds`` from the fault to the run's end."""
+
+    name: str
+    problems: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    total: float = 0.0
+    output: str = ""
+
+    @property
+    def green(self) -> bool:
+        return not self.problems
+
+    def __str__(self) -> str:
+        if self.green:
+            return f"green  {self.name}  (ended after {self.seconds:.1f} s, {self.total:.0f} s in all)"
+        return f"RED    {self.name}\n" + "\n".join(f"         {problem}" for problem in self.problems)
+
+
+def environment(cell: Cell, folder: Path) -> dict[str, str]:
+    """The variables by which the flow and its ranks know the cell."""
+    row = cell.row
+    told = {
+        "WHAT": row.what,
+        "WHO": row.who,
+        "WHEN": row.when,
+        "LAUNCHER": cell.launcher,
+        "NODES": str(cell.nodes),
+        "FOLDER": str(folder),
+        "JOIN_S": str(int(60 * FACTOR)),
+    }
+    return {**QUIET, **{f"FAULTS_{name}": value for name, value in told.items()}, **row.env}
+
+
+@contextlib.contextmanager
+def watched(result: Result) -> Iterator[None]:
+    """What the block leaves behind, or raises, becomes a problem of the result."""
+    mark = uuid.uuid4().hex
+    outer = os.environ.get(MARK)
+    os.environ[MARK] = mark
+    before = Before(mark)
+    others = _scratch()
+    started = time.monotonic()
+    try:
+        yield
+    except AssertionError as error:
+        result.problems.append(str(error)[:4000])
+    finally:
+        if outer is None:
+            del os.environ[MARK]
+        else:
+            os.environ[MARK] = outer
+        end = time.monotonic() + DEADLINE * FACTOR
+        while (left := before.remains() + sorted(_scratch() - others)) and time.monotonic() < end:
+            time.sleep(injector.STEP_S)
+        result.problems += [f"left behind: {line}" for line in left]
+        for process in before.processes():
+            send_signal(process, signal.SIGKILL)
+        result.total = time.monotonic() - started
+
+
+def _scratch() -> set[str]:
+    """What frameworks keep in /tmp by names of their own, of which nothing may stay."""
+    kinds = ("ompi.*", "gang-ray-*", "pmix-*", "prte.*", "openmpi-sessions-*")
+    return {f"file {path}" for kind in kinds for path in Path("/tmp").glob(kind)}
+
+
+def run_cell(cell: Cell, folder: Path, delay: float = 0.2) -> Result:
+    """Run a cell in ``folder``, which becomes its own; the fault comes ``delay`` seconds after all are in place."""
+    result = Result(cell.name)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    with watched(result):
+        if cell.row.place == "hosts":
+            import hosts_run
+
+            hosts_run.run(cell, folder, delay, result)
+        else:
+            _local(cell, folder, delay, result)
+    if result.green:
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        (folder / "problems").write_text(f"{result}\n{result.output}")
+    return result
+
+
+def _local(cell: Cell, folder: Path, delay: float, result: Result) -> None:
+    place = injector.Place(folder)
+    with injector.surroundings(cell, folder) as more:
+        run = FlowRun(HERE / "flow.py", folder=folder, env={**environment(cell, folder), **more})
+        try:
+            place.await_marks(injector.wanted(cell), lambda: run.exit_code is not None, START_S)
+            time.sleep(delay)
+            struck = time.monotonic()
+            injector.strike(cell, place, run)
+            code = run.wait(END_S)
+            result.seconds = time.monotonic() - struck
+            left = run.left(GONE_S if code < 0 else DEADLINE * FACTOR)
+            result.problems += [f"left running: {process}" for process in left]
+            result.problems += oracle.problems(cell, code, node_logs(cell, run), run.output)
+        except AssertionError as error:
+            result.problems.append(str(error)[:300])
+        finally:
+            result.output = run.output
+            run.close()
+
+
+def node_logs(cell: Cell, run: FlowRun) -> dict[int, str]:
+    """What each node has told: its own log, and what its guard said on the console where the task could not."""
+    logs = {}
+    for node in range(cell.nodes):
+        with contextlib.suppress(Exception):  # a task that never came to Metaflow has none
+            logs[node] = run.node_log("work", node, "stderr") + run.node_log("work", node)
+        # A guard whose task is dead says it in the task's place.
+        said = re.findall(rf"Node {node}'s task is dead\. (.*)", run.output)
+        logs[node] = logs.get(node, "") + "".join(said)
+    return logs

@@ -1,0 +1,107 @@
+"""What a cell is, and how the table's rows become cells."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+LAUNCHERS = ("gang", "torchrun", "agent", "deepspeed", "mpi", "ray", "tensorflow", "jax")
+"""All of them; "agent" is @torchrun with torchrun's own agent."""
+
+NODES = {"gang": 3}
+"""Nodes of a cell's gang; 2 where it is not said."""
+
+PER_NODE = {"torchrun": 2, "agent": 2, "deepspeed": 2, "mpi": 2}
+"""Ranks of each node; 1 where it is not said."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a fault, by its launchers.
+
+    Parameters
+    ----------
+    what : str
+        The fault: a signal's name, or one of :data:`acts.ACTS`, or one of the injector's own.
+    who : str
+        "task 1", "guard 0", "rank 1", "child of rank 1", "launcher 0", "run", "host 1", "link 1" and so on.
+    when : str
+        A moment of the flow.
+    launchers : sequence of str
+        Under which it is done.
+    item : int, optional
+        The item of the issue that had it red.
+    told : str, optional
+        A regular expression of the cause's words where the oracle's general rule does not know it.
+    blames : str, optional
+        "node 1", or "nobody" where the run ends well, or "none" where it fails without a cause to be told.
+    silent : sequence of int
+        Nodes that cannot tell.
+    place : str
+        "local", or "hosts" for nodes that are hosts with a network between them.
+    env : mapping
+        More variables of the flow.
+    cheap : bool
+        Whether it is in `make test`.
+    """
+
+    what: str
+    who: str
+    when: str
+    launchers: tuple[str, ...] = ("gang",)
+    item: int | None = None
+    told: str = ""
+    blames: str = ""
+    silent: tuple[int, ...] = ()
+    place: str = "local"
+    env: dict[str, str] = field(default_factory=dict, hash=False)
+    cheap: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.what} | {self.who} | {self.when}" + (" | hosts" if self.place == "hosts" else "")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A row under one launcher."""
+
+    row: Row
+    launcher: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.row.name} | {self.launcher}"
+
+    @property
+    def slug(self) -> str:
+        """The name as pytest's ids and files like it."""
+        return re.sub(r"[^A-Za-z0-9_.]+", "-", self.name).strip("-")
+
+    @property
+    def nodes(self) -> int:
+        return NODES.get(self.launcher, 2)
+
+    @property
+    def node(self) -> int:
+        """The node that the fault hits; 0 for the run."""
+        number = re.search(r"\d+$", self.row.who)
+        index = int(number[0]) if number else 0
+        return index // PER_NODE.get(self.launcher, 1) if "rank" in self.row.who else index
+
+
+@dataclass(frozen=True)
+class Impossible:
+    """A cell that cannot occur: why, and the command that shows it."""
+
+    name: str
+    reason: str
+    command: str
+
+
+def cells(rows: tuple[Row, ...]) -> Iterator[Cell]:
+    """All of them, in the table's order."""
+    for row in rows:
+        for launcher in row.launchers:
+            yield Cell(row, launcher)

@@ -1,0 +1,72 @@
+"""What the ranks of a cell run, under whichever launcher: they meet, work together, and one of them is struck."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import time
+
+import acts
+
+
+def torch_ranks() -> tuple[int, Callable[[], object]]:
+    """This rank's number, and a collective of all."""
+    import torch
+    import torch.distributed as dist
+
+    if acts.LAUNCHER == "deepspeed":
+        import deepspeed
+
+        deepspeed.init_distributed(dist_backend="gloo", verbose=False)
+    else:
+        dist.init_process_group("gloo")
+    return dist.get_rank(), lambda: dist.all_reduce(torch.ones(1))
+
+
+def mpi_ranks() -> tuple[int, Callable[[], object]]:
+    from mpi4py import MPI
+
+    return MPI.COMM_WORLD.rank, MPI.COMM_WORLD.Barrier
+
+
+def bare() -> tuple[int, Callable[[], object]]:
+    """A command of @gang: they know nothing of each other."""
+    return int(os.environ["MF_PARALLEL_NODE_INDEX"]), lambda: None
+
+
+def main() -> None:
+    meet = {"gang": bare, "mpi": mpi_ranks}.get(acts.LAUNCHER, torch_ranks)
+    if acts.WHEN == "rank imports":
+        number = int(os.environ.get("RANK") or os.environ.get("OMPI_COMM_WORLD_RANK") or 0)
+        acts.reached(f"rank {number}", "rank imports")
+    rank, collective = meet()
+    child = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    with open(os.path.join(acts.FOLDER, "at", f".child {rank}"), "w") as file:
+        file.write(str(child.pid))
+    os.rename(file.name, os.path.join(acts.FOLDER, "at", f"child of rank {rank}@{acts.WHEN}"))
+    collective()
+    who = f"rank {rank}"
+    if acts.WHEN == "ranks compute" and who != acts.WHO:
+        acts.mark(who, acts.WHEN)
+        acts.wait()
+    elif acts.WHAT == "raise beside chatty ranks" and who != acts.WHO:
+        acts.mark(who, acts.WHEN)
+        acts.chatter()
+    else:
+        acts.mark(who, acts.WHEN)
+        while not acts.is_there("finish"):
+            if who == acts.WHO and acts.WHAT in acts.ACTS and acts.is_there("go"):
+                acts.act(acts.WHAT, who)
+            collective()
+            time.sleep(acts.STEP_S)  # ranks that only wait for each other keep all processors busy
+    child.kill()
+    child.wait()
+
+
+if __name__ == "__main__":
+    main()

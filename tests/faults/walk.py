@@ -1,0 +1,109 @@
+"""Runs cells one after the other and keeps what came out, so that what passed on this tree is not run again.
+
+    walk.py                        every cell that has not passed
+    walk.py --only 'rank 1'        those whose name holds a match of the regular expression
+    walk.py --list                 the names
+    walk.py --again                also those that have passed
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+STATE = ROOT / ".test-all" / "faults.json"
+"""What has passed, by the tree on which it did."""
+
+RESULTS = HERE / "results.json"
+"""The last outcome of each cell: docs/reliability.md is made of it."""
+
+
+def tree_hash() -> str:
+    """Names what the cells see: the product and the matrix, changes that are not committed included."""
+    index = STATE.parent / "faults-index"
+    STATE.parent.mkdir(exist_ok=True)
+    env = dict(os.environ, GIT_INDEX_FILE=str(index))
+    parts = ["core", "launchers", "plugins", "toplevel", "tests/faults"]
+    subprocess.run(["git", "add", "--all", *parts], cwd=ROOT, env=env, check=True)
+    subprocess.run(["git", "rm", "-q", "--cached", "--ignore-unmatch", str(RESULTS)], cwd=ROOT, env=env, check=True)
+    tree = subprocess.run(["git", "write-tree"], cwd=ROOT, env=env, check=True, capture_output=True, text=True)
+    index.unlink(missing_ok=True)
+    return tree.stdout.strip()[:12]
+
+
+def load(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def save(path: Path, content: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+    new.replace(path)
+
+
+def walk(cells: Iterable, folder: Path, again: bool = False, record: bool = True) -> tuple[int, int, int]:
+    """Run them; how many were green, red, and had passed before."""
+    from cell_run import run_cell
+
+    tree = tree_hash()
+    green = red = before = 0
+    for cell in cells:
+        passed = load(STATE).get(tree, [])
+        if cell.name in passed and not again:
+            before += 1
+            continue
+        result = run_cell(cell, folder / cell.slug)
+        print(result, flush=True)
+        green, red = green + result.green, red + (not result.green)
+        if result.green:
+            save(STATE, {tree: sorted({*passed, cell.name})})
+        if record:
+            kept = {"green": result.green, "seconds": round(result.seconds, 1), "problems": result.problems[:3]}
+            save(RESULTS, {**load(RESULTS), cell.name: kept})
+    return green, red, before
+
+
+def main(words: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--again", action="store_true")
+    parser.add_argument("--record", action="store_true", help="write results.json")
+    parser.add_argument("--folder", type=Path)
+    arguments = parser.parse_args(words)
+    import conftest  # Metaflow in folders of this session's own
+    from cells import cells
+    from table import ROWS
+
+    some = [cell for cell in cells(ROWS) if re.search(arguments.only, cell.name)]
+    if arguments.list:
+        for cell in some:
+            print(cell.name)
+        print(len(some), "cells")
+        return 0
+    folder = arguments.folder or Path(tempfile.mkdtemp(prefix="faults-"))
+    try:
+        green, red, before = walk(some, folder, arguments.again, arguments.record)
+    finally:
+        conftest.pytest_unconfigure()
+    print(f"{green} green, {red} red, {before} passed before")
+    return 1 if red else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
