@@ -4,6 +4,7 @@
 # make backends  all tests on AWS Batch, Kubernetes, Argo and the datastores, the long ones included
 # make coverage  the tests once more with the lines of core/ counted, guards and tasks included
 # make test-all  the long tests and the other versions of Python and Metaflow; goes on where it was stopped
+# make chaos     ROUNDS=200 SEED=7: a random walk over the matrix of faults; HEALTHY=1: only gangs that must not fail
 # make clean     removes what the targets above made
 
 PYTHON ?= python3
@@ -29,7 +30,7 @@ SITE = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("pur
 SYSTEM_PACKAGES := findutils g++ gcc git iproute2 libc6-dev libopenmpi-dev openmpi-bin openssh-client openssh-server pdsh procps \
 	redis-server sysvinit-utils util-linux
 
-.PHONY: demo test backends lint coverage test-all clean package types system
+.PHONY: demo test backends lint coverage test-all chaos clean package types system
 .NOTPARALLEL:
 
 demo: $(VENV)/demo-installed package
@@ -59,6 +60,9 @@ coverage: system $(VENV)/test-installed package
 test-all: system
 	tests/tools/system_packages.sh chromium fonts-dejavu-core make npm
 	$(PYTHON) tests/tools/test_all.py $(SHARDS)
+
+chaos: system $(VENV)/test-installed package
+	$(BIN)/python tests/faults/chaos.py $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) $(if $(HEALTHY),--healthy)
 
 clean:
 	rm -rf $(VENV) build dist toplevel/*.egg-info .test-all .coverage .coverage.* .pytest_cache .ruff_cache

@@ -18,6 +18,8 @@ import time
 FOLDER = os.environ.get("FAULTS_FOLDER", ".")
 WHAT, WHO, WHEN = (os.environ.get(f"FAULTS_{name}", "") for name in ("WHAT", "WHO", "WHEN"))
 LAUNCHER = os.environ.get("FAULTS_LAUNCHER", "gang")
+HOLDER = os.environ.get("FAULTS_HOLDER", "")
+"""Who stays at the moment while something is done to another."""
 
 STEP_S = 0.02
 """Between two looks for a file, which raises no event."""
@@ -54,8 +56,13 @@ def reached(who: str, moment: str) -> None:
         return
     mark(who, moment)
     if who == WHO and moment == WHEN:
-        wait_for("go")
-        act(WHAT, who)
+        if WHAT in ACTS:
+            wait_for("go")
+            ACTS[WHAT]()
+        elif moment not in ("body", "collective"):
+            wait()  # it is struck from outside, here
+    elif who == HOLDER and moment == WHEN:
+        wait()
 
 
 def wait_for(name: str) -> None:
@@ -67,15 +74,6 @@ def wait_for(name: str) -> None:
 def wait() -> None:
     """What a body or a rank does while something is done to it; the file ``finish`` ends it well."""
     wait_for("finish")
-
-
-def act(what: str, who: str) -> None:
-    """Do the fault ``what``. What it does not know is done to the process from outside, and it waits for that."""
-    doing = ACTS.get(what)
-    if doing is None:
-        wait()
-    else:
-        doing()
 
 
 def _leave(code: object) -> None:
@@ -104,7 +102,8 @@ def _become_another() -> None:
 
 
 def _fill_memory() -> None:
-    size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    with open("/proc/self/statm") as file:
+        size = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + (64 << 20), resource.RLIM_INFINITY))
     held = []
     while True:
@@ -172,7 +171,7 @@ ACTS = {
     "processor time exhausted": _use_up_time,
     "thread left": _leave_a_thread,
     "message of 9 MB": _raise_much,
-    "message of 250,000 lines": _raise_lines,
+    "message of many lines": _raise_lines,
     "message that is no UTF-8": _raise_no_utf8,
     "another collective": _collect_another,
     "value that cannot be sent": _send_a_function,

@@ -137,6 +137,8 @@ def _local(cell: Cell, folder: Path, delay: float, result: Result) -> None:
         run = FlowRun(HERE / "flow.py", folder=folder, env={**environment(cell, folder), **more})
         try:
             place.await_marks(injector.wanted(cell), lambda: run.exit_code is not None, START_S)
+            if cell.row.when == "forming":
+                injector.await_forming(cell, run, START_S)
             time.sleep(delay)
             struck = time.monotonic()
             injector.strike(cell, place, run)

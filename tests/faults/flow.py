@@ -26,7 +26,7 @@ def task_name() -> str:
 TASK = task_name()
 if TASK:
     acts.reached(TASK, "importing")
-    if WHEN == "forming" and TASK == f"task {int(os.environ['FAULTS_NODES']) - 1}":
+    if WHEN == "forming" and f"task {int(os.environ['FAULTS_NODES']) - 1}" == TASK:
         acts.mark(TASK, "late")  # for the others the gang does not form while this one is away
         acts.wait()
     if WHAT.startswith("blocked "):
@@ -34,11 +34,13 @@ if TASK:
 
         signal.pthread_sigmask(signal.SIG_BLOCK, [getattr(signal, WHAT.removeprefix("blocked "))])
 
-import atexit
-import time
+import atexit  # noqa: E402
+import contextlib  # noqa: E402
+import threading  # noqa: E402
+import time  # noqa: E402
 
-import metaflow
-from metaflow import FlowSpec, current, resources, step, user_step_decorator
+import metaflow  # noqa: E402
+from metaflow import FlowSpec, current, resources, step, user_step_decorator  # noqa: E402
 
 OPTIONS = {
     "torchrun": {"nproc_per_node": 2},
@@ -50,7 +52,9 @@ PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "program.py")
 
 def launcher(function):
     decorator = getattr(metaflow, NAMES.get(LAUNCHER, LAUNCHER))
-    return decorator(all_nodes_started_timeout=float(os.environ["FAULTS_JOIN_S"]), **OPTIONS.get(LAUNCHER, {}))(function)
+    return decorator(all_nodes_started_timeout=float(os.environ["FAULTS_JOIN_S"]), **OPTIONS.get(LAUNCHER, {}))(
+        function
+    )
 
 
 @user_step_decorator
@@ -77,16 +81,18 @@ def bare(gang, me):
         acts.mark(TASK, "ranks")
         gang.run([sys.executable, PROGRAM])
     elif WHEN in ("body", "collective"):
-        if WHAT == "slow end hook" and me == 1:
+        if WHAT == "thread kept" and TASK == WHO:
+            threading.Thread(target=time.sleep, args=(1000,)).start()
+        if WHAT in ("slow end hook", "thread kept") and me == 1:
             acts.mark(TASK, WHEN)
             acts.wait_for("go")
-            acts.act("raise", TASK)
+            acts.ACTS["raise"]()
         acts.reached(TASK, WHEN)
         last = gang.num_nodes - 1
         hold = os.environ.get("FAULTS_HOLD", "")
         if hold and me == last:
             HOLDS[hold]()
-        if WHEN == "body" or (me == last and WHO != f"task {last}"):
+        if WHEN == "body" or (me == last and f"task {last}" != WHO):
             acts.wait()
         else:
             gang.barrier()
@@ -102,10 +108,8 @@ def hold_the_gil():
 
 def be_deaf():
     while True:
-        try:
+        with contextlib.suppress(BaseException):
             time.sleep(1000)
-        except BaseException:
-            pass
 
 
 HOLDS = {"gil": hold_the_gil, "deaf": be_deaf}
@@ -173,7 +177,7 @@ def loop(collective):
     acts.mark(TASK, WHEN)
     while not acts.is_there("finish"):
         if TASK == WHO and WHAT in acts.ACTS and acts.is_there("go"):
-            acts.act(WHAT, TASK)
+            acts.ACTS[WHAT]()
         collective()
         time.sleep(acts.STEP_S)
 

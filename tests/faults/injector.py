@@ -15,7 +15,7 @@ import acts
 from cells import PER_NODE, Cell
 from support.faults import kill_process
 from support.flows import FlowRun
-from support.processes import all_processes, descendants, read_process
+from support.processes import descendants
 
 STEP_S = 0.02
 """Between two looks for a mark: a file raises no event."""
@@ -53,6 +53,10 @@ def wanted(cell: Cell) -> list[tuple[str, str]]:
     """Who has to be where before the fault is done."""
     row, last = cell.row, cell.nodes - 1
     when = row.when
+    if when in ("empty body", "start"):
+        return []
+    if "FAULTS_HOLDER" in row.env:
+        return [(row.env["FAULTS_HOLDER"], when)]
     tasks = [(f"task {node}", when) for node in range(cell.nodes)]
     if when in ("importing", "before join", "end hook", "storing", "end"):
         if row.who.startswith("task"):
@@ -69,6 +73,20 @@ def wanted(cell: Cell) -> list[tuple[str, str]]:
     if cell.launcher == "ray":
         return [("task 0", when), ("rank 1", when)]
     return tasks
+
+
+def await_forming(cell: Cell, run: FlowRun, timeout: float) -> None:
+    """Wait until each node but the late one has its guard, which joins at once."""
+    deadline = time.monotonic() + timeout
+    while True:
+        tasks = run.tasks("work")
+        with contextlib.suppress(NotReached, KeyError):
+            for node in range(cell.nodes - 1):
+                guard_of(tasks[node])
+            return
+        if run.exit_code is not None or time.monotonic() > deadline:
+            raise NotReached("the nodes did not begin to form the gang")
+        time.sleep(STEP_S)
 
 
 def guard_of(task: int) -> int:
@@ -121,15 +139,15 @@ def victim(cell: Cell, place: Place, run: FlowRun) -> int:
 def strike(cell: Cell, place: Place, run: FlowRun) -> None:
     """Do the fault."""
     what = cell.row.what
-    if what in acts.ACTS or what == "slow end hook":
+    if what in acts.ACTS or what in ("slow end hook", "thread kept"):
         place.say("go")
     elif what == "SIGINT to all":
         run.signal(signal.SIGINT, group=True)
     elif what == "disk full":
         pass  # it has been since the start
     elif what.startswith("SIG"):
-        kill_process(victim(cell, place, run), getattr(signal, what))
-    else:
+        kill_process(victim(cell, place, run), getattr(signal, what.split()[0]))
+    if cell.row.blames == "nobody":
         place.say("finish")
 
 
@@ -149,8 +167,3 @@ def surroundings(cell: Cell, folder: Path) -> Iterator[dict[str, str]]:
         yield {"TMPDIR": str(disk)}
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
-
-
-def stopped_processes(mark: str) -> list[int]:
-    """Those of this cell that a SIGSTOP still holds: they have to be gone with the run."""
-    return [process.pid for process in all_processes().values() if process.state == "T" and read_process(process.pid)]

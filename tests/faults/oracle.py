@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import acts
 from cells import Cell
@@ -16,13 +16,14 @@ TIE = "These failed within the same moment"
 class Expected:
     """``node`` is to blame in the words ``told`` on each node that is not ``silent``; None where the run ends well.
 
-    ``own`` is what the node itself may say in its stead, since it raises its own exception.
+    ``own``: what a node may say in its stead, since it raises its own exception. ``cause`` is False where the run fails
+    and no gang is there to tell why.
     """
 
     node: int | None
     told: str
-    own: str = ""
-    silent: tuple[int, ...] = ()
+    own: dict[int, str] = field(default_factory=dict)
+    silent: set[int] = field(default_factory=set)
     same: bool = True
     cause: bool = True
 
@@ -57,7 +58,7 @@ EXCEPTIONS = {
     "recursion": "RecursionError",
     "memory exhausted": "MemoryError",
     "message of 9 MB": "ValueError: begin xxx",
-    "message of 250,000 lines": "ValueError",
+    "message of many lines": "ValueError",
     "message that is no UTF-8": r"ValueError: a name \? that",
     "thread left": "ValueError: " + re.escape(acts.MESSAGE),
     "slow end hook": "ValueError: " + re.escape(acts.MESSAGE),
@@ -74,26 +75,50 @@ def expected(cell: Cell) -> Expected:
     if row.blames == "nobody":
         return Expected(None, "")
     if row.blames == "none":
-        return Expected(cell.node, "", cause=False)
+        return Expected(cell.node, row.told, cause=False)
     node = int(row.blames.removeprefix("node ")) if row.blames else cell.node
-    told = row.told or _words(cell)
-    silent, own = row.silent, ""
+    silent = {*row.silent, *_cannot_tell(cell, node)}
+    own = {}
     who = row.who.split()[0]
-    if who == "task":
-        if row.what in EXCEPTIONS or row.what.startswith("sys.exit"):
-            own = told  # its own exception
-        else:
-            silent += (node,)  # it is dead
+    told = row.told or _words(cell)
+    if who in ("rank", "launcher", "raylet", "gcs_server"):
+        own = {node: told}
+        if cell.launcher in ("mpi", "deepspeed", "ray"):
+            own[0] = told  # its launcher's exception is raised where that runs
     elif who == "guard":
-        own = "guard"
-    elif who in ("rank", "child", "launcher"):
-        own = told
+        own = {node: "guard"}
+    elif who in ("task", "all"):
+        own = {node: told}
     return Expected(node, told, own, silent, same=row.place != "hosts")
+
+
+def _cannot_tell(cell: Cell, node: int) -> set[int]:
+    """Nodes that are dead, whose body had ended well before, or whose words have no way out."""
+    row, others = cell.row, set(range(cell.nodes)) - {cell.node}
+    who, silent = row.who.split()[0], set()
+    if (
+        who == "task"
+        and row.what not in EXCEPTIONS
+        and not row.what.startswith("sys.exit")
+        and row.what != "thread kept"
+    ):
+        silent |= {cell.node}
+    if row.what == "return early" or (row.what == "SIGTERM" and row.when == "before join"):
+        silent |= {cell.node}
+    if row.when == "forming":
+        silent |= {cell.nodes - 1}
+    if row.when in ("storing", "end hook", "end"):
+        silent |= others - {0, 1} if cell.node else others
+    if row.place == "local" and who == "guard" and cell.node == 0:
+        silent |= others  # what they write goes through it
+    if who == "run" and row.what == "SIGKILL":
+        silent |= {0}  # its log is stored by the run
+    return silent
 
 
 def _words(cell: Cell) -> str:
     row = cell.row
-    who, what = row.who, row.what
+    who, what = row.who, row.what.split(" beside ")[0]
     if who.startswith("task"):
         if what in ("SIGTERM", "SIGINT", "SIGSTOP"):
             return SIGNALS[what]
@@ -101,13 +126,13 @@ def _words(cell: Cell) -> str:
             return EXCEPTIONS[what]
         if cell.node == 0 or row.place == "hosts":
             # Its guard is not its parent, and sees only that it is gone.
-            return rf"{DIED}|{SIGNALS.get(what, '$^')}|{ENDS.get(what, '$^')}"
+            return "|".join([DIED, *(words[what] for words in (SIGNALS, ENDS) if what in words)])
         return SIGNALS.get(what) or ENDS[what]
     if who.startswith("guard"):
-        return SIGNALS["SIGSTOP"] + "|silent|not answer" if what == "SIGSTOP" else r"guard|lost"
+        return SIGNALS["SIGSTOP"] + "|silent|answer" if what == "SIGSTOP" else r"guard|lost"
     if who == "run":
         return r"interrupted \(Ctrl-C, SIGINT\)" if what.startswith("SIGINT") else "the process of the run"
-    if who.startswith(("rank", "child", "launcher")):
+    if who.startswith(("rank", "child", "launcher", "raylet", "gcs")):
         return SIGNALS.get(what) or EXCEPTIONS.get(what) or ENDS[what]
     return "lost|reach|answer"
 
@@ -116,36 +141,41 @@ def problems(cell: Cell, code: int, logs: dict[int, str], output: str) -> list[s
     """What is wrong about a run's exit code and what each node told, a sentence each."""
     want = expected(cell)
     if want.node is None:
-        return [] if code == 0 else [f"the run ended with {code}, and has to end well"]
+        return [] if code == 0 else [f"the run ended with {code}, and has to end well: {output[-1500:]}"]
     if cell.row.who == "run" and cell.row.what == "SIGKILL":
         found = [] if code == -9 else [f"the run ended with {code}, and was killed"]
     else:
         found = [] if code > 0 else [f"the run ended with {code}, and has to fail"]
     if not want.cause:
+        if want.told and not re.search(want.told, output):
+            found.append(f"nothing tells the cause /{want.told}/")
         return found
     stories: dict[int, str] = {}
     for node in range(cell.nodes):
-        if node in want.silent:
-            continue
         text = logs.get(node, "")
-        stories_here = FIRST.findall(text)
-        if stories_here:
-            where, told = stories_here[-1]
-            at = text.rfind(f"The first failure was on {where}")
-            whole = text[at : at + 20_000]
-            stories[node] = f"{where}: {told}"
-            if where != f"node {want.node}":
-                found.append(f"node {node} blames {where} ({told}), and it was node {want.node}")
-            elif not re.search(want.told, whole):
-                found.append(f"node {node} does not tell the cause /{want.told}/: {told}")
-            elif cell.row.who.startswith("rank") and f"{cell.row.who} " not in told + " ":
-                found.append(f"node {node} does not name {cell.row.who}: {told}")
-        elif node == want.node and want.own and re.search(want.own, text):
-            continue
+        at = max((match.start() for match in FIRST.finditer(text)), default=None)
+        if at is not None:
+            match = FIRST.match(text, at)
+            assert match is not None
+            stories[node] = f"{match[1]}: {match[2]}"
+            found += _wrong(cell, want, node, match, text[at : at + 20_000])
         elif TIE in text:
             found.append(f"node {node} names several: {text[text.index(TIE) :][:400]}")
-        else:
+        elif node not in want.silent and not (node in want.own and re.search(want.own[node], text)):
             found.append(f"node {node} tells no cause; its log ends: {text[-600:]!r}")
-    if want.same and len({story for node, story in stories.items() if node != want.node}) > 1:
+    if want.same and len(set(stories.values())) > 1:
         found.append(f"the nodes tell different causes: {stories}")
     return found
+
+
+def _wrong(cell: Cell, want: Expected, node: int, match: re.Match[str], whole: str) -> list[str]:
+    where, told = match[1], match[2]
+    interrupted = cell.row.who == "run" and cell.row.what.startswith("SIGINT")  # which hits all nodes
+    if where != f"node {want.node}" and not interrupted:
+        return [f"node {node} blames {where} ({told}), and it was node {want.node}"]
+    if not re.search(want.told, whole):
+        return [f"node {node} does not tell the cause /{want.told}/: {told}"]
+    name = "python" if cell.launcher == "gang" else cell.row.who
+    if cell.row.who.startswith("rank") and not cell.row.blames and not re.search(rf"\b{name}\b", told):
+        return [f"node {node} does not name {name}: {told}"]
+    return []

@@ -1,9 +1,9 @@
 """Runs cells one after the other and keeps what came out, so that what passed on this tree is not run again.
 
-    walk.py                        every cell that has not passed
-    walk.py --only 'rank 1'        those whose name holds a match of the regular expression
-    walk.py --list                 the names
-    walk.py --again                also those that have passed
+walk.py                        every cell that has not passed
+walk.py --only 'rank 1'        those whose name holds a match of the regular expression
+walk.py --list                 the names
+walk.py --again                also those that have passed
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The tests that `make test` leaves out: long ones, and other versions of Python and Metaflow.
+"""The tests that `make test` leaves out: long ones, the matrix of faults, other versions of Python and Metaflow.
 
 Each shard is one environment and one command: a file's tests marked ``big``, or the ordinary tests and the demo on
 another Python or Metaflow. A shard that passed is not run again until a file of the tree changes, so an interrupted run
@@ -136,6 +136,8 @@ def interpreters() -> dict[str, str]:
 
 def shards() -> Iterator[Shard]:
     own = Environment("own", sys.executable)
+    # It keeps by itself which cells have passed, so this goes on where it was stopped, too.
+    yield Shard("faults", own, ("python", "tests/faults/walk.py"))
     yield Shard("backends", own, ("pytest", "-n", "2", "--dist", "worksteal", "-m", "big or not big", "tests/backends"))
     for file in sorted((ROOT / "tests").glob("test_*.py")):
         if "mark.big" in file.read_text():

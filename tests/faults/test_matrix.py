@@ -1,0 +1,66 @@
+"""The matrix of faults: its cheap part for the bare gang, and some cells of a launcher that changes from day to day.
+
+`tests/faults/walk.py`, which `make test-all` runs, has all of it; `make chaos` walks through it at random.
+"""
+
+from __future__ import annotations
+
+import datetime
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+from cell_run import run_cell
+from cells import Cell, cells
+from support.requirements import require_packages, require_tool
+from table import IMPOSSIBLE, ROWS
+
+ROTATING = ("torchrun", "agent", "deepspeed", "mpi", "ray", "tensorflow", "jax")
+"""One of them a day."""
+
+ROTATING_CELLS = 3
+
+NEEDS = {"torchrun": "torch", "agent": "torch", "mpi": "mpi4py"}
+"""Packages whose names are not the launchers' own."""
+
+
+def cheap() -> list[Cell]:
+    return [cell for cell in cells(ROWS) if cell.row.cheap and cell.launcher == "gang"]
+
+
+def of_today() -> list[Cell]:
+    today = datetime.date.today().toordinal()
+    launcher = ROTATING[today % len(ROTATING)]
+    those = [cell for cell in cells(ROWS) if cell.launcher == launcher and cell.row.place == "local"]
+    return random.Random(today).sample(those, ROTATING_CELLS)
+
+
+def stays(cell: Cell, folder: Path) -> None:
+    result = run_cell(cell, folder / "cell")
+    print(result)
+    assert result.green, f"{result}\n{result.output[-8000:]}"
+
+
+@pytest.mark.parametrize("cell", cheap(), ids=lambda cell: cell.slug)
+def test_the_bare_gang_ends_and_tells_the_cause(cell: Cell, tmp_path: Path) -> None:
+    stays(cell, tmp_path)
+
+
+@pytest.mark.parametrize("cell", of_today(), ids=lambda cell: cell.slug)
+def test_the_launcher_of_the_day_does_too(cell: Cell, tmp_path: Path) -> None:
+    if cell.launcher == "mpi" and shutil.which("mpirun") is None:
+        require_tool("mpirun", "openmpi-bin")
+    require_packages(NEEDS.get(cell.launcher, cell.launcher))
+    stays(cell, tmp_path)
+
+
+def test_the_table_has_what_it_promises() -> None:
+    all_cells = list(cells(ROWS))
+    names = [cell.name for cell in all_cells]
+    assert len(names) == len(set(names)), "no cell stands twice"
+    assert len(names) >= 150
+    assert len(IMPOSSIBLE) <= 0.15 * (len(names) + len(IMPOSSIBLE))
+    assert not {each.name for each in IMPOSSIBLE} & set(names)
+    red_first = [cell.row.item is not None for cell in all_cells]
+    assert red_first == sorted(red_first, reverse=True), "what an audit had found red stands first"
