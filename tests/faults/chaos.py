@@ -42,44 +42,44 @@ PER_RUN = 25
 RUN_S = 1800.0
 """For such a run: each of its tasks is a Python that imports Metaflow, and the load takes most of the machine."""
 
-CHAIN = """
+AT_ONCE = 2
+"""Tasks that Metaflow runs at the same time, besides the nodes that control starts."""
+
+GANGS = """
+import os
 from metaflow import FlowSpec, current, gang, step
 
-class Chain(FlowSpec):
+class Gangs(FlowSpec):
     @step
     def start(self):
-        self.next(self.work1, num_parallel={nodes})
-{gangs}
+        self.gangs = list(range(int(os.environ["FAULTS_GANGS"])))
+        self.next(self.each, foreach="gangs")
+
+    @step
+    def each(self):
+        self.next(self.work, num_parallel=int(os.environ["FAULTS_NODES"]))
+
+    @gang(all_nodes_started_timeout=300)
+    @step
+    def work(self):
+        print("empty body of node", current.gang.node_index, flush=True)
+        self.next(self.join)
+
+    @step
+    def join(self, inputs):
+        self.next(self.all)
+
+    @step
+    def all(self, inputs):
+        self.next(self.end)
+
     @step
     def end(self):
         pass
 
 if __name__ == "__main__":
-    Chain()
+    Gangs()
 """
-
-ONE_GANG = """
-    @gang(all_nodes_started_timeout=300)
-    @step
-    def work{number}(self):
-        print("empty body of node", current.gang.node_index, flush=True)
-        self.next(self.join{number})
-
-    @step
-    def join{number}(self, inputs):
-        self.next({next})
-"""
-
-
-def chain(gangs: int, nodes: int) -> str:
-    """A flow of so many gangs, one after the other."""
-    each = [
-        ONE_GANG.format(
-            number=number, next=f"self.work{number + 1}, num_parallel={nodes}" if number < gangs else "self.end"
-        )
-        for number in range(1, gangs + 1)
-    ]
-    return CHAIN.format(nodes=nodes, gangs="".join(each))
 
 
 @contextlib.contextmanager
@@ -109,8 +109,9 @@ def healthy(folder: Path, plan: tuple[tuple[int, int], ...] = HEALTHY) -> tuple[
                 where.mkdir(parents=True)
                 started = time.monotonic()
                 with watched(result):
-                    (where / "flow.py").write_text(chain(steps, nodes))
-                    run = FlowRun(where / "flow.py", "--max-num-splits", "100", folder=where)
+                    (where / "flow.py").write_text(GANGS)
+                    env = {"FAULTS_NODES": str(nodes), "FAULTS_GANGS": str(steps)}
+                    run = FlowRun(where / "flow.py", "--max-workers", str(AT_ONCE), folder=where, env=env)
                     try:
                         code = run.wait(RUN_S)
                         if code != 0 or run.output.count("empty body of node ") != nodes * steps:
