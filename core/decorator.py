@@ -20,7 +20,8 @@ from .context import Gang, TaskInfo
 from .failure import BadAttribute, GangInterrupt
 from .guard.processes import GANG_MARKER
 from .lifecycle import Lifecycle
-from .local import task_ids
+from .local import control_environment, task_ids
+from .nested import refuse_to_nest
 from .results import results_prefix
 
 
@@ -72,6 +73,8 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
     cpus: int | None = None
     _lifecycle: Lifecycle | None = None
     _in_foreach = False
+    _elsewhere = False
+    """Whether the step's tasks run on a cluster, where Metaflow says itself which node is which."""
 
     # -- what a launcher fills in --------------------------------------------------------------------------------------
 
@@ -102,12 +105,14 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
         self, flow: Any, graph: Any, step: str, decos: list[Any], environment: Any, flow_datastore: Any, logger: Any
     ) -> None:
         super().step_init(flow, graph, step, decos, environment, flow_datastore, logger)
+        refuse_to_nest()
         self.flow_datastore = flow_datastore
         check_scheduler(self, step)
         check_neighbours(self, step, decos)
         check_split(self.name, step, graph)
         for name in ("all_nodes_started_timeout", "end_timeout"):
             self.attributes[name] = number(self, name)
+        self._elsewhere = any(other.name in ("batch", "kubernetes") for other in decos)
         self.gpus, self.cpus = requested(decos, "gpu"), requested(decos, "cpu")
         self.check_attributes()
         interrupt.heed_one_interrupt()
@@ -122,8 +127,13 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
     ) -> None:
         super().runtime_step_cli(cli_args, retry_count, max_user_code_retries, ubf_context)
         if ubf_context == UBF_CONTROL:
+            task, name = cli_args.task, secrets.token_hex(8)
             cli_args.env[interrupt.CONTROL_MARKER] = str(os.getpid())
-            cli_args.env[GANG_MARKER] = f"{secrets.token_hex(8)}.0"
+            cli_args.env[GANG_MARKER] = f"{name}.0"
+            if not self._elsewhere:
+                environ = {**os.environ, **cli_args.env}
+                num_nodes = int(task.ubf_iter.num_parallel)
+                cli_args.env.update(control_environment(num_nodes, self.gpus, str(task.task_id), name, environ))
 
     def task_pre_step(
         self,

@@ -13,6 +13,7 @@ import sys
 import threading
 from types import FrameType
 
+from .failure import GangFailed
 from .guard import processes
 
 CONTROL_MARKER = "METAFLOW_GANG_CONTROL_OF"
@@ -42,6 +43,43 @@ def pass_on_interrupts() -> None:
     signal.signal(signal.SIGINT, handler)
 
 
+def run_of() -> int:
+    """The process of the run that started this control task, or the one that waits for it elsewhere."""
+    return int(os.environ[CONTROL_MARKER])
+
+
+def has_ended(run: int) -> bool:
+    """Whether the process ``run``, which has started this one, is gone: then it is no ancestor of it any more."""
+    pid = os.getppid()
+    while pid > 1 and pid != run:
+        entry = processes.lookup(pid)
+        if entry is None:  # gone this moment, or there is no /proc
+            return not _exists(run)
+        pid = entry.parent
+    return pid != run
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def refuse_without_a_run(run: int) -> None:
+    """Nobody outlives the run. A task that starts takes a second to come this far, in which the run may be killed.
+
+    Raises
+    ------
+    GangFailed
+    """
+    if has_ended(run):
+        raise GangFailed(f"The process of the run ({run}) has ended while this task started: no gang is formed for it.")
+
+
 def heed_one_interrupt() -> None:
     """In the process in which Metaflow waits for a gang on Batch or Kubernetes: let a second SIGINT do nothing.
 
@@ -49,7 +87,10 @@ def heed_one_interrupt() -> None:
     break off in the midst of that and leave the nodes at work.
     """
     global _installed
-    if _installed or os.environ.get(CONTROL_MARKER) != str(os.getppid()) or not _waits_for_a_backend():
+    if _installed or CONTROL_MARKER not in os.environ or not _waits_for_a_backend():
+        return
+    refuse_without_a_run(run_of())
+    if run_of() != os.getppid():
         return
     before = signal.getsignal(signal.SIGINT)
     if not callable(before) or threading.current_thread() is not threading.main_thread():

@@ -3,41 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import secrets
 import signal
-import socket
-import tempfile
 import threading
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from metaflow import current
-
 from . import local
-from .context import Gang, Node
-from .devices import cpu_count, gpu_count
 from .failure import GangException, GangFailed, GangInterrupt, GuardDied
+from .forming import Forming
 from .guard.farewell import remove_folder
-from .guard.private import in_base
-from .guard.processes import GANG_MARKER
-from .link import INTERRUPT, STACKS, Link
+from .link import Link
 from .logs import save_node_logs, say, say_and_store
-from .meeting import DatastoreMeeting, MeetingFailed
-from .network import NoRoute, own_address_towards
-from .preemption import LOADED, Preemption
 from .record import record
 
 if TYPE_CHECKING:
     from .decorator import GangDecorator
 
-_ALONE = {"MF_PARALLEL_NUM_NODES": "1", "MF_PARALLEL_NODE_INDEX": "0", "MF_PARALLEL_MAIN_IP": "127.0.0.1"}
-"""What ``current.parallel`` says of a gang of one where Metaflow has set none of it, as under Argo."""
 
-
-class Lifecycle:
+class Lifecycle(Forming):
     """One attempt of a gang on this node.
 
     Parameters
@@ -51,18 +34,10 @@ class Lifecycle:
     """
 
     def __init__(self, decorator: GangDecorator, flow: Any, num_nodes: int, is_control: bool) -> None:
-        self._decorator = decorator
+        super().__init__(decorator, num_nodes, is_control)
         self._flow = flow
-        self._task = decorator.task
-        self._num_nodes = num_nodes
-        self._is_control = is_control
-        self._node = 0
         self._link: Link | None = None
-        self._folder = ""
-        self._gang_id = ""
         self._in_body = self._body_done = self._has_failed = False
-        self._meeting: DatastoreMeeting | None = None
-        self._preemption = Preemption()
         self._story = ""
 
     # -- the whole life ----------------------------------------------------------------------------------------------
@@ -77,6 +52,7 @@ class Lifecycle:
         Exception
             This node's own, where it is the cause.
         """
+        self._check_the_start()
         try:
             link = self._link = Link(self._decorator.interrupt)
             self._preemption.listen(link.guard_pid)
@@ -137,99 +113,6 @@ class Lifecycle:
         if lost:
             tasks = enumerate(self._flow._control_mapper_tasks)
             self._flow._control_mapper_tasks = [task for node, task in tasks if node not in lost]
-
-    # -- meeting and joining -----------------------------------------------------------------------------------------
-
-    def _form(self, link: Link) -> Gang:
-        attributes = self._decorator.attributes
-        timeout = float(attributes["all_nodes_started_timeout"])
-        if local.is_local():
-            self._prepare_local()
-        if self._num_nodes == 1:
-            for name, value in _ALONE.items():
-                os.environ.setdefault(name, value)
-        self._node = int(os.environ["MF_PARALLEL_NODE_INDEX"])
-        control_task = str(os.environ.get("MF_PARALLEL_CONTROL_TASK_ID") or self._task.task_id)
-        task = self._task
-        identity = [task.flow_name, task.run_id, task.step_name, control_task, task.attempt]
-        self._gang_id = self._gang_id or os.environ.get(GANG_MARKER, "").rpartition(".")[0] or secrets.token_hex(8)
-        os.environ[GANG_MARKER] = f"{self._gang_id}.{self._node}"
-        self._folder = in_base(
-            "gangs", lambda folder: tempfile.mkdtemp(prefix=f"{self._gang_id}-{self._node}-", dir=folder)
-        )
-        link.request(
-            "setup",
-            node=self._node,
-            folder=self._folder,
-            gang_id=self._gang_id,
-            interrupt_signal=int(INTERRUPT),
-            stacks_signal=int(STACKS),
-            watch_parent=os.getppid() if local.is_local() and self._is_control else None,
-            notice=current.get("spot_termination_notice"),
-            since=LOADED,
-            end_timeout=float(self._decorator.attributes["end_timeout"]),
-        )
-        self._preemption.tell()
-        try:
-            host = own_address_towards(os.environ["MF_PARALLEL_MAIN_IP"])
-        except NoRoute as error:
-            raise GangFailed(f"Node {self._node} finds no way to node 0 (MF_PARALLEL_MAIN_IP). {error}") from None
-        where = self._open(link, identity, host, timeout) if self._is_control else self._find(timeout, control_task)
-        info = {"hostname": socket.gethostname(), "cpus": cpu_count(), "gpus": gpu_count()}
-        joining: dict[str, Any] = {"identity": identity, "info": info, "timeout": timeout, "host": host, **where}
-        header, _ = link.request("join", **joining)
-        if self._meeting is not None and self._is_control:
-            self._meeting.close()
-        nodes = tuple(
-            Node(index, node["address"], node["hostname"], node["cpus"], node["gpus"])
-            for index, node in enumerate(header["nodes"])
-        )
-        return Gang(self._node, nodes, self._folder, link, _preemption=self._preemption)
-
-    def _prepare_local(self) -> None:
-        """Control of a local gang decides what the other nodes are told by their environment."""
-        if not self._is_control:
-            return
-        local.write_whole_lines()
-        self._gang_id = local.gang_id()
-        self._environments = local.node_environments(
-            self._num_nodes, self._decorator.gpus, self._task.task_id, self._gang_id
-        )
-        os.environ.update(self._environments[0])
-
-    def _open(self, link: Link, identity: list[Any], host: str, timeout: float) -> dict[str, Any]:
-        header, _ = link.request("open", num_nodes=self._num_nodes, timeout=timeout, identity=identity, host=host)
-        where = {key: header[key] for key in ("address", "port", "secret")}
-        announcement = json.dumps(where).encode()
-        datastore = self._decorator.flow_datastore
-        if local.is_local():
-            tasks = local.node_tasks(
-                self._decorator.environment, self._task, self._decorator.input_paths, self._environments
-            )
-            saver = local.log_saver(datastore, self._task, self._num_nodes, self._folder)
-            variable = local.MEETING_VARIABLE
-            link.request("start-nodes", announcement, tasks=tasks, saver=saver, meeting_variable=variable)
-        else:
-            self._meeting = self._datastore_meeting(self._task.task_id)
-            self._meeting.publish(announcement)
-        return where
-
-    def _find(self, timeout: float, control_task: str) -> dict[str, Any]:
-        if local.MEETING_VARIABLE in os.environ:
-            return dict(json.loads(local.read_meeting()))
-        try:
-            started = time.monotonic()
-            where = dict(json.loads(self._datastore_meeting(control_task).poll(timeout)))
-            where["timeout"] = max(1.0, timeout - (time.monotonic() - started))
-            return where
-        except MeetingFailed as error:
-            raise GangFailed(str(error)) from None
-
-    def _datastore_meeting(self, control_task: str) -> DatastoreMeeting:
-        task = self._task
-        return DatastoreMeeting(
-            self._decorator.flow_datastore, task.flow_name, task.run_id, task.step_name, control_task, task.attempt
-        )
 
     # -- failing -----------------------------------------------------------------------------------------------------
 

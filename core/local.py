@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .context import TaskInfo
@@ -20,18 +20,28 @@ from .logs import say
 MEETING_VARIABLE = "METAFLOW_GANG_MEETING"
 """Number of the descriptor from which another node's task reads where to join. Never the secret itself."""
 
+SHARES_VARIABLE = "METAFLOW_GANG_GPU_SHARES"
+"""From the run to control's task: what CUDA_VISIBLE_DEVICES is on each node, and a notice for the user, as JSON.
+Control has its own share already, and could not see what there was to share.
+"""
+
 
 def is_local() -> bool:
     """Whether the nodes of this gang are processes of this machine, which Metaflow's own backends say."""
     return os.environ.get("METAFLOW_RUNTIME_ENVIRONMENT", "local") == "local"
 
 
-def gang_id() -> str:
+def is_of_a_run(task_id: str) -> bool:
+    """Whether a run started this control task. What its body starts has the same variables, but another task's id."""
+    return CONTROL_MARKER in os.environ and os.environ.get("MF_PARALLEL_CONTROL_TASK_ID") == task_id
+
+
+def gang_id(task_id: str) -> str:
     """What names the gang of this control task: what the run gave it, or something new where it was started by hand.
 
     The run gives it as the task starts, so that whatever the task forks bears it too.
     """
-    if os.environ.get(CONTROL_MARKER) == str(os.getppid()):
+    if is_of_a_run(task_id):
         return os.environ[GANG_MARKER].rpartition(".")[0]
     return secrets.token_hex(8)
 
@@ -57,12 +67,27 @@ def write_whole_lines() -> None:
             stream.reconfigure(line_buffering=True, write_through=False)  # type: ignore[union-attr]
 
 
-def _interpreter(environment: Any, step: str) -> list[str]:
-    """The interpreter that runs the flow here, or what @conda and @pypi choose for the step."""
-    base = getattr(environment, "base_env", environment)
-    executable: str = base.executable(step)
-    # Metaflow's plain "python" is whatever PATH says, which need not be what runs the flow.
-    return [sys.executable] if executable in ("python", "python3") else [executable]
+def control_environment(
+    num_nodes: int, requested_gpus: int | None, control_task: str, gang_id: str, environ: Mapping[str, str]
+) -> dict[str, str]:
+    """In the run's process: what control's task gets, so that from its first line on it knows its place in the gang, as
+    nodes on a cluster do. Decorators and modules of the flow file ask before the gang forms.
+
+    Parameters
+    ----------
+    environ : mapping
+        What the task gets besides: whether GPUs are chosen there.
+    """
+    environment = {**_place(0, num_nodes, control_task), GANG_MARKER: f"{gang_id}.0"}
+    try:
+        shares = share_gpus(visible_gpus(environ), num_nodes, requested_gpus)
+    except TooFewGpus:
+        return environment  # the task finds it out again, and fails in its own name
+    own = shares.values[0]
+    if own is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = own
+        environment[SHARES_VARIABLE] = json.dumps({"values": shares.values, "notice": shares.notice})
+    return environment
 
 
 def node_environments(
@@ -72,31 +97,51 @@ def node_environments(
 
     Raises :class:`BadAttribute` when the machine has fewer GPUs than the nodes ask for.
     """
-    try:
-        shares = share_gpus(visible_gpus(), num_nodes, requested_gpus)
-    except TooFewGpus as error:
-        raise BadAttribute(str(error)) from None
-    if shares.notice:
-        say(shares.notice)
+    values, notice = _gpu_shares(num_nodes, requested_gpus)
+    if notice:
+        say(notice)
     environments = []
-    for node, visible in enumerate(shares.values):
-        environment = {
-            "MF_PARALLEL_NUM_NODES": str(num_nodes),
-            "MF_PARALLEL_MAIN_IP": "127.0.0.1",
-            "MF_PARALLEL_CONTROL_TASK_ID": control_task,
-            "MF_PARALLEL_NODE_INDEX": str(node),
-            GANG_MARKER: f"{gang_id}.{node}",
-        }
+    for node, visible in enumerate(values):
+        environment = {**_place(node, num_nodes, control_task), GANG_MARKER: f"{gang_id}.{node}"}
         if visible is not None:
             environment["CUDA_VISIBLE_DEVICES"] = visible
         environments.append(environment)
     return environments
 
 
+def _place(node: int, num_nodes: int, control_task: str) -> dict[str, str]:
+    """The variables that Metaflow's ``current.parallel`` reads."""
+    return {
+        "MF_PARALLEL_NUM_NODES": str(num_nodes),
+        "MF_PARALLEL_MAIN_IP": "127.0.0.1",
+        "MF_PARALLEL_CONTROL_TASK_ID": control_task,
+        "MF_PARALLEL_NODE_INDEX": str(node),
+    }
+
+
+def _gpu_shares(num_nodes: int, requested: int | None) -> tuple[Sequence[str | None], str]:
+    """Each node's CUDA_VISIBLE_DEVICES, and a notice: as the run has shared them, unless another decorator has then
+    chosen GPUs itself.
+    """
+    given = json.loads(os.environ.pop(SHARES_VARIABLE, "{}"))
+    if len(given.get("values", ())) == num_nodes and os.environ.get("CUDA_VISIBLE_DEVICES") == given["values"][0]:
+        return given["values"], given["notice"]
+    try:
+        shares = share_gpus(visible_gpus(), num_nodes, requested)
+    except TooFewGpus as error:
+        raise BadAttribute(str(error)) from None
+    return shares.values, shares.notice
+
+
 def node_tasks(
-    environment: Any, task: TaskInfo, input_paths: Sequence[str], environments: Sequence[dict[str, str]]
+    task: TaskInfo, input_paths: Sequence[str], environments: Sequence[dict[str, str]]
 ) -> list[dict[str, Any]]:
-    """The other nodes' tasks, as the guard starts them: the command that started control's, with their own ids."""
+    """The other nodes' tasks, as the guard starts them: the command that started control's, with their own ids.
+
+    The interpreter is control's own, which the run has chosen: the one that runs the flow, or that of the step's @conda
+    or @pypi. An environment's ``executable()`` is for machines on which Metaflow has installed it, and may be several
+    words, as uv's is.
+    """
     from metaflow.cli_args import cli_args
     from metaflow.unbounded_foreach import UBF_TASK
 
@@ -113,7 +158,7 @@ def node_tasks(
             "retry_count": str(task.attempt),
         }
         command = cli_args.step_command("", sys.argv[0], task.step_name, step_kwargs=options)[1:]
-        argv = [*_interpreter(environment, task.step_name), *(str(word) for word in command)]
+        argv = [sys.executable, *(str(word) for word in command)]
         tasks.append({"node": node, "argv": argv, "env": {**os.environ, **environments[node]}, "cwd": os.getcwd()})
     return tasks[1:]
 

@@ -22,6 +22,11 @@ TOLD = signal.SIGURG
 may run; and this signal harms no guard that is not ready for it.
 """
 
+NESTED = "nested"
+"""A file of the private folder: the task's command was started again inside of its body, and its text says what to do.
+The same signal tells of it.
+"""
+
 KIND = "preempted"
 """Of the records of such failures."""
 
@@ -61,7 +66,7 @@ class Preemption:
         self.save_s = 0.0
         self.stops = False
         self._node = node
-        node.loop.on_signal(TOLD, lambda: self._tell(BY_SIGNAL))
+        node.loop.on_signal(TOLD, self._told)
 
     def watch(self, path: str, since: float) -> None:
         """Look for a notice at ``path`` that was written after ``since`` (seconds since the epoch)."""
@@ -73,6 +78,17 @@ class Preemption:
             self._tell(f"is to lose its machine{_when(path)}: a preemption (spot termination notice)")
         else:
             self._node.loop.call_later(LOOK_S, partial(self.watch, path, since))
+
+    def _told(self) -> None:
+        """The signal came: the task has got a SIGTERM, unless a file says otherwise."""
+        node = self._node
+        try:
+            with open(os.path.join(node.folder, NESTED), encoding="utf-8") as file:
+                text = file.read()
+        except OSError:
+            self._tell(BY_SIGNAL)
+        else:
+            node.fail(Failure(node.index, "nested", text, time.time()))
 
     def _tell(self, text: str) -> None:
         node = self._node

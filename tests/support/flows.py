@@ -54,6 +54,8 @@ class FlowRun(Tree):
         Metaflow's options before the command, e.g. ``("--datastore", "s3")``.
     command : str
         "run" or "resume".
+    python : sequence of str
+        What starts the flow file.
     """
 
     def __init__(
@@ -64,12 +66,13 @@ class FlowRun(Tree):
         env: Mapping[str, str | None] | None = None,
         options: tuple[str, ...] = (),
         command: str = "run",
+        python: tuple[str, ...] = (sys.executable,),
     ) -> None:
         self.file, self.folder = file, folder
         self._id_file = folder / "run-id"
         self._flow = re.findall(r"^class (\w+)\(FlowSpec\)", file.read_text(), re.MULTILINE)[-1]
         super().__init__(
-            [sys.executable, str(file), *options, command, "--run-id-file", str(self._id_file), *arguments],
+            [*python, str(file), *options, command, "--run-id-file", str(self._id_file), *arguments],
             env=flow_environment(env),
             cwd=folder,
         )
@@ -154,6 +157,7 @@ class FlowRunner:
         env: Mapping[str, str | None] | None = None,
         options: tuple[str, ...] = (),
         command: str = "run",
+        python: tuple[str, ...] = (sys.executable,),
         files: Mapping[str, str] | None = None,
         folder: Path | None = None,
     ) -> FlowRun:
@@ -171,7 +175,7 @@ class FlowRunner:
             file.write_text(textwrap.dedent(flow))
         else:
             file = flow.resolve()
-        run = FlowRun(file, *arguments, folder=folder, env=env, options=options, command=command)
+        run = FlowRun(file, *arguments, folder=folder, env=env, options=options, command=command, python=python)
         self._runs.append(run)
         return run
 

@@ -1,0 +1,179 @@
+"""How a gang comes to be, as one node's task sees it: the private folder, the meeting place, the join."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import tempfile
+import time
+from typing import TYPE_CHECKING, Any
+
+from metaflow import current
+
+from . import interrupt, local, nested
+from .context import Gang, Node
+from .devices import cpu_count, gpu_count
+from .failure import GangException, GangFailed
+from .guard.farewell import remove_folder
+from .guard.private import in_base
+from .guard.processes import GANG_MARKER
+from .link import INTERRUPT, STACKS, Link
+from .meeting import DatastoreMeeting, MeetingFailed
+from .network import NoRoute, own_address_towards
+from .preemption import LOADED, Preemption
+
+if TYPE_CHECKING:
+    from .decorator import GangDecorator
+
+_ALONE = {"MF_PARALLEL_NUM_NODES": "1", "MF_PARALLEL_NODE_INDEX": "0", "MF_PARALLEL_MAIN_IP": "127.0.0.1"}
+"""What ``current.parallel`` says of a gang of one where Metaflow has set none of it, as under Argo."""
+
+_ROOM = 64 * 1024
+"""Bytes that the private folder has to take, or the gang is not begun: keys, hostfiles and the like are smaller."""
+
+
+class Forming:
+    """The first part of a node's :class:`~.lifecycle.Lifecycle`, which has the parameters.
+
+    Attributes
+    ----------
+    _node : int
+        This node's index, known once it forms.
+    _folder : str
+        Its private folder; "" before there is one.
+    _gang_id : str
+        What marks the gang's processes.
+    _meeting : DatastoreMeeting or None
+        Where this gang meets, on control of a gang that is not local.
+    """
+
+    def __init__(self, decorator: GangDecorator, num_nodes: int, is_control: bool) -> None:
+        self._decorator = decorator
+        self._task = decorator.task
+        self._num_nodes = num_nodes
+        self._is_control = is_control
+        self._node = 0
+        self._folder = ""
+        self._gang_id = ""
+        self._meeting: DatastoreMeeting | None = None
+        self._preemption = Preemption()
+        self._run: int | None = None
+
+    def _check_the_start(self) -> None:
+        """What can be known before there is a guard. Raises GangException where this task has to form no gang."""
+        nested.refuse_to_nest(nested.attempt_of(self._task))
+        if local.is_local() and self._is_control:
+            if local.is_of_a_run(self._task.task_id):
+                self._run = interrupt.run_of()
+                interrupt.refuse_without_a_run(self._run)
+            else:
+                self._run = os.getppid()
+
+    def _form(self, link: Link) -> Gang:
+        attributes = self._decorator.attributes
+        timeout = float(attributes["all_nodes_started_timeout"])
+        if local.is_local():
+            self._prepare_local()
+        if self._num_nodes == 1:
+            for name, value in _ALONE.items():
+                os.environ.setdefault(name, value)
+        self._node = int(os.environ["MF_PARALLEL_NODE_INDEX"])
+        control_task = str(os.environ.get("MF_PARALLEL_CONTROL_TASK_ID") or self._task.task_id)
+        task = self._task
+        identity = [task.flow_name, task.run_id, task.step_name, control_task, task.attempt]
+        self._gang_id = self._gang_id or os.environ.get(GANG_MARKER, "").rpartition(".")[0] or secrets.token_hex(8)
+        os.environ[GANG_MARKER] = f"{self._gang_id}.{self._node}"
+        self._folder = self._make_folder()
+        nested.mark_what_is_started(task, link.guard_pid, self._folder)
+        link.request(
+            "setup",
+            node=self._node,
+            folder=self._folder,
+            gang_id=self._gang_id,
+            interrupt_signal=int(INTERRUPT),
+            stacks_signal=int(STACKS),
+            watch_parent=self._run,
+            notice=current.get("spot_termination_notice"),
+            since=LOADED,
+            end_timeout=float(self._decorator.attributes["end_timeout"]),
+        )
+        self._preemption.tell()
+        try:
+            host = own_address_towards(os.environ["MF_PARALLEL_MAIN_IP"])
+        except NoRoute as error:
+            raise GangFailed(f"Node {self._node} finds no way to node 0 (MF_PARALLEL_MAIN_IP). {error}") from None
+        where = self._open(link, identity, host, timeout) if self._is_control else self._find(timeout, control_task)
+        info = {"hostname": socket.gethostname(), "cpus": cpu_count(), "gpus": gpu_count()}
+        joining: dict[str, Any] = {"identity": identity, "info": info, "timeout": timeout, "host": host, **where}
+        header, _ = link.request("join", **joining)
+        if self._meeting is not None and self._is_control:
+            self._meeting.close()
+        nodes = tuple(
+            Node(index, node["address"], node["hostname"], node["cpus"], node["gpus"])
+            for index, node in enumerate(header["nodes"])
+        )
+        return Gang(self._node, nodes, self._folder, link, _preemption=self._preemption)
+
+    def _make_folder(self) -> str:
+        """The node's private folder. Raises GangException where the temporary folder cannot take it."""
+        folder = ""
+        try:
+            folder = in_base("gangs", lambda base: tempfile.mkdtemp(prefix=f"{self._gang_id}-{self._node}-", dir=base))
+            probe = os.path.join(folder, "probe")
+            with open(probe, "wb") as file:
+                file.write(bytes(_ROOM))
+            os.unlink(probe)
+        except OSError as error:
+            remove_folder(folder)
+            if isinstance(error, PermissionError) and error.errno is None:
+                raise GangException(str(error)) from None
+            raise GangException(
+                f"Node {self._node} ({socket.gethostname()}) cannot use its temporary folder {tempfile.gettempdir()}: "
+                f"{error.strerror or error}. Make room there, or set TMPDIR to another folder."
+            ) from None
+        return folder
+
+    def _prepare_local(self) -> None:
+        """Control of a local gang decides what the other nodes are told by their environment."""
+        if not self._is_control:
+            return
+        local.write_whole_lines()
+        self._gang_id = local.gang_id(self._task.task_id)
+        self._environments = local.node_environments(
+            self._num_nodes, self._decorator.gpus, self._task.task_id, self._gang_id
+        )
+        os.environ.update(self._environments[0])
+
+    def _open(self, link: Link, identity: list[Any], host: str, timeout: float) -> dict[str, Any]:
+        header, _ = link.request("open", num_nodes=self._num_nodes, timeout=timeout, identity=identity, host=host)
+        where = {key: header[key] for key in ("address", "port", "secret")}
+        announcement = json.dumps(where).encode()
+        datastore = self._decorator.flow_datastore
+        if local.is_local():
+            tasks = local.node_tasks(self._task, self._decorator.input_paths, self._environments)
+            saver = local.log_saver(datastore, self._task, self._num_nodes, self._folder)
+            variable = local.MEETING_VARIABLE
+            link.request("start-nodes", announcement, tasks=tasks, saver=saver, meeting_variable=variable)
+        else:
+            self._meeting = self._datastore_meeting(self._task.task_id)
+            self._meeting.publish(announcement)
+        return where
+
+    def _find(self, timeout: float, control_task: str) -> dict[str, Any]:
+        if local.MEETING_VARIABLE in os.environ:
+            return dict(json.loads(local.read_meeting()))
+        try:
+            started = time.monotonic()
+            where = dict(json.loads(self._datastore_meeting(control_task).poll(timeout)))
+            where["timeout"] = max(1.0, timeout - (time.monotonic() - started))
+            return where
+        except MeetingFailed as error:
+            raise GangFailed(str(error)) from None
+
+    def _datastore_meeting(self, control_task: str) -> DatastoreMeeting:
+        task = self._task
+        return DatastoreMeeting(
+            self._decorator.flow_datastore, task.flow_name, task.run_id, task.step_name, control_task, task.attempt
+        )
