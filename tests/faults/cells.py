@@ -93,11 +93,19 @@ class Cell:
 
 @dataclass(frozen=True)
 class Impossible:
-    """A cell that cannot occur: why, and the command that shows it."""
+    """A cell that cannot occur, and why; the injector looks for its victim or its moment in vain."""
 
-    name: str
+    cell: Cell
     reason: str
-    command: str
+
+    @property
+    def name(self) -> str:
+        return self.cell.name
+
+    @property
+    def command(self) -> str:
+        """What shows it."""
+        return f"python tests/faults/walk.py --impossible {self.cell.slug}"
 
 
 def cells(rows: tuple[Row, ...]) -> Iterator[Cell]:

@@ -121,12 +121,13 @@ def victim(cell: Cell, place: Place, run: FlowRun) -> int:
             raise NotReached(f"{row.who} has no pid")
         return pid
     if name == "launcher":
-        pattern = LAUNCHER_WORDS[cell.launcher]
+        pattern = LAUNCHER_WORDS.get(cell.launcher, r"(^|/)(torchrun|mpirun|deepspeed)\b")
         guard = guard_of(tasks[int(number)])
         for process in descendants(guard):
             if re.search(pattern, " ".join(process.command[:4])) and "runner.py" not in " ".join(process.command[:4]):
                 return process.pid
-        raise NotReached(f"no launcher below guard {guard}: {[str(p) for p in descendants(guard)]}")
+        below = "; ".join(" ".join(process.command)[:80] for process in descendants(guard))
+        raise NotReached(f"no launcher below guard {guard}, which has: {below or 'nothing'}")
     if name in ("raylet", "gcs_server"):
         for process in run.below():
             if process.command and os.path.basename(process.command[0]) == name:

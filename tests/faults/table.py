@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cells import Impossible, Row
+from cells import Cell, Impossible, Row
 
 ALL = ("gang", "torchrun", "agent", "deepspeed", "mpi", "ray", "tensorflow", "jax")
 RANKED = ("torchrun", "agent", "deepspeed", "mpi")
@@ -130,4 +130,20 @@ HOSTS: tuple[Row, ...] = (
 
 ROWS: tuple[Row, ...] = (*ONCE_RED, *TASKS, *OTHERS, *LAUNCHED, *HOSTS)
 
-IMPOSSIBLE: tuple[Impossible, ...] = ()
+
+def impossible(what: str, who: str, when: str, launchers: tuple[str, ...], reason: str) -> tuple[Impossible, ...]:
+    return tuple(Impossible(Cell(Row(what, who, when, (each,)), each), reason) for each in launchers)
+
+
+IMPOSSIBLE: tuple[Impossible, ...] = (
+    *impossible("SIGKILL", "launcher 0", "ranks", ("torchrun",), "its guard starts the ranks; there is no launcher"),
+    *impossible("SIGKILL", "launcher 0", "ranks", ("gang",), "the guard starts the commands; there is no launcher"),
+    *impossible("SIGKILL", "launcher 0", "ranks", BODIES, "what works together are the nodes' own tasks"),
+    *impossible("SIGKILL", "rank 1", "ranks", BODIES, "a node's rank is its task, of which there are rows"),
+    *impossible("SIGKILL", "guard 0", "importing", ("gang",), "a task starts its guard once it has imported Metaflow"),
+    *impossible("SIGKILL", "guard 1", "importing", ("gang",), "a task starts its guard once it has imported Metaflow"),
+    *impossible("SIGKILL", "guard 1", "end", ("gang",), "a guard ends before its task comes to its last moment"),
+    *impossible("SIGKILL", "rank 1", "forming", ("gang",), "no command runs before the gang has formed"),
+    *impossible("raise", "task 1", "ranks", ("mpi", "ray"), "the step's body runs on node 0 only"),
+    *impossible("SIGKILL", "raylet 0", "ranks", ("gang",), "only @metaflow_ray has daemons of Ray's"),
+)

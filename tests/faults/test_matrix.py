@@ -14,6 +14,7 @@ import pytest
 from cell_run import run_cell
 from cells import Cell, cells
 from support.requirements import require_packages, require_tool
+from report import PAGE, load, page
 from table import IMPOSSIBLE, ROWS
 
 ROTATING = ("torchrun", "agent", "deepspeed", "mpi", "ray", "tensorflow", "jax")
@@ -64,3 +65,7 @@ def test_the_table_has_what_it_promises() -> None:
     assert not {each.name for each in IMPOSSIBLE} & set(names)
     red_first = [cell.row.item is not None for cell in all_cells]
     assert red_first == sorted(red_first, reverse=True), "what an audit had found red stands first"
+
+
+def test_the_page_is_that_of_the_table() -> None:
+    assert PAGE.read_text() == page(load()), "python tests/faults/report.py makes it anew"
