@@ -46,13 +46,17 @@ QUIET = {
 
 @dataclass
 class Result:
-    """How a cell went: ``problems`` is empty where it is green; ``seconds`` from the fault to the run's end."""
+    """How a cell went: ``problems`` is empty where it is green; ``seconds`` from the fault to the run's end.
+
+    Where the run has not ``ended`` by itself and was killed, what it left says nothing.
+    """
 
     name: str
     problems: list[str] = field(default_factory=list)
     seconds: float = 0.0
     total: float = 0.0
     output: str = ""
+    ended: bool = True
 
     @property
     def green(self) -> bool:
@@ -91,6 +95,7 @@ def watched(result: Result) -> Iterator[None]:
     try:
         yield
     except AssertionError as error:
+        result.ended = False
         result.problems.append(str(error)[:4000])
     finally:
         if outer is None:
@@ -100,7 +105,8 @@ def watched(result: Result) -> Iterator[None]:
         end = time.monotonic() + DEADLINE * FACTOR
         while (left := before.remains() + sorted(_scratch() - others)) and time.monotonic() < end:
             time.sleep(injector.STEP_S)
-        result.problems += [f"left behind: {line}" for line in left]
+        if result.ended:
+            result.problems += [f"left behind: {line}" for line in left]
         for process in before.processes():
             send_signal(process, signal.SIGKILL)
         result.total = time.monotonic() - started
@@ -138,7 +144,7 @@ def _local(cell: Cell, folder: Path, delay: float, result: Result) -> None:
         try:
             place.await_marks(injector.wanted(cell), lambda: run.exit_code is not None, START_S)
             if cell.row.when == "forming":
-                injector.await_forming(cell, run, START_S)
+                injector.await_forming(cell, place, lambda: run.exit_code is not None, START_S)
             time.sleep(delay)
             struck = time.monotonic()
             injector.strike(cell, place, run)
@@ -146,8 +152,11 @@ def _local(cell: Cell, folder: Path, delay: float, result: Result) -> None:
             result.seconds = time.monotonic() - struck
             left = run.left(GONE_S if code < 0 else DEADLINE * FACTOR)
             result.problems += [f"left running: {process}" for process in left]
+            if cell.row.what == "slow end hook" and place.pid(cell.row.who, "hook ended") is None:
+                result.problems.append("the end hook was cut")
             result.problems += oracle.problems(cell, code, node_logs(cell, run), run.output)
         except AssertionError as error:
+            result.ended = False
             result.problems.append(str(error)[:300])
         finally:
             result.output = run.output

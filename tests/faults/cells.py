@@ -12,8 +12,8 @@ LAUNCHERS = ("gang", "torchrun", "agent", "deepspeed", "mpi", "ray", "tensorflow
 NODES = {"gang": 3}
 """Nodes of a cell's gang; 2 where it is not said."""
 
-PER_NODE = {"torchrun": 2, "agent": 2, "deepspeed": 2, "mpi": 2}
-"""Ranks of each node; 1 where it is not said."""
+RANKS = {"gang": 3, "torchrun": 4, "agent": 4, "deepspeed": 4, "mpi": 4}
+"""Ranks of a cell's gang; 2 where it is not said."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,14 @@ class Cell:
         """The node that the fault hits; 0 for the run."""
         number = re.search(r"\d+$", self.row.who)
         index = int(number[0]) if number else 0
-        return index // PER_NODE.get(self.launcher, 1) if "rank" in self.row.who else index
+        if "rank" not in self.row.who:
+            return index
+        # Where all nodes are this machine, the one mpirun, which is node 0's, starts all ranks itself.
+        return 0 if self.launcher == "mpi" and self.row.place == "local" else index * self.nodes // self.ranks
+
+    @property
+    def ranks(self) -> int:
+        return RANKS.get(self.launcher, 2)
 
 
 @dataclass(frozen=True)

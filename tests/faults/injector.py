@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import acts
-from cells import PER_NODE, Cell
+from cells import Cell
 from support.faults import kill_process
 from support.flows import FlowRun
 from support.processes import descendants
@@ -65,28 +65,34 @@ def wanted(cell: Cell) -> list[tuple[str, str]]:
     if when == "forming":
         return [(f"task {last}", "late")]
     if when in ("ranks", "ranks compute") or row.who.startswith(("rank", "child")):
-        ranks = cell.nodes * PER_NODE.get(cell.launcher, 1)
         if cell.launcher == "ray":
-            return [("task 0", when), *((f"rank {rank}", when) for rank in range(ranks))]
-        marks = [(f"rank {rank}", when) for rank in range(ranks)]
+            return [("task 0", when), *((f"rank {rank}", when) for rank in range(cell.ranks))]
+        marks = [(f"rank {rank}", when) for rank in range(cell.ranks)]
         return marks if when != "rank imports" else [(row.who, when)]
     if cell.launcher == "ray":
         return [("task 0", when), ("rank 1", when)]
     return tasks
 
 
-def await_forming(cell: Cell, run: FlowRun, timeout: float) -> None:
+def await_forming(cell: Cell, place: Place, ended: Callable[[], bool], timeout: float) -> None:
     """Wait until each node but the late one has its guard, which joins at once."""
     deadline = time.monotonic() + timeout
     while True:
-        tasks = run.tasks("work")
-        with contextlib.suppress(NotReached, KeyError):
+        with contextlib.suppress(NotReached):
             for node in range(cell.nodes - 1):
-                guard_of(tasks[node])
+                guard_of(task_of(node, place))
             return
-        if run.exit_code is not None or time.monotonic() > deadline:
+        if ended() or time.monotonic() > deadline:
             raise NotReached("the nodes did not begin to form the gang")
         time.sleep(STEP_S)
+
+
+def task_of(node: int, place: Place) -> int:
+    """The process of a node's task, which says so when it begins."""
+    pid = place.pid(f"task {node}", "importing")
+    if pid is None:
+        raise NotReached(f"task {node} has not begun")
+    return pid
 
 
 def guard_of(task: int) -> int:
@@ -110,11 +116,10 @@ def victim(cell: Cell, place: Place, run: FlowRun) -> int:
     name, _, number = row.who.partition(" ")
     if name == "run":
         return run.pid
-    tasks = run.tasks("work")
     if name == "task":
-        return tasks[int(number)]
+        return task_of(int(number), place)
     if name == "guard":
-        return guard_of(tasks[int(number)])
+        return guard_of(task_of(int(number), place))
     if name in ("rank", "child"):
         pid = place.pid(row.who, row.when)
         if pid is None:
@@ -122,7 +127,7 @@ def victim(cell: Cell, place: Place, run: FlowRun) -> int:
         return pid
     if name == "launcher":
         pattern = LAUNCHER_WORDS.get(cell.launcher, r"(^|/)(torchrun|mpirun|deepspeed)\b")
-        guard = guard_of(tasks[int(number)])
+        guard = guard_of(task_of(int(number), place))
         for process in descendants(guard):
             if re.search(pattern, " ".join(process.command[:4])) and "runner.py" not in " ".join(process.command[:4]):
                 return process.pid

@@ -19,12 +19,7 @@ def torch_ranks() -> tuple[int, Callable[[], object]]:
     import torch
     import torch.distributed as dist
 
-    if acts.LAUNCHER == "deepspeed":
-        import deepspeed
-
-        deepspeed.init_distributed(dist_backend="gloo", verbose=False)
-    else:
-        dist.init_process_group("gloo")
+    dist.init_process_group("gloo")
     return dist.get_rank(), lambda: dist.all_reduce(torch.ones(1))
 
 

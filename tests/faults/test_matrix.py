@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from cell_run import run_cell
 from cells import Cell, cells
-from support.requirements import require_packages, require_tool
 from report import PAGE, load, page
+from support.requirements import require_packages, require_tool
 from table import IMPOSSIBLE, ROWS
 
 ROTATING = ("torchrun", "agent", "deepspeed", "mpi", "ray", "tensorflow", "jax")
