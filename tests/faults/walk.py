@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,14 +32,13 @@ RESULTS = HERE / "results.json"
 
 def tree_hash() -> str:
     """Names what the cells see: the product and the matrix, changes that are not committed included."""
-    index = STATE.parent / "faults-index"
-    STATE.parent.mkdir(exist_ok=True)
+    index = Path(tempfile.mkdtemp(prefix="faults-index-")) / "index"
     env = dict(os.environ, GIT_INDEX_FILE=str(index))
     parts = ["core", "launchers", "plugins", "toplevel", "tests/faults"]
     subprocess.run(["git", "add", "--all", *parts], cwd=ROOT, env=env, check=True)
     subprocess.run(["git", "rm", "-q", "--cached", "--ignore-unmatch", str(RESULTS)], cwd=ROOT, env=env, check=True)
     tree = subprocess.run(["git", "write-tree"], cwd=ROOT, env=env, check=True, capture_output=True, text=True)
-    index.unlink(missing_ok=True)
+    shutil.rmtree(index.parent)
     return tree.stdout.strip()[:12]
 
 
