@@ -48,7 +48,8 @@ QUIET = {
 class Result:
     """How a cell went: ``problems`` is empty where it is green; ``seconds`` from the fault to the run's end.
 
-    Where the run has not ``ended`` by itself and was killed, what it left says nothing.
+    Where the run has not ``ended`` by itself and was killed, what it left says nothing. The fault was not ``done``
+    where its victim, or its moment, did not come.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Result:
     total: float = 0.0
     output: str = ""
     ended: bool = True
+    done: bool = True
 
     @property
     def green(self) -> bool:
@@ -94,9 +96,9 @@ def watched(result: Result) -> Iterator[None]:
     started = time.monotonic()
     try:
         yield
-    except AssertionError as error:
+    except Exception as error:  # of the matrix itself, too: the cells after it are run all the same
         result.ended = False
-        result.problems.append(str(error)[:4000])
+        result.problems.append(f"{type(error).__name__}: {error}"[:4000])
     finally:
         if outer is None:
             del os.environ[MARK]
@@ -157,6 +159,7 @@ def _local(cell: Cell, folder: Path, delay: float, result: Result) -> None:
             result.problems += oracle.problems(cell, code, node_logs(cell, run), run.output)
         except AssertionError as error:
             result.ended = False
+            result.done = not isinstance(error, injector.NotReached)
             result.problems.append(str(error)[:300])
         finally:
             result.output = run.output

@@ -49,11 +49,11 @@ def _strike(cell: Cell, gang: RemoteGang, place: injector.Place, delay: float, r
     time.sleep(delay)
     struck = time.monotonic()
     _do(cell, gang, tasks, place)
-    deadline = struck + cell_run.END_S
     dead = cell.node if cell.row.what in ("loss of power", "freeze") else None
-    codes = [
-        None if node == dead else task.wait(max(0.0, deadline - time.monotonic())) for node, task in enumerate(tasks)
-    ]
+    codes = {}
+    for node, task in enumerate(tasks):
+        if node != dead:
+            codes[node] = task.wait(max(0.0, struck + cell_run.END_S - time.monotonic()))
     result.seconds = time.monotonic() - struck
     result.output = "\n".join(f"--- node {node}\n{task.output}" for node, task in enumerate(tasks))
     for node, code in codes.items():

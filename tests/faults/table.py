@@ -142,7 +142,6 @@ IMPOSSIBLE: tuple[Impossible, ...] = (
     *impossible("SIGKILL", "rank 1", "ranks", BODIES, "a node's rank is its task, of which there are rows"),
     *impossible("SIGKILL", "guard 0", "importing", ("gang",), "a task starts its guard once it has imported Metaflow"),
     *impossible("SIGKILL", "guard 1", "importing", ("gang",), "a task starts its guard once it has imported Metaflow"),
-    *impossible("SIGKILL", "guard 1", "end", ("gang",), "a guard ends before its task comes to its last moment"),
     *impossible("SIGKILL", "rank 1", "forming", ("gang",), "no command runs before the gang has formed"),
     *impossible("raise", "task 1", "ranks", ("mpi", "ray"), "the step's body runs on node 0 only"),
     *impossible("SIGKILL", "raylet 0", "ranks", ("gang",), "only @metaflow_ray has daemons of Ray's"),
