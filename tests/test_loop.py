@@ -19,7 +19,8 @@ import metaflow  # noqa: F401 - before any of its extensions
 import pytest
 
 from metaflow_extensions.gang.core.guard.loop import Loop
-from metaflow_extensions.gang.core.guard.wire import MAX_FRAME, Decoder, Stream, WireError, encode, fault
+from metaflow_extensions.gang.core.guard.stream import Stream
+from metaflow_extensions.gang.core.guard.wire import MAX_FRAME, Decoder, WireError, encode, fault
 
 
 @pytest.fixture

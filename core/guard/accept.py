@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import errno
 import socket
 import time
 from collections.abc import Callable
 
-from .loop import Loop
+from .limits import Complaint, out_of_something, raise_open_files
+from .loop import Loop, Timer
+from .proof import Seal, Transcript, is_nonce, new_nonce
 from .session import (
     CHANNEL,
+    LAST_NODE,
     PRE_AUTH_BYTES,
     PROOF_BYTES,
     PROTOCOL,
     ROLES,
     Connection,
     Identity,
-    Seal,
-    Transcript,
-    is_nonce,
-    new_nonce,
     peer_ip,
     protect,
     sentence,
     tune,
 )
-from .wire import Stream
+from .stream import Stream
+from .untrusted import integer, number, parse
+from .waiting import Place, Waiting
+from .wire import MAX_FRAME, Nonsense
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
@@ -34,18 +35,24 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
 HANDSHAKE_SECONDS = 5.0
 """How long a socket may take to prove the secret."""
 
-UNAUTHENTICATED_SOCKETS = 64
-"""How many sockets may be in their handshake at once; the others wait in the kernel's queue."""
+UNAUTHENTICATED_SOCKETS = 512
+"""How many sockets may be in their handshake at once (see :mod:`.waiting` for who goes then)."""
 
 BACKLOG = 4096
-"""How many may wait there (the kernel's own bound, net.core.somaxconn, may be lower: they then come again)."""
+"""How many may wait in the kernel's queue (its own bound, net.core.somaxconn, may be lower: they then come again)."""
 
-_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+AT_ONCE = 64
+"""How many sockets are accepted before the loop's other callbacks have their turn."""
+
 _EXHAUSTED_PAUSE = 0.1
+_SWEEP_SECONDS = 0.25
 
 
 class Acceptor:
     """Listens on ``host``, and hands out each connection that has proved the secret.
+
+    Nothing that comes over the network raises anything here, or in what ``on_connection`` and the connection's callbacks
+    do: see :attr:`~.stream.Stream.on_fault`.
 
     Parameters
     ----------
@@ -58,7 +65,7 @@ class Acceptor:
     identity : Identity
         The attempt of the gang; whoever comes with another is refused, with a sentence.
     on_connection : callable
-        Called with each :class:`Connection`; set its ``on_frame`` and ``on_close`` there.
+        Called with each :class:`Connection`; set its callbacks there.
     check : callable, optional
         ``check(role, node)``: a sentence why an authenticated connection is refused, or None.
     port : int
@@ -67,6 +74,10 @@ class Acceptor:
         Index of the accepting node, which the other side gets as its connection's ``node``.
     handshake_seconds, unauthenticated_sockets :
         The limits above.
+    frame_bytes, header_bytes : int
+        The most that a frame, and its header alone, may have once the secret is proved.
+    say : callable
+        Gets a line for the user when descriptors or memory run out.
 
     Raises
     ------
@@ -87,6 +98,9 @@ class Acceptor:
         node: int = 0,
         handshake_seconds: float = HANDSHAKE_SECONDS,
         unauthenticated_sockets: int = UNAUTHENTICATED_SOCKETS,
+        frame_bytes: int = MAX_FRAME,
+        header_bytes: int = MAX_FRAME,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.loop = loop
         self.secret = secret
@@ -94,9 +108,12 @@ class Acceptor:
         self.on_connection = on_connection
         self.check = check
         self.node = node
-        self.handshake_seconds = handshake_seconds
-        self._limit = unauthenticated_sockets
-        self._pending: set[_Handshake] = set()
+        self.frame_bytes = frame_bytes
+        self.header_bytes = header_bytes
+        self.waiting = Waiting(unauthenticated_sockets, handshake_seconds)
+        self._sweep_seconds = min(_SWEEP_SECONDS, handshake_seconds / 4)
+        self._complain = Complaint(say, f"node {node}", "which other nodes connect to")
+        self._sweep: Timer | None = None
         self._listening = False
         self._closed = False
         self._sock = _listen(host, port)
@@ -108,7 +125,7 @@ class Acceptor:
     @property
     def pending(self) -> int:
         """How many sockets are in their handshake."""
-        return len(self._pending)
+        return len(self.waiting)
 
     def close(self) -> None:
         """Accept nobody any more, and drop who is in the handshake. Connections that were handed out stay."""
@@ -117,44 +134,62 @@ class Acceptor:
         self._closed = True
         self._pause()
         self._sock.close()
-        for handshake in list(self._pending):
-            handshake.drop()
+        self.waiting.drop_all()
+        if self._sweep is not None:
+            self._sweep.cancel()
 
-    def forget(self, handshake: _Handshake) -> None:
+    def forget(self, place: Place) -> None:
         """A handshake is over, one way or the other: its place is free."""
-        self._pending.discard(handshake)
+        self.waiting.leave(place)
         self._resume()
 
     def _resume(self) -> None:
-        if not self._closed and not self._listening and len(self._pending) < self._limit:
+        if not self._closed and not self._listening:
             self._listening = True
             self.loop.add_reader(self._sock, self._on_readable)
 
-    def _pause(self) -> None:
+    def _pause(self, seconds: float | None = None) -> None:
         if self._listening:
             self._listening = False
             self.loop.remove_reader(self._sock)
+        if seconds is not None:
+            self.loop.call_later(seconds, self._resume)
 
     def _on_readable(self) -> None:
-        while self._listening:
+        self._accept()
+        if self._sweep is None and len(self.waiting):
+            self._sweep = self.loop.call_later(self._sweep_seconds, self._drop_overdue)
+
+    def _accept(self) -> None:
+        for _ in range(AT_ONCE):
+            # Whoever waits keeps the socket readable, so looking again at once would take all of a core.
+            if self.waiting.full and not self.waiting.drop_one():
+                self._pause(self.waiting.seconds_to_wait())
+                return
             try:
                 sock, peer = self._sock.accept()
             except OSError as error:
-                if error.errno == errno.EMFILE and _more_descriptors():
+                if not out_of_something(error):
+                    return
+                if raise_open_files() or self.waiting.drop_one():
                     continue
-                if error.errno in _EXHAUSTED:
-                    # Whoever waits keeps the socket readable, so looking again at once would take all of a core.
-                    self._pause()
-                    self.loop.call_later(_EXHAUSTED_PAUSE, self._resume)
+                self._complain(error)
+                self._pause(_EXHAUSTED_PAUSE)
                 return
             try:
                 tune(sock)
-            except OSError:  # gone again
+                _Handshake(self, sock, peer_ip(peer))
+            except OSError as error:  # gone again; or the loop cannot watch one more
                 sock.close()
-                continue
-            self._pending.add(_Handshake(self, sock, peer_ip(peer)))
-            if len(self._pending) >= self._limit:
-                self._pause()
+                if out_of_something(error):
+                    self._complain(error)
+                    self._pause(_EXHAUSTED_PAUSE)
+                    return
+
+    def _drop_overdue(self) -> None:
+        self.waiting.drop_overdue()
+        again = len(self.waiting) and not self._closed
+        self._sweep = self.loop.call_later(self._sweep_seconds, self._drop_overdue) if again else None
 
 
 class _Handshake:
@@ -167,18 +202,30 @@ class _Handshake:
         self._transcript: Transcript | None = None
         self._asked_at = 0.0
         self._stream = Stream(acceptor.loop, sock, limit=PRE_AUTH_BYTES - PROOF_BYTES)
+        self._stream.decoder.parse = parse
         self._stream.on_frame = self._on_hello
-        self._stream.on_close = lambda reason: self.drop()
-        self._timer = acceptor.loop.call_later(acceptor.handshake_seconds, self.drop)
+        self._stream.on_close = lambda reason: self._leave()
+        self._stream.on_fault = lambda error: self._leave()
+        self._place = acceptor.waiting.enter(address, self._drop)
 
-    def drop(self) -> None:
-        """End it without a word."""
+    def _drop(self, overdue: bool) -> bool:
+        """End it: without a word, or, where it is still to prove the secret, so that a node comes again."""
+        if not overdue and not self._stream.closed:
+            moved = self._place.moved
+            self._stream.read()
+            if self._place.moved != moved or self._is_over():
+                return self._is_over()
+            if self._transcript is not None:
+                seal, busy = Seal(self._transcript.key("accepting")), {CHANNEL: "busy"}
+                Connection(self._stream, seal, "", 0, {}, "").send_own(busy)
         self._stream.close(flush=False)
-        self._leave()
+        return True
+
+    def _is_over(self) -> bool:
+        return self._stream.closed or self._stream.decoder.check is not None
 
     def _leave(self) -> None:
-        self._timer.cancel()
-        self._acceptor.forget(self)
+        self._acceptor.forget(self._place)
 
     def _refuse(self, why: str) -> None:
         # It keeps its place, and its time limit, until the sentence is out.
@@ -186,19 +233,10 @@ class _Handshake:
         self._stream.close(flush=True, then=self._leave)
 
     def _on_hello(self, hello: Header, payload: bytes) -> None:
-        role, node = hello.get("role"), hello.get("node")
+        role, node = hello.get("role"), integer(hello, "node", 0, LAST_NODE)
+        if role not in ROLES or payload or not is_nonce(hello.get("nonce")) or not isinstance(hello.get("info"), dict):
+            raise Nonsense("no hello of a gang")
         version, identity = hello.get("version"), hello.get("identity")
-        info = hello.get("info")
-        if (
-            role not in ROLES
-            or type(node) is not int
-            or node < 0
-            or payload
-            or not is_nonce(hello.get("nonce"))
-            or not isinstance(info, dict)
-        ):
-            self.drop()
-            return
         if version != PROTOCOL:
             self._refuse(
                 f"this gang speaks protocol {PROTOCOL}, node {node} speaks {sentence(version)}; "
@@ -215,23 +253,25 @@ class _Handshake:
             return
         nonce = new_nonce()
         self._hello = hello
-        self._transcript = Transcript(self._acceptor.secret, hello, nonce, self._acceptor.node)
+        self._transcript = Transcript(self._acceptor.secret, self._stream.decoder.text, nonce, self._acceptor.node)
         self._stream.decoder.limit = PROOF_BYTES
         self._stream.on_frame = self._on_proof
+        self._place.goes_on()
         self._asked_at = time.time()
         proof = self._transcript.proof("accepting")
         self._stream.send({"nonce": nonce, "node": self._acceptor.node, "proof": proof})
 
     def _on_proof(self, frame: Header, payload: bytes) -> None:
         now = time.time()
-        clock, proof = frame.get("clock"), frame.get("proof")
-        if not isinstance(clock, float) or self._transcript is None:
-            self.drop()
-            return
-        if not self._transcript.proves("connecting", proof, clock):
+        clock = number(frame, "clock", 0.0, 1e12)
+        if self._transcript is None or payload:
+            raise Nonsense("no proof of a gang")
+        if not self._transcript.proves("connecting", frame.get("proof"), clock):
             self._refuse("the proof of the gang's secret is wrong")
             return
-        protect(self._stream, Seal(self._transcript.key("connecting")))
+        acceptor = self._acceptor
+        seal = Seal(self._transcript.key("connecting"))
+        protect(self._stream, seal, acceptor.frame_bytes, acceptor.header_bytes)
         hello = self._hello
         connection = Connection(
             self._stream,
@@ -241,7 +281,7 @@ class _Handshake:
             hello["info"],
             self._address,
         )
-        why = self._acceptor.check(connection.role, connection.node) if self._acceptor.check is not None else None
+        why = acceptor.check(connection.role, connection.node) if acceptor.check is not None else None
         if why is not None:
             connection.send_own({CHANNEL: "refused", "why": why})
             self._stream.close(flush=True, then=self._leave)
@@ -254,7 +294,7 @@ class _Handshake:
         )
         self._leave()
         connection.take_over()
-        self._acceptor.on_connection(connection)
+        acceptor.on_connection(connection)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -272,14 +312,3 @@ def _listen(host: str, port: int) -> socket.socket:
         where = f"{host or 'any address'} port {port}"
         raise OSError(error.errno, f"Cannot listen on {where}: {error.strerror}.") from error
     return sock
-
-
-def _more_descriptors() -> bool:
-    """Raise this process's own limit of open files to what it may be; whether that gave any more."""
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == hard:
-        return False
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return True

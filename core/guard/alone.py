@@ -17,7 +17,7 @@ from .farewell import remove_folder, remove_named
 from .launches import Launch
 from .loop import Loop
 from .watch import TaskWatch
-from .wire import Stream
+from .stream import Stream
 from .work import Work
 
 TYPE_CHECKING = False

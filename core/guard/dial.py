@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import socket
 import time
 from collections.abc import Callable
 
 from .loop import Loop, Timer
+from .proof import Seal, Transcript, is_nonce, new_nonce
 from .resolve import resolve
 from .session import (
     CHANNEL,
+    LAST_NODE,
     PRE_AUTH_BYTES,
     PROOF_BYTES,
     PROTOCOL,
     Connection,
     Identity,
-    Seal,
-    Transcript,
-    is_nonce,
-    new_nonce,
+    cannot_understand,
     peer_ip,
     protect,
     sentence,
     tune,
 )
-from .wire import Stream, encode, fault
+from .stream import Stream
+from .untrusted import integer, number, parse
+from .wire import Nonsense, encode, fault
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
@@ -68,8 +68,8 @@ def connect(
 ) -> Dial:
     """Connect to an :class:`Acceptor` and prove the gang's secret to it, without blocking.
 
-    A name that does not resolve and an address that does not answer are tried again until ``timeout``; a refusal
-    by the gang is final. Exactly one of the callbacks is called, later and in the loop, unless the dial is cancelled.
+    A name that does not resolve, an address that does not answer and a gang to which too many connect at once are tried
+    again until ``timeout``; a refusal by the gang is final. Exactly one of the callbacks is called, later and in the loop, unless the dial is cancelled.
 
     Parameters
     ----------
@@ -101,14 +101,13 @@ def connect(
         "identity": identity.as_list(),
         "role": role,
         "node": node,
-        "nonce": "0" * 64,
+        "nonce": "0" * 64,  # of the size of those that follow, one for each attempt
         "info": info,
     }
-    # As the other side will read it, so that both sign the same.
-    hello = json.loads(json.dumps(hello))
     size, limit = len(encode(hello)), PRE_AUTH_BYTES - PROOF_BYTES
     if size > limit:
         raise ValueError(f"The hello of node {node} has {size} bytes, and {limit} is the limit.")
+    hello["info"] = parse(encode(info)[8:])  # as the other side will read it
     return Dial(loop, address, port, secret, hello, on_connection, on_error, timeout)
 
 
@@ -141,7 +140,7 @@ class Dial:
         self._targets: list[Target] = []
         self._sock: socket.socket | None = None
         self._stream: Stream | None = None
-        self._transcript: Transcript | None = None
+        self._signed = b""
         self._over = False
         self._deadline = loop.call_later(timeout, self._on_deadline)
         self._timer: Timer = loop.call_later(0, self._resolve)
@@ -199,36 +198,42 @@ class Dial:
             # The kernel may join a socket to itself when it draws the very port that it is to connect to.
             to_itself = sock.getsockname() == sock.getpeername()
             tune(sock)
+            stream = Stream(self._loop, sock, limit=PRE_AUTH_BYTES)
         except OSError as error:
             self._retry(fault(error))
             return
+        self._stream = stream
         if to_itself:
             self._retry("refused")
             return
         self._last = "connected, but nothing answered"
-        self._hello["nonce"] = new_nonce()
-        self._stream = Stream(self._loop, sock, limit=PRE_AUTH_BYTES)
-        self._stream.on_frame = self._on_challenge
-        self._stream.on_close = self._on_no_challenge
-        self._stream.send(self._hello)
+        frame = encode({**self._hello, "nonce": new_nonce()})
+        self._signed = frame[8:]
+        stream.decoder.parse = parse
+        stream.on_frame = self._on_challenge
+        stream.on_close = lambda reason: self._retry(f"connected, then {reason}")
+        stream.on_fault = self._on_fault
+        stream.send_bytes(frame)
 
     # Proving the secret
 
-    def _on_no_challenge(self, reason: str) -> None:
-        # A malformed frame is told in a sentence; everything else is a phrase.
-        told = "something that is no gang answered" if reason.endswith(".") else f"connected, then {reason}"
-        self._retry(told)
+    def _on_fault(self, error: Exception) -> None:
+        # Before the proof; what the gang itself sends goes to the fault callback of the connection, or below.
+        if isinstance(error, Nonsense):
+            self._retry("something that is no gang answered")
+        else:
+            self._fail(f"{type(error).__name__}: {error}. This is a fault of metaflow-gang; please report it.")
 
     def _on_challenge(self, frame: Header, payload: bytes) -> None:
         if frame.get(CHANNEL) == "refused":
             self._refused(frame)
             return
-        nonce, node = frame.get("nonce"), frame.get("node")
-        stream = self._stream
-        if stream is None or not is_nonce(nonce) or type(node) is not int:
+        nonce, stream = frame.get("nonce"), self._stream
+        if stream is None or not is_nonce(nonce) or type(frame.get("node")) is not int:
             self._fail("something that is no gang answered there. Another program may use this port.")
             return
-        transcript = Transcript(self._secret, self._hello, str(nonce), node)
+        node = integer(frame, "node", 0, LAST_NODE)
+        transcript = Transcript(self._secret, self._signed, str(nonce), node)
         if not transcript.proves("accepting", frame.get("proof")):
             self._fail("what answered does not know this gang's secret. Another gang or program may use this port.")
             return
@@ -245,16 +250,20 @@ class Dial:
         stream.on_frame = lambda header, body: self._on_welcome(connection, header)
         # No second attempt from here on: the gang may have counted this node as joined already.
         stream.on_close = lambda reason: self._fail(f"{reason} in the handshake. {_NETWORK}")
+        stream.on_fault = lambda error: self._fail(f"the gang {cannot_understand(error)}.")
 
     def _on_welcome(self, connection: Connection, frame: Header) -> None:
         if frame.get(CHANNEL) == "refused":
             self._refused(frame)
             return
+        if frame.get(CHANNEL) == "busy":
+            self._retry("connected, but too many others were connecting")
+            return
         if frame.get(CHANNEL) != "welcome" or self._stream is None:
             self._fail("the handshake went wrong: the versions of metaflow-gang may differ.")
             return
-        connection.offset = float(frame["offset"])
-        connection.uncertainty = float(frame["uncertainty"])
+        connection.offset = number(frame, "offset", -1e12, 1e12)
+        connection.uncertainty = number(frame, "uncertainty", 0.0, 1e12)
         connection.take_over()
         self._stream = self._sock = None
         self.cancel()

@@ -21,7 +21,7 @@ from .requests import Requests
 from .verdict import CUT, LOST, PEER, Failure, causes, story
 from .voice import Voice
 from .watch import StopWatch, TaskWatch
-from .wire import Stream
+from .stream import Stream
 from .work import Work
 
 TYPE_CHECKING = False

@@ -26,7 +26,11 @@ def resolve(loop: Loop, address: str, port: int, on_resolved: Callable[[list[Tar
     except (OSError, ValueError):
         import threading
 
-        threading.Thread(target=_look_up, args=(loop, address, port, on_resolved), name="resolve", daemon=True).start()
+        look_up = threading.Thread(target=_look_up, args=(loop, address, port, on_resolved), name="resolve", daemon=True)
+        try:
+            look_up.start()
+        except RuntimeError as error:
+            on_resolved([], f"no thread is left to look up the host's name ({error})")
         return False
     on_resolved(_targets(found), "")
     return True

@@ -1,14 +1,15 @@
-"""What two guards share once they have proved the gang's secret to each other: identity, keys, the connection."""
+"""What two guards share once they have proved the gang's secret to each other: identity and connection."""
 
 from __future__ import annotations
 
-import hmac
-import json
 import os
 import socket
 from collections.abc import Callable, Iterable
 
-from .wire import MAX_FRAME, Stream, WireError, encode
+from .proof import MAC_BYTES, Seal
+from .stream import Stream
+from .untrusted import parse, shown
+from .wire import MAX_FRAME, Nonsense, WireError, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
@@ -16,7 +17,7 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
 
     from .wire import Header
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised whenever two guards with different numbers could misunderstand each other."""
 
 PRE_AUTH_BYTES = 4096
@@ -27,10 +28,16 @@ PROOF_BYTES = 512
 
 ROLES = ("member", "ring")
 
+LAST_NODE = 1 << 20
+"""No node has a larger index."""
+
 CHANNEL = "~"
 """The header key of the channel's own frames; no other frame may use it."""
 
-_MAC_BYTES = 32
+PACKED_BYTES = 16 * 1024
+"""Larger messages to all travel compressed: every byte is hashed, sent and hashed again for each node, and the list of
+4,096 nodes has 0.4 MB."""
+
 _SENTENCE = 400
 
 
@@ -73,54 +80,6 @@ class Identity:
         return f"Identity({', '.join(repr(value) for value in self.as_list())})"
 
 
-class Transcript:
-    """What both sides of a handshake said, and what can be derived from it with the secret."""
-
-    def __init__(self, secret: bytes, hello: Header, acceptor_nonce: str, acceptor_node: int) -> None:
-        if len(secret) < 16:
-            raise ValueError(f"A gang's secret has at least 16 bytes; this one has {len(secret)}.")
-        self._secret = secret
-        said = [hello, acceptor_nonce, acceptor_node]
-        self._text = json.dumps(said, sort_keys=True, separators=(",", ":")).encode()
-
-    def proof(self, side: str, clock: float = 0.0) -> str:
-        """What ``side`` ("accepting" or "connecting") shows to prove that it knows the secret."""
-        return self._digest(f"gang proof {side} {clock!r} ").hex()
-
-    def key(self, side: str) -> bytes:
-        """The key for the frames that ``side`` sends."""
-        return self._digest(f"gang frames {side} ")
-
-    def proves(self, side: str, proof: object, clock: float = 0.0) -> bool:
-        """Whether ``proof``, which may be anything, is what ``side`` has to show."""
-        shown = proof.encode(errors="replace") if isinstance(proof, str) else b""
-        return hmac.compare_digest(shown, self.proof(side, clock).encode())
-
-    def _digest(self, label: str) -> bytes:
-        return hmac.digest(self._secret, label.encode() + self._text, "sha256")
-
-
-class Seal:
-    """One direction's key and counter."""
-
-    def __init__(self, key: bytes) -> None:
-        self._keyed = hmac.new(key, digestmod="sha256")
-        self._count = 0
-
-    def mac(self, frame: bytes | memoryview) -> bytes:
-        """The MAC of the next frame of this direction."""
-        mac = self._keyed.copy()
-        mac.update(self._count.to_bytes(8, "big"))
-        mac.update(frame)
-        self._count += 1
-        return mac.digest()
-
-    def check(self, frame: memoryview, trailer: memoryview) -> None:
-        """Raise :class:`WireError` unless ``trailer`` is the MAC of the next frame."""
-        if not hmac.compare_digest(self.mac(frame), trailer):
-            raise WireError("bad MAC")
-
-
 class Connection:
     """An authenticated connection to another guard.
 
@@ -145,6 +104,10 @@ class Connection:
         ``on_close(connection, reason)``, once, when the connection has ended without :meth:`close` or :meth:`abort`
         on this side. The reason is "" when the other side said goodbye, else a short phrase: "closed without a word",
         "reset", "timed out", "bad MAC" ...
+    on_fault : callable
+        ``on_fault(connection, error)``, once, when the connection was ended because of what it brought, or because the
+        other side does not read: a :class:`~.wire.Nonsense`, or whatever ``on_frame`` or ``on_close`` raised. Where it is
+        not set, that is an ``on_close`` with a sentence.
     """
 
     def __init__(self, stream: Stream, seal: Seal, role: str, node: int, info: dict[str, Any], address: str) -> None:
@@ -156,6 +119,7 @@ class Connection:
         self.uncertainty = 0.0
         self.on_frame: Callable[[Connection, dict[str, Any], bytes], None] = _drop_frame
         self.on_close: Callable[[Connection, str], None] = _drop_reason
+        self.on_fault: Callable[[Connection, Exception], None] = _close_by_fault
         self._stream = stream
         self._seal = seal
 
@@ -180,6 +144,7 @@ class Connection:
         """Receive what arrives on the stream from now on, the handshake being over."""
         self._stream.on_frame = self._on_frame
         self._stream.on_close = self._on_close
+        self._stream.on_fault = lambda error: self.on_fault(self, error)
 
     def send_own(self, header: dict[str, Any], payload: bytes = b"") -> None:
         """Send a frame of the channel itself."""
@@ -206,8 +171,12 @@ class Connection:
         if header.get(CHANNEL) == "bye":
             self._stream.close(flush=False)
             self.on_close(self, "")
+        elif header.get(CHANNEL) == "packed":
+            self.on_frame(self, _unpacked(payload), b"")
         elif CHANNEL not in header:
             self.on_frame(self, header, payload)
+        else:
+            raise Nonsense(f"{CHANNEL!r} is {shown(header[CHANNEL])}, which the channel does not know")
 
     def _on_close(self, reason: str) -> None:
         self.on_close(self, reason)
@@ -221,15 +190,33 @@ def send_to_all(connections: Iterable[Connection], header: dict[str, Any], paylo
     if CHANNEL in header:
         raise ValueError(f"The header key {CHANNEL!r} is the channel's own.")
     frame = encode(header, payload)
+    if not payload and len(frame) > PACKED_BYTES:
+        import zlib
+
+        frame = encode({CHANNEL: "packed"}, zlib.compress(frame[8:], 1))
     for connection in connections:
         connection.send_frame(frame)
 
 
-def protect(stream: Stream, incoming: Seal) -> None:
-    """Expect a MAC behind every frame from now on, and take frames of full size."""
-    stream.decoder.trailer = _MAC_BYTES
+def _unpacked(data: bytes) -> Header:
+    import zlib
+
+    unpacker = zlib.decompressobj()
+    try:
+        text = unpacker.decompress(data, MAX_FRAME)
+    except zlib.error as error:
+        raise Nonsense(f"A compressed message is none ({error}).") from None
+    if not unpacker.eof:
+        raise Nonsense(f"A compressed message has more than {MAX_FRAME} bytes, or not all of them.")
+    return parse(text)
+
+
+def protect(stream: Stream, incoming: Seal, limit: int = MAX_FRAME, header_limit: int = MAX_FRAME) -> None:
+    """Expect a MAC behind every frame from now on, and take frames of at most ``limit`` bytes."""
+    stream.decoder.trailer = MAC_BYTES
     stream.decoder.check = incoming.check
-    stream.decoder.limit = MAX_FRAME
+    stream.decoder.limit = limit
+    stream.decoder.header_limit = header_limit
 
 
 def tune(sock: socket.socket) -> None:
@@ -241,14 +228,6 @@ def tune(sock: socket.socket) -> None:
         option = getattr(socket, f"TCP_{name}", None)
         if option is not None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
-
-
-def new_nonce() -> str:
-    return os.urandom(32).hex()
-
-
-def is_nonce(value: object) -> bool:
-    return isinstance(value, str) and len(value) == 64
 
 
 def peer_ip(name: tuple[Any, ...]) -> str:
@@ -268,3 +247,23 @@ def _drop_frame(connection: Connection, header: dict[str, Any], payload: bytes) 
 
 def _drop_reason(connection: Connection, reason: str) -> None:
     pass
+
+
+def _close_by_fault(connection: Connection, error: Exception) -> None:
+    connection.on_close(connection, cannot_understand(error))
+
+
+def cannot_understand(error: Exception) -> str:
+    """A clause for what :attr:`Connection.on_fault` is given. A fault of ours is told as such."""
+    if isinstance(error, Nonsense):
+        return f"sent what this gang cannot understand: {str(error).rstrip('.')}"
+    if isinstance(error, WireError):
+        return str(error)
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = "" if trace is None else f", {os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}"
+    return (
+        f"sent what a guard failed over ({type(error).__name__}: {error}{where}). This is a fault of metaflow-gang; please "
+        "report it"
+    )

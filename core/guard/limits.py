@@ -1,0 +1,91 @@
+"""What a process may have of open files, and what is said when that, memory or threads run out."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable
+
+RESERVED = 64
+"""Open files of a guard besides those of its connections and processes: its own, its launches', and who just connects."""
+
+PER_TASK = 6
+"""Open files that control's guard of a local gang has for each other node's task, beside the connection to its guard."""
+
+REPEAT_SECONDS = 60.0
+"""After which the same complaint is said again."""
+
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC)
+
+
+def open_files() -> tuple[int, int]:
+    """The soft and the hard limit of this process."""
+    import resource
+
+    return resource.getrlimit(resource.RLIMIT_NOFILE)
+
+
+def raise_open_files() -> bool:
+    """Raise the soft limit of open files to the hard one; whether that gave any more."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == hard:
+        return False
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):  # a hard limit without an end, on systems where the soft one must have one
+        return False
+    return True
+
+
+def too_few_files(num_nodes: int, per_node: int = 1) -> str | None:
+    """Why this guard cannot serve a gang of ``num_nodes``, with ``per_node`` open files for each; None where it can."""
+    hard = open_files()[1]
+    needed = (num_nodes - 1) * per_node + RESERVED
+    if hard < 0 or needed <= hard:
+        return None
+    return (
+        f"a gang of {num_nodes} nodes needs {needed} open files in the guard of node 0, and the hard limit there is {hard} "
+        "(ulimit -Hn). Raise it for this machine or container, or use fewer nodes"
+    )
+
+
+def out_of_something(error: BaseException) -> bool:
+    """Whether it says that descriptors, memory or threads have run out, and nothing about who connects."""
+    return isinstance(error, OSError) and error.errno in _EXHAUSTED
+
+
+class Complaint:
+    """Tells the user, not too often, that a server goes on but has run out of something.
+
+    ``say`` gets lines such as: "The guard of node 2 has no open file left (...) for its port, which ...".
+    """
+
+    def __init__(self, say: Callable[[str], None], whose: str, what: str) -> None:
+        self._say = say
+        self._whose = whose
+        self._what = what
+        self._next = 0.0
+
+    def __call__(self, error: BaseException) -> None:
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + REPEAT_SECONDS
+            self._say(f"{self.text(error)} Whoever connects waits until that is over.")
+
+    def text(self, error: BaseException) -> str:
+        """What has run out, as a sentence."""
+        what = what_ran_out(error)
+        return f"The guard of {self._whose} has {what} for its port {self._what}."
+
+
+def what_ran_out(error: BaseException) -> str:
+    """A phrase: "no open file left (the limit is 1024, ulimit -n)"."""
+    if isinstance(error, OSError) and error.errno == errno.EMFILE:
+        return f"no open file left (the limit is {open_files()[0]}, ulimit -n)"
+    if isinstance(error, OSError) and error.errno == errno.ENFILE:
+        return "no open file left (the whole machine has none)"
+    if isinstance(error, RuntimeError):
+        return f"no thread left ({error}: a limit of processes, ulimit -u or the container's, or of memory)"
+    return f"no memory left ({getattr(error, 'strerror', None) or error})"
