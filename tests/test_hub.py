@@ -50,7 +50,7 @@ class Member:
         self.connection: Connection | None = None
         connect(
             bench.loop, bench.acceptor.address, bench.acceptor.port, SECRET, GANG, "member", node,
-            {"hostname": f"host-{node}"}, self._connected, self._failed, END_S,
+            {"hostname": f"host-{node}", "cpus": 1, "gpus": 0, "ring_port": 1}, self._connected, self._failed, END_S,
         )  # fmt: skip
 
     def _connected(self, connection: Connection) -> None:

@@ -51,8 +51,8 @@ _SWEEP_SECONDS = 0.25
 class Acceptor:
     """Listens on ``host``, and hands out each connection that has proved the secret.
 
-    Nothing that comes over the network raises anything here, or in what ``on_connection`` and the connection's callbacks
-    do: see :attr:`~.stream.Stream.on_fault`.
+    Nothing that comes over the network leaves a callback as an exception, neither here nor in what ``on_connection``
+    and the connection's callbacks do: see :attr:`~.stream.Stream.on_fault`.
 
     Parameters
     ----------

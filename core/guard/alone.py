@@ -16,8 +16,8 @@ from .desk import Desk
 from .farewell import remove_folder, remove_named
 from .launches import Launch
 from .loop import Loop
-from .watch import TaskWatch
 from .stream import Stream
+from .watch import TaskWatch
 from .work import Work
 
 TYPE_CHECKING = False

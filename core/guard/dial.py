@@ -69,7 +69,8 @@ def connect(
     """Connect to an :class:`Acceptor` and prove the gang's secret to it, without blocking.
 
     A name that does not resolve, an address that does not answer and a gang to which too many connect at once are tried
-    again until ``timeout``; a refusal by the gang is final. Exactly one of the callbacks is called, later and in the loop, unless the dial is cancelled.
+    again until ``timeout``; a refusal by the gang is final. Exactly one of the callbacks is called, later and in the
+    loop, unless the dial is cancelled.
 
     Parameters
     ----------

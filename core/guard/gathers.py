@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Set
 
+from .wire import Nonsense
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from .wire import Header
+
+
+MOST_OPEN = 1024
+"""Collectives under way at once. A thread has one at a time."""
+
+MOST_BYTES = 8 << 20
+"""Of one node, in all collectives that are under way."""
 
 
 class Mismatch(Exception):
@@ -29,6 +38,7 @@ class Gathers:
     def __init__(self, num_nodes: int) -> None:
         self._num_nodes = num_nodes
         self._open: dict[int, _Gather] = {}
+        self._bytes: dict[int, int] = {}
 
     def add(self, node: int, header: Header, payload: bytes) -> tuple[Header, bytes] | None:
         """What ``node`` gives. Returns the message with everybody's part once all have given theirs.
@@ -37,8 +47,18 @@ class Gathers:
         ------
         Mismatch
             Another node made another call at this place.
+        Nonsense
+            It has given its part already, or more than a node can have under way.
         """
         number, kind = int(header["seq"]), str(header["kind"])
+        if number in self._open:
+            if node in self._open[number].entries:
+                raise Nonsense(f"its part of collective {number} twice")
+        elif len(self._open) >= MOST_OPEN:
+            raise Nonsense(f"a collective beside {MOST_OPEN} that are under way")
+        self._bytes[node] = self._bytes.get(node, 0) + len(payload)
+        if self._bytes[node] > MOST_BYTES:
+            raise Nonsense(f"more than {MOST_BYTES} bytes for collectives that are under way")
         gather = self._open.setdefault(number, _Gather(kind))
         if gather.kind != kind:
             raise Mismatch(
@@ -50,6 +70,8 @@ class Gathers:
         if len(gather.entries) < self._num_nodes:
             return None
         del self._open[number]
+        for index, (_, data) in gather.entries.items():
+            self._bytes[index] -= len(data)
         ordered = [gather.entries[index] for index in range(self._num_nodes)]
         entries = [{**entry, "size": len(data)} for entry, data in ordered]
         return {"op": "gathered", "seq": number, "entries": entries}, b"".join(data for _, data in ordered)

@@ -11,9 +11,10 @@ from collections.abc import Callable
 
 from .gathers import Gathers, Mismatch
 from .loop import Loop
+from .messages import Checker, check_info
 from .preemption import KIND, extra_s, stop_message
 from .rollcall import RollCall
-from .session import Connection, send_to_all
+from .session import Connection, cannot_understand, send_to_all
 from .verdict import CUT, LOST, PEER, Failure, causes, story
 
 TYPE_CHECKING = False
@@ -116,9 +117,17 @@ class Hub:
         return None
 
     def accept(self, connection: Connection) -> None:
-        """A node that proved the secret."""
+        """A node that proved the secret. What it sends is checked (:mod:`.messages`): it can end its own node only."""
+        connection.on_fault = self._misbehaved
         node = connection.node
-        connection.on_frame = lambda conn, header, payload: self.receive(conn.node, header, payload)
+        checker = Checker(self._num_nodes)
+        check_info(connection.info)
+
+        def on_frame(connection: Connection, header: Header, payload: bytes) -> None:
+            checker.check(header, payload)
+            self.receive(node, header, payload)
+
+        connection.on_frame = on_frame
         connection.on_close = lambda conn, reason: self._closed(conn, reason)
         self._members[node] = connection
         self.join(node, {**connection.info, "address": connection.address})
@@ -164,8 +173,8 @@ class Hub:
             self._open_bulk(node)
         elif op == "tolerate" and node == 0:
             self._tolerate()
-        elif op == "save-seconds":
-            self._save_s = max(self._save_s, header["seconds"])
+        elif op == "save-seconds" and header["seconds"] > self._save_s:
+            self._save_s = header["seconds"]
             self._broadcast({"op": "save-seconds", "seconds": self._save_s})
 
     def _tolerate(self) -> None:
@@ -226,6 +235,18 @@ class Hub:
         if self._complete and told and len(left - {0}) == self._num_nodes - 1:
             self._deliver({"op": "all-left"}, b"")
 
+    def _misbehaved(self, connection: Connection, error: Exception) -> None:
+        """A node sent what cannot be understood: that node ends, and is told why."""
+        failure = Failure(connection.node, "nonsense", cannot_understand(error), time.time())
+        self._members.pop(failure.node, None)
+        self._stopped.add(failure.node)
+        connection.send(stop_message(failure))
+        connection.send({"op": "story", "story": story([failure], self.hostnames), "causes": [{"node": failure.node}]})
+        connection.close()
+        if failure.node not in self._left:
+            self.fail(failure)
+        self._after_an_end()
+
     def _closed(self, connection: Connection, reason: str) -> None:
         node = connection.node
         self._members.pop(node, None)
@@ -235,6 +256,10 @@ class Hub:
         if node not in self._left and is_cause:
             text = f"the connection from it to node 0 was lost ({reason or 'closed before its work was done'}): {CUT}"
             self.fail(Failure(node, "lost", text, time.time(), order=LOST))
+        self._after_an_end()
+
+    def _after_an_end(self) -> None:
+        """A member's connection is gone."""
         self._maybe_tell()
         if self._stop_time is not None and not self._members:
             self._deliver({"op": "all-gone"}, b"")

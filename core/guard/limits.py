@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 
 RESERVED = 64
-"""Open files of a guard besides those of its connections and processes: its own, its launches', and who just connects."""
+"""Open files of a guard besides those of its connections: its own, those of launches, and who just connects."""
 
 PER_TASK = 6
-"""Open files that control's guard of a local gang has for each other node's task, beside the connection to its guard."""
+"""Open files of control's guard for each other node of a local gang, whose task it has started."""
 
 REPEAT_SECONDS = 60.0
 """After which the same complaint is said again."""
@@ -46,8 +46,8 @@ def too_few_files(num_nodes: int, per_node: int = 1) -> str | None:
     if hard < 0 or needed <= hard:
         return None
     return (
-        f"a gang of {num_nodes} nodes needs {needed} open files in the guard of node 0, and the hard limit there is {hard} "
-        "(ulimit -Hn). Raise it for this machine or container, or use fewer nodes"
+        f"a gang of {num_nodes} nodes needs {needed} open files in the guard of node 0, and the hard limit there is "
+        f"{hard} (ulimit -Hn). Raise it for this machine or container, or use fewer nodes"
     )
 
 

@@ -18,10 +18,10 @@ from .launches import NodeTask
 from .loop import Loop
 from .preemption import KIND, Preemption, extra_s
 from .requests import Requests
+from .stream import Stream
 from .verdict import CUT, LOST, PEER, Failure, causes, story
 from .voice import Voice
 from .watch import StopWatch, TaskWatch
-from .stream import Stream
 from .work import Work
 
 TYPE_CHECKING = False

@@ -26,7 +26,9 @@ def resolve(loop: Loop, address: str, port: int, on_resolved: Callable[[list[Tar
     except (OSError, ValueError):
         import threading
 
-        look_up = threading.Thread(target=_look_up, args=(loop, address, port, on_resolved), name="resolve", daemon=True)
+        look_up = threading.Thread(
+            target=_look_up, args=(loop, address, port, on_resolved), name="resolve", daemon=True
+        )
         try:
             look_up.start()
         except RuntimeError as error:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from .accept import Acceptor
 from .dial import ConnectError, Dial, connect
-from .session import Connection, Identity
+from .session import Connection, Identity, cannot_understand
 from .verdict import LOST, Failure
 
 TYPE_CHECKING = False
@@ -25,6 +25,10 @@ CONNECT_TIMEOUT_S = 30.0
 
 LEAVING_S = 1.0
 """How much later than the end of its listening we may hear that the next node is done: that comes by way of node 0."""
+
+
+RING_BYTES = 4096
+"""Of one frame: a connection of the ring is for its end alone."""
 
 
 class Ring:
@@ -44,10 +48,18 @@ class Ring:
             secret,
             identity,
             self._add,
-            lambda role, _: None if role == "ring" else "no member joins here",
+            self._refuse,
             node=node.index,
+            frame_bytes=RING_BYTES,
+            header_bytes=RING_BYTES,
+            say=node.say,
         )
         self.port = self._acceptor.port
+
+    def _refuse(self, role: str, node: int) -> str | None:
+        if role != "ring" or node != self._node.index - 1:
+            return f"the ring of node {self._node.index} has no {role} {node}"
+        return None
 
     def close_the(self, roster: Sequence[Header]) -> None:
         """Connect to the next node, where there is one beside control."""
@@ -74,6 +86,11 @@ class Ring:
     def _add(self, connection: Connection) -> None:
         self._connections.append(connection)
         connection.on_close = self._lost
+        connection.on_fault = self._misbehaved
+
+    def _misbehaved(self, connection: Connection, error: Exception) -> None:
+        node, text = connection.node, f"{cannot_understand(error)} (to node {self._node.index})"
+        self._node.fail(Failure(node, "nonsense", text, time.time()))
 
     def _lost(self, connection: Connection, reason: str) -> None:
         if connection in self._connections:

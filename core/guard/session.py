@@ -106,8 +106,8 @@ class Connection:
         "reset", "timed out", "bad MAC" ...
     on_fault : callable
         ``on_fault(connection, error)``, once, when the connection was ended because of what it brought, or because the
-        other side does not read: a :class:`~.wire.Nonsense`, or whatever ``on_frame`` or ``on_close`` raised. Where it is
-        not set, that is an ``on_close`` with a sentence.
+        other side does not read: a :class:`~.wire.WireError`, or whatever ``on_frame`` or ``on_close`` raised. Where it
+        is not set, that is an ``on_close`` with a sentence.
     """
 
     def __init__(self, stream: Stream, seal: Seal, role: str, node: int, info: dict[str, Any], address: str) -> None:
@@ -264,6 +264,6 @@ def cannot_understand(error: Exception) -> str:
         trace = trace.tb_next
     where = "" if trace is None else f", {os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}"
     return (
-        f"sent what a guard failed over ({type(error).__name__}: {error}{where}). This is a fault of metaflow-gang; please "
-        "report it"
+        f"sent what a guard failed over ({type(error).__name__}: {error}{where}). This is a fault of metaflow-gang; "
+        "please report it"
     )

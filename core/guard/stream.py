@@ -17,12 +17,12 @@ LINGER_SECONDS = 2.0
 """How long an orderly close waits for the other side to take what was sent."""
 
 FRAMES_AT_ONCE = 64
-"""Frames of one stream that are delivered before the loop's other callbacks have their turn: a stream that sends without
-a pause must not hold up the others."""
+"""Frames of one stream that are delivered before the loop's other callbacks have their turn: a stream that sends
+without a pause must not hold up the others."""
 
 MAX_UNSENT_BYTES = 4 * MAX_FRAME
 MAX_UNSENT_FRAMES = 20_000
-"""What may wait for a connection whose other side does not read; more than that ends it (see :attr:`Stream.on_fault`)."""
+"""What may wait for a connection whose other side does not read; more ends it (see :attr:`Stream.on_fault`)."""
 
 _READ_SIZE = 256 * 1024
 _IOV = 64
@@ -37,8 +37,8 @@ class Stream:
     The stream owns ``sock`` and closes it.
 
     Where ``on_fault`` is set, as on every connection between machines, no exception of these callbacks leaves them: the
-    stream is closed, and ``on_fault(error)`` called instead of ``on_close``. It is also called where the other side does
-    not read what it is sent.
+    stream reads no more, ``on_fault(error)`` is called instead of ``on_close``, and may send last words and close; then
+    the stream is closed. It is also called where the other side does not read what it is sent.
     """
 
     def __init__(self, loop: Loop, sock: socket.socket, limit: int = MAX_FRAME) -> None:
@@ -51,6 +51,7 @@ class Stream:
         self._queue: deque[memoryview] = deque()
         self._unsent = 0
         self._write_fault = ""
+        self._faulty = False
         self._closing = False
         self._closed = False
         self._shut = False
@@ -84,9 +85,7 @@ class Stream:
                 self._unsent += len(part)
         if idle:
             self._write()
-        elif self.on_fault is not None and (
-            self._unsent > MAX_UNSENT_BYTES or len(self._queue) > MAX_UNSENT_FRAMES
-        ):
+        elif self.on_fault is not None and (self._unsent > MAX_UNSENT_BYTES or len(self._queue) > MAX_UNSENT_FRAMES):
             self._forget_unsent()
             self._write_fault = "does not read what it is sent"
             self._loop.call_later(0, self._guarded(self._end_unread))
@@ -125,8 +124,10 @@ class Stream:
                 if self.on_fault is None:
                     raise
                 self._then.clear()  # one of them may be what has raised
-                self._finish()
+                self._faulty = True
                 self.on_fault(error)
+                if not self._closing:
+                    self._finish()
 
         return call
 
@@ -141,7 +142,7 @@ class Stream:
         if not data:
             self._end(self._write_fault or "closed without a word")
             return
-        if self._closing:
+        if self._closing or self._faulty:
             # Read and dropped, because closing a socket with unread data would reset it and lose what we sent last.
             return
         self._deliver(data)
@@ -177,7 +178,7 @@ class Stream:
     def _go_on(self) -> None:
         if not self._closed:
             self._loop.add_reader(self._sock, self._guarded(self._read))
-            if not self._closing:
+            if not self._closing and not self._faulty:
                 self._deliver(b"")
 
     def _write(self) -> None:

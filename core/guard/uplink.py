@@ -11,9 +11,11 @@ from collections.abc import Callable
 from .accept import Acceptor
 from .dial import ConnectError, Dial, connect
 from .hub import Hub
+from .messages import HEADER_BYTES, inline_bytes
 from .ring import Ring
-from .session import Connection, Identity
+from .session import Connection, Identity, cannot_understand
 from .verdict import CUT
+from .wire import WireError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
@@ -83,6 +85,9 @@ class LocalUplink:
             Identity(*identity),  # type: ignore[arg-type]
             self._hub.accept,
             self._hub.refuse,
+            frame_bytes=HEADER_BYTES + inline_bytes(num_nodes),
+            header_bytes=HEADER_BYTES,
+            say=node.say,
         )
         self.address = self._acceptor.address
         self.port = self._acceptor.port
@@ -169,6 +174,7 @@ class RemoteUplink:
         self._connection = connection
         connection.on_frame = lambda conn, header, payload: self._receive(header, payload)
         connection.on_close = lambda conn, reason: self._closed(reason)
+        connection.on_fault = lambda conn, error: self._hub_failed(error)
 
     def _failed(self, error: ConnectError) -> None:
         self._dial = None
@@ -179,6 +185,13 @@ class RemoteUplink:
         if not self._left:
             text = f"the connection from node {self._node.index} to it was lost ({reason or 'closed'}): {CUT}"
             self._node.hub_lost(text)
+
+    def _hub_failed(self, error: Exception) -> None:
+        """What node 0 says is the gang's own: a guard that fails over it has failed itself."""
+        if not isinstance(error, WireError):
+            raise error
+        self._connection = None
+        self._node.hub_lost(cannot_understand(error))
 
     def _receive(self, header: Header, payload: bytes) -> None:
         op = header["op"]

@@ -1,9 +1,9 @@
 """Connections that have not proved the gang's secret yet: how long each may take, and which goes for another one.
 
-A port that others reach gets connections of which nothing ever comes: of port scanners and health checks, or of somebody
-who means it. They must not keep out the gang's own nodes. So there are places for some hundred; where all are taken, the
-oldest that has not gone on for a moment has to go, of that address which has the most. (A gang may well have one address,
-on one machine or behind one translated address: so no address has a limit of its own.)
+A port that others reach gets connections of which nothing ever comes: of port scanners and health checks, or of
+somebody who means it. They must not keep out the gang's own nodes. So there are places for some hundred; where all are
+taken, the oldest that has not gone on for a moment has to go, of that address which has the most. (A gang may well have
+one address, on one machine or behind one translated address: so no address has a limit of its own.)
 """
 
 from __future__ import annotations
