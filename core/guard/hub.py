@@ -173,8 +173,8 @@ class Hub:
             self._open_bulk(node)
         elif op == "tolerate" and node == 0:
             self._tolerate()
-        elif op == "save-seconds" and header["seconds"] > self._save_s:
-            self._save_s = header["seconds"]
+        elif op == "save-seconds":
+            self._save_s = max(self._save_s, header["seconds"])
             self._broadcast({"op": "save-seconds", "seconds": self._save_s})
 
     def _tolerate(self) -> None:

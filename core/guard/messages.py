@@ -131,4 +131,5 @@ _FIELDS: dict[str, Callable[[Checker, Header, bytes], None]] = {
     "done": _nothing,
     "bulk": _nothing,
     "heard": _nothing,
+    "tolerate": _nothing,  # of control alone; of others it does nothing
 }

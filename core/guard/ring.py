@@ -52,7 +52,7 @@ class Ring:
             node=node.index,
             frame_bytes=RING_BYTES,
             header_bytes=RING_BYTES,
-            say=node.say,
+            say=lambda line: node.say(line),
         )
         self.port = self._acceptor.port
 
