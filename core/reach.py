@@ -15,6 +15,22 @@ LEFT_BY_MPICH = ("/dev/shm/mpich_shm_*", "/tmp/hydra_hwloc_xmlfile_*")
 """What MPICH leaves when it is killed; nothing gives these files other names. Open MPI's are in folders of ours."""
 
 
+NO_SCHEDULERS = {"ras": "^slurm,tm,lsf,gridengine,alps,pbs,flux", "plm": "^slurm,tm,lsf,alps,pals"}
+"""Open MPI's parameters, of ORTE and PRRTE alike, that have it leave batch systems alone: "ras" takes nodes from an
+allocation, in place of the hostfile, "plm" starts daemons by the batch system, such as by srun. A name that the
+installation at hand does not have does no harm.
+"""
+
+_ALLOCATIONS = ("SLURM_JOB_ID", "SLURM_JOBID", "PBS_JOBID", "LSB_JOBID", "PE_HOSTFILE", "COBALT_JOBID", "FLUX_JOB_ID")
+
+
+def in_allocation(environ: Mapping[str, str]) -> bool:
+    """Whether ``environ`` is that of a job of a batch system that MPI's launchers know: Slurm, PBS, LSF, Grid Engine,
+    Cobalt or Flux. They would ask it for nodes and have it start their daemons; the nodes are the gang's.
+    """
+    return any(name in environ for name in _ALLOCATIONS)
+
+
 def reach(
     gang: Gang, wanted: str, missing: list[list[str]], peers: Peers, environ: Mapping[str, str], decorator: str
 ) -> tuple[str, str]:

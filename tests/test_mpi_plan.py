@@ -355,3 +355,63 @@ def test_nodes_with_different_mpis_are_named() -> None:
     decorator.check_same_mpi([ours, ours])
     with pytest.raises(ToolMissing, match=r"Node 0 has MPICH 5 and node 2 has Open MPI 4\.1"):
         decorator.check_same_mpi([ours, ours, theirs])
+
+
+# ---------------------------------------------------------------- batch systems
+
+
+@pytest.mark.parametrize("job", ["SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "PE_HOSTFILE"])
+def test_in_a_batch_systems_job_the_nodes_are_the_gangs(job: str) -> None:
+    in_job = {job: "1"}
+    assert "--mca ras ^slurm," in " ".join(argv(site(), env=in_job)) and "ras" not in argv(site())
+    assert "--prtemca plm ^slurm," in " ".join(argv(site(OPEN_MPI_5, rsh=""), env=in_job))
+    assert argv(site(), "--mca", "ras", "slurm", env=in_job).count("ras") == 1, "the user's own"
+    alone = {"rsh": "", "interface": ""}
+    assert "-launcher fork" in " ".join(argv(site(MPICH, **alone), env=in_job))
+    assert "-bootstrap fork" in " ".join(argv(site(INTEL, **alone), env=in_job))
+    assert "-launcher" not in argv(site(MPICH, **alone)), "there is no job"
+    assert "-launcher" not in argv(site(MPICH, **alone), env={**in_job, "HYDRA_LAUNCHER": "slurm"})
+
+
+# ---------------------------------------------------------------- the user's own hostfile, and the older package's
+
+
+def test_our_own_hostfile_is_no_other(tmp_path: Path) -> None:
+    ours = tmp_path / "hostfile"
+    ours.touch()
+    here = site(hostfile=str(ours))
+    for args in (["--hostfile", str(ours)], [f"-machinefile={ours}"], ["--hostfile", "/metaflow/hostfile.txt"]):
+        assert plan.own_arguments(here, ["-n", "9", *args])[0] == ["-n", "9"]
+    (note,) = plan.own_arguments(here, ["--hostfile", "hostfile.txt"])[1]
+    assert note == f"hostfile.txt is not written any more: mpirun gets this gang's own, {ours}."
+    (tmp_path / "hostfile.txt").touch()
+    for path in (tmp_path / "hostfile.txt", tmp_path / "mine"):
+        assert plan.own_arguments(here, ["--hostfile", str(path)]) == (["--hostfile", str(path)], [])
+
+
+def test_options_of_open_mpi_that_hydra_does_not_know() -> None:
+    args = ["-n", "4", "--allow-run-as-root", "--oversubscribe"]
+    assert plan.own_arguments(site(), args) == (args, [])
+    kept, notes = plan.own_arguments(site(MPICH), args)
+    assert kept == ["-n", "4"] and len(notes) == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["p < in", "p <in", "p > out", "p 2>&1", "p | sort", "a && b", "a; b", "p &", "p $(date)", "p `date`", "p \\\\<in"],
+)
+def test_what_only_a_shell_understands_is_refused(text: str) -> None:
+    with pytest.raises(BadAttribute, match=r"outside of quotes.*No shell runs it"):
+        program.program_words(text, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("p '<' \"|\"", ["p", "<", "|"]),
+        ("p \\< \"a && b\" '$(x)'", ["p", "<", "a && b", "$(x)"]),
+        ("p $HOME 50% #1 a=b", ["p", "$HOME", "50%", "#1", "a=b"]),
+    ],
+)
+def test_what_is_in_quotes_passes(text: str, words: list[str]) -> None:
+    assert program.program_words(text, None) == words

@@ -15,6 +15,7 @@ from ...core.hostfile import hostfile
 from ...core.launch import LaunchPlan, Process
 from ...core.peer_lost import RANK_PEER_LOST, port_taken
 from ...core.rank_report import REPORT
+from ...core.reach import NO_SCHEDULERS, in_allocation
 from .layout import Layout
 from .options import Options
 
@@ -180,6 +181,10 @@ def launcher_environment(job: Job) -> dict[str, str]:
         HYDRA_LAUNCHER="ssh",
         HYDRA_LAUNCHER_EXEC=ssh,
     )
+    if in_allocation(environ):
+        for name, value in NO_SCHEDULERS.items():
+            for prefix in ("OMPI_MCA_", "PRTE_MCA_"):
+                environ.setdefault(prefix + name, value)
     if job.interface:
         environ.update(OMPI_MCA_oob_tcp_if_include=job.interface, HYDRA_IFACE=job.interface)
     if job.is_root:

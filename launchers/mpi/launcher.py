@@ -15,9 +15,11 @@ from ...core.launch import LaunchPlan, Process
 from ...core.logs import say
 from ...core.peers import Peers
 from .failure import explain
-from .plan import Site, clean_environment, plan
-from .program import Words, program_words, under_mpi, words
+from .plan import Site, clean_environment, given, is_elsewhere, own_arguments, plan
+from .program import Words, program_words, script_of, under_mpi, words
 from .rank import USERS_TMPDIR
+from .start import LEFT, check_program, started
+from .stdin import Stdin, as_file, check_stdin
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -56,6 +58,7 @@ class MPIExecutor:
         program: Words | os.PathLike[str] = None,
         program_args: Words = None,
         env: Mapping[str, str] | None = None,
+        stdin: Stdin = None,
     ) -> None:
         """Runs ``program`` by mpirun, and waits for it.
 
@@ -71,6 +74,9 @@ class MPIExecutor:
             The program's arguments.
         env : dict, optional
             Variables for all ranks. What the body has changed in ``os.environ`` reaches all of them as well.
+        stdin : path or bytes, optional
+            A file of this node, or its content, that rank 0, which has to run here, gets as its stdin. Otherwise its
+            stdin is empty, as the others' always is.
 
         Raises
         ------
@@ -85,7 +91,7 @@ class MPIExecutor:
         -------
         ``current.mpi.run(args=["-n", "8"], program="python train.py", program_args={"epochs": 3})``
         """
-        self._run("mpirun", args, program, program_args, env)
+        self._run("mpirun", args, program, program_args, env, stdin)
 
     def exec(
         self,
@@ -93,9 +99,10 @@ class MPIExecutor:
         program: Words | os.PathLike[str] = None,
         program_args: Words = None,
         env: Mapping[str, str] | None = None,
+        stdin: Stdin = None,
     ) -> None:
         """As :meth:`run`, by mpiexec."""
-        self._run("mpiexec", args, program, program_args, env)
+        self._run("mpiexec", args, program, program_args, env, stdin)
 
     def cc(self, args: Words = None) -> None:
         """Compiles C by this MPI's compiler on this node; :meth:`broadcast_file` brings the program to the others.
@@ -156,9 +163,12 @@ class MPIExecutor:
         program: Words | os.PathLike[str],
         program_args: Words,
         env: Mapping[str, str] | None,
+        stdin: Stdin,
     ) -> None:
         check_variables("current.mpi.run", env)
-        own, command = words(args, "args"), program_words(program, program_args)
+        check_stdin(stdin)
+        command = program_words(program, program_args)
+        own, notes = own_arguments(self._site, words(args, "args"))
         added = {"MPI4PY_LIBMPI": self._site.flavour.library}
         if added.keys() & os.environ.keys() or "MPI4PY_MPIABI" in os.environ:
             added = {}
@@ -171,10 +181,16 @@ class MPIExecutor:
             if self._before.get(name) != value
         ]
         path = self._site.flavour.program(binary)
+        for note in notes:
+            say(note)
+        ranks = under_mpi(command)
+        if not is_elsewhere(own):
+            check_program(ranks[0], script_of(command), environ)
         say(shlex.join([binary, *own, *command]))
-        self._launch(
-            plan(self._site, path, own, under_mpi(command), environ, changed, os.getcwd()), shlex.join(command)
-        )
+        with as_file(stdin, self._gang.folder) as file:
+            source = LEFT if not file and given(own, {"stdin", "s"}) else file
+            launch = plan(self._site, path, own, started(ranks, source), environ, changed, os.getcwd())
+            self._launch(launch, shlex.join(command))
 
     def _launch(self, launch: LaunchPlan, what: str) -> None:
         try:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ...core.launch import LaunchPlan, Process
 from ...core.rank_report import REPORT
+from ...core.reach import NO_SCHEDULERS, in_allocation
 from .failure import PEER_LOST
 from .flavour import INTEL, OPEN_MPI_4, OPEN_MPI_5, Flavour
 from .rank import USERS_TMPDIR, told
@@ -23,6 +24,12 @@ four seconds.
 _HOSTFILE = frozenset(
     {"hostfile", "machinefile", "f", "host", "hosts", "H", "default-hostfile", "configfile", "app", "appfile"}
 )
+# Whose value names one file of nodes.
+_HOSTFILE_PATH = frozenset({"hostfile", "machinefile", "f", "default-hostfile"})
+_OLD_HOSTFILE = "hostfile.txt"
+"""What the older package called its hostfile, in the task's first working folder: /metaflow on its images."""
+# Options of Open MPI that mean nothing to Hydra, which allows both without being asked, and knows neither.
+_NOTHING_TO_HYDRA = frozenset({"allow-run-as-root", "oversubscribe"})
 _COUNT = frozenset({"n", "np", "c"})
 _MAPPED = frozenset({"N", "npernode", "ppn", "perhost", "npersocket", "configfile", "app", "appfile"})
 
@@ -67,6 +74,47 @@ class Site:
     is_root: bool
     tmpdir: str
     shared_memory: str
+
+
+def own_arguments(site: Site, args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The user's arguments of mpirun without those that say what we say anyhow, and notes of what was replaced.
+
+    Left out are our own hostfile, whose nodes are then known to be the gang's; the older package's, which is no longer
+    written; and, for Hydra, options of Open MPI for which it has no need.
+
+    Example
+    -------
+    ``own_arguments(site, ["-n", "4", "--hostfile", "/metaflow/hostfile.txt"])[0] == ["-n", "4"]``
+    """
+    kept: list[str] = []
+    notes: list[str] = []
+    rest = list(args)
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.lstrip("-").partition("=")
+        if word.startswith("-") and name in _HOSTFILE_PATH and (equals or rest):
+            path = value if equals else rest[0]
+            is_old = os.path.basename(path) == _OLD_HOSTFILE and not os.path.exists(path)
+            if is_old or _same_file(path, site.hostfile):
+                if not equals:
+                    del rest[0]
+                if is_old:
+                    notes.append(f"{path} is not written any more: mpirun gets this gang's own, {site.hostfile}.")
+                continue
+        if word.startswith("-") and name in _NOTHING_TO_HYDRA and not site.flavour.is_open_mpi:
+            notes.append(f"{word} is an option of Open MPI and was left out: {site.flavour} has no need of it.")
+            continue
+        kept.append(word)
+    return kept, notes
+
+
+def _same_file(one: str, other: str) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+def is_elsewhere(args: Sequence[str]) -> bool:
+    """Whether the user has ranks run, or look for their program, elsewhere than in this folder and on these nodes."""
+    return given(args, _HOSTFILE | {"wdir", "wd", "path", "nolocal"})
 
 
 def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -134,6 +182,9 @@ def open_mpi(site: Site, args: Sequence[str], env: Mapping[str, str], passed_on:
         argv.append("--allow-run-as-root")
     if not given(args, _HOSTFILE):
         argv += ["--hostfile", site.hostfile]
+    if in_allocation(env):
+        for name, value in NO_SCHEDULERS.items():
+            mca(name, value, runtime=True)
     if site.rsh:
         # Attached, so that what runs on another node ends with the connection; and started from here only, since
         # the others' own way to start a command is elsewhere.
@@ -165,14 +216,15 @@ def hydra(site: Site, args: Sequence[str], env: Mapping[str, str], passed_on: Se
     argv: list[str] = []
     if not given(args, _HOSTFILE):
         argv += ["-machinefile" if site.flavour.kind == INTEL else "-f", site.hostfile]
-    if site.rsh:
-        if not given(args, {"launcher", "bootstrap"}) and not {"HYDRA_LAUNCHER", "I_MPI_HYDRA_BOOTSTRAP"} & env.keys():
-            if site.flavour.kind == INTEL:
-                argv += ["-bootstrap", "ssh", "-bootstrap-exec", site.rsh]
-            else:
-                argv += ["-launcher", "ssh", "-launcher-exec", site.rsh]
-        if site.interface and not given(args, {"iface"}) and not {"HYDRA_IFACE", "I_MPI_HYDRA_IFACE"} & env.keys():
-            argv += ["-iface", site.interface]
+    chosen = given(args, {"launcher", "bootstrap"}) or bool({"HYDRA_LAUNCHER", "I_MPI_HYDRA_BOOTSTRAP"} & env.keys())
+    launcher = "-bootstrap" if site.flavour.kind == INTEL else "-launcher"
+    if site.rsh and not chosen:
+        argv += [launcher, "ssh", f"{launcher}-exec", site.rsh]
+    elif in_allocation(env) and not chosen:
+        argv += [launcher, "fork"]  # by itself it would start what runs here by srun
+    has_interface = given(args, {"iface"}) or bool({"HYDRA_IFACE", "I_MPI_HYDRA_IFACE"} & env.keys())
+    if site.rsh and site.interface and not has_interface:
+        argv += ["-iface", site.interface]
     # By itself it gives every rank control's whole environment, its PATH and its GPUs included.
     if not given(args, {"genvall", "genvnone", "genvlist", "envall", "envnone", "envlist", "configfile"}):
         argv += ["-genvlist", ",".join(passed_on)] if passed_on else ["-genvnone"]

@@ -17,6 +17,8 @@ from ...core.failure import BadAttribute
 Words = str | Sequence[Any] | Mapping[str, Any] | None
 
 _PYTHON = re.compile(r"python(\d(\.\d+)?)?")
+# What a shell would act on, and shlex takes for a part of a word: the first character of each.
+_SHELLS_OWN = "<>|&;`"
 # Options of the interpreter that take the next word as their value; -c and -m begin what it runs.
 _WITH_VALUE = frozenset({"-W", "-X", "--check-hash-based-pycs"})
 _FLAG = re.compile(r"-[bBdEhiIOqsSuvxP]+|-[WX].+")
@@ -36,6 +38,7 @@ def words(given: Words, what: str) -> list[str]:
     """
     try:
         if isinstance(given, str):
+            refuse_shell(given, what)
             return shlex.split(given)
         if isinstance(given, Mapping):
             # MPI's options of one letter have one dash; of the longer ones both spellings are known.
@@ -43,6 +46,42 @@ def words(given: Words, what: str) -> list[str]:
         return options_to_argv(given)
     except (BadArgument, ValueError) as error:
         raise BadAttribute(f"{what}: {error}") from None
+
+
+def refuse_shell(text: str, what: str) -> None:
+    """No shell runs what the user gives, so that a redirection would become an argument, without a word.
+
+    Parameters
+    ----------
+    what : str
+        How the message calls it.
+
+    Raises
+    ------
+    BadAttribute
+        ``text`` has, outside of quotes, what only a shell understands: a redirection, a pipe, a further command.
+    """
+    quote, escaped = "", False
+    for at, character in enumerate(text):
+        if escaped:
+            escaped = False
+        elif character == "\\" and quote != "'":
+            escaped = True
+        elif quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"":
+            quote = character
+        elif character in _SHELLS_OWN or text.startswith("$(", at):
+            shown = "$(...)" if character == "$" else character
+            instead = (
+                "Give the file as stdin=, which rank 0 reads."
+                if character == "<"
+                else "Put it into a script of its own, or run a shell: ['sh', '-c', '...']."
+            )
+            raise BadAttribute(
+                f"{what} has {shown} outside of quotes: {text!r}. No shell runs it, so that the program would get it "
+                f"as an argument. {instead} Quotes around it pass it on as it is."
+            )
 
 
 def program_words(program: Words | os.PathLike[str], program_args: Words) -> list[str]:
@@ -88,17 +127,35 @@ def under_mpi(argv: Sequence[str], has_mpi4py: Callable[[str], bool] = has_mpi4p
         return list(argv)
     if program in ("python", "python3"):
         program = sys.executable
-    at = 0
-    while at < len(rest):
-        if rest[at] in _WITH_VALUE:
-            at += 2
-        elif _FLAG.fullmatch(rest[at]):
-            at += 1
-        else:
-            break
-    options, command = rest[:at], rest[at:]
+    options, command = _split_options(rest)
     if not command or command[0] in ("-V", "--version", "-VV", "--help"):
         return [program, *rest]
     if command[0] == "-m" and len(command) > 1 and command[1].split(".")[0] == "mpi4py":
         return [program, *rest]
     return [program, *options, *(["-m", "mpi4py"] if has_mpi4py(program) else []), *command]
+
+
+def script_of(argv: Sequence[str]) -> str | None:
+    """The path of the script that Python is to run; None where it is to run something else, or where it is no Python.
+
+    Example
+    -------
+    ``script_of(["python", "-u", "a.py", "x"]) == "a.py"``
+    """
+    if not _PYTHON.fullmatch(os.path.basename(argv[0])):
+        return None
+    command = _split_options(argv[1:])[1]
+    return command[0] if command and not command[0].startswith("-") else None
+
+
+def _split_options(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The interpreter's own options, and what it is to run with its arguments."""
+    at = 0
+    while at < len(words):
+        if words[at] in _WITH_VALUE:
+            at += 2
+        elif _FLAG.fullmatch(words[at]):
+            at += 1
+        else:
+            break
+    return list(words[:at]), list(words[at:])
