@@ -34,6 +34,9 @@ MESSAGE = "deliberate, by the injector"
 """Of the exception that the fault ``raise`` raises."""
 
 
+CHATTER_LINES = 2500
+
+
 class ReturnEarly(Exception):
     """Caught by the step's body, which then ends well although others wait for it."""
 
@@ -181,13 +184,16 @@ ACTS = {
 
 
 def chatter() -> None:
-    """Write as a rank that debugs does, from ``go`` on."""
+    """Write as a rank that debugs does, from ``go`` on: far more than the guard keeps of a launcher's output, but no
+    more than Metaflow's console can print in some seconds.
+    """
     wait_for("go")
     line = "x" * 150
     with contextlib.suppress(BrokenPipeError):
-        while not is_there("finish"):
+        for _ in range(CHATTER_LINES):
             print("debug", line, flush=True)
             time.sleep(0.0005)
+    wait()
 
 
 class Slow:

@@ -31,6 +31,12 @@ START_S = 120.0 * FACTOR
 END_S = 45.0 * FACTOR
 """For the run to end after the fault; a stopped process counts as one after 10 s. Tells "stopped" from "hangs"."""
 
+SILENCE = {
+    "METAFLOW_GANG_LOST_HOST_TIMEOUT": str(int(10 * FACTOR)),
+    "METAFLOW_GANG_FROZEN_NODE_TIMEOUT": str(int(10 * FACTOR)),
+}
+"""The cells do not wait as long as users may want to for a host that is silent."""
+
 GONE_S = 20.0 * FACTOR
 """For what a killed run leaves to be ended by the guards."""
 
@@ -82,7 +88,7 @@ def environment(cell: Cell, folder: Path) -> dict[str, str]:
         "FOLDER": str(folder),
         "JOIN_S": str(int(60 * FACTOR)),
     }
-    return {**QUIET, **{f"FAULTS_{name}": value for name, value in told.items()}, **row.env}
+    return {**QUIET, **SILENCE, **{f"FAULTS_{name}": value for name, value in told.items()}, **row.env}
 
 
 @contextlib.contextmanager

@@ -42,8 +42,6 @@ class Row:
         "local", or "hosts" for nodes that are hosts with a network between them.
     env : mapping
         More variables of the flow.
-    cheap : bool
-        Whether it is in `make test`.
     """
 
     what: str
@@ -56,7 +54,6 @@ class Row:
     silent: tuple[int, ...] = ()
     place: str = "local"
     env: dict[str, str] = field(default_factory=dict, hash=False)
-    cheap: bool = False
 
     @property
     def name(self) -> str:

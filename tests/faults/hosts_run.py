@@ -42,7 +42,7 @@ def run(cell: Cell, folder: Path, delay: float, result: Result) -> None:
 
 
 def _strike(cell: Cell, gang: RemoteGang, place: injector.Place, delay: float, result: Result) -> None:
-    tasks = gang.start_all()
+    tasks = gang.start_all(**cell_run.SILENCE)
     place.await_marks(
         injector.wanted(cell), lambda: any(t._process.poll() is not None for t in tasks), cell_run.START_S
     )

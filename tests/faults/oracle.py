@@ -109,6 +109,8 @@ def _cannot_tell(cell: Cell, node: int) -> set[int]:
         silent |= {cell.nodes - 1}
     if who == "task" and (row.when == "importing" or (row.what == "sys.exit(0)" and row.when == "before join")):
         silent |= {cell.node}  # Metaflow does not know it yet, or nothing of it is called any more
+    if row.when == "importing":
+        silent |= others - {0}  # which may be importing as well when it is ended
     if row.when in ("storing", "end hook", "end"):
         silent |= others - {0, 1} if cell.node else others
     if row.place == "local" and who == "guard" and cell.node == 0:

@@ -29,21 +29,21 @@ def rows(whats: str, whos: str, whens: str, launchers: tuple[str, ...] = ("gang"
 
 
 ONCE_RED: tuple[Row, ...] = (
-    *rows("nothing", "all", "empty body", item=1, blames="nobody", cheap=True),
+    *rows("nothing", "all", "empty body", item=1, blames="nobody"),
     *rows("raise beside chatty ranks", "rank 3", "ranks", RANKED, item=7),
-    *rows("raise, sys.exit(0)", "task 1", "importing, before join", item=9, cheap=True),
+    *rows("raise, sys.exit(0)", "task 1", "importing, before join", item=9),
     *rows("sys.exit(1), sys.exit(text), os._exit(0), os._exit(3)", "rank 3", "ranks", RANKED, item=10),
-    *rows("slow end hook", "task 2", "body", item=12, blames="node 1", cheap=True),
+    *rows("slow end hook", "task 2", "body", item=12, blames="node 1"),
     *rows("SIGSTOP", "guard 1", "body", item=14),
     *rows("freeze", "host 1, host 0", "body", item=14, place="hosts"),
     *rows("blocked SIGCHLD, blocked SIGTERM, blocked SIGUSR1", "all", "ranks", item=15, blames="nobody"),
     *rows("SIGTERM", "task 0, task 1", "ranks", BODIES, item=21),
-    *rows("return early", "task 0", "collective", item=22, cheap=True),
-    *rows("os._exit(3)", "task 1", "collective", item=23, cheap=True),
-    *rows("C exit(4), closes its descriptors, exec of another program", "task 1", "collective", item=23, cheap=True),
-    *rows("SIGKILL", "run", "importing", item=24, blames="none", cheap=True),
-    *rows("thread left", "task 1", "collective", item=25, cheap=True),
-    *rows("thread kept", "task 0", "collective", item=25, blames="node 1", told="ValueError", cheap=True),
+    *rows("return early", "task 0", "collective", item=22),
+    *rows("os._exit(3)", "task 1", "collective", item=23),
+    *rows("C exit(4), closes its descriptors, exec of another program", "task 1", "collective", item=23),
+    *rows("SIGKILL", "run", "importing", item=24, blames="none"),
+    *rows("thread left", "task 1", "collective", item=25),
+    *rows("thread kept", "task 0", "collective", item=25, blames="node 1", told="ValueError"),
     *rows("SIGSTOP", "task 0", "storing", item=25),
     *rows("SIGSTOP", "rank 3", "ranks", STARTED, item=25),
     *rows("message of many lines", "task 1", "collective", item=28),
@@ -51,19 +51,19 @@ ONCE_RED: tuple[Row, ...] = (
 )
 
 TASKS: tuple[Row, ...] = (
-    *rows("SIGKILL, SIGTERM, SIGSTOP", "task 1", "importing", cheap=False),
+    *rows("SIGKILL, SIGTERM, SIGSTOP", "task 1", "importing"),
     *rows("SIGKILL", "task 0", "importing, before join, end hook, end", blames="none"),
     *rows("os._exit(3)", "task 1", "importing, before join, end hook"),
     *rows("SIGKILL, SIGTERM, SIGSTOP", "task 1", "before join"),
     *rows("SIGKILL, SIGTERM, SIGSTOP", "task 0, task 1", "forming"),
-    *rows("SIGKILL", "task 0, task 1", "body", cheap=True),
+    *rows("SIGKILL", "task 0, task 1", "body"),
     *rows("SIGTERM, SIGSTOP, SIGSEGV, SIGABRT, SIGBUS", "task 1", "body"),
     *rows("SIGTERM, SIGSTOP, SIGSEGV, SIGABRT", "task 0", "body"),
     *rows("SIGKILL, SIGTERM, SIGSTOP", "task 0, task 1", "collective"),
     *rows("SIGKILL, SIGTERM, SIGSTOP", "task 0, task 1", "ranks"),
     *rows("raise, sys.exit(1), sys.exit(text), recursion", "task 0, task 1", "collective"),
-    *rows("sys.exit(0)", "task 0, task 1", "collective", cheap=True),
-    *rows("return early", "task 1", "collective", cheap=True),
+    *rows("sys.exit(0)", "task 0, task 1", "collective"),
+    *rows("return early", "task 1", "collective"),
     *rows("os._exit(0)", "task 0, task 1", "collective"),
     *rows("os._exit(3), C exit(4), closes its descriptors, exec of another program", "task 0", "collective"),
     *rows("os.abort, segfault", "task 0, task 1", "body"),
@@ -127,6 +127,18 @@ HOSTS: tuple[Row, ...] = (
     *rows("cut", "link 0, link 1", "body, collective", place="hosts"),
     *rows("loss of power, cut", "host 1", "ranks", ("torchrun", "mpi", "jax"), place="hosts"),
 )
+
+ALIKE: dict[str, str] = {
+    **dict.fromkeys(("SIGSEGV", "SIGABRT", "SIGBUS", "os.abort", "segfault"), "crash"),
+    **dict.fromkeys(("raise", "recursion", "memory exhausted", "message of 9 MB", "message that is no UTF-8"), "raise"),
+    **dict.fromkeys(
+        ("sys.exit(0)", "sys.exit(1)", "sys.exit(text)", "os._exit(0)", "os._exit(3)", "C exit(4)"), "exit"
+    ),
+}
+"""Faults of one family, of which `make test` takes one a day."""
+
+SLOW = ("SIGSTOP | guard", "SIGSTOP | task 0 | storing")
+"""Beginnings of the names of those that `make test` leaves to `make test-all`: they wait for a silence of some length."""
 
 ROWS: tuple[Row, ...] = (*ONCE_RED, *TASKS, *OTHERS, *LAUNCHED, *HOSTS)
 

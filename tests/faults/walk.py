@@ -100,6 +100,8 @@ def main(words: list[str]) -> int:
     parser.add_argument("--record", action="store_true", help="write results.json")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--without", default="^$", help="leave out those whose name holds a match of this")
+    parser.add_argument("--left", action="store_true", help="only those that results.json does not have as green")
+    parser.add_argument("--part", default="1/1", help="2/3: the second of three parts")
     parser.add_argument("--new", action="store_true", help="leave out what an audit had found red")
     parser.add_argument("--impossible", help="a part of the name of cells that cannot occur")
     arguments = parser.parse_args(words)
@@ -116,6 +118,10 @@ def main(words: list[str]) -> int:
     some = [cell for cell in cells(ROWS) if re.search(arguments.only, cell.name)]
     some = [cell for cell in some if not re.search(arguments.without, cell.name)]
     some = [cell for cell in some if not (arguments.new and cell.row.item is not None)]
+    if arguments.left:
+        some = [cell for cell in some if not load(RESULTS).get(cell.name, {}).get("green")]
+    part, parts = map(int, arguments.part.split("/"))
+    some = some[part - 1 :: parts]
     if arguments.list:
         for cell in some:
             print(cell.name)
