@@ -138,7 +138,7 @@ ALIKE: dict[str, str] = {
 """Faults of one family, of which `make test` takes one a day."""
 
 SLOW = ("SIGSTOP | guard", "SIGSTOP | task 0 | storing")
-"""Beginnings of the names of those that `make test` leaves to `make test-all`: they wait for a silence of some length."""
+"""How the names of those begin that `make test` leaves to `make test-all`: they wait for some silence."""
 
 ROWS: tuple[Row, ...] = (*ONCE_RED, *TASKS, *OTHERS, *LAUNCHED, *HOSTS)
 
