@@ -46,19 +46,17 @@ def main() -> None:
     os.rename(file.name, os.path.join(acts.FOLDER, "at", f"child of rank {rank}@{acts.WHEN}"))
     collective()
     who = f"rank {rank}"
-    if acts.WHEN == "ranks compute" and who != acts.WHO:
-        acts.mark(who, acts.WHEN)
-        acts.wait()
-    elif acts.WHAT == "raise beside chatty ranks" and who != acts.WHO:
-        acts.mark(who, acts.WHEN)
+    acts.mark(who, acts.WHEN)
+    chatty = acts.WHAT == "raise beside chatty ranks"
+    if chatty and who != acts.WHO:
         acts.chatter()
-    else:
-        acts.mark(who, acts.WHEN)
-        while not acts.is_there("finish"):
-            if who == acts.WHO and acts.WHAT in acts.ACTS and acts.is_there("go"):
-                acts.ACTS[acts.WHAT]()
+    alone = chatty or acts.WHEN == "ranks compute"
+    while not acts.is_there("finish"):
+        if who == acts.WHO and acts.WHAT in acts.ACTS and acts.is_there("go"):
+            acts.ACTS[acts.WHAT]()
+        if not alone:
             collective()
-            time.sleep(acts.STEP_S)  # ranks that only wait for each other keep all processors busy
+        time.sleep(acts.STEP_S)  # ranks that only wait for each other keep all processors busy
     child.kill()
     child.wait()
 
