@@ -17,7 +17,7 @@ from .context import Gang, Node
 from .devices import cpu_count, gpu_count
 from .failure import GangException, GangFailed
 from .guard.farewell import remove_folder
-from .guard.private import in_base
+from .guard.private import in_base, temporary_folder
 from .guard.processes import GANG_MARKER
 from .link import INTERRUPT, STACKS, Link
 from .meeting import DatastoreMeeting, MeetingFailed
@@ -130,7 +130,7 @@ class Forming:
             if isinstance(error, PermissionError) and error.errno is None:
                 raise GangException(str(error)) from None
             raise GangException(
-                f"Node {self._node} ({socket.gethostname()}) cannot use its temporary folder {tempfile.gettempdir()}: "
+                f"Node {self._node} ({socket.gethostname()}) cannot use its temporary folder {temporary_folder()}: "
                 f"{error.strerror or error}. Make room there, or set TMPDIR to another folder."
             ) from None
         return folder

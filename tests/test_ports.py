@@ -474,4 +474,4 @@ def test_the_temporary_folder_is_the_one_of_tempfile(tmp_path: Path, monkeypatch
     for value in (str(tmp_path), str(tmp_path / "missing"), ""):
         monkeypatch.setenv("TMPDIR", value)
         monkeypatch.setattr(tempfile, "tempdir", None)
-        assert private._temporary_folder() == tempfile.gettempdir()
+        assert private.temporary_folder() == tempfile.gettempdir()

@@ -27,7 +27,7 @@ def base_folder() -> str:
         Every name of the series is taken by something that is not a private folder of this user.
     """
     user = os.geteuid()
-    first = os.path.join(_temporary_folder(), f"metaflow-gang-{user}")
+    first = os.path.join(temporary_folder(), f"metaflow-gang-{user}")
     for candidate in (first, *(f"{first}.{number}" for number in range(1, 10))):
         with contextlib.suppress(FileExistsError):
             os.mkdir(candidate, 0o700)
@@ -85,7 +85,7 @@ def remove_if_empty(*folders: str) -> None:
             os.rmdir(folder)
 
 
-def _temporary_folder() -> str:
+def temporary_folder() -> str:
     """What tempfile.gettempdir() answers, whose import would take the guard a third of its start-up time."""
     for name in (*map(os.environ.get, ("TMPDIR", "TEMP", "TMP")), "/tmp", "/var/tmp", "/usr/tmp"):
         if name and os.path.isdir(name) and os.access(name, os.W_OK | os.X_OK):
