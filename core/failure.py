@@ -87,6 +87,8 @@ class ProcessFailed(GangException):
     rank : int or None
     exit_code : int
         As in :mod:`subprocess`: negative for a signal.
+    ended : str
+        The same as a clause: "was killed by SIGSEGV", "called sys.exit(3)".
     tail : str
         Its last output, both streams.
     traceback : str
@@ -100,6 +102,7 @@ class ProcessFailed(GangException):
         self.title: str = record["title"]
         self.rank: int | None = record["rank"]
         self.exit_code: int = record["exit_code"]
+        self.ended: str = record.get("ended") or how_it_ended(self.exit_code)
         self.tail: str = record["tail"]
         self.traceback: str = record.get("traceback", "")
         self.error_file: str | None = record.get("error_file")
@@ -108,7 +111,7 @@ class ProcessFailed(GangException):
     def describe(self) -> str:
         """What happened, with the traceback or else the last lines of output."""
         detail = self.traceback or last_lines(self.tail)
-        return f"{self.title} {how_it_ended(self.exit_code)}" + (f":\n{indent(detail)}" if detail.strip() else ".")
+        return f"{self.title} {self.ended}" + (f":\n{indent(detail)}" if detail.strip() else ".")
 
 
 class GangInterrupt(BaseException):

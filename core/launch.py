@@ -35,6 +35,9 @@ class Process:
         that a process with a ``report`` starts does.
     delay : float
         Seconds by which the program starts later than those without.
+    records_exceptions : bool
+        Whether it writes every exception, and every ``sys.exit()`` with another code than 0, into its error file, so
+        that an exit without any is known as that of ``os._exit()`` or of a library.
     report : str, optional
         Regular expression with the groups ``rank`` (or ``title``, where it starts no ranks) and ``exit_code``, and
         ``node`` where ranks may be on other nodes, found in the last output of a process that itself starts others and
@@ -54,6 +57,7 @@ class Process:
     report: str | None = None
     report_grace: float | None = None
     delay: float = 0.0
+    records_exceptions: bool = False
 
 
 @dataclass(frozen=True)

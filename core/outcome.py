@@ -6,7 +6,7 @@ Every launcher whose body runs on all nodes ends a call like this.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,13 +100,31 @@ def collect(gang: Gang, call: FunctionCall, nprocs: Sequence[int], failure: type
     own = read_returns(call)
     expected = nprocs[gang.node_index]
     if len(own) != expected:
-        raise failure(
-            f"{call.name}() returned in {len(own)} of the {expected} ranks on node {gang.node_index}: the others "
-            "ended their process without returning, as os._exit() does."
-        )
+        first = sum(nprocs[: gang.node_index])
+        raise failure(without_return(call.name, own, first, expected, f" on node {gang.node_index}"))
     gathered = gang.all_gather(sorted(own.items()))
     wanted = [pair for node in gathered for pair in node] if gang.is_control else sorted(own.items())
     return [_loaded(call, rank, value, failure) for rank, value in sorted(wanted)]
+
+
+def without_return(name: str, own: Mapping[int, Any], first: int, expected: int, where: str = "") -> str:
+    """A sentence about the ranks that ended with code 0 where the function ``name`` has not returned.
+
+    Parameters
+    ----------
+    own : mapping
+        What returned, by rank.
+    first, expected : int
+        The first rank, and the number of ranks, that were to return.
+    where : str
+        " on node 1", or "".
+    """
+    missing = [str(rank) for rank in range(first, first + expected) if rank not in own]
+    shown = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
+    return (
+        f"{name}() returned in {len(own)} of the {expected} ranks{where}: {'rank' if len(missing) == 1 else 'ranks'} "
+        f"{shown} ended with code 0 without returning, as by os._exit(0)."
+    )
 
 
 def _loaded(call: FunctionCall, rank: int, value: bytes, failure: type[GangException]) -> Any:

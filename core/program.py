@@ -11,7 +11,7 @@ from .context import Gang
 from .entrypoint import Entrypoint
 from .failure import GangException, ProcessFailed
 from .functions import RANK_CHILD, error_text, load_error, read_error
-from .guard.verdict import how_it_ended, indent, last_lines, said_by
+from .guard.verdict import indent, last_lines, said_by
 from .launch import LaunchPlan, Process
 
 
@@ -45,6 +45,7 @@ def run_program(
         title=what.name,
         rank=rank,
         error_file=error_file,
+        records_exceptions=True,
     )
     try:
         gang.launch(LaunchPlan((process,), peer_lost=peer_lost))
@@ -67,7 +68,7 @@ def explain(
     """
     detail = ""
     if failure.exit_code > 0:
-        detail = error_text(read_error(failure.error_file)) or failure.traceback
+        detail = failure.traceback or error_text(read_error(failure.error_file))
         # Where a peer was first, another's words are told: to load a framework for its exception takes seconds.
         blames_a_peer = any(re.search(pattern, detail) for pattern in peer_lost)
         error = None if blames_a_peer else load_error(failure.error_file, f"{failure.title} on {where}")
@@ -76,4 +77,4 @@ def explain(
     detail = detail or last_lines(said_by(failure.rank, failure.tail) if failure.rank is not None else failure.tail)
     shown = f":\n{indent(detail)}" if detail.strip() else ", and printed nothing."
     running = f", running {what}," if what else ""
-    return failed(f"{failure.title} on {where}{running} {how_it_ended(failure.exit_code)}{shown}")
+    return failed(f"{failure.title} on {where}{running} {failure.ended}{shown}")

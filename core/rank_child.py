@@ -2,8 +2,9 @@
 
 Started as a script, ``python -u rank_child.py CALL`` or ``python -u rank_child.py --script SCRIPT ARGUMENT...``, by
 whatever starts the ranks. Standard library only, and nothing of this package is imported: the child pays for what the
-user's code needs and for no more. What it adds is at the end: an exception is written down, with the moment it was
-raised, and a process that is done ends at once.
+user's code needs and for no more. What it adds is a record of how the code ended: an exception, or the code or text of
+``sys.exit()``, is written to the error file before any file or socket of the process is closed. The process itself ends
+as Python ends one: threads are awaited, exit handlers run, objects are finalized and open files are flushed and closed.
 """
 
 from __future__ import annotations
@@ -22,12 +23,19 @@ import faulthandler
 import json
 import os
 import pickle
-import threading
+import signal
 import time
 import traceback
 from importlib.machinery import SourceFileLoader
 from types import ModuleType, TracebackType
-from typing import Any, NoReturn
+from typing import Any
+
+_RANK_PID = os.getpid()
+"""Of the rank itself. What a process that it forks raises or returns is not the rank's."""
+
+
+_EXIT_TEXT_LIMIT = 200
+"""Characters of what ``sys.exit()`` was called with that the failure's sentence has; the traceback has all of it."""
 
 
 class BadReturn(TypeError):
@@ -54,10 +62,12 @@ def main(path: str) -> int:
             value = function(*args, **kwargs)
         except SystemExit as end:
             if end.code not in (None, 0):
+                _record_exit(end)
                 raise
             # It ended the process as done: there is nothing to return.
             value = None
-        _leave(path, _dump(name, value))
+        if os.getpid() == _RANK_PID:
+            _leave(path, _dump(name, value))
         return 0
     except Exception as error:
         _print_error(error, prefix)
@@ -82,43 +92,46 @@ def run_script(path: str, arguments: list[str]) -> int:
         with open(full, "rb") as file:
             code = compile(file.read(), full, "exec", dont_inherit=True)
         exec(code, module.__dict__)
-    except (SystemExit, KeyboardInterrupt):
+    except SystemExit as end:
+        _record_exit(end)
+        raise
+    except KeyboardInterrupt:
         raise
     except BaseException as error:
         error.__traceback__ = _users_frames(error)
         if not os.path.exists(os.environ.get("TORCHELASTIC_ERROR_FILE", os.devnull)):
             _record_error(error)  # torch's @record, where the script uses it, was here first
+        # As the interpreter does it, so that what the frames hold lives as long as it would there.
+        sys.last_type, sys.last_value, sys.last_traceback = type(error), error, error.__traceback__
+        if sys.version_info >= (3, 12):
+            sys.last_exc = error
         sys.excepthook(type(error), error, error.__traceback__)
         return 1
     return 0
 
 
-def leave(code: int) -> NoReturn:
-    """Ends the process as a script ends, with its threads awaited and all exit handlers run, but at once then.
+def _mark_the_end() -> None:
+    """Leaves a mark that this rank's code came to its end with code 0, for the guard that gave it its error file.
 
-    Python would first take itself apart, which takes 0.2 s where torch was imported and frees what the kernel frees
-    anyway. After an exception C++'s exit handlers are left out, too: a collective that was cut short leaves threads
-    that would abort the process.
+    Others that still need this rank complain about it from now on; finalizing the interpreter may take longer.
     """
-    try:
-        threading._shutdown()  # type: ignore[attr-defined]
-        atexit._run_exitfuncs()
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 1
-    except BaseException:
-        traceback.print_exc()
-        code = code or 1
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()
-    with contextlib.suppress(ImportError, OSError, AttributeError):
-        import ctypes
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    # The agent's error files may be in a folder of the user.
+    if path and os.getpid() == _RANK_PID and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        with contextlib.suppress(OSError):
+            open(f"{path}.ended", "w").close()
 
-        libc = ctypes.CDLL(None)
-        libc.fflush(None)
-        if code == 0:
-            libc.exit(0)
-    os._exit(code)
+
+def _finish_in_spite_of_sigterm() -> None:
+    """Lets the interpreter's finalization close and flush what is open although the gang is being stopped.
+
+    A rank that has come to its end has its own cause, or is done; SIGTERM would only cut off the data that its files
+    still buffer. The guard's SIGKILL, after the grace, ends one that does not finish. A handler of the user stays. This
+    one is a function and not SIG_IGN, which programs that exit handlers start would inherit.
+    """
+    with contextlib.suppress(ValueError):  # not the main thread, in a process that a thread forked
+        if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, lambda number, frame: None)
 
 
 def _import_main(path: str, package: str | None) -> None:
@@ -189,10 +202,21 @@ def _print_error(error: BaseException, prefix: str) -> None:
     sys.stderr.flush()
 
 
-def _record_error(error: BaseException) -> None:
-    """Writes the error file as torch's ``@record`` does, plus the exception itself under "gang"."""
+def _record_exit(end: SystemExit) -> None:
+    """Writes the error file for a ``sys.exit()`` with a code other than 0, or with a text; its code is 1 then."""
+    if end.code in (None, 0):
+        return
+    end.__traceback__ = _users_frames(end) or end.__traceback__
+    code = end.code & 0xFF if isinstance(end.code, int) else 1
+    if code:
+        how = f"called sys.exit({end.code!r:.{_EXIT_TEXT_LIMIT}})"
+        _record_error(end, {"exit_code": code, "how": how, "printed": isinstance(end.code, int)})
+
+
+def _record_error(error: BaseException, more: dict[str, Any] | None = None) -> None:
+    """Writes the error file as torch's ``@record`` does, plus the exception itself, and ``more``, under "gang"."""
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if not path:
+    if not path or os.getpid() != _RANK_PID:
         return
     kind = type(error)
     now = time.time()
@@ -201,10 +225,20 @@ def _record_error(error: BaseException) -> None:
             "message": f"{kind.__name__}: {error}",
             "extraInfo": {"py_callstack": _text(error), "timestamp": str(int(now))},
         },
-        "gang": {"type": f"{kind.__module__}.{kind.__qualname__}", "time": now, "pickle": _pickled(error)},
+        "gang": {
+            "type": f"{kind.__module__}.{kind.__qualname__}",
+            "time": now,
+            "exit_code": 1,
+            "pickle": _pickled(error) if isinstance(error, Exception) else None,
+            **(more or {}),
+        },
     }
-    with contextlib.suppress(OSError), open(path, "w") as file:
-        json.dump(record, file)
+    # Whole or not at all: the guard may read it at any moment.
+    partial = f"{path}.{_RANK_PID}"
+    with contextlib.suppress(OSError):
+        with open(partial, "w") as file:
+            json.dump(record, file)
+        os.replace(partial, path)
 
 
 def _pickled(error: BaseException) -> str | None:
@@ -223,8 +257,13 @@ def _pickled(error: BaseException) -> str | None:
 if __name__ == "__main__":
     try:
         ended = run_script(sys.argv[2], sys.argv[3:]) if sys.argv[1] == "--script" else main(sys.argv[1])
+        if not ended:
+            _mark_the_end()
     except SystemExit as end:
-        if end.code not in (None, 0):
-            raise  # Python knows what its code means: a number, or a text to print
-        ended = 0
-    leave(ended)
+        if not end.code:
+            _mark_the_end()
+        raise
+    finally:
+        # Registered last, so it runs before the other exit handlers, once the threads have ended.
+        atexit.register(_finish_in_spite_of_sigterm)
+    sys.exit(ended)

@@ -14,6 +14,7 @@ if __name__ == "__main__" and sys.path and __file__.startswith(sys.path[0] + "/"
     # Where it is not started with -I, this file's folder comes first on the path.
     del sys.path[0]
 
+import contextlib
 import json
 import os
 import signal
@@ -65,7 +66,15 @@ def main(name: str) -> int:
     if code and not was_ended_by_the_launcher(code, asked):
         _, is_gang, node = os.environ.get("METAFLOW_GANG_ID", "").rpartition(".")
         os.write(2, f"[gang] rank {env['RANK']} (node {node if is_gang else 0}) ended with {code}\n".encode())
+    elif not code:
+        mark_the_end(env["TORCHELASTIC_ERROR_FILE"])
     return 128 - code if code < 0 else code
+
+
+def mark_the_end(error_file: str) -> None:
+    """Leave the mark of a rank that came to its end with code 0, where it has not done so itself."""
+    with contextlib.suppress(OSError):
+        os.close(os.open(f"{error_file}.ended", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def was_ended_by_the_launcher(code: int, asked: set[int]) -> bool:

@@ -222,7 +222,12 @@ def test_an_exception_that_cannot_be_pickled_comes_back_as_text(flow: Path) -> N
     codes, _, error, record, texts = run_flow(flow, "breaks_for_good")  # type: ignore[misc]
     assert codes == [1]
     assert error is None
-    assert record["gang"] == {"type": "__mp_main__.CannotComeBack", "time": record["gang"]["time"], "pickle": None}
+    assert record["gang"] == {
+        "type": "__mp_main__.CannotComeBack",
+        "time": record["gang"]["time"],
+        "exit_code": 1,
+        "pickle": None,
+    }
     assert "CannotComeBack: lost" in texts[0]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -12,10 +11,11 @@ from collections.abc import Callable
 from functools import partial
 
 from . import processes
+from .endings import Words, how_a_rank_ended, read_words
 from .loop import Loop, Timer
 from .output import Pump
 from .tail import Tail
-from .verdict import EVIDENCE, PEER, Failure, how_it_ended, last_lines, last_traceback, said_by
+from .verdict import EVIDENCE, PEER, Failure, last_lines, last_traceback, said_by
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
@@ -49,6 +49,7 @@ class Child:
         self.error_file: str | None = spec.get("error_file")
         self.report: str | None = spec.get("report")
         self.peer_lost: list[str] = spec.get("peer_lost", [])
+        self._records_exceptions: bool = spec.get("records_exceptions", False)
         self.tail = Tail()
         self._errors = Tail()
         self.exit_code: int | None = None
@@ -174,7 +175,10 @@ class Child:
             title = groups.get("title") or f"rank {rank}"
             return title, rank, int(found["exit_code"]), int(node) if node else None
         assert self.exit_code is not None
-        return self.title, self.rank, self.exit_code, None
+        exit_code, words = self.exit_code, self._words()
+        if exit_code in (-signal.SIGTERM, -signal.SIGKILL) and words.exit_code is not None:
+            exit_code = words.exit_code  # it was on its way out with that, and was stopped there
+        return self.title, self.rank, exit_code, None
 
     def _found_report(self) -> re.Match[str] | None:
         """What it has told, so far, of a rank that it had started: the first that does not say itself that a peer of it
@@ -195,7 +199,7 @@ class Child:
         rank, exit_code = _rank_in(report), int(report["exit_code"])
         if rank is None or exit_code < 0 or not self.error_file:
             return False
-        return matches(self.peer_lost, _written(self.error_file.replace("{rank}", str(rank)))[0])
+        return matches(self.peer_lost, read_words(self.error_file.replace("{rank}", str(rank))).text)
 
     def _until_the_report(self, tail: str) -> str:
         """What came after it is about the end of the others, and so are their own lines before it."""
@@ -213,6 +217,7 @@ class Child:
             "title": title,
             "rank": rank,
             "exit_code": exit_code,
+            "ended": self._how(exit_code),
             "tail": self.tail.text(),
             "error_file": self._error_file(),
         }
@@ -226,10 +231,9 @@ class Child:
 
     def traceback(self) -> tuple[str, float]:
         """The traceback it left in its error file, else in its output, and when it was written (0.0 if unknown)."""
-        path = self._error_file()
-        detail, written = _written(path) if path else ("", 0.0)
-        if detail:
-            return detail, written
+        words = self._words()
+        if words.text:
+            return self._with_what_it_printed(words), words.time
         # Where stdout is shown too, its lines may stand in the middle of the traceback.
         texts = [self._errors.text(), self.tail.text()]
         found = self._found_report()
@@ -253,7 +257,7 @@ class Child:
         return Failure(
             node if elsewhere is None else elsewhere,
             "signal" if exit_code < 0 else "exit",
-            f"{title} {self._ending(exit_code, detail)}",
+            f"{title} {self._how(exit_code, detail)}",
             min(ended, written or ended),
             detail or last_lines(tail),
             rank,
@@ -261,12 +265,20 @@ class Child:
             teller=node,
         )
 
-    @staticmethod
-    def _ending(exit_code: int, detail: str) -> str:
-        # An exception in a rank may leave C++ threads behind, which then abort the interpreter on its way out.
-        if exit_code == -signal.SIGABRT and detail:
-            return "raised an exception, and was aborted on its way out (SIGABRT)"
-        return how_it_ended(exit_code)
+    def _words(self) -> Words:
+        """What it, or the rank that it reports, wrote down of its end."""
+        return read_words(self._error_file())
+
+    def _with_what_it_printed(self, words: Words) -> str:
+        """Where ``sys.exit()`` was called, after what was printed before that, which may say why: argparse does so."""
+        if not words.printed:
+            return words.text
+        printed = last_lines(self._until_the_report(self._errors.text()))
+        return f"{printed}\n{words.text}" if printed.strip() else words.text
+
+    def _how(self, exit_code: int, detail: str | None = None) -> str:
+        detail = self.traceback()[0] if detail is None else detail
+        return how_a_rank_ended(exit_code, self._words(), detail, self._records_exceptions)
 
     def dying_words(self, node: int, since: float) -> Failure | None:
         """Evidence of a process that is about to fail but has not ended: what it wrote into its error file lately."""
@@ -276,22 +288,8 @@ class Child:
         last_words = any(tail.text().rstrip().endswith(detail) for tail in (self._errors, self.tail))
         if written < since and not (written == 0.0 and last_words):
             return None
-        return Failure(node, "exception", f"{self.title} raised", written or time.time(), detail, self.rank)
-
-
-def _written(error_file: str) -> tuple[str, float]:
-    """A process's last words in its error file and when it wrote them; "" and 0.0 where there is none, or where it is
-    not in torch's format: then the output says what happened.
-    """
-    try:
-        with open(error_file, encoding="utf-8", errors="replace") as file:
-            message = json.load(file)["message"]
-        written = os.stat(error_file).st_mtime
-        if isinstance(message, str):
-            return message, written
-        return str(message["extraInfo"]["py_callstack"] or message["message"]), written
-    except (OSError, ValueError, KeyError, TypeError):
-        return "", 0.0
+        how = self._words().how or "raised"
+        return Failure(node, "exception", f"{self.title} {how}", written or time.time(), detail, self.rank)
 
 
 def _rank_in(report: re.Match[str]) -> int | None:

@@ -15,7 +15,7 @@ from .messages import Checker, check_info
 from .preemption import KIND, extra_s, stop_message
 from .rollcall import RollCall
 from .session import Connection, cannot_understand, send_to_all
-from .verdict import CUT, LOST, PEER, Failure, causes, story
+from .verdict import CUT, LOST, PEER, Failure, causes, ranks_that_left, story
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
@@ -67,6 +67,7 @@ class Hub:
         self._failures: list[Failure] = []
         self._stop_time: float | None = None
         self._save_s = 0.0
+        self._ended_ranks: dict[int, list[tuple[int, float]]] = {}
         self._told = False
         self._complete = False
         self._tolerance: Tolerance | None = None
@@ -159,6 +160,9 @@ class Hub:
             if connection is not None:
                 failure = failure.corrected(connection.offset, connection.uncertainty)
             self.fail(failure)
+        elif op == "ranks-ended":
+            offset = connection.offset if (connection := self._members.get(node)) is not None else 0.0
+            self._ended_ranks[node] = [(rank, moment + offset) for rank, moment in header["ranks"]]
         elif op == "stopped":
             self._stopped.add(node)
             self._maybe_tell()
@@ -296,10 +300,12 @@ class Hub:
             self._tolerance.tell()
         self._blame_the_silent()
         told = causes(self._failures)
+        left = ranks_that_left(told, self._ended_ranks)
         message: Header = {
             "op": "story",
-            "story": story(self._failures, self.hostnames),
+            "story": story(self._failures, self.hostnames, left),
             "causes": [{"node": failure.teller} for failure in told],
+            "left": left,
         }
         self._broadcast(message)
         if not self._members:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from . import processes
 from .children import Child, matches
+from .endings import ended_well, has_ranks
 from .loop import Loop
 from .output import Labelled, Log, Raw
 from .verdict import Failure, how_it_ended, last_lines, last_traceback
@@ -79,6 +80,13 @@ class Launch:
         if not self.check or self._ending:
             return []
         return [child for child in self.children if child.exit_code and not child.settled]
+
+    def ended_well(self) -> dict[int, float] | None:
+        """The ranks that ended with code 0 before the launch was stopped, and when; None where it has no ranks."""
+        if not any(has_ranks(child) for child in self.children):
+            return None
+        stopped_at = self._ended_from or time.time()
+        return {rank: moment for child in self.children for rank, moment in ended_well(child, stopped_at)}
 
     def results(self) -> list[dict[str, Any]]:
         return [child.result() for child in self.children]

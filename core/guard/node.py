@@ -85,6 +85,8 @@ class Node:
         self.signals = (0, 0)
         self.preemption = Preemption(self)
         self.ending = TaskEnd(self)
+        self.work.on_ranks_ended = self._ranks_ended
+        self._told_of_ranks = False
         self.told: Header | None = None
         self._failures: list[Failure] = []  # of this node, and of its way to the hub
         self.stopping = False
@@ -206,6 +208,8 @@ class Node:
             # The cause may be a process here that has raised but not yet ended; its own words tell.
             for words in self.work.dying_words(self.index, time.time() - LATELY_S):
                 self._tell_hub(words)
+        for launch in self.work.launches.values():
+            self._ranks_ended(launch.ended_well())  # now: what is left of it may take longer than the story waits
         grace = max(self.work.longest_grace(), save_s) + save_s
         self.work.end_launches(lasting=False, grace=save_s)
         self.desk.stop()
@@ -261,11 +265,17 @@ class Node:
                 self._maybe_exit()
 
     def _tell(self, header: Header) -> None:
-        self.told = {"story": header["story"], "causes": header["causes"]}
+        self.told = {name: header[name] for name in ("story", "causes", "left") if name in header}
         self.desk.answer_all("story", self.told)
         if not self._task_alive:
             self.say(f"Node {self.index}'s task is dead. {header['story']}")
         self._maybe_exit()
+
+    def _ranks_ended(self, ranks: dict[int, float] | None) -> None:
+        """Of the latest launch, those that ended with code 0. The hub names them where other ranks miss them."""
+        if ranks or (self._told_of_ranks and ranks is not None):  # what the hub knows is of an earlier launch
+            self._told_of_ranks = bool(ranks)
+            self.send({"op": "ranks-ended", "ranks": list(ranks.items())})
 
     def _port_taken(self, key: str) -> None:
         self.send({"op": "cancel", "key": key})

@@ -13,7 +13,7 @@ tell apart are both named.
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
@@ -23,6 +23,9 @@ EVIDENCE, LOST, PEER = 1, 2, 3
 
 TIE_S = 0.002
 """Two records closer than this are a tie even on one clock: it is the time a guard needs to notice two deaths."""
+
+LEAVING_S = 1.0
+"""How long after a complaint about it a rank's end with code 0 may be noted: it closes its connections before."""
 
 CUT = "its host, its container or its guard process has died, or the network between them is cut"
 """What may be behind a connection that is lost."""
@@ -109,6 +112,8 @@ def how_it_ended(exit_code: int) -> str:
     if exit_code >= 0:
         return f"exited with code {exit_code}"
     name = signal_name(-exit_code)
+    if exit_code == -signal.SIGABRT:
+        return "was aborted (SIGABRT), as C++ code and os.abort() do when they give up"
     return f"was killed by {name}" + _LIKELY.get(name, "")
 
 
@@ -154,8 +159,45 @@ def causes(failures: Sequence[Failure]) -> list[Failure]:
     ]
 
 
-def story(failures: Sequence[Failure], hostnames: dict[int, str]) -> str:
-    """What every node tells: the first failure, by node, with its traceback or last output."""
+def ranks_that_left(told: Sequence[Failure], ended: Mapping[int, Sequence[tuple[int, float]]]) -> str:
+    """A sentence about the ranks that had ended with code 0 where all that is known is that others miss one; else "".
+
+    Parameters
+    ----------
+    told : sequence of Failure
+        What :func:`causes` gives.
+    ended : mapping
+        By node, its ranks of the last launch that ended with code 0, and when.
+    """
+    if not told or told[0].order != PEER:
+        return ""
+    # A rank closes its connections before it is gone, so its end may be noted after the complaint.
+    found = sorted(
+        (moment, rank, node)
+        for node, ranks in ended.items()
+        for rank, moment in ranks
+        if moment <= told[0].time + LEAVING_S and rank not in {failure.rank for failure in told}
+    )
+    if not found:
+        return ""
+    names = [
+        f"rank {rank} on node {node} had ended with code 0{_before(told[0].time - moment)}"
+        for moment, rank, node in found[:TOLD]
+    ]
+    more = f", and {len(found) - TOLD} more ranks" if len(found) > TOLD else ""
+    sentence = f"{', '.join(names)}{more}, while others still needed it."
+    return sentence[0].upper() + sentence[1:]
+
+
+def _before(seconds: float) -> str:
+    return f", {seconds:.1f} s before" if seconds >= 0.05 else " at that moment"
+
+
+def story(failures: Sequence[Failure], hostnames: dict[int, str], left: str = "") -> str:
+    """What every node tells: the first failure, by node, with its traceback or last output.
+
+    ``left`` is a sentence to be told with it: see :func:`ranks_that_left`.
+    """
     told = causes(failures)
     if not told:
         return "The gang ended without a known cause."
@@ -164,12 +206,13 @@ def story(failures: Sequence[Failure], hostnames: dict[int, str]) -> str:
         host = hostnames.get(record.node, "")
         where = f"node {record.node}" + (f" ({host})" if host else "")
         parts.append(f"{where}: {record.text}" + (f"\n{indent(record.detail)}" if record.detail.strip() else ""))
+    after = f"\n{left}" if left else ""
     if len(parts) == 1:
-        return "The first failure was on " + parts[0]
+        return "The first failure was on " + parts[0] + after
     if len(told) > TOLD:
         more = ", ".join(str(record.node) for record in told[TOLD : TOLD + 100])
         parts.append(f"{len(told) - TOLD} more, on nodes {more}" + (" ..." if len(told) > TOLD + 100 else ""))
-    return "These failed within the same moment:\n" + "\n".join("- " + part for part in parts)
+    return "These failed within the same moment:\n" + "\n".join("- " + part for part in parts) + after
 
 
 def indent(text: str) -> str:

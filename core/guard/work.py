@@ -23,7 +23,8 @@ class Work:
     """Every child of this guard, from its start until it is gone and its output drained.
 
     ``on_failure(failure)`` tells of a process of a launch that failed; ``on_port_taken(key)`` of one that could not
-    have its port; ``on_task_end(task)`` of a node's task that has ended.
+    have its port; ``on_task_end(task)`` of a node's task that has ended; ``on_ranks_ended(ranks)``, before the launch
+    is ``done``, of its ranks that ended with code 0, and when.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Work:
         self._on_port_taken = on_port_taken
         self._on_task_end = on_task_end
         self._launched = 0
+        self.on_ranks_ended: Callable[[dict[int, float] | None], None] = lambda ranks: None
         self._cancelled: set[str] = set()
         loop.on_signal(signal.SIGCHLD, self._reap)
 
@@ -72,6 +74,7 @@ class Work:
 
         def ended(launch: Launch) -> None:
             del self.launches[launch.name]
+            self.on_ranks_ended(launch.ended_well())
             done(launch)
 
         launch.on_failure = failed

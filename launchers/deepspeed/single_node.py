@@ -15,7 +15,7 @@ from ...core.failure import BadAttribute, ProcessFailed
 from ...core.functions import load_return, read_returns
 from ...core.guard.ports import lease_port
 from ...core.network import network_variables
-from ...core.outcome import Results
+from ...core.outcome import Results, without_return
 from ...core.program import explain
 from ...core.results import results_prefix
 from .config import with_files
@@ -108,5 +108,8 @@ class SingleNode:
             if what.call is not None:
                 returns = read_returns(what.call)
                 what.remove()
+                expected = sum(map(len, chosen.slots))
+                if len(returns) != expected:
+                    raise DeepspeedException(without_return(what.call.name, returns, 0, expected))
                 return [load_return(value) for value in returns.values()]
         return results.push(0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...core.failure import GangException, ProcessFailed
-from ...core.guard.verdict import how_it_ended, indent
+from ...core.guard.verdict import indent
 
 _LAST_LINES = 20
 
@@ -38,4 +38,4 @@ def explain(failure: ProcessFailed, what: str) -> MpiException:
     if failure.exit_code < 0 or not detail:
         detail = "\n".join(failure.tail.splitlines()[-_LAST_LINES:])
     shown = f":\n{indent(detail)}" if detail.strip() else ", and printed nothing."
-    return MpiException(f"{failure.title}, running {what}, {how_it_ended(failure.exit_code)}{shown}")
+    return MpiException(f"{failure.title}, running {what}, {failure.ended}{shown}")

@@ -87,16 +87,14 @@ def explain(failure: ProcessFailed, what: str, where: str, by_agent: bool) -> Ex
     """
     told = agent_failure(failure.tail, failure.error_file) if by_agent else None
     if told is not None:
-        title, exit_code, detail = f"rank {told.rank}", told.exit_code, told.text
+        title, ended, detail = f"rank {told.rank}", how_it_ended(told.exit_code), told.text
     else:
-        title, exit_code = failure.title, failure.exit_code
-        detail = error_text(read_error(failure.error_file))
-        if not detail and not by_agent:
-            detail = failure.traceback
-        detail = detail or last_lines(failure.tail)
+        title, ended = failure.title, failure.ended
+        detail = "" if by_agent else failure.traceback
+        detail = detail or error_text(read_error(failure.error_file)) or last_lines(failure.tail)
     if told is None or told.recorded:
         error = load_error(failure.error_file, f"{title} on {where}")
         if error is not None:
             return error
     shown = f":\n{indent(detail)}" if detail.strip() else ", and printed nothing."
-    return TorchrunException(f"{title} on {where}, running {what}, {how_it_ended(exit_code)}{shown}")
+    return TorchrunException(f"{title} on {where}, running {what}, {ended}{shown}")

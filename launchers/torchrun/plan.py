@@ -99,6 +99,7 @@ def _rank(job: Job, local_rank: int) -> Process:
         label=f"[rank {rank}] " if local_size > 1 else "",
         error_file=error_file,
         delay=HEAD_START_S if rank else 0.0,
+        records_exceptions=RANK_CHILD in _command(job),
     )
 
 

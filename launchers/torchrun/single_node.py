@@ -15,6 +15,7 @@ from ...core.functions import load_return, read_returns
 from ...core.launch import LaunchPlan, Process
 from ...core.network import network_variables
 from ...core.neuron import neuron_cores
+from ...core.outcome import without_return
 from .failure import TorchrunException, explain
 from .options import Options, check_nodes, choose_nproc, read_options
 from .peer_lost import AGENT_REPORT
@@ -75,10 +76,7 @@ class TorchrunSingleNodeMultiGPU:
             returns = read_returns(what.call)
             what.remove()
             if len(returns) != nproc:
-                raise TorchrunException(
-                    f"{what.name} returned in {len(returns)} of {nproc} ranks: the others ended their process without "
-                    "returning, as os._exit() does."
-                )
+                raise TorchrunException(without_return(what.call.name, returns, 0, nproc))
             return [load_return(value) for value in returns.values()]
 
 

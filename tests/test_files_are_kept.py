@@ -1,0 +1,78 @@
+"""Whatever a script or a function has open when it ends is on disk as it is after plain Python, however it ends."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import metaflow  # noqa: F401 - makes the package importable
+import pytest
+
+from metaflow_extensions.gang.core.functions import RANK_CHILD
+
+SAMPLE = Path(__file__).parent / "samples" / "open_files.py"
+
+TIMEOUT_S = 60.0
+
+ENDS = ("success", "exit0", "exit1", "text", "raise")
+
+
+def contents(folder: Path) -> dict[str, object]:
+    """Every file below ``folder``, once what was piped into ``cat`` has arrived, which nobody waits for."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while not (folder / "piped").read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    found: dict[str, object] = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_dir():
+            found[name] = "folder"
+        elif name.startswith("tensorboard"):
+            found["tensorboard"] = path.stat().st_size  # its name has the time, its first record too
+        elif name.endswith(".sqlite"):
+            with sqlite3.connect(path) as table:
+                found[name] = table.execute("select x from t order by x").fetchall()
+            table.close()
+        else:
+            found[name] = path.read_bytes()
+    return found
+
+
+def leaves(folder: Path, argv: list[str], **env: str) -> tuple[int, dict[str, object]]:
+    ended = subprocess.run(
+        [sys.executable, *argv], env={**os.environ, **env}, capture_output=True, text=True, timeout=TIMEOUT_S
+    )
+    return ended.returncode, contents(folder)
+
+
+def fresh(tmp_path: Path, name: str) -> Path:
+    folder = tmp_path / name
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_files_are_as_plain_python_leaves_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    if end == "raise" and importlib.util.find_spec("tensorboardX"):
+        monkeypatch.setenv("TENSORBOARD", "1")
+    plain, script, called = (fresh(tmp_path, name) for name in ("plain", "script", "function"))
+    expected = leaves(plain, [str(SAMPLE), str(plain), end])
+    assert expected[0] == (0 if end in ("success", "exit0") else 1)
+    assert expected[1]["text.csv"] == b"1,2,3\n" * 5 and expected[1]["deleted"] == b"finalized\n", "of the test itself"
+    errors = {"TORCHELASTIC_ERROR_FILE": str(tmp_path / "error.json")}
+    assert leaves(script, [RANK_CHILD, "--script", str(SAMPLE), str(script), end], **errors) == expected
+
+    call = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import metaflow, open_files;"
+        "from metaflow_extensions.gang.core.functions import write_call;"
+        "print(write_call(open_files.work, sys.argv[2:4], sys.argv[4]).path)"
+    )
+    (tmp_path / "call").mkdir()
+    written = [sys.executable, "-c", call, str(SAMPLE.parent), str(called), end, str(tmp_path / "call")]
+    path = subprocess.run(written, capture_output=True, text=True, timeout=TIMEOUT_S, check=True).stdout.strip()
+    assert leaves(called, [RANK_CHILD, path], **errors) == expected
