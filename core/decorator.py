@@ -93,6 +93,10 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
         :meth:`form` started ends.
         """
 
+    def advice(self, error: BaseException) -> str:
+        """A sentence for the user of a body that has raised ``error``, where the launcher knows what to do; or ""."""
+        return ""
+
     def tolerates_lost_nodes(self) -> bool:
         """Whether the step goes on without other nodes that are lost once the body has begun. It counts only where the
         body :attr:`runs_on_control_only`: the others take part in collectives. Such a node's task is not joined.

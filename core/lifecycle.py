@@ -174,7 +174,7 @@ class Lifecycle(Forming):
         self._story = header["story"]
         # Of an exit with code 0 Metaflow would make a step that has ended well.
         if any(cause["node"] == self._node for cause in header["causes"]) and not isinstance(error, SystemExit):
-            return _with_sentence(error, header.get("left", ""))
+            return _with_sentences(error, header.get("left", ""), self._decorator.advice(error))
         return GangFailed(self._story)
 
     def _store_logs(self, link: Link) -> None:
@@ -200,10 +200,11 @@ class Lifecycle(Forming):
             say(f"The logs of the other nodes could not be stored: {type(error).__name__}: {error}")
 
 
-def _with_sentence(error: BaseException, sentence: str) -> BaseException:
-    """``error`` with a sentence that belongs to its story: in its message where that is ours, else in the log."""
-    if sentence and isinstance(error, GangException):
-        error.message = f"{error.message}\n{sentence}"
-    elif sentence:
-        say(sentence)
+def _with_sentences(error: BaseException, *sentences: str) -> BaseException:
+    """``error`` with what belongs to its story: in its message where that is ours, else in the log."""
+    for sentence in filter(None, sentences):
+        if isinstance(error, GangException):
+            error.message = f"{error.message}\n{sentence}"
+        else:
+            say(sentence)
     return error

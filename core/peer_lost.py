@@ -20,6 +20,10 @@ RANK_PEER_LOST = (
     r"torch\.distributed\.DistNetworkError: The client socket has timed out after \d+ms while trying to connect to",
     r"torch\.distributed\.DistStoreError: Timed out after \d+ seconds waiting for clients\. \d+/\d+ clients joined",
     r"torch\.distributed\.DistStoreError: wait timeout after \d+ms, keys: ",
+    # NCCL's watchdog, in C++, which then aborts the process: a collective that another rank did not take part in.
+    r"\[Rank \d+\] Watchdog caught collective operation timeout: WorkNCCL\(",
+    r"Received a dump signal due to a collective timeout from +rank \d+",
+    r"NCCL communicator was aborted on rank \d+",
     r"NCCL error[^\n]*remote process exited or there was a network error",
     r"ncclRemoteError: A call failed possibly due to a network error or a remote process exiting prematurely",
 )

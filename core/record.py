@@ -36,12 +36,20 @@ def _told(error: BaseException, who: str) -> dict[str, str]:
         return {"kind": "interrupted", "text": "was interrupted (Ctrl-C, SIGINT)", "detail": ""}
     if isinstance(error, GangException):
         return {"kind": "exception", "text": str(error).strip()[: TEXT_LIMIT + 1], "detail": ""}
-    name = type(error).__name__
-    message = "".join(traceback.format_exception_only(type(error), error)).strip().splitlines()[-1]
-    text = f"{who} raised {message}" if message.startswith(name) else f"{who} raised {name}"
+    text = f"{who} raised {_named(error)}"
     detail = "".join(traceback.format_exception(*_users_part(error)))
     # Cut here too: a message may be longer than the guard takes.
     return {"kind": "exception", "text": text[: TEXT_LIMIT + 1], "detail": detail[-DETAIL_LIMIT:]}
+
+
+def _named(error: BaseException) -> str:
+    """The exception's name without its module, and the first line of its message, where there is one."""
+    kind = type(error)
+    for line in traceback.format_exception_only(kind, error):
+        for prefix in (f"{kind.__module__}.{kind.__qualname__}", kind.__qualname__):
+            if line.startswith(prefix):
+                return kind.__name__ + line[len(prefix) :].partition("\n")[0]
+    return kind.__name__
 
 
 def _users_part(error: BaseException) -> tuple[type[BaseException], BaseException, TracebackType | None]:

@@ -396,3 +396,73 @@ def test_a_process_that_has_raised_but_not_ended_is_heard_when_the_gang_stops(tm
     assert (words[0].node, words[0].rank) == (3, 1)
     assert (words[0].text, words[0].detail) == ("rank 1 raised", "ValueError: deliberate")
     assert words[1:] == [None, None], "an error about a peer, or one of an earlier attempt, is no evidence"
+
+
+GLOO = "RuntimeError: Connection closed by peer"
+
+
+def errors(path: Path, text: str, **ours: Any) -> str:
+    """Shell that writes an error file as rank_child does, whole or not at all."""
+    message = {"message": text, "extraInfo": {"py_callstack": text, "timestamp": "1"}}
+    record = json.dumps({"message": message, "gang": {"exit_code": 1, **ours}})
+    return f"echo '{record}' > {path}.part; mv {path}.part {path}; "
+
+
+def test_a_rank_that_is_stopped_on_its_way_out_ended_as_it_wrote_down(tmp_path: Path) -> None:
+    """What it wrote down tells, and not the signal that cut short its exit handlers."""
+    one, two = tmp_path / "one.json", tmp_path / "two.json"
+    slow = process("sh", "-c", errors(one, GLOO) + "sleep 1000", title="rank 2", rank=2, error_file=str(one))
+    waits = f"while [ ! -e {one} ]; do sleep 0.01; done; exit 5"
+    ends = process("sh", "-c", waits, title="rank 3", rank=3, error_file=str(two), records_exceptions=True)
+    ended = run_launch(slow, ends, peer_lost=["Connection closed by peer"])
+    assert [result["exit_code"] for result in ended.results] == [1, 5]
+    assert ended.failed is not None and ended.failed.rank == 3
+    assert ended.failed.failure(1).text == (
+        "rank 3 exited with code 5 without an exception, as by os._exit() or the exit() of a C library"
+    )
+
+
+def test_what_sys_exit_was_called_with_is_told_with_what_was_printed_before(tmp_path: Path) -> None:
+    path = tmp_path / "error.json"
+    how = {"exit_code": 2, "how": "called sys.exit(2)", "printed": True}
+    program = "echo usage: --x is missing >&2; " + errors(path, "Traceback: SystemExit: 2", **how) + "exit 2"
+    child = failed("sh", "-c", program, title="rank 1", rank=1, error_file=str(path), records_exceptions=True)
+    told = child.failure(0)
+    assert (told.text, told.order) == ("rank 1 called sys.exit(2)", EVIDENCE)
+    assert told.detail == "usage: --x is missing\nTraceback: SystemExit: 2"
+    assert child.result()["ended"] == "called sys.exit(2)"
+
+
+def test_an_abort_by_nccls_watchdog_is_a_complaint_about_a_peer_and_a_caught_exception_is_none(tmp_path: Path) -> None:
+    says = "echo 'Traceback (most recent call last):' >&2; echo 'ValueError: caught' >&2; echo 'Watchdog caught' >&2; "
+    options = {"error_file": str(tmp_path / "error.json"), "records_exceptions": True, "peer_lost": ["Watchdog caught"]}
+    told = failed("sh", "-c", says + "kill -ABRT $$", title="rank 1", rank=1, **options).failure(0)
+    assert told.order == PEER and "was aborted (SIGABRT)" in told.text
+    assert told.detail.endswith("Watchdog caught")
+
+
+def test_ranks_that_ended_with_code_0_are_known_by_their_end_or_their_mark(tmp_path: Path) -> None:
+    path = tmp_path / "error.json"
+    marked = f"touch {path}.ended; trap 'exit 0' TERM; while :; do sleep 0.05; done"
+    ended_ranks: list[Any] = []
+
+    def note(loop: Loop, launch: Launch) -> None:
+        done = launch.on_done
+
+        def look(launch: Launch) -> None:
+            ended_ranks.append(launch.ended_well())
+            done(launch)
+
+        launch.on_done = look
+
+    run_launch(
+        process("true", title="rank 0", rank=0),
+        process("sh", "-c", marked, title="rank 1", rank=1, error_file=str(path)),
+        process("sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.05; done", title="rank 2", rank=2),
+        process(
+            "sh", "-c", f"while [ ! -e {path}.ended ]; do sleep 0.01; done; sleep 0.3; exit 1", title="rank 3", rank=3
+        ),
+        grace=END_S,
+        meanwhile=note,
+    )
+    assert list(ended_ranks[0]) == [0, 1], "rank 2 ended because it was stopped"

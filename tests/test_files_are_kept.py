@@ -12,12 +12,16 @@ from pathlib import Path
 
 import metaflow  # noqa: F401 - makes the package importable
 import pytest
+from support.flows import FlowRunner
 
 from metaflow_extensions.gang.core.functions import RANK_CHILD
 
 SAMPLE = Path(__file__).parent / "samples" / "open_files.py"
 
 TIMEOUT_S = 60.0
+
+FLOW_S = 120.0
+"""For a flow whose ranks import a framework, on a machine that is busy with other tests."""
 
 ENDS = ("success", "exit0", "exit1", "text", "raise")
 
@@ -76,3 +80,73 @@ def test_files_are_as_plain_python_leaves_them(tmp_path: Path, monkeypatch: pyte
     written = [sys.executable, "-c", call, str(SAMPLE.parent), str(called), end, str(tmp_path / "call")]
     path = subprocess.run(written, capture_output=True, text=True, timeout=TIMEOUT_S, check=True).stdout.strip()
     assert leaves(called, [RANK_CHILD, path], **errors) == expected
+
+
+FLOW = """
+import os, sys
+from metaflow import FlowSpec, current, gang, deepspeed, mpi, step, tensorflow, torchrun
+
+import open_files
+
+OUT, END = os.environ["OUT"], os.environ["END"]
+
+def at(name):
+    os.makedirs(os.path.join(OUT, name))
+    return [os.path.join(OUT, name), END]
+
+class Keeps(FlowSpec):
+    @step
+    def start(self):
+        self.next(self.work, num_parallel=1)
+
+    @{decorator}
+    @step
+    def work(self):
+        {script}
+        {function}
+        self.next(self.join)
+
+    @step
+    def join(self, inputs):
+        self.next(self.end)
+
+    @step
+    def end(self):
+        pass
+
+if __name__ == "__main__":
+    Keeps()
+"""
+
+LAUNCHERS = {
+    "direct": ("torchrun", 'current.torch.run(None, "open_files.py", at("script"))'),
+    "agent": ("torchrun", 'current.torch.run({"max_restarts": 0}, "open_files.py", at("script"))'),
+    "deepspeed": ("deepspeed", 'current.deepspeed.run(["--no_local_rank"], "open_files.py", at("script"))'),
+    "tensorflow": ("tensorflow", 'current.tensorflow.run("open_files.py", at("script"))'),
+    "mpi": ("mpi", 'current.mpi.run(["-n", "1"], [sys.executable, "open_files.py", *at("script")])'),
+    "gang": ("gang", 'current.gang.run([sys.executable, "open_files.py", *at("script")])'),
+}
+
+
+@pytest.mark.parametrize("end", ["success", "exit1", "raise"])
+@pytest.mark.parametrize(
+    "launcher", ["direct", *(pytest.param(name, marks=pytest.mark.big) for name in list(LAUNCHERS)[1:])]
+)
+def test_files_are_as_plain_python_leaves_them_under_every_launcher(
+    flow_run: FlowRunner, tmp_path: Path, launcher: str, end: str
+) -> None:
+    decorator, script = LAUNCHERS[launcher]
+    has_functions = launcher not in ("mpi", "gang")
+    function = script.replace('"open_files.py"', "open_files.work").replace("script", "function")
+    source = FLOW.replace("{decorator}", decorator).replace("{script}", script)
+    source = source.replace("{function}", function if has_functions else "pass")
+    plain, out = fresh(tmp_path, "plain"), fresh(tmp_path, "out")
+    expected = leaves(plain, [str(SAMPLE), str(plain), end])[1]
+    environment = {"OUT": str(out), "END": end}
+    run = flow_run(source, env=environment, files={"open_files.py": SAMPLE.read_text()})
+    if end == "success":
+        run.ok(FLOW_S)
+        assert not has_functions or contents(out / "function") == expected
+    else:
+        run.fails(FLOW_S)
+    assert contents(out / "script") == expected

@@ -75,6 +75,27 @@ def test_nccls_words_as_its_users_report_them() -> None:
     assert not matches(RANK_PEER_LOST, "DistBackendError: NCCL error in: x.cpp:1, invalid usage, NCCL version 2.26.2")
 
 
+WATCHDOG = """\
+[rank1]:[E626 06:24:44.903881913 ProcessGroupNCCL.cpp:616] [Rank 1] Watchdog caught collective operation timeout: \
+WorkNCCL(SeqNum=808, OpType=ALLREDUCE, NumelIn=98, NumelOut=98, Timeout(ms)=600000) ran for 600020 milliseconds before \
+timing out.
+terminate called after throwing an instance of 'c10::DistBackendError'
+"""
+"""Of torch 2.6, as a user reports it (BasicSR's issue 737), the numbers of elements shortened."""
+
+
+def test_nccls_watchdog_complains_about_a_peer_as_gloos_timeout_does() -> None:
+    older = (
+        "[E ProcessGroupNCCL.cpp:458] [Rank 0] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=96120, "
+    )
+    assert matches(RANK_PEER_LOST, WATCHDOG) and matches(RANK_PEER_LOST, older)
+    own = "[Rank 0] Process group watchdog thread terminated with exception: CUDA error: an illegal memory access"
+    assert not matches(RANK_PEER_LOST, own)
+    summary = "Root Cause (first observed failure):\n[0]:\n  rank      : {} (local_rank: 1)\n"
+    assert matches(AGENT_PEER_LOST, WATCHDOG + summary.format(1))
+    assert not matches(AGENT_PEER_LOST, WATCHDOG + summary.format(2))
+
+
 @pytest.mark.parametrize("name", names("agent_*"))
 def test_an_agent_has_lost_a_peer_where_the_rank_that_it_blames_has(name: str) -> None:
     assert matches(AGENT_PEER_LOST, sample(name)) == name.startswith("agent_peer")

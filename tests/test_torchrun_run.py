@@ -140,7 +140,7 @@ def test_a_port_of_the_users_choice_is_used_or_refused(flow_run: FlowRunner) -> 
         ({"entrypoint": "train.py"}, {"master_addr": "192.0.2.77"}, "Leave master_addr out."),
         ({"entrypoint": "train.py", "nproc_per_node": 2}, {}, "nproc_per_node is given twice"),
         ({"entrypoint": "train.py", "push_results_dir_to_cloud": True}, {}, "needs local_output_dir"),
-        ({"entrypoint": "train.py", "launcher": "x"}, {}, "unexpected keyword argument 'launcher'"),
+        ({"entrypoint": "train.py", "launcher": "x"}, {}, "current.torch.run() has no argument launcher."),
     ],
 )
 def test_mistakes_in_a_call_start_nothing(

@@ -23,6 +23,8 @@ from metaflow_extensions.gang.core.guard.verdict import (
     indent,
     last_traceback,
     merge,
+    ranks_that_left,
+    said_by,
     signal_name,
     story,
 )
@@ -153,6 +155,7 @@ def test_the_story_names_node_host_and_last_words() -> None:
         (0, "exited with code 0"),
         (3, "exited with code 3"),
         (-signal.SIGSEGV, "was killed by SIGSEGV"),
+        (-signal.SIGABRT, "was aborted (SIGABRT), as C++ code and os.abort() do when they give up"),
         (-signal.SIGKILL, "was killed by SIGKILL (out of memory?)"),
         (-signal.SIGBUS, "was killed by SIGBUS (/dev/shm full?)"),
         (-63, "was killed by signal 63"),
@@ -183,3 +186,26 @@ def test_the_last_traceback_is_found_with_those_that_led_to_it() -> None:
     assert last_traceback(f"{ONE}\nunrelated\n{caused}\n\n") == caused
     labelled = "\n".join(f"[rank 3] {line}" for line in ONE.splitlines())
     assert last_traceback(f"x\n{labelled}\n") == labelled
+
+
+def test_ranks_that_left_are_named_beside_the_one_that_misses_them_and_beside_no_other() -> None:
+    complains = failure(0, 10.0, rank=0, order=PEER)
+    ended = {1: [(3, NOW + 9.8), (2, NOW + 10.001)], 2: [(5, NOW + 12.0)]}
+    assert ranks_that_left([complains], ended) == (
+        "Rank 3 on node 1 had ended with code 0, 0.2 s before, rank 2 on node 1 had ended with code 0, at that moment, "
+        "while others still needed it."
+    )
+    left = ranks_that_left([complains], {1: [(3, NOW + 9.8)]})
+    assert story([complains], {}, left).splitlines()[-1] == (
+        "Rank 3 on node 1 had ended with code 0, 0.2 s before, while others still needed it."
+    )
+    many = ranks_that_left([complains], {1: [(rank, NOW) for rank in range(100, 120)]})
+    assert ", and 12 more ranks, while" in many
+    # Evidence needs nobody beside it; and the one that complains has not left.
+    assert ranks_that_left([failure(0, rank=0)], ended) == ranks_that_left([], ended) == ""
+    assert ranks_that_left([complains], {0: [(0, NOW)]}) == ""
+
+
+def test_lines_of_another_rank_are_known_by_its_number_also_from_c_plus_plus() -> None:
+    text = "[rank1]: a\n[rank2]: b\n[rank2]:[E626 x.cpp:1] c\n[rank1]:[E626 x.cpp:1] d\nplain\n"
+    assert said_by(1, text) == "a\n[rank1]:[E626 x.cpp:1] d\nplain\n"

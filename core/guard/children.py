@@ -175,7 +175,7 @@ class Child:
             title = groups.get("title") or f"rank {rank}"
             return title, rank, int(found["exit_code"]), int(node) if node else None
         assert self.exit_code is not None
-        exit_code, words = self.exit_code, self._words()
+        exit_code, words = self.exit_code, self._own_words()
         if exit_code in (-signal.SIGTERM, -signal.SIGKILL) and words.exit_code is not None:
             exit_code = words.exit_code  # it was on its way out with that, and was stopped there
         return self.title, self.rank, exit_code, None
@@ -234,6 +234,8 @@ class Child:
         words = self._words()
         if words.text:
             return self._with_what_it_printed(words), words.time
+        if self._records_exceptions and not self.report and (self.exit_code or 0) < 0:
+            return "", 0.0  # it raised none: one that it printed has been caught
         # Where stdout is shown too, its lines may stand in the middle of the traceback.
         texts = [self._errors.text(), self.tail.text()]
         found = self._found_report()
@@ -247,11 +249,14 @@ class Child:
         title, rank, exit_code, elsewhere = self._first_to_fail()
         tail = self.tail.text()
         detail, written = self.traceback()
-        if self.report and exit_code < 0 and exit_code != -signal.SIGABRT:
+        if self.report and exit_code < 0 and exit_code != -signal.SIGABRT and not self._own_words().text:
             detail = ""  # a killed rank has left none: what is there is another's
         words = self._until_the_report(tail) if self.report else detail or tail
+        if exit_code == -signal.SIGABRT and not self.report:
+            words = f"{detail}\n{tail}"  # C++ says in the output why it aborts
         # A rank that exits otherwise has meant to; what starts ranks has codes of its own.
         by_peer = exit_code in (1, -signal.SIGABRT) or (bool(self.report) and exit_code > 0)
+        by_peer = by_peer or (exit_code < 0 and bool(self._own_words().text))  # what it raised comes first
         lost_peer = by_peer and matches(self.peer_lost, words)
         ended = self.reported_at or self.ended_at
         return Failure(
@@ -269,6 +274,10 @@ class Child:
         """What it, or the rank that it reports, wrote down of its end."""
         return read_words(self._error_file())
 
+    def _own_words(self) -> Words:
+        """The same, but for torchrun's agent, whose file is about whichever rank it blames."""
+        return Words() if self.report and "{rank}" not in (self.error_file or "") else self._words()
+
     def _with_what_it_printed(self, words: Words) -> str:
         """Where ``sys.exit()`` was called, after what was printed before that, which may say why: argparse does so."""
         if not words.printed:
@@ -278,7 +287,7 @@ class Child:
 
     def _how(self, exit_code: int, detail: str | None = None) -> str:
         detail = self.traceback()[0] if detail is None else detail
-        return how_a_rank_ended(exit_code, self._words(), detail, self._records_exceptions)
+        return how_a_rank_ended(exit_code, self._own_words(), detail, self._records_exceptions)
 
     def dying_words(self, node: int, since: float) -> Failure | None:
         """Evidence of a process that is about to fail but has not ended: what it wrote into its error file lately."""

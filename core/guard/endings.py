@@ -8,7 +8,7 @@ import os
 import re
 import signal
 
-from .verdict import how_it_ended
+from .verdict import how_it_ended, signal_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
@@ -75,9 +75,11 @@ def how_a_rank_ended(exit_code: int, words: Words, detail: str, records_exceptio
     records_exceptions : bool
         Whether it writes every exception into its error file, so that an exit without one was no exception.
     """
-    if exit_code == -signal.SIGABRT and detail:
-        # An exception in a rank may leave C++ threads behind, which then abort the interpreter on its way out.
-        return f"{words.how or 'raised an exception'}, and was aborted on its way out (SIGABRT)"
+    if (exit_code == -signal.SIGABRT and detail) or (exit_code < 0 and words.text):
+        # An exception in a rank may leave C++ threads behind, which then end the interpreter on its way out.
+        fate = "aborted on its way out (SIGABRT)" if exit_code == -signal.SIGABRT else ""
+        fate = fate or f"killed by {signal_name(-exit_code)} on its way out"
+        return f"{words.how or 'raised an exception'}, and was {fate}"
     if words.how and exit_code == words.exit_code:
         return words.how
     if records_exceptions and exit_code > 0 and not detail and exit_code not in _NO_EXIT_OF_ITS_OWN:

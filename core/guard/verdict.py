@@ -234,7 +234,7 @@ def said_by(rank: int, text: str) -> str:
 
 
 def _is_of_a_rank(line: str, start: str) -> bool:
-    number, bracket, _ = line.removeprefix(start).partition("]: ")
+    number, bracket, _ = line.removeprefix(start).partition("]:")  # a space follows only in lines of Python's
     return line.startswith(start) and bool(bracket) and number.isdecimal()
 
 

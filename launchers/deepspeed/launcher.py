@@ -11,6 +11,7 @@ from ...core.attributes import declared_port, read_port
 from ...core.context import Gang
 from ...core.entrypoint import Entrypoint, read_entrypoint
 from ...core.failure import BadAttribute, PortTaken, ProcessFailed
+from ...core.keywords import suggesting
 from ...core.logs import say
 from ...core.network import interface_for, network_variables
 from ...core.outcome import Results, outcome
@@ -23,7 +24,7 @@ from .environment import accelerator_variables, difference, environment_file
 from .extensions import hold_extensions
 from .failure import DeepspeedException
 from .layout import Layout, layout
-from .options import Options, choose_transport, read_options
+from .options import DEEPSPEED_OPTIONS, Options, choose_transport, read_options
 from .plan import Job, plan, unshown
 from .remote import Remote
 from .single_node import SingleNode
@@ -87,6 +88,7 @@ class DeepspeedExecutor:
         """
         return SingleNode(flow, use_gpu, n_slots)
 
+    @suggesting("current.deepspeed.run", {"deepspeed_args": DEEPSPEED_OPTIONS, "entrypoint_args": ()})
     def run(
         self,
         deepspeed_args: Mapping[str, Any] | Sequence[Any] | None = None,

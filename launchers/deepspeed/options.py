@@ -34,6 +34,12 @@ _CONSUMED = frozenset(
     }
 )  # fmt: skip
 
+DEEPSPEED_OPTIONS = (
+    *_OURS, *_CONSUMED, "save_pid", "bind_cores_to_rank", "bind_core_list", "quiet", "elastic_training",
+    "min_elastic_nodes", "max_elastic_nodes", "autotuning", "enable_each_rank_log", "venv_script",
+)  # fmt: skip
+"""deepspeed's options, for those who give one to ``run()`` itself. Others pass, too, in deepspeed_args."""
+
 
 @dataclass(frozen=True)
 class Options:

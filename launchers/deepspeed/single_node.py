@@ -14,6 +14,7 @@ from ...core.entrypoint import read_entrypoint
 from ...core.failure import BadAttribute, ProcessFailed
 from ...core.functions import load_return, read_returns
 from ...core.guard.ports import lease_port
+from ...core.keywords import suggesting
 from ...core.network import network_variables
 from ...core.outcome import Results, without_return
 from ...core.program import explain
@@ -24,7 +25,7 @@ from .environment import accelerator_variables, difference, environment_file
 from .extensions import hold_extensions
 from .failure import DeepspeedException
 from .layout import layout
-from .options import read_options
+from .options import DEEPSPEED_OPTIONS, read_options
 from .plan import Job, plan, unshown
 from .target import write_files
 
@@ -40,6 +41,9 @@ class SingleNode:
         self._flow = flow
         self._runs = 0
 
+    @suggesting(
+        "DeepspeedExecutor.for_single_node(...).run", {"deepspeed_args": DEEPSPEED_OPTIONS, "entrypoint_args": ()}
+    )
     def run(
         self,
         deepspeed_args: Mapping[str, Any] | Sequence[Any] | None = None,

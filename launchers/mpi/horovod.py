@@ -21,6 +21,7 @@ from ...core.context import Gang
 from ...core.entrypoint import check_script
 from ...core.failure import BadAttribute, ProcessFailed, ToolMissing
 from ...core.functions import RANK_CHILD
+from ...core.keywords import suggesting
 from ...core.launch import LaunchPlan, Process
 from ...core.logs import say
 from ...core.network import interface_for
@@ -53,6 +54,7 @@ _HOW_TO_BUILD = (
 )
 
 
+@suggesting("horovod_run", {"entrypoint_args": ()})
 def horovod_run(
     entrypoint: str | os.PathLike[str],
     entrypoint_args: Mapping[str, Any] | Sequence[Any] | None = None,

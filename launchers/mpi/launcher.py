@@ -11,6 +11,7 @@ from ...core.attributes import check_variables
 from ...core.broadcast import broadcast_file
 from ...core.context import Gang
 from ...core.failure import BadAttribute, ProcessFailed
+from ...core.keywords import suggesting
 from ...core.launch import LaunchPlan, Process
 from ...core.logs import say
 from ...core.peers import Peers
@@ -20,6 +21,23 @@ from .program import Words, program_words, script_of, under_mpi, words
 from .rank import USERS_TMPDIR
 from .start import LEFT, check_program, started
 from .stdin import Stdin, as_file, check_stdin
+
+MPIRUN_OPTIONS = (
+    "n",
+    "np",
+    "c",
+    "hostfile",
+    "machinefile",
+    "host",
+    "hosts",
+    "f",
+    "ppn",
+    "x",
+    "mca",
+    "bind_to",
+    "map_by",
+)
+"""mpirun's most common options, for those who give one to ``run()`` itself."""
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -52,6 +70,7 @@ class MPIExecutor:
     _before: Mapping[str, str]
     _devices: str
 
+    @suggesting("current.mpi.run", {"args": MPIRUN_OPTIONS, "program_args": ()})
     def run(
         self,
         args: Words = None,
@@ -93,6 +112,7 @@ class MPIExecutor:
         """
         self._run("mpirun", args, program, program_args, env, stdin)
 
+    @suggesting("current.mpi.exec", {"args": MPIRUN_OPTIONS, "program_args": ()})
     def exec(
         self,
         args: Words = None,

@@ -11,6 +11,7 @@ from ...core.attributes import check_variables
 from ...core.context import Gang
 from ...core.entrypoint import Entrypoint, read_entrypoint
 from ...core.functions import load_return, read_returns
+from ...core.keywords import suggesting
 from ...core.program import run_program
 from .failure import RayException
 
@@ -67,6 +68,7 @@ class RayCluster:
                 found.append(RayNode(int(index), node_id.hex(), str(info.node_manager_address), info.state == 0))
         return tuple(sorted(found, key=lambda node: node.index))
 
+    @suggesting("current.ray.run", {"entrypoint_args": ()})
     def run(
         self,
         entrypoint: str | os.PathLike[str] | Callable[..., Any] | None = None,

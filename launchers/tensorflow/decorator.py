@@ -13,7 +13,7 @@ from ...core.context import Gang
 from ...core.decorator import GangDecorator
 from ...core.failure import BadAttribute, package_missing
 from ...core.logs import say
-from .failure import TensorflowMissing, TooLate
+from .failure import TensorflowMissing, TooLate, advice
 from .launcher import TensorflowExecutor
 from .roles import PEER_LOST, Roles
 
@@ -88,6 +88,10 @@ class TensorflowDecorator(GangDecorator):
         else:
             os.environ["TF_CONFIG"] = json.dumps(executor.config)
         return {"tensorflow": executor}
+
+    def advice(self, error: BaseException) -> str:
+        """What is known of errors that TensorFlow raises on several nodes."""
+        return advice(error)
 
 
 def is_initialized() -> bool:

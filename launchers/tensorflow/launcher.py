@@ -12,6 +12,7 @@ from ...core.attributes import check_variables
 from ...core.context import Gang
 from ...core.entrypoint import read_entrypoint
 from ...core.failure import BadAttribute
+from ...core.keywords import suggesting
 from ...core.outcome import Results, outcome
 from ...core.program import run_program
 from .failure import TensorflowException
@@ -130,6 +131,7 @@ class TensorflowExecutor:
         options.experimental_distribute.auto_shard_policy = policies.OFF if already_sharded else policies.DATA
         return options
 
+    @suggesting("current.tensorflow.run", {"entrypoint_args": ()})
     def run(
         self,
         entrypoint: str | os.PathLike[str] | Callable[..., Any] | None = None,

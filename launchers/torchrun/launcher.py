@@ -11,12 +11,13 @@ from ...core.attributes import declared_port, read_port
 from ...core.context import Gang
 from ...core.entrypoint import Entrypoint, read_entrypoint
 from ...core.failure import BadAttribute, PortTaken, ProcessFailed
+from ...core.keywords import suggesting
 from ...core.logs import say
 from ...core.network import network_variables
 from ...core.neuron import own_neuron_cores
 from ...core.outcome import Results, outcome
 from .failure import TorchrunException, explain
-from .options import Options, check_nodes, choose_launcher, choose_nproc, read_options
+from .options import TORCHRUN_OPTIONS, Options, check_nodes, choose_launcher, choose_nproc, read_options
 from .plan import Job, plan
 
 PORT_TRIES = 5
@@ -55,6 +56,7 @@ class TorchrunExecutor:
             "nproc_per_node": self._choose_nproc(None, Options({})),
         }
 
+    @suggesting("current.torch.run", {"torchrun_args": TORCHRUN_OPTIONS, "entrypoint_args": ()})
     def run(
         self,
         torchrun_args: Mapping[str, Any] | Sequence[Any] | None = None,

@@ -18,6 +18,14 @@ GANG_OPTIONS = ("nnodes", "master_addr", "master_port", "node_rank", "nproc_per_
 # What ranks that are started directly can be given; everything else is the agent's to do.
 _DIRECT_OPTIONS = frozenset((*GANG_OPTIONS, "module", "no_python"))
 _FLAGS = frozenset(("standalone", "module", "no_python", "run_path", "virtual_local_rank"))
+TORCHRUN_OPTIONS = (
+    *GANG_OPTIONS, "module", "no_python", "run_path", "standalone", "virtual_local_rank", "max_restarts",
+    "monitor_interval", "start_method", "event_log_handler", "role", "log_dir", "redirects", "tee",
+    "local_ranks_filter", "local_addr", "logs_specs", "numa_binding", "signals_to_handle", "duplicate_stdout_filters",
+    "duplicate_stderr_filters", "shutdown_timeout", "rdzv_backend", "rdzv_endpoint", "rdzv_id", "rdzv_conf",
+)  # fmt: skip
+"""torchrun's options, for those who give one to ``run()`` itself. Others pass, too, in torchrun_args."""
+
 _SHORT = {"m": "module", "r": "redirects", "t": "tee"}
 
 

@@ -12,8 +12,9 @@ AGENT_PEER_LOST = (
     r"\A(?![\s\S]*" + _ROOT + r")[\s\S]*?" + _ANY,
     # What the agent's summary quotes of it.
     _ROOT + r"[\s\S]*?" + _ANY,
-    # Without @record the summary quotes nothing, but the rank has said it: torch puts its number before its lines.
-    r"\[rank(?P<blamed>\d+)\]: [^\n]*" + _ANY + r"[\s\S]*" + _ROOT + r"[\s\S]*?\n +rank +: (?P=blamed) \(",
+    # Without @record the summary quotes nothing, but the rank has said it: torch puts its number before its lines,
+    # without a space where they come from C++.
+    r"\[rank(?P<blamed>\d+)\]: ?[^\n]*" + _ANY + r"[\s\S]*" + _ROOT + r"[\s\S]*?\n +rank +: (?P=blamed) \(",
 )
 """For the output of torchrun's agent, which holds the output of all its ranks."""
 

@@ -12,12 +12,13 @@ from ...core.devices import cpu_count, gpu_count
 from ...core.entrypoint import read_entrypoint
 from ...core.failure import ProcessFailed
 from ...core.functions import load_return, read_returns
+from ...core.keywords import suggesting
 from ...core.launch import LaunchPlan, Process
 from ...core.network import network_variables
 from ...core.neuron import neuron_cores
 from ...core.outcome import without_return
 from .failure import TorchrunException, explain
-from .options import Options, check_nodes, choose_nproc, read_options
+from .options import TORCHRUN_OPTIONS, Options, check_nodes, choose_nproc, read_options
 from .peer_lost import AGENT_REPORT
 from .plan import AGENT_GRACE_S, verbatim
 
@@ -33,6 +34,7 @@ class TorchrunSingleNodeMultiGPU:
     ``TorchrunSingleNodeMultiGPU().run(entrypoint="train.py", entrypoint_args={"epochs": 3})``
     """
 
+    @suggesting("TorchrunSingleNodeMultiGPU().run", {"torchrun_args": TORCHRUN_OPTIONS, "entrypoint_args": ()})
     def run(
         self,
         torchrun_args: Mapping[str, Any] | Sequence[Any] | None = None,
