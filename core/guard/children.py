@@ -11,9 +11,9 @@ from collections.abc import Callable
 from functools import partial
 
 from . import processes
-from .endings import Words, how_a_rank_ended, read_words
 from .loop import Loop, Timer
 from .output import Pump
+from .rank_ends import Words, how_a_rank_ended, read_words
 from .tail import Tail
 from .verdict import EVIDENCE, PEER, Failure, last_lines, last_traceback, said_by
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 from . import processes
 from .children import Child, matches
-from .endings import ended_well, has_ranks
 from .loop import Loop
 from .output import Labelled, Log, Raw
+from .rank_ends import ended_well, has_ranks
 from .verdict import Failure, how_it_ended, last_lines, last_traceback
 
 TYPE_CHECKING = False

@@ -26,6 +26,8 @@ MOST = {"fail": 1_000, "cancel": 10_000, "save-seconds": 1_000}
 """How often one node may send what makes the hub remember something, or tell all."""
 
 _LAST_NUMBER = 1 << 53
+_RANKS = 4096
+"""Of one node."""
 _YEAR = 365 * 86400.0
 _END_OF_TIME = 1e12
 
@@ -105,6 +107,17 @@ def _cancel(checker: Checker, header: Header, payload: bytes) -> None:
     string(header, "key", 300)
 
 
+def _ranks_ended(checker: Checker, header: Header, payload: bytes) -> None:
+    ranks = header.get("ranks")
+    if not isinstance(ranks, list) or len(ranks) > _RANKS:
+        raise Nonsense(f"'ranks' is {shown(ranks)}")
+    for pair in ranks:
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise Nonsense(f"'ranks' has {shown(pair)}")
+        integer({"rank": pair[0]}, "rank", 0, 1 << 30)
+        number({"moment": pair[1]}, "moment", 0.0, _END_OF_TIME)
+
+
 def _save_seconds(checker: Checker, header: Header, payload: bytes) -> None:
     number(header, "seconds", 0.0, _YEAR)
 
@@ -125,6 +138,7 @@ _FIELDS: dict[str, Callable[[Checker, Header, bytes], None]] = {
     "gather": _gather,
     "fail": _fail,
     "cancel": _cancel,
+    "ranks-ended": _ranks_ended,
     "save-seconds": _save_seconds,
     "stopped": _nothing,
     "bye": _nothing,
