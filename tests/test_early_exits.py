@@ -119,7 +119,7 @@ def test_a_rank_that_left_with_code_0_is_named_beside_the_one_that_complains(flo
     run = fails(flow_run, how)
     for node in (0, 1):  # in the story, or, beside the own exception of one that complains, in a line of the log
         text = run.node_log("train", node, "stderr")
-        when = r"(, [0-9.]+ s before|, at that moment)"
+        when = r"(, [0-9.]+ s before| at that moment)"
         assert re.search(f"Rank 3 on node 1 had ended with code 0{when}, while others still needed it", text), (
             run.story()
         )

@@ -192,7 +192,7 @@ def test_ranks_that_left_are_named_beside_the_one_that_misses_them_and_beside_no
     complains = failure(0, 10.0, rank=0, order=PEER)
     ended = {1: [(3, NOW + 9.8), (2, NOW + 10.001)], 2: [(5, NOW + 12.0)]}
     assert ranks_that_left([complains], ended) == (
-        "Rank 3 on node 1 had ended with code 0, 0.2 s before, rank 2 on node 1 had ended with code 0, at that moment, "
+        "Rank 3 on node 1 had ended with code 0, 0.2 s before, rank 2 on node 1 had ended with code 0 at that moment, "
         "while others still needed it."
     )
     left = ranks_that_left([complains], {1: [(3, NOW + 9.8)]})

@@ -230,7 +230,8 @@ def said_by(rank: int, text: str) -> str:
     """
     own, other = f"[rank{rank}]: ", "[rank"
     lines = text.splitlines(keepends=True)
-    return "".join(line.removeprefix(own) for line in lines if line.startswith(own) or not _is_of_a_rank(line, other))
+    mine = own.rstrip()  # lines of C++ have no space there
+    return "".join(line.removeprefix(own) for line in lines if line.startswith(mine) or not _is_of_a_rank(line, other))
 
 
 def _is_of_a_rank(line: str, start: str) -> bool:
