@@ -64,6 +64,8 @@ def wanted(cell: Cell) -> list[tuple[str, str]]:
         return [("task 0", when)]
     if when == "forming":
         return [(f"task {last}", "late")]
+    if cell.launcher in ("tensorflow", "jax"):
+        return tasks  # which are the ranks
     if when in ("ranks", "ranks compute") or row.who.startswith(("rank", "child")):
         if cell.launcher == "ray":
             return [("task 0", when), *((f"rank {rank}", when) for rank in range(cell.ranks))]
