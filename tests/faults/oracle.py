@@ -59,7 +59,7 @@ EXCEPTIONS = {
     "memory exhausted": "MemoryError",
     "message of 9 MB": "ValueError: begin xxx",
     "message of many lines": "ValueError",
-    "message that is no UTF-8": r"ValueError: a name \? that",
+    "message that is no UTF-8": r"ValueError: a name (\?|\\udcff) that",
     "thread left": "ValueError: " + re.escape(acts.MESSAGE),
     "slow end hook": "ValueError: " + re.escape(acts.MESSAGE),
     "value that cannot be sent": "cannot be sent to the other nodes",
