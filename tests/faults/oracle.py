@@ -113,6 +113,8 @@ def _cannot_tell(cell: Cell, node: int) -> set[int]:
         silent |= others - {0}  # which may be importing as well when it is ended
     if row.when in ("storing", "end hook", "end"):
         silent |= others - {0, 1} if cell.node else others
+        if who == "guard":
+            silent |= {cell.node}  # its task's body has ended well, and nothing of it is called any more
     if row.place == "local" and who == "guard" and cell.node == 0:
         silent |= others  # what they write goes through it
     if who == "run" and row.what == "SIGKILL":
