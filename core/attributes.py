@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from metaflow._vendor import click
+from metaflow.metaflow_config_funcs import from_conf
 
 from .failure import BadAttribute
 
@@ -18,14 +19,41 @@ def number(decorator: Any, name: str, least: float = 0.0) -> float:
     BadAttribute
     """
     value = decorator.attributes[name]
-    try:
-        seconds = float(value)
-    except (TypeError, ValueError):
-        seconds = float("nan")
-    if not seconds > least or isinstance(value, bool):
+    seconds = _seconds(value)
+    if not seconds > least:
         raise BadAttribute(
             f"@{decorator.name}({name}={value!r}): {name} is a number of seconds greater than {least:g}."
         )
+    return seconds
+
+
+def _seconds(value: Any) -> float:
+    """NaN for what is no number."""
+    try:
+        return float("nan") if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return float("nan")
+
+
+SILENCE_S = {"lost_host_timeout": 30.0, "frozen_node_timeout": 60.0}
+"""How long another node may be silent, in seconds, where neither its attribute nor its setting says otherwise."""
+
+
+def number_or_setting(decorator: Any, name: str, usual: float, least: float) -> float:
+    """Attribute ``name`` as :func:`number` reads it; where it is None, the setting METAFLOW_GANG_<NAME>, an environment
+    variable or an entry of Metaflow's configuration, and else ``usual``.
+
+    Raises
+    ------
+    BadAttribute
+    """
+    if decorator.attributes[name] is not None:
+        return number(decorator, name, least)
+    setting = f"GANG_{name.upper()}"
+    value = from_conf(setting)
+    seconds = usual if value is None else _seconds(value)
+    if not seconds > least:
+        raise BadAttribute(f"METAFLOW_{setting}={value}: it is a number of seconds greater than {least:g}.")
     return seconds
 
 

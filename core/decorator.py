@@ -14,7 +14,7 @@ from metaflow.plugins.parallel_decorator import ParallelDecorator
 from metaflow.unbounded_foreach import UBF_CONTROL
 
 from . import interrupt
-from .attributes import check_neighbours, check_scheduler, check_split, number, requested
+from .attributes import SILENCE_S, check_neighbours, check_scheduler, check_split, number, number_or_setting, requested
 from .console import show_lines_at_once
 from .context import Gang, TaskInfo
 from .failure import BadAttribute, GangInterrupt
@@ -34,6 +34,11 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
     ----------
     all_nodes_started_timeout : float, default 600
         Seconds in which all nodes must have joined, counted from this node's own start.
+    lost_host_timeout : float, default 30
+        Seconds in which a host that does not answer any more ends the gang. An interruption of the network that is
+        shorter than two thirds of it ends nothing.
+    frozen_node_timeout : float, default 60
+        Seconds after which a node ends the gang that does not answer while its host does: a paused container.
     end_timeout : float, default 30
         Seconds that what Metaflow and other decorators do after a body may take once the gang has failed.
 
@@ -50,7 +55,12 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
     """
 
     name = "gang"
-    defaults: ClassVar[dict[str, Any]] = {"all_nodes_started_timeout": 600, "end_timeout": 30}
+    defaults: ClassVar[dict[str, Any]] = {
+        "all_nodes_started_timeout": 600,
+        "end_timeout": 30,
+        "lost_host_timeout": None,
+        "frozen_node_timeout": None,
+    }
 
     runs_on_control_only = False
     """Whether the body runs on node 0 only, and the others hold until it ends."""
@@ -117,6 +127,8 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
         for name in ("all_nodes_started_timeout", "end_timeout"):
             self.attributes[name] = number(self, name)
         self._elsewhere = any(other.name in ("batch", "kubernetes") for other in decos)
+        for name, usual in SILENCE_S.items():
+            self.attributes[name] = number_or_setting(self, name, usual, least=2.0)
         self.gpus, self.cpus = requested(decos, "gpu"), requested(decos, "cpu")
         self.check_attributes()
         interrupt.heed_one_interrupt()

@@ -20,8 +20,9 @@ from .guard.farewell import remove_folder
 from .guard.private import in_base, temporary_folder
 from .guard.processes import GANG_MARKER
 from .link import INTERRUPT, STACKS, Link
+from .logs import say
 from .meeting import DatastoreMeeting, MeetingFailed
-from .network import NoRoute, own_address_towards
+from .network import NoRoute, own_address_within
 from .preemption import LOADED, Preemption
 
 if TYPE_CHECKING:
@@ -100,14 +101,16 @@ class Forming:
             end_timeout=float(self._decorator.attributes["end_timeout"]),
         )
         self._preemption.tell()
+        begun = time.monotonic()
         try:
-            host = own_address_towards(os.environ["MF_PARALLEL_MAIN_IP"])
+            host = own_address_within(os.environ["MF_PARALLEL_MAIN_IP"], timeout, say)
         except NoRoute as error:
             raise GangFailed(f"Node {self._node} finds no way to node 0 (MF_PARALLEL_MAIN_IP). {error}") from None
+        timeout = max(1.0, timeout - (time.monotonic() - begun))
         where = self._open(link, identity, host, timeout) if self._is_control else self._find(timeout, control_task)
         info = {"hostname": socket.gethostname(), "cpus": cpu_count(), "gpus": gpu_count()}
         joining: dict[str, Any] = {"identity": identity, "info": info, "timeout": timeout, "host": host, **where}
-        header, _ = link.request("join", **joining)
+        header, _ = link.request("join", timeouts=self._timeouts(), **joining)
         if self._meeting is not None and self._is_control:
             self._meeting.close()
         nodes = tuple(
@@ -147,7 +150,14 @@ class Forming:
         os.environ.update(self._environments[0])
 
     def _open(self, link: Link, identity: list[Any], host: str, timeout: float) -> dict[str, Any]:
-        header, _ = link.request("open", num_nodes=self._num_nodes, timeout=timeout, identity=identity, host=host)
+        header, _ = link.request(
+            "open",
+            num_nodes=self._num_nodes,
+            timeout=timeout,
+            identity=identity,
+            host=host,
+            timeouts=self._timeouts(),
+        )
         where = {key: header[key] for key in ("address", "port", "secret")}
         announcement = json.dumps(where).encode()
         datastore = self._decorator.flow_datastore
@@ -160,6 +170,11 @@ class Forming:
             self._meeting = self._datastore_meeting(self._task.task_id)
             self._meeting.publish(announcement)
         return where
+
+    def _timeouts(self) -> list[float]:
+        """How long other nodes may be silent; node 0's count for all."""
+        attributes = self._decorator.attributes
+        return [attributes["lost_host_timeout"], attributes["frozen_node_timeout"]]
 
     def _find(self, timeout: float, control_task: str) -> dict[str, Any]:
         if local.MEETING_VARIABLE in os.environ:

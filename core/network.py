@@ -6,7 +6,8 @@ import ipaddress
 import os
 import socket
 import struct
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .fabric import efa_devices, efa_variables
@@ -17,6 +18,8 @@ _NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 # Any port will do: connecting a datagram socket chooses the route and sends nothing.
 _DISCARD_PORT = 9
+# Seconds between two attempts to find a host, doubled from the first to the longest; and when the user is told.
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S, _TOLD_AFTER_S = 0.05, 1.0, 5.0
 
 
 class NoRoute(OSError):
@@ -66,6 +69,35 @@ def own_address_towards(address: str) -> str:
         except OSError as error:
             reason = error.strerror or str(error)
     raise NoRoute(f"This machine has no way to {address!r}: {reason}. Check its network and the address.")
+
+
+def own_address_within(address: str, timeout_s: float, say: Callable[[str], None]) -> str:
+    """:func:`own_address_towards`, tried again until ``timeout_s`` seconds are over.
+
+    The name service of a cluster knows a pod, and a pod its network, some seconds after it has started. ``say`` takes a
+    line for the user, once, where that is not so soon.
+
+    Raises
+    ------
+    NoRoute
+        As it was at the end; at once where the address is empty.
+    """
+    begun = time.monotonic()
+    pause, told = _FIRST_PAUSE_S, False
+    while True:
+        try:
+            return own_address_towards(address)
+        except NoRoute as error:
+            waited = time.monotonic() - begun
+            if not address:
+                raise
+            if waited + pause > timeout_s:
+                raise NoRoute(f"{error} It was tried for {waited:.0f} s.") from None
+            if waited > _TOLD_AFTER_S and not told:
+                told = True
+                say(f"{error} It is tried again for {timeout_s - waited:.0f} s (all_nodes_started_timeout).")
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE_S)
 
 
 def interface_for(address: str) -> str | None:

@@ -50,7 +50,8 @@ link = Link()
 private = in_base("gangs", lambda below: tempfile.mkdtemp(prefix=f"{gang_id}-{node}-", dir=below))
 signals = {"interrupt_signal": int(INTERRUPT), "stacks_signal": int(STACKS)}
 link.request("setup", node=node, folder=private, gang_id=gang_id, **signals)
-about = {"timeout": 60, "host": "127.0.0.1", "identity": ["flow", "run", "step", "1", 0]}
+# A lost_host_timeout of 4 s: the kernel gives up a connection after twice that.
+about = {"timeout": 60, "host": "127.0.0.1", "identity": ["flow", "run", "step", "1", 0], "timeouts": [4, 60]}
 if node == 0:
     opened, _ = link.request("open", num_nodes=count, **about)
     where = {key: opened[key] for key in ("address", "port", "secret")}
@@ -291,7 +292,7 @@ def test_input_that_nobody_reads_holds_up_nothing(gang: LocalGang) -> None:
 
 @pytest.mark.big
 def test_a_reader_who_pauses_longer_than_the_kernel_waits_is_not_lost(gang: LocalGang) -> None:
-    """TCP_USER_TIMEOUT is 8 s, for a window that stays closed too; and nothing else may wait for this reader."""
+    """TCP_USER_TIMEOUT is 8 s here, for a window that stays closed too; and nothing else may wait for this reader."""
     slow = gang.start("node1", "head -c 3000000 /dev/zero; echo over >&2")
     held = gang.start("node1", "sleep 10; wc -c")
     assert held.stdin is not None and slow.stdout is not None

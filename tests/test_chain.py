@@ -40,7 +40,9 @@ import json, resource, sys
 from types import SimpleNamespace
 from metaflow_extensions.gang.core.guard import chain, delivery
 from metaflow_extensions.gang.core.guard.peer import PeerServer
+from metaflow_extensions.gang.core.guard.timeouts import TIMEOUTS
 
+TIMEOUTS.lost_host = 4.0
 order = json.loads(sys.stdin.readline())
 delivery.KEEP_SECONDS = order["keep"]
 if order["largest"]:
@@ -528,7 +530,7 @@ def test_wrong_bytes_again_and_again(net: Net) -> None:
 
 
 def test_a_node_that_stops_reading(net: Net) -> None:
-    """The kernel gives up after 8 s; the node is left out, and tried once more by control."""
+    """The kernel gives up after twice ``lost_host_timeout``; the node is left out, and tried once more by control."""
     nodes = net.grow(3)
     hold = Hold()
     gate = net.gate(nodes[1], 4 * MIB, hold)

@@ -13,10 +13,12 @@ import pytest
 
 from metaflow_extensions.gang.core.guard.accept import Acceptor
 from metaflow_extensions.gang.core.guard.dial import ConnectError, connect
-from metaflow_extensions.gang.core.guard.hub import STORY_SETTLE_S, STORY_WAIT_S, Hub
+from metaflow_extensions.gang.core.guard.failures import STORY_SETTLE_S, STORY_WAIT_S
+from metaflow_extensions.gang.core.guard.hub import Hub
 from metaflow_extensions.gang.core.guard.loop import Loop
 from metaflow_extensions.gang.core.guard.preemption import KIND
 from metaflow_extensions.gang.core.guard.session import Connection, Identity
+from metaflow_extensions.gang.core.guard.timeouts import TIMEOUTS
 from metaflow_extensions.gang.core.guard.verdict import EVIDENCE, LOST, PEER, Failure
 
 SECRET = os.urandom(32)
@@ -48,6 +50,7 @@ class Member:
         self.closed: list[str] = []
         self.errors: list[str] = []
         self.connection: Connection | None = None
+        self.answers = True  # whether its guard runs
         connect(
             bench.loop, bench.acceptor.address, bench.acceptor.port, SECRET, GANG, "member", node,
             {"hostname": f"host-{node}", "cpus": 1, "gpus": 0, "ring_port": 1}, self._connected, self._failed, END_S,
@@ -55,8 +58,13 @@ class Member:
 
     def _connected(self, connection: Connection) -> None:
         self.connection = connection
-        connection.on_frame = lambda conn, header, payload: self.heard.append((header, payload))
+        connection.on_frame = lambda conn, header, payload: self._take(header, payload)
         connection.on_close = lambda conn, reason: self.closed.append(reason)
+
+    def _take(self, header: dict[str, Any], payload: bytes) -> None:
+        self.heard.append((header, payload))
+        if header["op"] == "ask" and self.answers:
+            self.say(**{**header, "op": "heard"})
 
     def _failed(self, error: ConnectError) -> None:
         self.errors.append(str(error))
@@ -71,6 +79,10 @@ class Member:
     def die(self) -> None:
         assert self.connection is not None
         self.connection.abort()
+
+    def leaves(self) -> None:
+        self.say("done")
+        self.say("bye")
 
     def got(self, op: str) -> list[dict[str, Any]]:
         return [header for header, _ in self.heard if header["op"] == op]
@@ -227,16 +239,79 @@ def test_different_collectives_at_the_same_place_end_the_gang(bench: Callable[..
     assert "node 1 (host-1): called all_gather() where node 0 called barrier(): every node must make" in gang.story()
 
 
+@pytest.mark.parametrize("node", [0, 2])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_node_whose_body_is_done_deserts_a_collective_at_once(
+    bench: Callable[..., Bench], node: int, is_first: bool
+) -> None:
+    """Node 0 leaves last, so nobody may wait until it has left."""
+    gang = bench(3)
+    gang.join(1, 2)
+
+    def done() -> None:
+        if node == 0:
+            gang.hub.receive(0, {"op": "done"}, b"")
+        else:
+            gang.members[node].say("done")
+
+    if is_first:
+        done()
+    gang.members[1].say("gather", seq=0, kind="barrier()")
+    if not is_first:
+        done()
+    assert f"node {node} (host-{node}): finished its step while node 1 waits for it in barrier()" in gang.story()
+
+
+def test_a_node_that_has_given_its_part_may_be_done(bench: Callable[..., Bench]) -> None:
+    gang = bench(3)
+    gang.join(1, 2)
+    gang.hub.receive(0, {"op": "gather", "seq": 0, "kind": "barrier()"}, b"")
+    gang.members[1].say("gather", seq=0, kind="barrier()")
+    gang.members[1].say("done")
+    wait(gang, 0.3)
+    assert not gang.got("stop")
+    gang.members[2].say("gather", seq=0, kind="barrier()")
+    until(gang.loop, lambda: bool(gang.got("gathered")))
+
+
+def test_a_guard_that_leaves_without_its_step_s_end_has_not_finished_it(bench: Callable[..., Bench]) -> None:
+    """Its task has exited by itself; how is in a record that another guard may bring."""
+    gang = bench(3)
+    gang.join(1, 2)
+    gang.hub.receive(0, {"op": "gather", "seq": 0, "kind": "barrier()"}, b"")
+    record = Failure(1, "task", "the node's task died in the middle of its work", time.time())
+    gang.members[1].say("fail", failure=record.to_json())
+    gang.members[1].say("stopped")
+    gang.members[1].say("bye")
+    until(gang.loop, lambda: bool(gang.got("stop")))
+    wait(gang, 0.05)
+    how = record.replaced(kind="task-exit", text="the node's task exited with code 3", time=time.time())
+    gang.hub.receive(0, {"op": "fail", "failure": how.to_json()}, b"")
+    assert gang.story() == "The first failure was on node 1 (host-1): the node's task exited with code 3"
+    assert not gang.hub.has_left(1)
+
+
+def test_a_guard_that_leaves_before_its_step_s_end_and_says_nothing_is_lost(bench: Callable[..., Bench]) -> None:
+    gang = bench(3)
+    gang.join(1, 2)
+    gang.members[1].say("bye")
+    connection = gang.members[1].connection
+    assert connection is not None
+    connection.close()
+    told = "node 1 (host-1): the connection from it to node 0 was lost (closed before its work was done): its host, its"
+    assert told in gang.story()
+
+
 @pytest.mark.parametrize("leaves_first", [True, False])
 def test_a_node_that_has_left_deserts_a_collective(bench: Callable[..., Bench], leaves_first: bool) -> None:
     gang = bench(3)
     gang.join(1, 2)
     if leaves_first:
-        gang.members[2].say("bye")
+        gang.members[2].leaves()
         until(gang.loop, lambda: gang.hub.has_left(2))
     gang.members[1].say("gather", seq=0, kind="barrier()")
     if not leaves_first:
-        gang.members[2].say("bye")
+        gang.members[2].leaves()
     assert "node 2 (host-2): finished its step while node 1 waits for it in barrier()" in gang.story()
 
 
@@ -268,10 +343,10 @@ def test_a_cancelled_launch_and_the_end_of_control_s_body_are_told_to_all(bench:
 def test_all_have_left_when_every_other_node_has(bench: Callable[..., Bench]) -> None:
     gang = bench(3)
     gang.join(1, 2)
-    gang.members[1].say("bye")
+    gang.members[1].leaves()
     until(gang.loop, lambda: gang.hub.has_left(1))
     assert not gang.got("all-left")
-    gang.members[2].say("bye")
+    gang.members[2].leaves()
     until(gang.loop, lambda: bool(gang.got("all-left")))
     # A connection that ends after its bye is in order.
     gang.members[1].die()
@@ -340,7 +415,7 @@ def test_a_record_is_put_on_the_hub_s_clock(bench: Callable[..., Bench]) -> None
     gang = bench(3)
     gang.join(1, 2)
     # Node 1's clock is 50 s slow. What it calls 49 s ago was a second after node 2's failure.
-    for node, member in gang.hub._members.items():
+    for node, member in gang.hub.members.items():
         member.offset = 50.0 if node == 1 else 0.0
     gang.members[1].fails("second", after=-49.0)
     gang.members[2].fails("first")
@@ -363,7 +438,8 @@ def test_a_lost_node_is_told_with_what_the_network_said(bench: Callable[..., Ben
     gang.members[1].die()
     story = gang.story()
     assert "node 1 (host-1): the connection from it to node 0 " in story
-    assert "its host, its container or its guard process has died, or the network between them is cut" in story
+    # Its end was sent, so the network is not cut.
+    assert story.endswith("(closed without a word): its host, its container or its guard process has died")
     until(gang.loop, lambda: bool(gang.got("all-gone")))
     assert not gang.hub.members_left
 
@@ -382,11 +458,14 @@ def test_who_is_gone_is_the_cause_where_all_others_blame_a_peer(bench: Callable[
 def test_who_is_silent_is_the_cause_where_all_others_blame_a_peer(bench: Callable[..., Bench]) -> None:
     gang = bench(3)
     gang.join(1, 2)
+    gang.members[2].answers = False
     gang.members[1].fails("lost its peer", order=PEER)
     until(gang.loop, lambda: bool(gang.got("stop")))
     gang.members[1].say("stopped")
     gang.hub.receive(0, {"op": "stopped"}, b"")
-    assert re.search(r"first failure was on node 2 \(host-2\).*answers node 0 no more", gang.story())
+    assert re.search(
+        r"first failure was on node 2 \(host-2\).*does not answer node 0, while its host still does", gang.story()
+    )
 
 
 def test_a_death_after_the_stop_is_no_cause_where_one_is_known(bench: Callable[..., Bench]) -> None:
@@ -404,7 +483,67 @@ def test_a_node_that_is_lost_before_all_have_joined_ends_the_gang_at_once(bench:
     gang.join(1)
     gang.members[1].die()
     assert "node 1 (host-1): the connection from it to node 0" in gang.story()
-    assert gang.hub.refuse("member", 2) == "this gang is ending"
+    refusal = gang.hub.refuse("member", 2)
+    told = "this gang is ending: the first failure was on node 1 (host-1): the connection from it to node 0 was lost ("
+    assert refusal is not None and refusal.startswith(told)
+
+
+# -- who does not answer -----------------------------------------------------------------------------------------------
+
+
+def test_a_node_that_lost_another_which_answers_is_believed_and_one_that_lost_who_has_left_is_not(
+    bench: Callable[..., Bench],
+) -> None:
+    gang = bench(4)
+    gang.join(1, 2, 3)
+    gang.members[2].leaves()  # which the hub hears only after what node 1 has to tell
+    text = "lost its connection to node 2 (timed out), while both still reach node 0"
+    record = Failure(1, "ring", text, time.time(), order=LOST, peer=2)
+    gang.hub.receive(1, {"op": "fail", "failure": record.to_json()}, b"")
+    wait(gang, 0.3)
+    assert not gang.got("stop")
+    record = record.replaced(peer=3, text=text.replace("2", "3"))
+    gang.members[1].say("fail", failure=record.to_json())
+    assert gang.story() == f"The first failure was on node 1 (host-1): {record.text}"
+
+
+@pytest.mark.parametrize("frozen", [1, 2])
+def test_a_guard_that_does_not_run_is_told_while_its_host_answers(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, frozen: int
+) -> None:
+    monkeypatch.setattr(TIMEOUTS, "frozen_node", 2.0)
+    gang = bench(4)
+    gang.join(1, 2, 3)
+    for node in range(1, frozen + 1):
+        gang.members[node].answers = False
+    began = time.monotonic()
+    until(gang.loop, lambda: bool(gang.got("stop")))
+    assert 1.9 < time.monotonic() - began < 10.0
+    for node in (0, *range(1 + frozen, 4)):
+        gang.hub.receive(node, {"op": "stopped"}, b"")
+    story = gang.story()  # which those that are frozen get, too, when they go on
+    assert time.monotonic() - began < 10.0, "nobody waits for who is frozen"
+    for node in range(1, 4):
+        told = f"node {node} (host-{node}): has not answered node 0 for 2 s, while its host still does: it is frozen"
+        assert (told in story) == (node <= frozen), story
+    assert gang.hub.members_left == (frozen < 3)
+
+
+def test_any_byte_is_an_answer_and_the_hub_s_own_sleep_does_not_count(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TIMEOUTS, "frozen_node", 4.0)
+    gang = bench(2)
+    gang.join(1)
+    gang.members[1].answers = False
+    until(gang.loop, lambda: bool(gang.members[1].got("ask")))
+    gang.members[1].say("gather", seq=0, kind="barrier()")
+    wait(gang, 1.5)
+    time.sleep(4.0)  # the hub's process is stopped, or its machine
+    wait(gang, 0.3)
+    gang.members[1].answers = True
+    wait(gang, 2.0)
+    assert not gang.got("stop")
 
 
 # -- going on without a node -------------------------------------------------------------------------------------------
@@ -439,7 +578,7 @@ def test_a_node_that_fails_is_stopped_and_told_and_nobody_else_is(bench: Callabl
     assert told["story"] == "The first failure was on node 2 (host-2): rank 2 raised ValueError.\nsecond line"
     assert told["causes"] == [{"node": 2}]
     # What it says afterwards means nothing: it has stored nothing.
-    gang.members[2].say("bye")
+    gang.members[2].leaves()
     gang.members[2].die()
     wait(gang, 0.2)
     assert not gang.hub.has_left(2)
@@ -462,7 +601,7 @@ def test_the_guard_that_knows_most_is_believed(bench: Callable[..., Bench]) -> N
 
 def test_all_have_left_when_the_rest_is_lost_and_told(bench: Callable[..., Bench]) -> None:
     gang = tolerant(bench, 4)
-    gang.members[1].say("bye")
+    gang.members[1].leaves()
     until(gang.loop, lambda: gang.hub.has_left(1))
     gang.members[2].die()
     gang.members[3].fails("rank 3 raised")  # and never says that it has stopped
@@ -476,7 +615,7 @@ def test_all_have_left_when_the_rest_is_lost_and_told(bench: Callable[..., Bench
 
 def test_who_has_left_is_not_lost(bench: Callable[..., Bench]) -> None:
     gang = tolerant(bench)
-    gang.members[2].say("bye")
+    gang.members[2].leaves()
     until(gang.loop, lambda: gang.hub.has_left(2))
     gang.hub.receive(0, {"op": "fail", "failure": Failure(2, "task-exit", "ended", time.time()).to_json()}, b"")
     gang.members[2].die()
@@ -484,18 +623,22 @@ def test_who_has_left_is_not_lost(bench: Callable[..., Bench]) -> None:
     assert not gang.got("lost") and not gang.got("stop") and not gang.said
 
 
-def test_a_node_whose_neighbour_lost_it_is_lost_where_it_does_not_answer(bench: Callable[..., Bench]) -> None:
+def test_a_node_whose_neighbour_lost_it_is_lost_where_it_does_not_answer(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TIMEOUTS, "frozen_node", 2.0)
     gang = tolerant(bench, 4)
+    gang.members[2].answers = False
     record = Failure(1, "ring", "lost its connection to node 2 (timed out)", time.time(), order=LOST, peer=2)
     gang.members[1].say("fail", failure=record.to_json())
     until(gang.loop, lambda: bool(gang.got("lost")))
     assert gang.members[2].got("ask") and gang.got("lost") == [{"op": "lost", "node": 2}]
     until(gang.loop, lambda: bool(gang.said))
-    assert gang.said[0].startswith("node 2 (host-2) was lost: answers neither node 0 nor node 1 any more: its host")
+    assert gang.said[0].startswith("node 2 (host-2) was lost: has not answered node 0 for 2 s, while its host still")
     # The other neighbour's word adds nothing.
     gang.members[3].say("fail", failure=record.replaced(node=3, teller=3).to_json())
     wait(gang, 0.2)
-    assert len(gang.said) == 1 and not gang.got("stop") and not gang.members[3].got("ask")
+    assert len(gang.said) == 1 and not gang.got("stop")
 
 
 def test_two_nodes_that_lost_each_other_but_answer_are_named_once(bench: Callable[..., Bench]) -> None:
@@ -503,9 +646,6 @@ def test_two_nodes_that_lost_each_other_but_answer_are_named_once(bench: Callabl
     for node, peer in ((1, 2), (2, 1)):
         record = Failure(node, "ring", f"lost its connection to node {peer}.", time.time(), order=LOST, peer=peer)
         gang.members[node].say("fail", failure=record.to_json())
-    for member in gang.members.values():
-        until(gang.loop, lambda member=member: bool(member.got("ask")))
-        member.say("heard")
     until(gang.loop, lambda: bool(gang.said))
     wait(gang, 0.3)
     assert gang.said in [

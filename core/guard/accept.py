@@ -21,9 +21,9 @@ from .session import (
     peer_ip,
     protect,
     sentence,
-    tune,
 )
 from .stream import Stream
+from .timeouts import tune
 from .untrusted import integer, number, parse
 from .waiting import Place, Waiting
 from .wire import MAX_FRAME, Nonsense

@@ -23,9 +23,9 @@ from .session import (
     peer_ip,
     protect,
     sentence,
-    tune,
 )
 from .stream import Stream
+from .timeouts import tune
 from .untrusted import integer, number, parse
 from .wire import Nonsense, encode, fault
 
@@ -50,7 +50,12 @@ _NETWORK = (
 
 
 class ConnectError(Exception):
-    """A connection could not be made; the message says where to, what came back and what to check."""
+    """A connection could not be made; the message says where to, what came back and what to check.
+
+    ``interrupted`` tells that the other side ended a handshake that had gone well so far.
+    """
+
+    interrupted = False
 
 
 def connect(
@@ -250,7 +255,7 @@ class Dial:
         self._last = "connected, but the handshake was not completed"
         stream.on_frame = lambda header, body: self._on_welcome(connection, header)
         # No second attempt from here on: the gang may have counted this node as joined already.
-        stream.on_close = lambda reason: self._fail(f"{reason} in the handshake. {_NETWORK}")
+        stream.on_close = lambda reason: self._fail(f"{reason} in the handshake. {_NETWORK}", interrupted=True)
         stream.on_fault = lambda error: self._fail(f"the gang {cannot_understand(error)}.")
 
     def _on_welcome(self, connection: Connection, frame: Header) -> None:
@@ -295,13 +300,15 @@ class Dial:
         check = _NETWORK if self._attempts else "Check the host's name, and the name service of this node."
         self._fail(f"{got} ({tries} in {took:.3g} s). {check}")
 
-    def _fail(self, got: str) -> None:
+    def _fail(self, got: str, interrupted: bool = False) -> None:
         if self._over:
             return
         self.cancel()
         where = f"[{self._address}]" if ":" in self._address else self._address
         me = self._hello["node"]
-        self._on_error(ConnectError(f"Node {me} cannot connect to {where} port {self._port}: {got}"))
+        error = ConnectError(f"Node {me} cannot connect to {where} port {self._port}: {got}")
+        error.interrupted = interrupted
+        self._on_error(error)
 
     def _drop(self) -> None:
         self._timer.cancel()

@@ -3,7 +3,8 @@
 OpenSSL lets one thread at a time into a connection, so one thread at each end does all reading and writing, and waits
 for its descriptors together. A sender may have :data:`WINDOW` bytes of each stream under way that the receiver has not
 passed on. So both ends read at all times: that the other side has gone is seen while a slow reader holds up the data,
-and the kernel, which gives up a connection whose other end does not read for 8 s, does not take one for a lost host.
+and the kernel, which gives up a connection whose other end does not read for a minute, does not take one for a lost
+host.
 """
 
 from __future__ import annotations

@@ -76,9 +76,9 @@ class Gathers:
         entries = [{**entry, "size": len(data)} for entry, data in ordered]
         return {"op": "gathered", "seq": number, "entries": entries}, b"".join(data for _, data in ordered)
 
-    def check_deserted(self, left: Set[int]) -> None:
-        """Raises Mismatch for a node among those that have ``left``, which others still wait for."""
+    def check_deserted(self, done: Set[int]) -> None:
+        """Raises Mismatch for a node among those whose body is ``done``, which others still wait for."""
         for gather in self._open.values():
-            for node in sorted(left - gather.entries.keys()):
+            for node in sorted(done - gather.entries.keys()):
                 waiting = min(gather.entries)
                 raise Mismatch(node, f"finished its step while node {waiting} waits for it in {gather.kind}")

@@ -103,6 +103,11 @@ def _fail(checker: Checker, header: Header, payload: bytes) -> None:
             integer(failure, key, 0, most)
 
 
+def _heard(checker: Checker, header: Header, payload: bytes) -> None:
+    if "number" in header:
+        integer(header, "number", 0, _LAST_NUMBER)
+
+
 def _cancel(checker: Checker, header: Header, payload: bytes) -> None:
     string(header, "key", 300)
 
@@ -144,6 +149,7 @@ _FIELDS: dict[str, Callable[[Checker, Header, bytes], None]] = {
     "bye": _nothing,
     "done": _nothing,
     "bulk": _nothing,
-    "heard": _nothing,
+    "heard": _heard,
+    "ask": _nothing,
     "tolerate": _nothing,  # of control alone; of others it does nothing
 }

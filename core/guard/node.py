@@ -177,8 +177,9 @@ class Node:
             return
         if self.uplink is None or not self.uplink.connected:
             self._fail_alone(failure)  # there is no gang yet, and so no hub that would tell
-        elif self._tolerant and (failure.peer is not None or failure.teller != self.index):
-            self.send({"op": "fail", "failure": failure.to_json()})  # which may end another node, and not this one
+        elif failure.peer is not None or (self._tolerant and failure.teller != self.index):
+            # Which may end another node and not this one, or none: the hub knows whether the peer has only left.
+            self.send({"op": "fail", "failure": failure.to_json()})
         else:
             self._tell_hub(failure)
             self._stop(failure.order, failure.kind == KIND)

@@ -61,10 +61,10 @@ class Requests:
 
     def open(self, request: int, header: Header, payload: bytes) -> None:
         """Control only: open the hub."""
-        uplink = LocalUplink(self._node, header["num_nodes"], header["timeout"], header["identity"], header["host"])
+        where = (header["identity"], header["host"], header.get("timeouts"))
+        uplink = LocalUplink(self._node, header["num_nodes"], header["timeout"], *where)
         self._node.uplink = uplink
-        where = {"port": uplink.port, "address": uplink.address, "secret": uplink.secret.hex()}
-        self._node.desk.answer(request, where)
+        self._node.desk.answer(request, {"port": uplink.port, "address": uplink.address, "secret": uplink.secret.hex()})
 
     def start_nodes(self, request: int, header: Header, payload: bytes) -> None:
         """Control of a local gang: start the other nodes' tasks."""

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from .accept import Acceptor
-from .dial import ConnectError, Dial, connect
+from .dial import LONGEST_PAUSE, ConnectError, Dial, connect
+from .loop import Timer
 from .session import Connection, Identity, cannot_understand
+from .timeouts import SILENT, tune
 from .verdict import LOST, Failure
 
 TYPE_CHECKING = False
@@ -21,10 +24,6 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
 
 CONNECT_TIMEOUT_S = 30.0
 """How long the next node may take to answer; it has joined, so it runs, and only the network can be in the way."""
-
-
-LEAVING_S = 1.0
-"""How much later than the end of its listening we may hear that the next node is done: that comes by way of node 0."""
 
 
 RING_BYTES = 4096
@@ -41,6 +40,7 @@ class Ring:
         self._closed = False
         self._next_has_left = False
         self._dial: Dial | None = None
+        self._again: Timer | None = None
         self._connections: list[Connection] = []
         self._acceptor = Acceptor(
             node.loop,
@@ -65,25 +65,32 @@ class Ring:
         """Connect to the next node, where there is one beside control."""
         after = self._node.index + 1
         if after < len(roster):
-            self._dial = connect(
-                self._node.loop,
-                roster[after]["address"],
-                roster[after]["ring_port"],
-                self._secret,
-                self._identity,
-                "ring",
-                self._node.index,
-                {},
-                self._connected,
-                self._failed,
-                CONNECT_TIMEOUT_S,
-            )
+            self._next = (roster[after]["address"], roster[after]["ring_port"])
+            self._deadline = time.monotonic() + CONNECT_TIMEOUT_S
+            self._connect()
+
+    def _connect(self) -> None:
+        self._again = None
+        self._dial = connect(
+            self._node.loop,
+            *self._next,
+            self._secret,
+            self._identity,
+            "ring",
+            self._node.index,
+            {},
+            self._connected,
+            self._failed,
+            max(1.0, self._deadline - time.monotonic()),
+        )
 
     def _connected(self, connection: Connection) -> None:
         self._dial = None
         self._add(connection)
 
     def _add(self, connection: Connection) -> None:
+        with suppress(OSError):  # the other side may have gone again
+            tune(connection.sock, idle=True)
         self._connections.append(connection)
         connection.on_close = self._lost
         connection.on_fault = self._misbehaved
@@ -95,8 +102,9 @@ class Ring:
     def _lost(self, connection: Connection, reason: str) -> None:
         if connection in self._connections:
             self._connections.remove(connection)
-        # An orderly end, and a death, which the hub sees by itself, say nothing about the network.
-        if not self._closed and reason not in ("", "closed without a word"):
+        # Only silence says something about the network. Whatever else ends a connection was sent by the other kernel: a
+        # reset, where the other guard closed with bytes unread; and a death is seen by the hub itself.
+        if not self._closed and reason in SILENT:
             self._tell(
                 connection.node,
                 f"lost its connection to node {connection.node} ({reason}), while both still reach node 0: the network "
@@ -105,19 +113,26 @@ class Ring:
 
     def _failed(self, error: ConnectError) -> None:
         self._dial = None
-        text = f"cannot reach node {self._node.index + 1}: {error}"
-        self._node.loop.call_later(LEAVING_S, lambda: self._tell_unless_over(text))
-
-    def _tell_unless_over(self, text: str) -> None:
-        if not self._closed and not self._next_has_left:
-            self._tell(self._node.index + 1, text)
+        if self._closed or self._next_has_left:
+            return
+        if error.interrupted and time.monotonic() < self._deadline:
+            # The next node leaves, which we hear by way of node 0; or it was busy, or packets were lost.
+            self._again = self._node.loop.call_later(LONGEST_PAUSE, self._connect)
+        else:
+            self._tell(self._node.index + 1, f"cannot reach node {self._node.index + 1}: {error}")
 
     def _tell(self, peer: int, text: str) -> None:
+        """Tell the hub, which asks the other node first whether it still takes part."""
         self._node.fail(Failure(self._node.index, "ring", text, time.time(), order=LOST, peer=peer))
 
     def next_has_left(self) -> None:
         """The next node is done, maybe before this one has reached it."""
         self._next_has_left = True
+        self._cancel()
+
+    def _cancel(self) -> None:
+        if self._again is not None:
+            self._again.cancel()
         if self._dial is not None:
             self._dial.cancel()
             self._dial = None
@@ -126,8 +141,7 @@ class Ring:
         """Say goodbye to both neighbours."""
         self._closed = True
         self._acceptor.close()
-        if self._dial is not None:
-            self._dial.cancel()
+        self._cancel()
         for connection in self._connections:
             connection.close()
         self._connections.clear()

@@ -18,7 +18,7 @@ import threading
 import time
 
 from .bulklink import BulkError, Link, client_context, server_context
-from .session import tune
+from .timeouts import tune
 
 HANDSHAKE_SECONDS = 5.0
 """How long a socket may take to prove the secret to a server."""

@@ -128,6 +128,16 @@ class Connection:
         """Whether the connection has ended, or was closed on this side."""
         return self._stream.closed
 
+    @property
+    def heard_at(self) -> float:
+        """When the last bytes came, by ``time.monotonic()``."""
+        return self._stream.heard_at
+
+    @property
+    def sock(self) -> socket.socket:
+        """For asking the kernel; not for sending or receiving."""
+        return self._stream.sock
+
     def send(self, header: dict[str, Any], payload: bytes = b"") -> None:
         """Send one frame; does nothing once the connection has ended.
 
@@ -217,17 +227,6 @@ def protect(stream: Stream, incoming: Seal, limit: int = MAX_FRAME, header_limit
     stream.decoder.check = incoming.check
     stream.decoder.limit = limit
     stream.decoder.header_limit = header_limit
-
-
-def tune(sock: socket.socket) -> None:
-    """Make the kernel watch the connection: a lost host is noticed within 10 s, sent data or not."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    # Keep-alive watches an idle connection, TCP_USER_TIMEOUT one with data under way; neither does the other's work.
-    for name, value in (("KEEPIDLE", 2), ("KEEPINTVL", 2), ("KEEPCNT", 3), ("USER_TIMEOUT", 8000)):
-        option = getattr(socket, f"TCP_{name}", None)
-        if option is not None:
-            sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def peer_ip(name: tuple[Any, ...]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -57,6 +58,7 @@ class Stream:
         self._shut = False
         self._linger: Timer | None = None
         self._then: list[Callable[[], None]] = []
+        self.heard_at = time.monotonic()
         sock.setblocking(False)
         loop.add_reader(sock, self._guarded(self._read))
 
@@ -64,6 +66,11 @@ class Stream:
     def closed(self) -> bool:
         """Whether the stream has ended, or :meth:`close` was called: nothing more is delivered."""
         return self._closing or self._closed
+
+    @property
+    def sock(self) -> socket.socket:
+        """For its options; the stream alone sends and receives."""
+        return self._sock
 
     @property
     def queued(self) -> int:
@@ -142,6 +149,7 @@ class Stream:
         if not data:
             self._end(self._write_fault or "closed without a word")
             return
+        self.heard_at = time.monotonic()
         if self._closing or self._faulty:
             # Read and dropped, because closing a socket with unread data would reset it and lose what we sent last.
             return

@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Set
-from functools import partial
 
-from .hub import STORY_SETTLE_S, STORY_WAIT_S
+from .failures import STORY_SETTLE_S, STORY_WAIT_S
 from .loop import Loop
 from .preemption import stop_message
 from .session import Connection
-from .verdict import CUT, LOST, Failure, causes, story
+from .verdict import Failure, causes, story
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from .wire import Header
-
-ANSWER_S = 2.0
-"""How long a node to which another one lost its connection may take to answer node 0; a guard answers at once."""
 
 
 class LostNode:
@@ -139,7 +135,6 @@ class Tolerance:
         self._say = say
         self._on_loss = on_loss
         self._on_told = on_told
-        self._asked: set[int] = set()
         self._cut: set[frozenset[int]] = set()
 
     @property
@@ -158,10 +153,7 @@ class Tolerance:
     def takes(self, failure: Failure) -> bool:
         """Whether this failure is none of the gang's. The node that it ends, if any, is lost then."""
         if failure.peer is not None:
-            known = not self.lost.keys().isdisjoint((failure.node, failure.peer))
-            if not known and not self.ending:
-                self._ask(failure, failure.peer)
-            return known or not self.ending
+            return not self.lost.keys().isdisjoint((failure.node, failure.peer))
         # The node that ends is the one whose task is told of the failure, wherever the process ran.
         node = failure.teller
         if node in self.lost:
@@ -179,28 +171,10 @@ class Tolerance:
         self.lost[node] = LostNode(self._loop, failure, connection, hostname, self._say, self._on_told)
         self._on_loss(node)
 
-    # -- what the ring sees ------------------------------------------------------------------------------------------
-
-    def heard(self, node: int) -> None:
-        """Node 0 has heard of ``node``, whatever it said."""
-        self._asked.discard(node)
-
-    def _ask(self, failure: Failure, peer: int) -> None:
-        """A node lost its connection to the next one: if that answers node 0 no more either, it is lost."""
-        if peer in self._members:
-            self._asked.add(peer)
-            self._members[peer].send({"op": "ask"})
-            self._loop.call_later(ANSWER_S, partial(self._answered, failure, peer))
-
-    def _answered(self, failure: Failure, peer: int) -> None:
+    def cut(self, failure: Failure, peer: int) -> None:
+        """A node lost its connection to ``peer``, while both answer node 0: that is said, once for both."""
         pair = frozenset((failure.node, peer))
-        if self.ending or not pair.isdisjoint(self.lost.keys() | self._left):
-            return
-        if peer in self._asked:
-            self._members.pop(peer).abort()
-            text = f"answers neither node 0 nor node {failure.node} any more: {CUT}"
-            self._lose(Failure(peer, "lost", text, failure.time, order=LOST), None)
-        elif pair not in self._cut:
+        if not self.ending and pair not in self._cut and pair.isdisjoint(self.lost.keys()):
             self._cut.add(pair)
             name = _name(failure.node, self._hostnames.get(failure.node, ""))
             self._say(f"{name} {_clause(failure)}. The step goes on.")

@@ -6,15 +6,19 @@ Both kinds offer the same to :class:`~.node.Node`; what the hub answers arrives 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from .accept import Acceptor
 from .dial import ConnectError, Dial, connect
 from .hub import Hub
+from .liveness import Liveness, Silent
 from .messages import HEADER_BYTES, inline_bytes
 from .ring import Ring
 from .session import Connection, Identity, cannot_understand
-from .verdict import CUT
+from .timeouts import SILENT, TIMEOUTS, tune
+from .verdict import CUT, DIED, LOST, Failure
 from .wire import WireError
 
 TYPE_CHECKING = False
@@ -71,12 +75,21 @@ class LocalUplink:
     control_done = False
     connected = True
 
-    def __init__(self, node: Node, num_nodes: int, timeout_s: float, identity: list[str | int], host: str) -> None:
+    def __init__(
+        self,
+        node: Node,
+        num_nodes: int,
+        timeout_s: float,
+        identity: list[str | int],
+        host: str,
+        timeouts: list[float] | None = None,
+    ) -> None:
         self.secret = os.urandom(32)
         self.all_left = num_nodes == 1
         self._node = node
         self._bulk: BulkServer | None = None
         self._left: set[int] = set()
+        TIMEOUTS.take(timeouts)
         self._hub = Hub(node.loop, num_nodes, timeout_s, self._deliver, node.say, self._start_bulk)
         self._acceptor = Acceptor(
             node.loop,
@@ -141,9 +154,12 @@ class RemoteUplink:
 
     def __init__(self, node: Node, header: Header) -> None:
         self.control_done = False
+        TIMEOUTS.take(header.get("timeouts"))
         self._node = node
+        self._liveness = Liveness(node.loop, lambda silent, answering: self._hub_silent(silent[0]))
         self._address: str = header["address"]
         self.secret = bytes.fromhex(header["secret"])
+        self._port: int = header["port"]
         self._identity = Identity(*header["identity"])
         self._connection: Connection | None = None
         self._left = False
@@ -153,7 +169,7 @@ class RemoteUplink:
         self._dial: Dial | None = connect(
             node.loop,
             self._address,
-            header["port"],
+            self._port,
             self.secret,
             self._identity,
             "member",
@@ -175,6 +191,7 @@ class RemoteUplink:
         connection.on_frame = lambda conn, header, payload: self._receive(header, payload)
         connection.on_close = lambda conn, reason: self._closed(reason)
         connection.on_fault = lambda conn, error: self._hub_failed(error)
+        self._liveness.watch(connection, (self._address, self._port))
 
     def _failed(self, error: ConnectError) -> None:
         self._dial = None
@@ -182,9 +199,27 @@ class RemoteUplink:
 
     def _closed(self, reason: str) -> None:
         self._connection = None
+        self._liveness.close()
         if not self._left:
-            text = f"the connection from node {self._node.index} to it was lost ({reason or 'closed'}): {CUT}"
-            self._node.hub_lost(text)
+            why = CUT if reason in SILENT else DIED
+            self._node.hub_lost(
+                f"the connection from node {self._node.index} to it was lost ({reason or 'closed'}): {why}"
+            )
+
+    def _hub_silent(self, silent: Silent) -> None:
+        text = f"has not answered node {self._node.index} {silent.text}"
+        connection, self._connection = silent.connection, None
+        # A guard that goes on later is to know why the others have left.
+        connection.send({"op": "fail", "failure": Failure(0, "lost", text, time.time(), order=LOST).to_json()})
+        connection.close()
+        self._node.hub_lost(text)
+
+    def _adopt(self, timeouts: list[float]) -> None:
+        """Node 0's times are those of the gang."""
+        TIMEOUTS.take(timeouts)
+        if self._connection is not None:
+            with suppress(OSError):  # it may have been reset meanwhile, which is told next
+                tune(self._connection.sock)
 
     def _hub_failed(self, error: Exception) -> None:
         """What node 0 says is the gang's own: a guard that fails over it has failed itself."""
@@ -196,13 +231,14 @@ class RemoteUplink:
     def _receive(self, header: Header, payload: bytes) -> None:
         op = header["op"]
         if op == "roster":
+            self._adopt(header["timeouts"])
             self._ring.close_the(header["nodes"])
         elif op == "left":
             self._ring.next_has_left()
         elif op == "control-done":
             self.control_done = True
         elif op == "ask":
-            self.send({"op": "heard"})
+            self.send({**header, "op": "heard"})
         elif op == "bulk":
             waiting, self._bulk_waiting = self._bulk_waiting, []
             for ready in waiting:
@@ -225,6 +261,7 @@ class RemoteUplink:
 
     def leave(self, then: Callable[[], None]) -> None:
         self._left = True
+        self._liveness.close()
         self._ring.close()
         self.send({"op": "bye"})
         if self._connection is not None:

@@ -27,8 +27,11 @@ TIE_S = 0.002
 LEAVING_S = 1.0
 """How long after a complaint about it a rank's end with code 0 may be noted: it closes its connections before."""
 
-CUT = "its host, its container or its guard process has died, or the network between them is cut"
-"""What may be behind a connection that is lost."""
+DIED = "its host, its container or its guard process has died"
+"""What may be behind a connection whose other side has ended it, or has reset it: a kernel there answered."""
+
+CUT = f"{DIED}, or the network between them is cut"
+"""What may be behind a connection on which nothing comes any more."""
 
 _LIKELY = {"SIGKILL": " (out of memory?)", "SIGBUS": " (/dev/shm full?)"}
 """What most often lies behind a signal that nobody seems to have sent."""

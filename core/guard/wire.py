@@ -129,4 +129,6 @@ _FAULTS = {
     errno.ECONNREFUSED: "refused",
     errno.EHOSTUNREACH: "no route to that host",
     errno.ENETUNREACH: "no route to that network",
+    errno.EHOSTDOWN: "host is down",
+    errno.ENETDOWN: "network is down",
 }

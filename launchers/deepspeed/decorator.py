@@ -27,6 +27,10 @@ class DeepspeedDecorator(GangDecorator):
         Seconds to wait for the last node to start.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
+    lost_host_timeout : float, optional, default 30
+        Seconds in which a host that does not answer any more ends the gang.
+    frozen_node_timeout : float, optional, default 60
+        Seconds after which a node ends the gang that does not answer while its host does.
     transport : str, default "auto"
         How ranks are started: "none" (each node's own launcher starts its own, which needs nothing in the image), "ssh"
         (node 0 starts all, over a private sshd on each node), "channel" (the same over an encrypted connection of the

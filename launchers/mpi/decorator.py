@@ -34,6 +34,10 @@ class MPIDecorator(GangDecorator):
         Seconds to wait for the last node to start.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
+    lost_host_timeout : float, optional, default 30
+        Seconds in which a host that does not answer any more ends the gang.
+    frozen_node_timeout : float, optional, default 60
+        Seconds after which a node ends the gang that does not answer while its host does.
     transport : str, default "auto"
         How mpirun starts its daemons on the other nodes: "ssh" (a private sshd on each node, with keys made for this
         step), "channel" (without SSH: over an encrypted connection of the gang), or "auto" (ssh where OpenSSH's client

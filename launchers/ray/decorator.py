@@ -37,6 +37,10 @@ class RayDecorator(GangDecorator):
         Seconds to wait for the last node to start.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
+    lost_host_timeout : float, optional, default 30
+        Seconds in which a host that does not answer any more ends the gang.
+    frozen_node_timeout : float, optional, default 60
+        Seconds after which a node ends the gang that does not answer while its host does.
     main_port : int, optional, default None
         Port of the head that the other nodes, and `ray.init`, connect to; a free one by default.
     heartbeat_timeout : float, default 10

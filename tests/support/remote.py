@@ -28,6 +28,9 @@ START_S = 60.0
 GONE_S = 10.0
 """For guards to end after their tasks; control's waits 5 s for nodes that it has lost."""
 
+LOST_HOST_S = 9.0
+"""``lost_host_timeout``, unless a test says otherwise."""
+
 _CONTROL = "3"  # Its task id; those before it are the run's parameters and its start step.
 _STEP = 0.02  # Files that grow raise no event that could be waited for.
 
@@ -197,6 +200,8 @@ class RemoteGang:
             "MF_PARALLEL_NODE_INDEX": str(node),
             "MF_PARALLEL_CONTROL_TASK_ID": _CONTROL,
             "TMPDIR": str(temporary),
+            # A host that is cut off is to be told while a test waits for it.
+            "METAFLOW_GANG_LOST_HOST_TIMEOUT": f"{LOST_HOST_S:g}",
         }
         environment = self._environment(**{**backends, **env})
         log = self.folder / f"task-{len(self._started)}.log"
