@@ -140,7 +140,7 @@ def merge(failures: Sequence[Failure]) -> list[Failure]:
             others.append(failure)
     for node, said in words.items():
         if node in tasks and tasks[node].kind == "task":
-            tasks[node] = tasks[node].replaced(detail=said.detail)
+            tasks[node] = tasks[node].replaced(text=said.text, detail=said.detail)
     # A task that ended because its own body failed has told so itself; its exit adds nothing.
     told_nodes = {failure.node for failure in others if failure.order == EVIDENCE}
     return others + [task for node, task in tasks.items() if node not in told_nodes or task.kind == "task-signal"]
