@@ -176,12 +176,16 @@ def problems(cell: Cell, code: int, logs: dict[int, str], output: str) -> list[s
 
 def _wrong(cell: Cell, want: Expected, node: int, match: re.Match[str], whole: str) -> list[str]:
     where, told = match[1], match[2]
-    interrupted = cell.row.who == "run" and cell.row.what.startswith("SIGINT")  # which hits all nodes
-    if where != f"node {want.node}" and not interrupted:
+    row = cell.row
+    # An interrupt hits all nodes. One that left in order is told beside the one that misses it, wherever that runs.
+    anywhere = (row.who == "run" and row.what.startswith("SIGINT")) or (
+        row.who.startswith("rank") and row.what == "os._exit(0)"
+    )
+    if where != f"node {want.node}" and not anywhere:
         return [f"node {node} blames {where} ({told}), and it was node {want.node}"]
     if not re.search(want.told, whole):
         return [f"node {node} does not tell the cause /{want.told}/: {told}"]
-    name = "python" if cell.launcher == "gang" else cell.row.who
-    if cell.row.who.startswith("rank") and not cell.row.blames and not re.search(rf"\b{name}\b", told):
+    name = "python" if cell.launcher == "gang" else row.who
+    if row.who.startswith("rank") and not row.blames and not re.search(rf"\b{name}\b", whole if anywhere else told):
         return [f"node {node} does not name {name}: {told}"]
     return []
