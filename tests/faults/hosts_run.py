@@ -32,17 +32,25 @@ def run(cell: Cell, folder: Path, delay: float, result: Result) -> None:
     os.environ.update(variables)
     try:
         with remote_gang(folder, (HERE / "flow.py").read_text(), cell.nodes) as gang:
+            tasks: list[RemoteTask] = []
             try:
-                _strike(cell, gang, place, delay, result)
+                _strike(cell, gang, tasks, place, delay, result)
             except injector.NotReached as error:
                 result.problems.append(str(error))
+            finally:
+                if cell.row.what == "freeze":
+                    # nsenter stops where its child does, and could not collect it.
+                    tasks[cell.node]._process.send_signal(signal.SIGCONT)
+                    gang.kill_host(cell.node)
     finally:
         os.environ.clear()
         os.environ.update(outer)
 
 
-def _strike(cell: Cell, gang: RemoteGang, place: injector.Place, delay: float, result: Result) -> None:
-    tasks = gang.start_all(**cell_run.SILENCE)
+def _strike(
+    cell: Cell, gang: RemoteGang, tasks: list[RemoteTask], place: injector.Place, delay: float, result: Result
+) -> None:
+    tasks += gang.start_all(**cell_run.SILENCE)
     place.await_marks(
         injector.wanted(cell), lambda: any(t._process.poll() is not None for t in tasks), cell_run.START_S
     )
@@ -61,8 +69,6 @@ def _strike(cell: Cell, gang: RemoteGang, place: injector.Place, delay: float, r
             result.problems.append(f"node {node}'s task ended well")
     logs = {node: task.output for node, task in enumerate(tasks) if node != dead}
     result.problems += problems(cell, logs)
-    if cell.row.what == "freeze":
-        gang.kill_host(cell.node)
 
 
 def _do(cell: Cell, gang: RemoteGang, tasks: list[RemoteTask], place: injector.Place) -> None:

@@ -117,6 +117,8 @@ def _cannot_tell(cell: Cell, node: int) -> set[int]:
             silent |= {cell.node}  # its task's body has ended well, and nothing of it is called any more
     if row.place == "local" and who == "guard" and cell.node == 0:
         silent |= others  # what they write goes through it
+    if who == "guard" and row.what == "SIGSTOP":
+        silent |= {cell.node}
     if who == "run" and row.what == "SIGKILL":
         silent |= {0}  # its log is stored by the run
     return silent
@@ -186,6 +188,7 @@ def _wrong(cell: Cell, want: Expected, node: int, match: re.Match[str], whole: s
     if not re.search(want.told, whole):
         return [f"node {node} does not tell the cause /{want.told}/: {told}"]
     name = "python" if cell.launcher == "gang" else row.who
-    if row.who.startswith("rank") and not row.blames and not re.search(rf"\b{name}\b", whole if anywhere else told):
+    named = re.search(rf"\b{name}\b", whole if anywhere else told, re.IGNORECASE)
+    if row.who.startswith("rank") and not row.blames and not named:
         return [f"node {node} does not name {name}: {told}"]
     return []

@@ -119,7 +119,9 @@ def main(words: list[str]) -> int:
     some = [cell for cell in some if not re.search(arguments.without, cell.name)]
     some = [cell for cell in some if not (arguments.new and cell.row.item is not None)]
     if arguments.left:
-        some = [cell for cell in some if not load(RESULTS).get(cell.name, {}).get("green")]
+        last = load(RESULTS)
+        some = [cell for cell in some if not last.get(cell.name, {}).get("green")]
+        some.sort(key=lambda cell: cell.name in last)  # those first that have never been run
     part, parts = map(int, arguments.part.split("/"))
     some = some[part - 1 :: parts]
     if arguments.list:
