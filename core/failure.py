@@ -93,6 +93,8 @@ class ProcessFailed(GangException):
         Its last output, both streams.
     traceback : str
         The Python traceback it left, or "".
+    detail : str
+        What is told of its end on every node: the traceback, else its last lines.
     error_file : str or None
     """
 
@@ -106,11 +108,12 @@ class ProcessFailed(GangException):
         self.tail: str = record["tail"]
         self.traceback: str = record.get("traceback", "")
         self.error_file: str | None = record.get("error_file")
+        self.detail: str = record.get("detail") or self.traceback or last_lines(self.tail)
         super().__init__(self.describe())
 
     def describe(self) -> str:
         """What happened, with the traceback or else the last lines of output."""
-        detail = self.traceback or last_lines(self.tail)
+        detail = self.detail
         return f"{self.title} {self.ended}" + (f":\n{indent(detail)}" if detail.strip() else ".")
 
 

@@ -9,7 +9,7 @@ _GLOO = r"gloo/transport/\w+/\w+\.cc:\d+\] "
 
 RANK_PEER_LOST = (
     # A peer's process ended in the middle of a collective, or before it.
-    _GLOO + r"(?:Read|Write) error \[[^\n]*\]:\d+: (?:Connection reset by peer|Broken pipe)",
+    _GLOO + r"(?:Read|Write) error \[[^\n]{0,100}\]:\d+: (?:Connection reset by peer|Broken pipe)",
     _GLOO + r"Connection closed by peer \[",
     # A peer is silent: it hangs, is stopped, or left without a word.
     _GLOO + r"Timed out waiting \d+ms for \w+ operation to complete",
@@ -24,7 +24,7 @@ RANK_PEER_LOST = (
     r"\[Rank \d+\] Watchdog caught collective operation timeout: WorkNCCL\(",
     r"Received a dump signal due to a collective timeout from +rank \d+",
     r"NCCL communicator was aborted on rank \d+",
-    r"NCCL error[^\n]*remote process exited or there was a network error",
+    r"NCCL error[^\n]{0,200}remote process exited or there was a network error",
     r"ncclRemoteError: A call failed possibly due to a network error or a remote process exiting prematurely",
 )
 """For the output of a rank."""
@@ -34,5 +34,5 @@ def port_taken(port: int) -> str:
     """A regular expression for a rank that cannot open its store because another program has the port."""
     return (
         r"The server socket has failed to listen on any local network address\."
-        rf"[^\n]*(?:\bport: {port}\b[^\n]*EADDRINUSE|:{port} \(errno: 98\b)"
+        rf"[^\n]{{0,200}}(?:\bport: {port}\b[^\n]{{0,200}}EADDRINUSE|:{port} \(errno: 98\b)"
     )

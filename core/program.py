@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from .context import Gang
 from .entrypoint import Entrypoint
 from .failure import GangException, ProcessFailed
-from .functions import RANK_CHILD, error_text, load_error, read_error
-from .guard.verdict import indent, last_lines, said_by
+from .functions import RANK_CHILD, load_error
+from .guard.verdict import indent
 from .launch import LaunchPlan, Process
 
 
@@ -66,15 +66,13 @@ def explain(
     where : str
         "node 1", "the gang" or "this machine".
     """
-    detail = ""
+    detail = failure.detail
     if failure.exit_code > 0:
-        detail = failure.traceback or error_text(read_error(failure.error_file))
         # Where a peer was first, another's words are told: to load a framework for its exception takes seconds.
         blames_a_peer = any(re.search(pattern, detail) for pattern in peer_lost)
         error = None if blames_a_peer else load_error(failure.error_file, f"{failure.title} on {where}")
         if error is not None:
             return error
-    detail = detail or last_lines(said_by(failure.rank, failure.tail) if failure.rank is not None else failure.tail)
     shown = f":\n{indent(detail)}" if detail.strip() else ", and printed nothing."
     running = f", running {what}," if what else ""
     return failed(f"{failure.title} on {where}{running} {failure.ended}{shown}")

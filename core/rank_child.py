@@ -38,6 +38,10 @@ _EXIT_TEXT_LIMIT = 200
 """Characters of what ``sys.exit()`` was called with that the failure's sentence has; the traceback has all of it."""
 
 
+NUMBERED = "METAFLOW_GANG_NUMBERED"
+"""Set where ranks share an output: the lines of a traceback bear the rank's number then, as torch's own do."""
+
+
 class BadReturn(TypeError):
     """The function returned what cannot travel to the step."""
 
@@ -100,12 +104,15 @@ def run_script(path: str, arguments: list[str]) -> int:
     except BaseException as error:
         error.__traceback__ = _users_frames(error)
         if not os.path.exists(os.environ.get("TORCHELASTIC_ERROR_FILE", os.devnull)):
-            _record_error(error)  # torch's @record, where the script uses it, was here first
+            _record_error(error, {"pickle": None})  # torch's @record, where the script uses it, was here first
         # As the interpreter does it, so that what the frames hold lives as long as it would there.
         sys.last_type, sys.last_value, sys.last_traceback = type(error), error, error.__traceback__
         if sys.version_info >= (3, 12):
             sys.last_exc = error
-        sys.excepthook(type(error), error, error.__traceback__)
+        if NUMBERED in os.environ and sys.excepthook is sys.__excepthook__:
+            _print_error(error, f"[rank{_rank()}]: ")
+        else:
+            sys.excepthook(type(error), error, error.__traceback__)
         return 1
     return 0
 

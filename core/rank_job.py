@@ -101,6 +101,7 @@ def rank_environment(job: dict[str, Any], env: dict[str, str]) -> dict[str, str]
     if job["devices"] and env.get(_VISIBLE):
         # The launcher counts from 0; the node's share of the machine need not begin there.
         env[_VISIBLE] = ",".join(job["devices"][int(number)] for number in env[_VISIBLE].split(","))
+    env.setdefault("METAFLOW_GANG_NUMBERED", "1")
     env.setdefault("TORCHELASTIC_ERROR_FILE", f"{job['errors']}-rank-{env.get('RANK')}-error.json")
     return env
 

@@ -6,10 +6,5 @@ of its own. So something small stands between it and each rank, and says on stde
 
 from __future__ import annotations
 
-REPORT = (
-    r"\[gang\] rank (?P<rank>\d+) \(node (?P<node>\d+)\) ended with "
-    r"(?P<exit_code>-\d+|(?![\s\S]*\[gang\] rank \d+ \(node \d+\) ended with -)\d+)"
-)
-"""Finds the first rank that was killed in the output, else the first that exited: a rank that lost another may tell so
-before the other's own line has come all the way.
-"""
+REPORT = r"\[gang\] rank (?P<rank>\d{1,9}) \(node (?P<node>\d{1,9})\) ended with (?P<exit_code>-?\d{1,9})(?!\d)"
+"""Finds each such line. Which of several counts is said by :func:`core.guard.reports.chosen`."""

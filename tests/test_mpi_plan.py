@@ -13,6 +13,7 @@ import metaflow  # noqa: F401 - before any of its extensions
 import pytest
 
 from metaflow_extensions.gang.core.failure import BadAttribute, ToolMissing
+from metaflow_extensions.gang.core.guard.reports import Report, Reports, chosen
 from metaflow_extensions.gang.core.rank_report import REPORT
 from metaflow_extensions.gang.core.reach import choose_transport
 from metaflow_extensions.gang.launchers.mpi import decorator, flavour, plan, program, rank
@@ -237,21 +238,21 @@ def under_mpi(*words: str) -> list[str]:
 @pytest.mark.parametrize(
     ("words", "run"),
     [
-        (["python", "a.py", "x"], [sys.executable, "-m", "mpi4py", "a.py", "x"]),
-        (["python3", "-u", "a.py"], [sys.executable, "-u", "-m", "mpi4py", "a.py"]),
+        (["python", "a.py", "x"], [sys.executable, "-m", "mpi4py", program.RANK_SCRIPT, "a.py", "x"]),
+        (["python3", "-u", "a.py"], [sys.executable, "-u", "-m", "mpi4py", program.RANK_SCRIPT, "a.py"]),
         (
             ["python", "-W", "error", "-X", "dev", "a.py"],
-            [sys.executable, "-W", "error", "-X", "dev", "-m", "mpi4py", "a.py"],
+            [sys.executable, "-W", "error", "-X", "dev", "-m", "mpi4py", program.RANK_SCRIPT, "a.py"],
         ),
         (
             ["python", "-Werror", "-OO", "-c", "print()"],
             [sys.executable, "-Werror", "-OO", "-m", "mpi4py", "-c", "print()"],
         ),
         (["python", "-m", "train", "x"], [sys.executable, "-m", "mpi4py", "-m", "train", "x"]),
-        (["python", "-m", "mpi4py", "a.py"], [sys.executable, "-m", "mpi4py", "a.py"]),
+        (["python", "-m", "mpi4py", "a.py"], [sys.executable, "-m", "mpi4py", program.RANK_SCRIPT, "a.py"]),
         (["python", "-m", "mpi4py.bench", "helloworld"], [sys.executable, "-m", "mpi4py.bench", "helloworld"]),
-        (["/opt/x/bin/python3.11", "a.py"], ["/opt/x/bin/python3.11", "-m", "mpi4py", "a.py"]),
-        (["/old/bin/python3", "a.py"], ["/old/bin/python3", "a.py"]),
+        (["/opt/x/bin/python3.11", "a.py"], ["/opt/x/bin/python3.11", "-m", "mpi4py", program.RANK_SCRIPT, "a.py"]),
+        (["/old/bin/python3", "a.py"], ["/old/bin/python3", program.RANK_SCRIPT, "a.py"]),
         (["python", "--version"], [sys.executable, "--version"]),
         (["./python-like", "a.py"], ["./python-like", "a.py"]),
         (["pythonista", "a.py"], ["pythonista", "a.py"]),
@@ -331,12 +332,18 @@ def test_arguments_of_a_rank_pass_as_they_are(tmp_path: Path) -> None:
     assert done.stdout == ascii(hostile) + "\n"
 
 
+def told_of(lines: str) -> Report | None:
+    reports = Reports(re.compile(REPORT.encode()))
+    reports.stream().write(lines.encode())
+    return chosen(reports.seen(), lambda report: False)
+
+
 def test_a_killed_rank_counts_before_one_that_lost_it() -> None:
     lines = "[gang] rank 0 (node 0) ended with 14\nKilled\n[gang] rank 2 (node 1) ended with -9\n"
-    found = re.search(REPORT, lines)
-    assert found and (found["rank"], found["node"], found["exit_code"]) == ("2", "1", "-9")
-    found = re.search(REPORT, lines.replace("-9", "3"))
-    assert found and found["rank"] == "0"
+    found = told_of(lines)
+    assert found and (found.rank, found.node, found.exit_code) == (2, 1, -9)
+    found = told_of(lines.replace("-9", "3"))
+    assert found and found.rank == 0
 
 
 # ---------------------------------------------------------------- transports

@@ -12,17 +12,20 @@ from typing import Any
 
 import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
 import pytest
+from support.launches import process, run_launch
 
 from metaflow_extensions.gang.core.failure import GangException, ProcessFailed, ToolMissing
 from metaflow_extensions.gang.core.functions import RankTraceback
+from metaflow_extensions.gang.core.guard.children import Child
+from metaflow_extensions.gang.core.guard.reports import Report, Reports, chosen
+from metaflow_extensions.gang.core.guard.verdict import EVIDENCE, PEER
 from metaflow_extensions.gang.core.peer_lost import RANK_PEER_LOST
 from metaflow_extensions.gang.launchers.torchrun.failure import (
     TorchNotInstalledException,
     TorchrunException,
-    agent_failure,
     explain,
 )
-from metaflow_extensions.gang.launchers.torchrun.peer_lost import AGENT_PEER_LOST
+from metaflow_extensions.gang.launchers.torchrun.peer_lost import AGENT_REPORT
 
 SAMPLES = Path(__file__).parent / "samples" / "torchrun"
 
@@ -62,7 +65,7 @@ def test_a_rank_with_an_error_of_its_own_has_lost_nobody(name: str) -> None:
     ],
 )
 def test_errors_of_other_libraries_are_not_taken_for_a_lost_peer(line: str) -> None:
-    assert not matches(RANK_PEER_LOST + AGENT_PEER_LOST, f"Traceback (most recent call last):\n  File x\n{line}\n")
+    assert not matches(RANK_PEER_LOST, f"Traceback (most recent call last):\n  File x\n{line}\n")
 
 
 def test_nccls_words_as_its_users_report_them() -> None:
@@ -84,28 +87,61 @@ terminate called after throwing an instance of 'c10::DistBackendError'
 """Of torch 2.6, as a user reports it (BasicSR's issue 737), the numbers of elements shortened."""
 
 
-def test_nccls_watchdog_complains_about_a_peer_as_gloos_timeout_does() -> None:
+def test_nccls_watchdog_complains_about_a_peer_as_gloos_timeout_does(tmp_path: Path) -> None:
     older = (
         "[E ProcessGroupNCCL.cpp:458] [Rank 0] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=96120, "
     )
     assert matches(RANK_PEER_LOST, WATCHDOG) and matches(RANK_PEER_LOST, older)
     own = "[Rank 0] Process group watchdog thread terminated with exception: CUDA error: an illegal memory access"
     assert not matches(RANK_PEER_LOST, own)
-    summary = "Root Cause (first observed failure):\n[0]:\n  rank      : {} (local_rank: 1)\n"
-    assert matches(AGENT_PEER_LOST, WATCHDOG + summary.format(1))
-    assert not matches(AGENT_PEER_LOST, WATCHDOG + summary.format(2))
+    for rank, order in ((1, PEER), (2, EVIDENCE)):
+        summary = (
+            f"Root Cause (first observed failure):\n[0]:\n  rank      : {rank} (local_rank: 1)\n"
+            "  exitcode  : -6 (pid: 7) \n"
+        )
+        (tmp_path / "said").write_text(WATCHDOG + summary)
+        assert ended_with(tmp_path / "said", None).failure(0).order == order
 
 
-@pytest.mark.parametrize("name", names("agent_*"))
-def test_an_agent_has_lost_a_peer_where_the_rank_that_it_blames_has(name: str) -> None:
-    assert matches(AGENT_PEER_LOST, sample(name)) == name.startswith("agent_peer")
+def told(text: str) -> Report | None:
+    """What the guard keeps of an agent's output, one line at a time."""
+    reports = Reports(re.compile(AGENT_REPORT.encode(), re.DOTALL))
+    stream = reports.stream()
+    for line in text.splitlines(keepends=True):
+        stream.write(line.encode())
+    return chosen(reports.seen(), lambda report: False)
+
+
+def ended(name: str, folder: Path) -> Child:
+    """An agent that has written what the sample has, and left the error file beside it."""
+    recorded = SAMPLES / f"{name}.json"
+    error_file = folder / "error.json"
+    if recorded.exists():
+        shutil.copy(recorded, error_file)
+    return ended_with(SAMPLES / f"{name}.txt", str(error_file))
+
+
+def ended_with(said: Path, error_file: str | None) -> Child:
+    """An agent that has written what is in the file ``said``."""
+    agent = process("sh", "-c", 'cat "$0" >&2; exit 1', str(said), title="torchrun")
+    agent.update(report=AGENT_REPORT, error_file=error_file)
+    failed = run_launch(agent, peer_lost=RANK_PEER_LOST).failed
+    assert failed is not None
+    return failed
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in names("agent_*") if name not in ("agent_port_taken", "agent_own_usage")]
+)
+def test_an_agent_has_lost_a_peer_where_the_rank_that_it_blames_has(name: str, tmp_path: Path) -> None:
+    assert (ended(name, tmp_path).failure(0).order == PEER) == name.startswith("agent_peer")
 
 
 @pytest.mark.parametrize("name", ["agent_own_recorded_beside_peer", "agent_peer_recorded"])
 def test_an_agents_error_file_tells_the_same(name: str) -> None:
     record = json.loads((SAMPLES / f"{name}.json").read_text())
     text = record["message"]["extraInfo"]["py_callstack"]
-    assert matches(AGENT_PEER_LOST, text) == name.startswith("agent_peer")
+    assert matches(RANK_PEER_LOST, text) == name.startswith("agent_peer")
 
 
 @pytest.mark.parametrize(
@@ -119,15 +155,16 @@ def test_an_agents_error_file_tells_the_same(name: str) -> None:
         ("agent_peer_unrecorded", 0, 1, "GLHF! 🏖️"),
     ],
 )
-def test_the_agents_summary_tells_which_rank_failed(name: str, rank: int, exit_code: int, end: str) -> None:
-    recorded = SAMPLES / f"{name}.json"
-    told = agent_failure(sample(name), str(recorded) if recorded.exists() else None)
-    assert told is not None
-    assert (told.rank, told.exit_code) == (rank, exit_code)
-    assert told.text.endswith(end)
-    assert "Connection closed by peer" not in told.text or "peer" in name.split("_")[1]
+def test_the_agents_summary_tells_which_rank_failed(
+    name: str, rank: int, exit_code: int, end: str, tmp_path: Path
+) -> None:
+    record = ended(name, tmp_path).result()
+    assert (record["rank"], record["exit_code"]) == (rank, exit_code)
+    detail = record["detail"]
+    assert detail.endswith(end)
+    assert "Connection closed by peer" not in detail or "peer" in name.split("_")[1]
     if exit_code == 1:
-        assert told.text.startswith("Traceback (most recent call last):")
+        assert detail.startswith("Traceback (most recent call last):")
 
 
 def test_a_signal_counts_more_than_what_the_agent_observed_first() -> None:
@@ -139,13 +176,15 @@ def test_a_signal_counts_more_than_what_the_agent_observed_first() -> None:
         "  rank      : 2 (local_rank: 0)\n"
         "  exitcode  : 1 (pid: 7) \n  error_file: <N/A>\n  traceback : x\n===\n"
     )
-    told = agent_failure(summary, None)
-    assert told is not None and (told.rank, told.exit_code, told.recorded) == (3, -11, False)
+    found = told(summary)
+    assert found is not None and (found.rank, found.exit_code, found.is_first) == (3, -11, False)
+    ended_by_agent = told(summary.replace("-11 (pid: 8)  (SIGSEGV)", "-15 (pid: 8)  (SIGTERM)"))
+    assert ended_by_agent is not None and (ended_by_agent.rank, ended_by_agent.is_first) == (2, True)
 
 
 @pytest.mark.parametrize("name", ["agent_port_taken", "agent_own_usage"])
 def test_an_agent_that_fails_itself_blames_no_rank(name: str) -> None:
-    assert agent_failure(sample(name), None) is None
+    assert told(sample(name)) is None
 
 
 def failed(**changes: Any) -> ProcessFailed:
@@ -154,30 +193,26 @@ def failed(**changes: Any) -> ProcessFailed:
 
 
 def test_what_a_failure_tells_of_a_script() -> None:
-    killed = explain(failed(exit_code=-9, tail="step 1\nstep 2\n"), "train.py", "node 1", by_agent=False)
+    killed = explain(failed(exit_code=-9, tail="step 1\nstep 2\n"), "train.py", "node 1")
     assert isinstance(killed, TorchrunException) and isinstance(killed, GangException)
     assert str(killed) == (
         "rank 3 on node 1, running train.py, was killed by SIGKILL (out of memory?):\n  | step 1\n  | step 2"
     )
-    left = explain(failed(exit_code=7), "train.py", "node 1", by_agent=False)
+    left = explain(failed(exit_code=7), "train.py", "node 1")
     assert str(left) == "rank 3 on node 1, running train.py, exited with code 7, and printed nothing."
-    raised = explain(
-        failed(tail="noise\n", traceback="Traceback\nValueError: x\n"), "train.py", "node 1", by_agent=False
-    )
+    raised = explain(failed(tail="noise\n", traceback="Traceback\nValueError: x\n"), "train.py", "node 1")
     assert str(raised).endswith("exited with code 1:\n  | Traceback\n  | ValueError: x")
 
 
-def test_what_a_failure_tells_under_the_agent() -> None:
+def test_what_a_failure_tells_under_the_agent(tmp_path: Path) -> None:
     # The guard has read the summary as well, and says which rank it was.
-    title = {"title": "rank 1", "rank": 1, "exit_code": -9, "traceback": "Traceback of another rank"}
-    killed = explain(failed(**title, tail=sample("agent_own_sigkill_beside_peer")), "rank.py", "node 0", by_agent=True)
+    killed = explain(ProcessFailed(ended("agent_own_sigkill_beside_peer", tmp_path).result()), "rank.py", "node 0")
     assert str(killed).startswith("rank 1 on node 0, running rank.py, was killed by SIGKILL (out of memory?)")
     assert "Connection reset" not in str(killed) and "Traceback" not in str(killed)
     usage = explain(
         failed(title="torchrun", rank=None, exit_code=2, tail=sample("agent_own_usage")),
         "rank.py",
         "node 0",
-        by_agent=True,
     )
     assert str(usage).startswith("torchrun on node 0, running rank.py, exited with code 2:")
     assert str(usage).endswith("run.py: error: unrecognized arguments: --nonsense=3")
@@ -190,8 +225,8 @@ def test_a_functions_own_exception_is_raised_with_the_ranks_traceback(agent: boo
     record = json.loads(path.read_text())
     record["gang"] = {"pickle": base64.b64encode(pickle.dumps(ValueError("loss is nan"))).decode()}
     path.write_text(json.dumps(record))
-    changes = {"title": "torchrun", "rank": None, "tail": sample("agent_own_recorded_beside_peer")} if agent else {}
-    error = explain(failed(error_file=str(path), **changes), "train()", "node 0", by_agent=agent)
+    changes = {"title": "rank 1", "rank": 1} if agent else {}
+    error = explain(failed(error_file=str(path), **changes), "train()", "node 0")
     assert type(error) is ValueError and str(error) == "loss is nan"
     assert isinstance(error.__cause__, RankTraceback)
     assert f"In rank {1 if agent else 3} on node 0:\nTraceback" in str(error.__cause__)

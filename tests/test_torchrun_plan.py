@@ -124,7 +124,7 @@ def test_the_agent_gets_its_options_in_the_old_order() -> None:
         *("--nnodes", "2", "--master_addr", "10.0.0.1", "--master_port", "20001", "--node_rank", "1"),
         *("--nproc_per_node", "1", "--log_dir", "/private/torchrun-1-0-agent"),
         *("--max_restarts=2", "--rdzv_conf=timeout=9"),
-        *("--rdzv_endpoint", "10.0.0.1:20001", "train.py", "--epochs", "3"),
+        *("--rdzv_endpoint", "10.0.0.1:20001", RANK_CHILD, "--script", "train.py", "--epochs", "3"),
     )
     assert agent.env == {
         "PATH": "/bin",
@@ -299,7 +299,17 @@ def test_a_single_node_meets_on_a_port_of_its_own_choice() -> None:
     argv = single_node_argv(read_options({"max_restarts": 1}), 2, "/private", "train.py", ("--x",))
     assert argv == [
         *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"),
-        *("--local_addr", "127.0.0.1", "--log_dir", "/private", "--max_restarts=1", "train.py", "--x"),
+        *(
+            "--local_addr",
+            "127.0.0.1",
+            "--log_dir",
+            "/private",
+            "--max_restarts=1",
+            RANK_CHILD,
+            "--script",
+            "train.py",
+            "--x",
+        ),
     ]
     chosen = single_node_argv(read_options({"master_port": 4000}), 2, "/private", "train.py", ())
     assert "--standalone" not in chosen and chosen[chosen.index("--master_port") + 1] == "4000"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from metaflow_extensions.gang.core.guard.verdict import (
     DETAIL_LIMIT,
+    DETAIL_LINES,
     EVIDENCE,
     LOST,
     PEER,
@@ -124,10 +126,12 @@ def test_the_verdict_does_not_depend_on_the_order_of_arrival(found: list[Failure
     assert [record.to_json() for record in causes(shuffled)] == [record.to_json() for record in told]
 
 
-def test_a_record_travels_whole_and_its_detail_is_cut_at_the_beginning() -> None:
+def test_a_record_travels_whole_and_its_detail_is_cut_in_the_middle() -> None:
     detail = "".join(f"{number}\n" for number in range(10_000))
     record = failure(3, detail=detail, rank=7, order=LOST, uncertainty=0.25)
-    assert record.detail == detail[-DETAIL_LIMIT:]
+    assert record.detail.startswith("0\n1\n2\n") and record.detail.endswith("\n9998\n9999\n")
+    assert len(record.detail) <= DETAIL_LIMIT and len(record.detail.splitlines()) <= DETAIL_LINES
+    assert re.search(r"\n\[gang\] \.\.\. 4\d{4} characters are left out here \.\.\.\n", record.detail)
     there = Failure.from_json(json.loads(json.dumps(record.to_json())))
     assert there.to_json() == record.to_json()
     # What a newer version adds is passed over.

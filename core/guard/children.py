@@ -16,13 +16,14 @@ from .output import Pump
 from .rank_ends import Words, how_a_rank_ended, read_words
 from .tail import Tail
 from .verdict import EVIDENCE, PEER, Failure, last_lines, last_traceback, said_by
+from .words import matches, telling_lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    import re
     from typing import Any
 
     from .output import Sink
+    from .reports import Report, Reports
 
 DRAIN_S = 0.5
 """How long a child's output may go on after its death: a grandchild that kept the pipe must not hold up the end."""
@@ -47,7 +48,6 @@ class Child:
         self.title: str = spec["title"]
         self.rank: int | None = spec.get("rank")
         self.error_file: str | None = spec.get("error_file")
-        self.report: str | None = spec.get("report")
         self.peer_lost: list[str] = spec.get("peer_lost", [])
         self._records_exceptions: bool = spec.get("records_exceptions", False)
         self.tail = Tail()
@@ -65,8 +65,13 @@ class Child:
         self.pid = -1
         streams = {name: [*sinks(name), self.tail.stream()] for name in ("stdout", "stderr")}
         streams["stderr"].append(self._errors)
-        if self.report and spec.get("report_grace") is not None:
-            streams["stderr"].append(self._look_for_report(self.report, spec["report_grace"]))
+        self._reports: Reports | None = None
+        self._told_report: Report | None = None
+        self._has_told = False
+        if spec.get("report"):
+            self._reports = self._look_for_reports(spec["report"], spec.get("report_grace"))
+            for sinks_of_stream in streams.values():
+                sinks_of_stream.append(self._reports.stream())
         try:
             self._start(spec, streams, pass_fds, stdin)
         except (OSError, RuntimeError, TypeError, ValueError) as error:
@@ -155,160 +160,150 @@ class Child:
         """Gone, and its output drained."""
         return self._told
 
-    def _look_for_report(self, report: str, grace: float) -> Sink:
+    def _look_for_reports(self, pattern: str, grace: float | None) -> Reports:
         import re
 
-        from .search import Search
+        from .reports import Reports
 
         def found() -> None:
-            self.reported_at = time.time()
-            self._loop.call_later(grace, lambda: self.on_overdue(self))
+            if not self.reported_at:
+                self.reported_at = time.time()
+                self._loop.call_later(grace or 0.0, lambda: self.on_overdue(self))
 
-        return Search(re.compile(report.encode()), lambda: self._loop.call_soon_threadsafe(found))
+        def seen() -> None:
+            if grace is not None:
+                self._loop.call_soon_threadsafe(found)
 
-    def _first_to_fail(self) -> tuple[str, int | None, int, int | None]:
-        """Title, rank, exit code and, where known, node: its own, or those it reports of one that it had started."""
-        found = self._found_report()
-        if found:
-            groups = found.groupdict()
-            node, rank = groups.get("node"), _rank_in(found)
-            title = groups.get("title") or f"rank {rank}"
-            return title, rank, int(found["exit_code"]), int(node) if node else None
-        assert self.exit_code is not None
-        exit_code, words = self.exit_code, self._own_words()
-        if exit_code in (-signal.SIGTERM, -signal.SIGKILL) and words.exit_code is not None:
-            exit_code = words.exit_code  # it was on its way out with that, and was stopped there
-        return self.title, self.rank, exit_code, None
+        return Reports(re.compile(pattern.encode(), re.DOTALL), seen)
 
-    def _found_report(self) -> re.Match[str] | None:
-        """What it has told, so far, of a rank that it had started: the first that does not say itself that a peer of it
-        is gone, which may be told a moment before the peer.
-        """
-        if not self.report:
-            return None
-        import re
+    def _report(self) -> Report | None:
+        """What it has told of one that it had started and that failed; the same from the first time that is told on."""
+        if self._reports is None or self._has_told:
+            return self._told_report
+        from .reports import chosen
 
-        first = None
-        for report in re.finditer(self.report, self.tail.text(), re.DOTALL):
-            if not self._lost_its_peer(report):
-                return report
-            first = first or report
-        return first
+        return chosen(self._reports.seen(), self._blames_a_peer)
 
-    def _lost_its_peer(self, report: re.Match[str]) -> bool:
-        rank, exit_code = _rank_in(report), int(report["exit_code"])
-        if rank is None or exit_code < 0 or not self.error_file:
+    def _blames_a_peer(self, report: Report) -> bool:
+        if report.rank is None or report.exit_code < 0 or not self.error_file:
             return False
-        return matches(self.peer_lost, read_words(self.error_file.replace("{rank}", str(rank))).text)
-
-    def _until_the_report(self, tail: str) -> str:
-        """What came after it is about the end of the others, and so are their own lines before it."""
-        found = self._found_report()
-        if found is None:
-            return tail
-        rank = _rank_in(found)
-        words = tail[: found.end()] if self.reported_at else tail
-        return words if rank is None else said_by(rank, words)
+        return matches(self.peer_lost, read_words(self.error_file.replace("{rank}", str(report.rank))).text)
 
     def result(self) -> dict[str, Any]:
-        """What the task learns of it."""
-        title, rank, exit_code, _ = self._first_to_fail()
-        return {
-            "title": title,
-            "rank": rank,
+        """What the task learns of it; where it has failed, in the words of :meth:`failure`."""
+        report = self._report()
+        exit_code = self._code(report)
+        record = {
+            "title": report.title if report else self.title,
+            "rank": report.rank if report else self.rank,
             "exit_code": exit_code,
-            "ended": self._how(exit_code),
-            "tail": self.tail.text(),
-            "error_file": self._error_file(),
+            "ended": self._how(report, exit_code, self._traceback(report)[0]),
+            "tail": report.before if report else self.tail.text(),
+            "error_file": self._error_file(report),
         }
+        if self.has_failed:
+            record["detail"] = self._detail(report)[0]
+        return record
 
-    def _error_file(self) -> str | None:
+    def _code(self, report: Report | None) -> int:
+        """The exit code that counts: a reported rank's, else its own, or the one that it was about to end with."""
+        if report is not None:
+            return report.exit_code
+        exit_code, words = self.exit_code or 0, self._words(report)
+        if exit_code in (-signal.SIGTERM, -signal.SIGKILL) and words.exit_code is not None:
+            exit_code = words.exit_code  # it was on its way out with that, and was stopped there
+        return exit_code
+
+    def _error_file(self, report: Report | None) -> str | None:
         """Its own, or that of the rank which it reports, whose number then belongs into the name."""
-        if not self.error_file or "{rank}" not in self.error_file:
-            return self.error_file
-        found = self._found_report()
-        return self.error_file.replace("{rank}", found["rank"]) if found else None
+        if self.error_file and "{rank}" in self.error_file:
+            return self.error_file.replace("{rank}", str(report.rank)) if report else None
+        # Its own is about the rank that it calls the first.
+        return self.error_file if report is None or report.is_first or report.rank is None else None
+
+    def _words(self, report: Report | None) -> Words:
+        """What it, or the rank that it reports, wrote down of its end."""
+        return read_words(self._error_file(report))
 
     def traceback(self) -> tuple[str, float]:
         """The traceback it left in its error file, else in its output, and when it was written (0.0 if unknown)."""
-        words = self._words()
+        return self._traceback(self._report())
+
+    def _traceback(self, report: Report | None) -> tuple[str, float]:
+        words = self._words(report)
         if words.text:
-            return self._with_what_it_printed(words), words.time
-        if self._records_exceptions and not self.report and (self.exit_code or 0) < 0:
+            return self._with_what_it_printed(report, words), words.time
+        if report is not None and report.exit_code < 0 and report.exit_code != -signal.SIGABRT:
+            return "", 0.0  # a killed rank has left none: what is there is another's
+        if self._records_exceptions and self._reports is None and (self.exit_code or 0) < 0:
             return "", 0.0  # it raised none: one that it printed has been caught
         # Where stdout is shown too, its lines may stand in the middle of the traceback.
         texts = [self._errors.text(), self.tail.text()]
-        found = self._found_report()
-        rank = _rank_in(found) if found else None
-        if rank is not None:
-            texts = [said_by(rank, text) for text in texts]
-        return last_traceback(texts[0]) or last_traceback(texts[1]), 0.0
+        if report is not None and report.rank is not None:
+            texts = [said_by(report.rank, report.errors), said_by(report.rank, report.before)]
+            texts.insert(0, report.numbered)
+        return next(filter(None, map(last_traceback, texts)), ""), 0.0
+
+    def _with_what_it_printed(self, report: Report | None, words: Words) -> str:
+        """Where ``sys.exit()`` was called, after what was printed before that, which may say why: argparse does so."""
+        if not words.printed:
+            return words.text
+        if report is not None and report.rank is not None:
+            printed = telling_lines(said_by(report.rank, report.errors))
+        else:
+            printed = last_lines(self._errors.text())
+        return f"{printed}\n{words.text}" if printed.strip() else words.text
+
+    def _detail(self, report: Report | None) -> tuple[str, float]:
+        """What is told of its end: a traceback, else last lines; and when that was written (0.0 if unknown)."""
+        detail, at = self._traceback(report)
+        if detail or report is None or report.rank is None:
+            return detail or last_lines(self.tail.text()), at
+        return telling_lines(said_by(report.rank, report.before)), at
 
     def failure(self, node: int) -> Failure:
-        """Why it failed, as a record."""
-        title, rank, exit_code, elsewhere = self._first_to_fail()
-        tail = self.tail.text()
-        detail, written = self.traceback()
-        if self.report and exit_code < 0 and exit_code != -signal.SIGABRT and not self._own_words().text:
-            detail = ""  # a killed rank has left none: what is there is another's
-        words = self._until_the_report(tail) if self.report else detail or tail
-        if exit_code == -signal.SIGABRT and not self.report:
-            words = f"{detail}\n{tail}"  # C++ says in the output why it aborts
+        """Why it failed, as a record. What it reports is settled by the first call."""
+        report = self._told_report = self._report()
+        self._has_told = self._has_told or report is not None
+        exit_code = self._code(report)
+        raised = self._traceback(report)[0]
+        detail, at = self._detail(report)
         # A rank that exits otherwise has meant to; what starts ranks has codes of its own.
-        by_peer = exit_code in (1, -signal.SIGABRT) or (bool(self.report) and exit_code > 0)
-        by_peer = by_peer or (exit_code < 0 and bool(self._own_words().text))  # what it raised comes first
-        lost_peer = by_peer and matches(self.peer_lost, words)
-        ended = self.reported_at or self.ended_at
+        by_peer = exit_code in (1, -signal.SIGABRT) or (self._reports is not None and exit_code > 0)
+        by_peer = by_peer or (exit_code < 0 and bool(self._words(report).text))  # what it raised comes first
+        lost_peer = by_peer and matches(self.peer_lost, self._complaints(report, raised, exit_code))
+        ended = (report.at if report else 0.0) or self.reported_at or self.ended_at
         return Failure(
-            node if elsewhere is None else elsewhere,
+            node if report is None or report.node is None else report.node,
             "signal" if exit_code < 0 else "exit",
-            f"{title} {self._how(exit_code, detail)}",
-            min(ended, written or ended),
-            detail or last_lines(tail),
-            rank,
+            f"{report.title if report else self.title} {self._how(report, exit_code, raised)}",
+            min(ended, at or ended),
+            detail,
+            report.rank if report else self.rank,
             PEER if lost_peer else EVIDENCE,
             teller=node,
         )
 
-    def _words(self) -> Words:
-        """What it, or the rank that it reports, wrote down of its end."""
-        return read_words(self._error_file())
+    def _complaints(self, report: Report | None, raised: str, exit_code: int) -> str:
+        """Where it may say that another went first."""
+        if report is not None and report.rank is not None:
+            said = f"{report.numbered}\n{said_by(report.rank, report.before)}"
+        else:
+            said = self.tail.text()
+        # C++ says in the output why it aborts; and what starts ranks says there that it has lost some.
+        also_said = exit_code == -signal.SIGABRT or (self._reports is not None and report is None)
+        return f"{raised}\n{said}" if also_said else raised or said
 
-    def _own_words(self) -> Words:
-        """The same, but for torchrun's agent, whose file is about whichever rank it blames."""
-        return Words() if self.report and "{rank}" not in (self.error_file or "") else self._words()
-
-    def _with_what_it_printed(self, words: Words) -> str:
-        """Where ``sys.exit()`` was called, after what was printed before that, which may say why: argparse does so."""
-        if not words.printed:
-            return words.text
-        printed = last_lines(self._until_the_report(self._errors.text()))
-        return f"{printed}\n{words.text}" if printed.strip() else words.text
-
-    def _how(self, exit_code: int, detail: str | None = None) -> str:
-        detail = self.traceback()[0] if detail is None else detail
-        return how_a_rank_ended(exit_code, self._own_words(), detail, self._records_exceptions)
+    def _how(self, report: Report | None, exit_code: int, detail: str) -> str:
+        return how_a_rank_ended(exit_code, self._words(report), detail, self._records_exceptions)
 
     def dying_words(self, node: int, since: float) -> Failure | None:
         """Evidence of a process that is about to fail but has not ended: what it wrote into its error file lately."""
-        detail, written = self.traceback()
+        detail, at = self.traceback()
         if not self.alive or not detail or matches(self.peer_lost, detail):
             return None
         last_words = any(tail.text().rstrip().endswith(detail) for tail in (self._errors, self.tail))
-        if written < since and not (written == 0.0 and last_words):
+        if at < since and not (at == 0.0 and last_words):
             return None
-        how = self._words().how or "raised"
-        return Failure(node, "exception", f"{self.title} {how}", written or time.time(), detail, self.rank)
-
-
-def _rank_in(report: re.Match[str]) -> int | None:
-    number = report.groupdict().get("rank")
-    return int(number) if number else None
-
-
-def matches(patterns: list[str], text: str) -> bool:
-    if not patterns:
-        return False
-    import re
-
-    return any(re.search(pattern, text) for pattern in patterns)
+        how = self._words(self._report()).how or "raised"
+        return Failure(node, "exception", f"{self.title} {how}", at or time.time(), detail, self.rank)

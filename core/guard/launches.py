@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable
 
 from . import processes
-from .children import Child, matches
+from .children import Child
 from .loop import Loop
 from .output import Labelled, Log, Raw
 from .rank_ends import ended_well, has_ranks
 from .verdict import Failure, how_it_ended, last_lines, last_traceback
+from .words import matches
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
@@ -189,12 +190,12 @@ class NodeTask(Child):
         super().__init__(loop, {**spec, "title": f"node {node}'s task"}, sinks, (meeting_fd,))
 
     def failure(self, node: int) -> Failure:
-        assert self.exit_code is not None
+        code = self.exit_code or 0
         tail = self.tail.text()
         return Failure(
             self.node,
-            "task-signal" if self.exit_code < 0 else "task-exit",
-            f"the node's task {how_it_ended(self.exit_code)}",
+            "task-signal" if code < 0 else "task-exit",
+            f"the node's task {how_it_ended(code)}",
             self.ended_at,
-            last_traceback(tail) or last_lines(tail) if self.exit_code >= 0 else "",
+            last_traceback(tail) or last_lines(tail) if code >= 0 else "",
         )

@@ -8,7 +8,7 @@ import os
 import re
 import signal
 
-from .verdict import how_it_ended, signal_name
+from .verdict import how_it_ended, shortened, signal_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
@@ -18,6 +18,9 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
 
 ENDED_SUFFIX = ".ended"
 """Added to a rank's error file: the name of an empty file which says that the rank came to its end with code 0."""
+
+ERROR_FILE_LIMIT = 64 << 20
+"""Bytes of an error file that is read at all. Ours are cut where they are written; torch's ``@record`` cuts nothing."""
 
 _NO_EXIT_OF_ITS_OWN = (120, 126, 127)
 """Codes of Python that cannot flush its output, and of a program that cannot be started."""
@@ -48,20 +51,22 @@ def read_words(error_file: str | None) -> Words:
     if not error_file:
         return Words()
     try:
+        if os.stat(error_file).st_size > ERROR_FILE_LIMIT:
+            return Words()
         with open(error_file, encoding="utf-8", errors="replace") as file:
             record = json.load(file)
         message = record["message"]
         written = os.stat(error_file).st_mtime
         if isinstance(message, str):
-            return Words(message, written)
-        text = str(message["extraInfo"]["py_callstack"] or message["message"])
+            return Words(shortened(message), written)
+        text = shortened(str(message["extraInfo"]["py_callstack"] or message["message"]))
         ours = record.get("gang")
         if not isinstance(ours, dict):
             return Words(text, written)
         code = ours.get("exit_code")
         code = code if isinstance(code, int) else None
         return Words(text, written, code, str(ours.get("how", "")), bool(ours.get("printed")))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return Words()
 
 

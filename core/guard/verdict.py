@@ -37,7 +37,13 @@ _LIKELY = {"SIGKILL": " (out of memory?)", "SIGBUS": " (/dev/shm full?)"}
 """What most often lies behind a signal that nobody seems to have sent."""
 
 DETAIL_LIMIT = 12_000
-"""Characters of traceback or last output that travel in a record; the end is what is kept."""
+"""Characters of traceback or last output that travel in a record; beginning and end are what is kept."""
+
+DETAIL_LINES = 400
+"""Lines of it. Metaflow's console prints some thousand a second."""
+
+_NOTE = 80
+"""Characters of the line that says what is left out, and more."""
 
 TEXT_LIMIT = 2_000
 """Characters of a clause; an exception's message may be of any length."""
@@ -78,7 +84,7 @@ class Failure:
         self.kind = kind
         self.text = text if len(text) <= TEXT_LIMIT else text[:TEXT_LIMIT] + " ..."
         self.time = time
-        self.detail = detail[-DETAIL_LIMIT:]
+        self.detail = shortened(detail)
         self.rank = rank
         self.order = order
         self.uncertainty = uncertainty
@@ -222,6 +228,22 @@ def indent(text: str) -> str:
     return "\n".join("  | " + line for line in text.rstrip("\n").splitlines())
 
 
+def shortened(text: str, limit: int = DETAIL_LIMIT, lines: int = DETAIL_LINES) -> str:
+    """``text``, without its middle where it has more than ``limit`` characters or ``lines`` lines; a line says how much
+    is left out. An exception begins with where it was raised, and ends with what it says.
+    """
+    if len(text) <= limit and text.count("\n") < lines:
+        return text
+    # Cut by characters first, so that the rest never works on more than that. The line between needs some itself.
+    part, part_lines = limit // 3 - _NOTE, lines // 3 - 1
+    start = "".join(text[:part].splitlines(keepends=True)[:part_lines])
+    rest = text[max(len(start), len(text) - 2 * part) :]
+    end = "".join(rest.splitlines(keepends=True)[-2 * part_lines :])
+    start = start.rstrip("\n")
+    left_out = len(text) - len(start) - len(end)
+    return f"{start}\n[gang] ... {left_out} characters are left out here ...\n{end}"
+
+
 def last_lines(output: str) -> str:
     """The end of ``output``: what is shown of a process that left no traceback."""
     return "\n".join(output.splitlines()[-LAST_LINES:])
@@ -244,17 +266,15 @@ def _is_of_a_rank(line: str, start: str) -> bool:
 
 def last_traceback(output: str) -> str:
     """The last Python traceback in ``output``, chained ones included, or ""."""
-    import re  # only a failure needs it
-
-    found = list(re.finditer(r"^.*Traceback \(most recent call last\):", output, re.MULTILINE))
-    if not found:
+    begins = "Traceback (most recent call last):"
+    at = output.rfind(begins)
+    if at < 0:
         return ""
-    start = found[-1].start()
+    start = output.rfind("\n", 0, at) + 1
     # "During handling of ..." and "The above exception ..." join tracebacks that belong together.
-    for earlier in reversed(found[:-1]):
-        between = output[earlier.end() : start]
-        if "During handling of the above exception" in between or "direct cause of the following" in between:
-            start = earlier.start()
-        else:
+    while (at := output.rfind(begins, 0, start)) >= 0:
+        between = output[at:start]
+        if "During handling of the above exception" not in between and "direct cause of the following" not in between:
             break
+        start = output.rfind("\n", 0, at) + 1
     return output[start:].rstrip()

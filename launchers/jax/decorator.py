@@ -14,9 +14,9 @@ from ...core.failure import ToolMissing, package_missing
 from .cluster import Place, tell_jax
 
 PEER_LOST = (
-    r"Gloo .* failed: .*(Connection closed by peer|Connection reset|Socket closed|Timed out waiting)",
+    r"Gloo .{0,100} failed: .{0,200}(Connection closed by peer|Connection reset|Socket closed|Timed out waiting)",
     r"JAX distributed service detected fatal errors",
-    r"CoordinationService.*(heartbeat timeout|UNAVAILABLE)",
+    r"CoordinationService.{0,200}(heartbeat timeout|UNAVAILABLE)",
     r"remote process exited or there was a network error",  # NCCL
 )
 """What JAX says where another node went first."""

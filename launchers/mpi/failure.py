@@ -5,8 +5,6 @@ from __future__ import annotations
 from ...core.failure import GangException, ProcessFailed
 from ...core.guard.verdict import indent
 
-_LAST_LINES = 20
-
 PEER_LOST = (
     # Open MPI 4's runtime, on control: the one on another node is gone.
     r"ORTE has lost communication with a remote daemon",
@@ -34,8 +32,6 @@ class MpiException(GangException):
 
 def explain(failure: ProcessFailed, what: str) -> MpiException:
     """The exception for the step. ``what`` was running: "python train.py"."""
-    detail = failure.traceback
-    if failure.exit_code < 0 or not detail:
-        detail = "\n".join(failure.tail.splitlines()[-_LAST_LINES:])
+    detail = failure.detail
     shown = f":\n{indent(detail)}" if detail.strip() else ", and printed nothing."
     return MpiException(f"{failure.title}, running {what}, {failure.ended}{shown}")

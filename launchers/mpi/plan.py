@@ -14,7 +14,7 @@ from ...core.rank_report import REPORT
 from ...core.reach import NO_SCHEDULERS, in_allocation
 from .failure import PEER_LOST
 from .flavour import INTEL, OPEN_MPI_4, OPEN_MPI_5, Flavour
-from .rank import USERS_TMPDIR, told
+from .rank import ERRORS, USERS_TMPDIR, error_file, told
 
 REPORT_GRACE_S = 1.0
 """What mpirun gets to end by itself once a rank has failed, and to tell of it in its own words. Open MPI 4 takes up to
@@ -123,8 +123,8 @@ def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def own_tmpdir(environ: Mapping[str, str], folder: str) -> dict[str, str]:
-    """For mpirun and its daemons: the TMPDIR ``folder``, and the user's own for the ranks."""
-    return {"TMPDIR": folder, USERS_TMPDIR: environ.get("TMPDIR", "")}
+    """For mpirun and its daemons: the TMPDIR ``folder``, below this node's own, and the user's own for the ranks."""
+    return {"TMPDIR": folder, ERRORS: os.path.dirname(folder), USERS_TMPDIR: environ.get("TMPDIR", "")}
 
 
 def plan(
@@ -161,6 +161,7 @@ def plan(
         env=env,
         cwd=cwd,
         title=os.path.basename(binary),
+        error_file=error_file(os.path.dirname(site.tmpdir)),
         report=REPORT,
         report_grace=REPORT_GRACE_S,
     )

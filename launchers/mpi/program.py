@@ -13,6 +13,9 @@ from typing import Any
 
 from ...core.arguments import BadArgument, options_to_argv
 from ...core.failure import BadAttribute
+from . import rank_script
+
+RANK_SCRIPT = os.path.abspath(rank_script.__file__)
 
 Words = str | Sequence[Any] | Mapping[str, Any] | None
 
@@ -120,7 +123,7 @@ def under_mpi(argv: Sequence[str], has_mpi4py: Callable[[str], bool] = has_mpi4p
 
     Example
     -------
-    ``under_mpi(["python", "-u", "a.py", "x"]) == [sys.executable, "-u", "-m", "mpi4py", "a.py", "x"]``
+    ``under_mpi(["python", "-u", "a.py", "x"]) == [sys.executable, "-u", "-m", "mpi4py", RANK_SCRIPT, "a.py", "x"]``
     """
     program, *rest = argv
     if not _PYTHON.fullmatch(os.path.basename(program)):
@@ -131,8 +134,14 @@ def under_mpi(argv: Sequence[str], has_mpi4py: Callable[[str], bool] = has_mpi4p
     if not command or command[0] in ("-V", "--version", "-VV", "--help"):
         return [program, *rest]
     if command[0] == "-m" and len(command) > 1 and command[1].split(".")[0] == "mpi4py":
-        return [program, *rest]
-    return [program, *options, *(["-m", "mpi4py"] if has_mpi4py(program) else []), *command]
+        script = command[1] == "mpi4py" and len(command) > 2
+        return [program, *options, *command[:2], *(recorded(command[2:]) if script else command[2:])]
+    return [program, *options, *(["-m", "mpi4py"] if has_mpi4py(program) else []), *recorded(command)]
+
+
+def recorded(command: Sequence[str]) -> list[str]:
+    """What Python runs, a script with its arguments in such a way that its exception is written down."""
+    return list(command) if command[0].startswith("-") else [RANK_SCRIPT, *command]
 
 
 def script_of(argv: Sequence[str]) -> str | None:

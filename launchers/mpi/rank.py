@@ -6,6 +6,7 @@ one has exited without a word (MPICH); and its own exit code is not always that 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 USERS_TMPDIR = "METAFLOW_MPI_TMPDIR"
@@ -13,18 +14,27 @@ USERS_TMPDIR = "METAFLOW_MPI_TMPDIR"
 its files stay there when it is killed.
 """
 
+ERRORS = "METAFLOW_GANG_FOLDER"
+"""The private folder of the rank's node, where a Python program's exception is written down."""
+
+_ERROR_FILE = "mpi-rank-{rank}-error.json"
+
 # mpirun passes USR1 and USR2 on to a rank's whole group, and the shell would end by them. A negative code is a signal;
 # the shell then ends by SIGKILL, upon which every mpirun ends the other ranks.
 _SCRIPT = (
     "trap : USR1 USR2; "
     'if [ -n "$METAFLOW_MPI_TMPDIR" ]; then TMPDIR=$METAFLOW_MPI_TMPDIR; else unset TMPDIR; fi; '
-    '"$@"; '
+    "rank=${OMPI_COMM_WORLD_RANK:-$PMI_RANK}; "
+    f'if [ -n "${ERRORS}" ] && [ -z "$TORCHELASTIC_ERROR_FILE" ]; then '
+    f'export TORCHELASTIC_ERROR_FILE="${ERRORS}/{_ERROR_FILE.replace("{rank}", "$rank")}"; '
+    'rm -f "$TORCHELASTIC_ERROR_FILE"; fi; '
+    'METAFLOW_GANG_NUMBERED=1 "$@"; '
     "code=$?; "
     "[ $code -eq 0 ] && { wait; exit 0; }; "
     "failed=$code; "
     "[ $code -gt 128 ] && [ $code -lt 193 ] && failed=$((128 - code)); "
     "gang=$METAFLOW_GANG_ID; "
-    'echo "[gang] rank ${OMPI_COMM_WORLD_RANK:-$PMI_RANK} (node ${gang##*.}) ended with $failed" >&2; '
+    'echo "[gang] rank $rank (node ${gang##*.}) ended with $failed" >&2; '
     "kill -9 $$"
 )
 
@@ -32,6 +42,11 @@ _SCRIPT = (
 # `hostname` on four hosts; none of 300 with this), and mpirun then waits for ever. A rank that lives longer takes no
 # longer by it.
 _LEAST_LIFE = "sleep 0.05 </dev/null >/dev/null 2>&1 & "
+
+
+def error_file(folder: str) -> str:
+    """Where each rank of a node with the private ``folder`` leaves its exception, with "{rank}" for its number."""
+    return os.path.join(folder, _ERROR_FILE)
 
 
 def told(argv: Sequence[str], outlives_start: bool = False) -> list[str]:

@@ -16,7 +16,7 @@ from .resources import Offer
 READY = r"Ray runtime started\."
 """What ``ray start`` says once the head's table of nodes has this one, alive."""
 
-REPORT = r"exited unexpectedly:(?:.*?)\b(?P<title>[a-z_]+) ?\[exit code=(?P<exit_code>-?\d+)\]"
+REPORT = r"exited unexpectedly:[^\[]{0,300}?\b(?P<title>[a-z_]{1,60}) ?\[exit code=(?P<exit_code>-?\d{1,9})\]"
 """What ``ray start --block`` says of the process of its own that ended first."""
 
 LOOPBACK = "127.0.0.2"

@@ -169,7 +169,7 @@ class TorchrunExecutor:
             except PortTaken:
                 port = gang.broadcast(gang.free_port() if gang.is_control else None)
             except ProcessFailed as failure:
-                error = explain(failure, what.name, f"node {gang.node_index}", launcher == "torchrun")
+                error = explain(failure, what.name, f"node {gang.node_index}")
                 raise error from error.__cause__
         return nprocs
 

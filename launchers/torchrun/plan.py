@@ -11,7 +11,7 @@ from ...core.functions import RANK_CHILD
 from ...core.launch import LaunchPlan, Process
 from ...core.peer_lost import RANK_PEER_LOST, port_taken
 from .options import Options
-from .peer_lost import AGENT_PEER_LOST, AGENT_REPORT
+from .peer_lost import AGENT_REPORT
 
 AGENT_GRACE_S = 1.0
 """The agent gives its ranks longer after SIGTERM. Ours are killed with it, but it may have a summary to write."""
@@ -81,7 +81,7 @@ def plan(job: Job) -> LaunchPlan:
     return LaunchPlan(
         processes=processes,
         grace=AGENT_GRACE_S if job.launcher == "torchrun" else 0.5,
-        peer_lost=AGENT_PEER_LOST if job.launcher == "torchrun" else RANK_PEER_LOST,
+        peer_lost=RANK_PEER_LOST,
         port_taken=port_taken(job.port) if job.port_is_ours else None,
         key=job.key,
     )
@@ -158,7 +158,7 @@ def _agent(job: Job) -> Process:
     if "rdzv_endpoint" not in job.options.values and "standalone" not in job.options.values:
         host = f"[{job.main_address}]" if ":" in job.main_address else job.main_address
         argv += ["--rdzv_endpoint", f"{host}:{job.port}"]
-    argv += [verbatim(text) for text in (job.entrypoint, *job.arguments)]
+    argv += [verbatim(text) for text in (*recorded(job.entrypoint, job.options), *job.arguments)]
     return Process(
         argv=tuple(argv),
         env={**job.environ, "TORCHELASTIC_ERROR_FILE": error_file},
@@ -166,6 +166,14 @@ def _agent(job: Job) -> Process:
         error_file=error_file,
         report=AGENT_REPORT,
     )
+
+
+def recorded(entrypoint: str, options: Options) -> tuple[str, ...]:
+    """A script runs so that its exception is written down: the agent itself shows that of ``@record`` alone, and what a
+    rank printed may have been pushed out of the last output by others.
+    """
+    as_it_is = {"no_python", "module", "run_path"} & options.values.keys() or entrypoint == RANK_CHILD
+    return (entrypoint,) if as_it_is else (RANK_CHILD, "--script", entrypoint)
 
 
 def verbatim(text: str) -> str:

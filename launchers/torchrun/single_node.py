@@ -20,7 +20,7 @@ from ...core.outcome import without_return
 from .failure import TorchrunException, explain
 from .options import TORCHRUN_OPTIONS, Options, check_nodes, choose_nproc, read_options
 from .peer_lost import AGENT_REPORT
-from .plan import AGENT_GRACE_S, verbatim
+from .plan import AGENT_GRACE_S, recorded, verbatim
 
 # What these say is where and how the agent meets others.
 _MEETING = frozenset(("standalone", "master_port", "master_addr", "rdzv_endpoint", "rdzv_backend", "rdzv_id", "nnodes"))
@@ -71,7 +71,7 @@ class TorchrunSingleNodeMultiGPU:
             try:
                 guard.launch(single_node_plan(options, nproc, guard.folder, what.target, what.arguments, os.environ))
             except ProcessFailed as failure:
-                error = explain(failure, what.name, "this machine", by_agent=True)
+                error = explain(failure, what.name, "this machine")
                 raise error from error.__cause__
             if what.call is None:
                 return None
@@ -110,4 +110,4 @@ def single_node_argv(options: Options, nproc: int, log_dir: str, target: str, ar
             argv += [f"--{name}", str(options.values[name])]
     if "log_dir" not in options.values:
         argv += ["--log_dir", log_dir]
-    return [*argv, *options.agent_argv(), *(verbatim(text) for text in (target, *arguments))]
+    return [*argv, *options.agent_argv(), *(verbatim(text) for text in (*recorded(target, options), *arguments))]
