@@ -466,3 +466,13 @@ def test_ranks_that_ended_with_code_0_are_known_by_their_end_or_their_mark(tmp_p
         meanwhile=note,
     )
     assert list(ended_ranks[0]) == [0, 1], "rank 2 ended because it was stopped"
+
+
+def test_what_a_process_has_left_behind_may_finish_by_itself(tmp_path: Path) -> None:
+    """As a program does that reads the end of a pipe from it: what it has to write is written."""
+    late = f"(sleep 0.3; echo whole > {tmp_path}/late) & exit 0"
+    ended = run_launch(process("sh", "-c", late))
+    assert ended.results[0]["exit_code"] == 0
+    assert (tmp_path / "late").read_text() == "whole\n"
+    endless = run_launch(process("sh", "-c", "sleep 1000 & exit 0"))
+    assert 1.0 <= endless.seconds < END_S / 2, "a daemon ends after a second"

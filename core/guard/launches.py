@@ -25,6 +25,9 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
 SWEEP_S = 0.02
 """Between two looks at what is left while processes are being ended: the kernel tells only about direct children."""
 
+LEFT_S = 1.0
+"""What processes that a launch has left behind may take to end by themselves, once all of it has ended well."""
+
 
 class Launch:
     """The processes of one plan on this node.
@@ -132,9 +135,18 @@ class Launch:
             self.failed = child
             self.on_failure(self, child)
         elif all(not child.alive for child in self.children) and not self._ending:
-            self.end()  # daemons that it left behind
+            self._end_what_is_left(time.monotonic() + LEFT_S)
         elif self._ending:
             self._maybe_done()
+
+    def _end_what_is_left(self, deadline: float) -> None:
+        """All have ended well: what they have started may finish by itself, as a program that reads their pipe does."""
+        if self._ending:
+            return
+        if time.monotonic() < deadline and self._living():
+            self._loop.call_later(SWEEP_S, lambda: self._end_what_is_left(deadline))
+        else:
+            self.end()
 
     def _overdue(self, child: Child) -> None:
         """It has told that a rank failed, and does not end."""
