@@ -18,7 +18,8 @@ import threading
 import time
 
 from .bulklink import BulkError, Link, client_context, server_context
-from .timeouts import tune
+from .timeouts import SILENT, TIMEOUTS, tune
+from .wire import fault
 
 HANDSHAKE_SECONDS = 5.0
 """How long a socket may take to prove the secret to a server."""
@@ -27,6 +28,10 @@ STALL_SECONDS = 60.0
 """How long the other side may take for its next step, or for the next bytes of a file."""
 
 CONNECT_SECONDS = 10.0
+"""How long a server may take at least to be reached ..."""
+
+ATTEMPT_SECONDS, PAUSE_SECONDS = 3.0, 0.2
+"""... in attempts of so many seconds, with a pause after each: the kernel doubles its own pauses."""
 
 MAX_CONNECTIONS = 64
 """Connections that a server serves at once; the others wait in the kernel's queue."""
@@ -35,27 +40,39 @@ MAX_CONNECTIONS = 64
 def connect(address: str, port: int, secret: bytes) -> Link:
     """A connection to the :class:`SecureServer` at ``address``, with the secret proved on both sides.
 
+    Where nothing comes back, it is tried again until ``lost_host_timeout`` is over: the network may be interrupted.
+
     Raises
     ------
     BulkError
         Nobody answers there, or somebody who does not know the secret.
     """
     where = f"{f'[{address}]' if ':' in address else address} port {port}"
-    try:
-        plain = socket.create_connection((address, port), CONNECT_SECONDS)
-        sock = _wrap(client_context(), plain, server_side=False)
-    except OSError as error:
-        raise BulkError(
-            f"Cannot connect to {where}: {error.strerror or error}. Check that the security group, firewall or network "
-            "policy lets the nodes of one job reach each other on all ports."
-        ) from None
-    link = Link(sock, where)
-    try:
-        link.prove(secret, "client", STALL_SECONDS)
-    except BaseException:
-        link.close()
-        raise
-    return link
+    deadline = time.monotonic() + max(CONNECT_SECONDS, TIMEOUTS.lost_host)
+    while True:
+        begun = time.monotonic()
+        try:
+            sock = _wrap(client_context(), socket.create_connection((address, port), ATTEMPT_SECONDS), False)
+        except OSError as error:
+            silent = isinstance(error, TimeoutError) or fault(error) in SILENT
+            if silent and time.monotonic() < deadline:
+                time.sleep(PAUSE_SECONDS)
+                continue
+            raise BulkError(
+                f"Cannot connect to {where}: {error.strerror or error}. Check that the security group, firewall or "
+                "network policy lets the nodes of one job reach each other on all ports."
+            ) from None
+        link = Link(sock, where)
+        try:
+            link.prove(secret, "client", STALL_SECONDS)
+        except BaseException as error:
+            link.close()
+            # A server drops a handshake that stands still, which is not to be the end of one that was interrupted.
+            stood_still = time.monotonic() - begun > HANDSHAKE_SECONDS / 2
+            if not isinstance(error, BulkError) or not stood_still or time.monotonic() >= deadline:
+                raise
+        else:
+            return link
 
 
 class SecureServer:

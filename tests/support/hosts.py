@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from .processes import Process, descendants, read_process, send_signal, wait_gon
 from .requirements import require_root, require_tool
 
 _NURSERY = Path(__file__).with_name("nursery.py")
+_LOSSY = Path(__file__).with_name("lossy.py")
 _NETWORK = "10.77.0"
 _FIRST = 10
 
@@ -263,6 +265,37 @@ class Hosts:
     def heal(self, index: int) -> None:
         """Undo :meth:`cut`."""
         self._in(self._switch, f"ip link set v{index} up")
+
+    def lose(self, share: float) -> None:
+        """From now on lose this share of all packets on the way from host to host, at random; for good.
+
+        (Kernels made small have no netem.) Whoever forwards ends with the hosts.
+        """
+        for index in range(len(self._hosts)):
+            self._in(self._switch, f"ip link set v{index} nomaster")
+        argv = ["nsenter", "-t", str(self._switch), "-n", sys.executable, "-I", "-S", str(_LOSSY), str(share)]
+        process = subprocess.Popen(
+            [*argv, *(f"v{index}" for index in range(len(self._hosts)))], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        self._close.callback(_end, process)
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+
+    def stop(self, index: int) -> None:
+        """Freeze all that runs on a host, while its kernel goes on, as a paused container does."""
+        self._signal(index, signal.SIGSTOP)
+
+    def go_on(self, index: int) -> None:
+        """Undo :meth:`stop`."""
+        self._signal(index, signal.SIGCONT)
+        # nsenter stops itself where its child is stopped.
+        enters = ("-t", str(self._hosts[index].pid))
+        for process in descendants(os.getpid()):
+            if process.command[1:3] == enters:
+                send_signal(process, signal.SIGCONT)
+
+    def _signal(self, index: int, number: int) -> None:
+        for process in self._hosts[index].processes():
+            send_signal(process, number)
 
     def kill(self, index: int, timeout: float = 5.0) -> None:
         """End a host as a loss of power does: all its processes at once."""
