@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import metaflow  # noqa: F401 - before any of its extensions
@@ -19,6 +20,7 @@ from metaflow_extensions.gang.core.guard.loop import Loop
 from metaflow_extensions.gang.core.guard.preemption import KIND
 from metaflow_extensions.gang.core.guard.session import Connection, Identity
 from metaflow_extensions.gang.core.guard.timeouts import TIMEOUTS
+from metaflow_extensions.gang.core.guard.uplink import RemoteUplink
 from metaflow_extensions.gang.core.guard.verdict import EVIDENCE, LOST, PEER, Failure
 
 SECRET = os.urandom(32)
@@ -486,6 +488,34 @@ def test_a_node_that_is_lost_before_all_have_joined_ends_the_gang_at_once(bench:
     refusal = gang.hub.refuse("member", 2)
     told = "this gang is ending: the first failure was on node 1 (host-1): the connection from it to node 0 was lost ("
     assert refusal is not None and refusal.startswith(told)
+
+
+def test_a_node_that_comes_while_the_gang_ends_tells_what_the_others_tell(bench: Callable[..., Bench]) -> None:
+    gang = bench(3)
+    gang.join(1)
+    gang.members[1].fails("raised ValueError")
+    until(gang.loop, lambda: bool(gang.got("stop")))
+    told: list[dict[str, Any]] = []
+    failed: list[str] = []
+    late = SimpleNamespace(
+        loop=gang.loop,
+        index=2,
+        fail=failed.append,
+        from_hub=lambda header, payload: told.append(header),
+        hub_lost=lambda text, node: failed.append(text),
+    )
+    where = {"address": gang.acceptor.address, "port": gang.acceptor.port, "secret": SECRET.hex(), "host": "127.0.0.1"}
+    info = {"hostname": "host-2", "cpus": 1, "gpus": 0}
+    uplink = RemoteUplink(
+        late,  # type: ignore[arg-type]
+        {**where, "identity": GANG.as_list(), "info": info, "timeout": END_S},
+    )
+    until(gang.loop, lambda: len(told) + len(failed) > 1)
+    assert [header["op"] for header in told] == ["stop", "story"] and not failed
+    assert told[1]["story"] == "The first failure was on node 1 (host-1): raised ValueError"
+    over: list[bool] = []
+    uplink.close(lambda: over.append(True))
+    assert over
 
 
 # -- who does not answer -----------------------------------------------------------------------------------------------

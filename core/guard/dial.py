@@ -52,10 +52,12 @@ _NETWORK = (
 class ConnectError(Exception):
     """A connection could not be made; the message says where to, what came back and what to check.
 
-    ``interrupted`` tells that the other side ended a handshake that had gone well so far.
+    ``interrupted`` tells that the other side ended a handshake that had gone well so far; ``refusal`` is why the gang,
+    which has proved the secret, does not take this node, or "".
     """
 
     interrupted = False
+    refusal = ""
 
 
 def connect(
@@ -260,7 +262,7 @@ class Dial:
 
     def _on_welcome(self, connection: Connection, frame: Header) -> None:
         if frame.get(CHANNEL) == "refused":
-            self._refused(frame)
+            self._refused(frame, proved=True)
             return
         if frame.get(CHANNEL) == "busy":
             self._retry("connected, but too many others were connecting")
@@ -277,8 +279,9 @@ class Dial:
 
     # Ending
 
-    def _refused(self, frame: Header) -> None:
-        self._fail(f"refused by the gang: {sentence(frame.get('why'))}.")
+    def _refused(self, frame: Header, proved: bool = False) -> None:
+        why = sentence(frame.get("why"))
+        self._fail(f"refused by the gang: {why}.", refusal=why if proved else "")
 
     def _retry(self, why: str) -> None:
         if self._over:
@@ -300,14 +303,14 @@ class Dial:
         check = _NETWORK if self._attempts else "Check the host's name, and the name service of this node."
         self._fail(f"{got} ({tries} in {took:.3g} s). {check}")
 
-    def _fail(self, got: str, interrupted: bool = False) -> None:
+    def _fail(self, got: str, interrupted: bool = False, refusal: str = "") -> None:
         if self._over:
             return
         self.cancel()
         where = f"[{self._address}]" if ":" in self._address else self._address
         me = self._hello["node"]
         error = ConnectError(f"Node {me} cannot connect to {where} port {self._port}: {got}")
-        error.interrupted = interrupted
+        error.interrupted, error.refusal = interrupted, refusal
         self._on_error(error)
 
     def _drop(self) -> None:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from .tolerance import Tolerance
     from .wire import Header
 
+ENDING = "this gang is ending: "
+"""What the refusal of a node begins with that comes too late; the first failure follows."""
+
 ALONE = "its own network is cut"
 """What is behind the silence of all other nodes at once."""
 
@@ -111,7 +114,7 @@ class Hub:
         if role != "member" or not 0 < node < self._num_nodes:
             return f"this gang has nodes 0 to {self._num_nodes - 1}, no {role} {node}"
         if self.failures.stopping:
-            return f"this gang is ending: {self.failures.first_line()}"
+            return ENDING + self.failures.first_line()
         if node in self.infos:
             self.fail(Failure(node, "restarted", "was restarted: it joined twice in one attempt", time.time()))
             return f"node {node} has joined already, and was restarted; this attempt ends"

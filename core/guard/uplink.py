@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from .accept import Acceptor
 from .dial import ConnectError, Dial, connect
-from .hub import Hub
+from .hub import ENDING, Hub
 from .liveness import Liveness, Silent
 from .messages import HEADER_BYTES, inline_bytes
 from .ring import Ring
@@ -195,6 +195,12 @@ class RemoteUplink:
 
     def _failed(self, error: ConnectError) -> None:
         self._dial = None
+        if error.refusal.startswith(ENDING):
+            # This node has failed at nothing: it tells what the others tell.
+            first = error.refusal.removeprefix(ENDING)
+            self._node.from_hub({"op": "stop", "order": LOST, "preempted": False}, b"")
+            self._node.from_hub({"op": "story", "story": first[:1].upper() + first[1:], "causes": []}, b"")
+            return
         self._node.hub_lost(f"could not join the gang: {error}", self._node.index)
 
     def _closed(self, reason: str) -> None:
