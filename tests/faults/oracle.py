@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import acts
 from cells import Cell
 
-FIRST = re.compile(r"The first failure was on (node \d+)(?: \([^)\n]*\))?: ([^\n]*)")
+FIRST = re.compile(r"[Tt]he first failure was on (node \d+)(?: \([^)\n]*\))?: ([^\n]*)")
 TIE = "These failed within the same moment"
 
 
@@ -165,7 +165,7 @@ def problems(cell: Cell, code: int, logs: dict[int, str], output: str) -> list[s
         if at is not None:
             match = FIRST.match(text, at)
             assert match is not None
-            stories[node] = f"{match[1]}: {match[2]}"
+            stories[node] = f"{match[1]}: {match[2]}".rstrip(".")  # a refusal tells it within a sentence of its own
             found += _wrong(cell, want, node, match, text[at : at + 20_000])
         elif TIE in text:
             found.append(f"node {node} names several: {text[text.index(TIE) :][:400]}")

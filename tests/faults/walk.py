@@ -9,12 +9,13 @@ walk.py --again                also those that have passed
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import json
 import re
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -50,11 +51,14 @@ def load(path: Path) -> dict:
         return {}
 
 
-def save(path: Path, content: dict) -> None:
+def update(path: Path, change: Callable[[dict], dict]) -> None:
+    """Change what a file keeps; another walk may do so at the same time."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_suffix(".new")
-    new.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
-    new.replace(path)
+    with open(path.parent / f".{path.name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        new = path.with_suffix(".new")
+        new.write_text(json.dumps(change(load(path)), indent=1, sort_keys=True) + "\n")
+        new.replace(path)
 
 
 def walk(cells: Iterable, folder: Path, again: bool = False, record: bool = True) -> tuple[int, int, int]:
@@ -72,10 +76,10 @@ def walk(cells: Iterable, folder: Path, again: bool = False, record: bool = True
         print(result, flush=True)
         green, red = green + result.green, red + (not result.green)
         if result.green:
-            save(STATE, {tree: sorted({*passed, cell.name})})
+            update(STATE, lambda old, name=cell.name: {tree: sorted({*old.get(tree, []), name})})
         if record:
             kept = {"green": result.green, "seconds": round(result.seconds, 1), "problems": result.problems[:3]}
-            save(RESULTS, {**load(RESULTS), cell.name: kept})
+            update(RESULTS, lambda old, name=cell.name, kept=kept: {**old, name: kept})
     return green, red, before
 
 
