@@ -121,7 +121,10 @@ if __name__ == "__main__":
 LAUNCHERS = {
     "direct": ("torchrun", 'current.torch.run(None, "open_files.py", at("script"))'),
     "agent": ("torchrun", 'current.torch.run({"max_restarts": 0}, "open_files.py", at("script"))'),
-    "deepspeed": ("deepspeed", 'current.deepspeed.run(["--no_local_rank"], "open_files.py", at("script"))'),
+    "deepspeed": (
+        "deepspeed",
+        'current.deepspeed.run(["--num_gpus=1", "--no_local_rank"], "open_files.py", at("script"))',
+    ),
     "tensorflow": ("tensorflow", 'current.tensorflow.run("open_files.py", at("script"))'),
     "mpi": ("mpi", 'current.mpi.run(["-n", "1"], [sys.executable, "open_files.py", *at("script")])'),
     "gang": ("gang", 'current.gang.run([sys.executable, "open_files.py", *at("script")])'),
