@@ -99,12 +99,12 @@ def problems(cell: Cell, logs: dict[int, str]) -> list[str]:
     want = oracle.expected(cell)
     cut = row.what == "cut"
     for node, text in logs.items():
-        stories = oracle.FIRST.findall(text)
-        if not stories:
+        match = oracle.last_told(text)
+        if match is None:
             if node not in want.silent and not (node in want.own and re.search(want.own[node], text)):
                 found.append(f"node {node} tells no cause; its log ends: {text[-600:]!r}")
             continue
-        where, told = stories[-1]
+        where, told = match[1], match[2]
         if cut and node == cell.node:
             continue  # to it the others are gone
         if cut and cell.node == 0 and where == f"node {node}":

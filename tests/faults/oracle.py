@@ -145,6 +145,14 @@ def _words(cell: Cell) -> str:
     return "lost|reach|answer"
 
 
+def last_told(text: str) -> re.Match[str] | None:
+    """The last cause that a log tells; a refusal tells one within a sentence of its own."""
+    found = None
+    for match in re.finditer(r"(?=[Tt]he first failure was on )", text):
+        found = FIRST.match(text, match.start()) or found
+    return found
+
+
 def problems(cell: Cell, code: int, logs: dict[int, str], output: str) -> list[str]:
     """What is wrong about a run's exit code and what each node told, a sentence each."""
     want = expected(cell)
@@ -161,11 +169,10 @@ def problems(cell: Cell, code: int, logs: dict[int, str], output: str) -> list[s
     stories: dict[int, str] = {}
     for node in range(cell.nodes):
         text = logs.get(node, "")
-        at = max((match.start() for match in FIRST.finditer(text)), default=None)
-        if at is not None:
-            match = FIRST.match(text, at)
-            assert match is not None
-            stories[node] = f"{match[1]}: {match[2]}".rstrip(".")  # a refusal tells it within a sentence of its own
+        match = last_told(text)
+        if match is not None:
+            at = match.start()
+            stories[node] = f"{match[1]}: {match[2]}".rstrip(".")
             found += _wrong(cell, want, node, match, text[at : at + 20_000])
         elif TIE in text:
             found.append(f"node {node} names several: {text[text.index(TIE) :][:400]}")
