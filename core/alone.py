@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import socket
 import subprocess
@@ -43,6 +44,7 @@ class _AloneLink(Link):
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)  # a process that user code forked may hold it open
         self._sock.close()
+        os.close(self.sigterm_pipe)
         try:
             self._guard.wait(_END_S)
         except subprocess.TimeoutExpired:

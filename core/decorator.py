@@ -74,6 +74,9 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
     aborts_with_others: ClassVar[bool] = False
     """Whether the framework may end the task by itself, at any moment, once another node is gone."""
 
+    replaces_sigterm: ClassVar[bool] = False
+    """Whether the framework's C code puts a handler for SIGTERM in the place of ours once it has started."""
+
     task: TaskInfo
     flow_datastore: Any
     task_datastore: Any

@@ -98,9 +98,9 @@ class Forming:
             watch_parent=self._run,
             notice=current.get("spot_termination_notice"),
             since=LOADED,
+            sigterm=link.sigterm_read,
             end_timeout=float(self._decorator.attributes["end_timeout"]),
         )
-        self._preemption.tell()
         begun = time.monotonic()
         try:
             host = own_address_within(os.environ["MF_PARALLEL_MAIN_IP"], timeout, say)

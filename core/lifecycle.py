@@ -55,7 +55,9 @@ class Lifecycle(Forming):
         self._check_the_start()
         try:
             link = self._link = Link(self._decorator.interrupt)
-            self._preemption.listen(link.guard_pid)
+            self._preemption.listen(link.sigterm_pipe)
+            if self._decorator.replaces_sigterm:
+                self._preemption.keep()
             gang = self._form(link)
             self._decorator.appear(gang)
             if self._decorator.runs_on_control_only and not gang.is_control:

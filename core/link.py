@@ -49,6 +49,13 @@ class Link:
     ----------
     interrupt : type
         What is raised in an interrupted body.
+
+    Attributes
+    ----------
+    sigterm_pipe : int
+        Descriptor: what is written there tells the guard of a SIGTERM.
+    sigterm_read : int
+        The number of its other end in the guard.
     """
 
     _kind = "node"
@@ -73,14 +80,17 @@ class Link:
         folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "guard")
         # What it needs to find its temporary folder and to spell a locale's messages; nothing else of the task's.
         names = ("PATH", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT")
+        self.sigterm_read, self.sigterm_pipe = os.pipe()
+        os.set_blocking(self.sigterm_pipe, False)
         with theirs:
             self._guard = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", _BOOT, folder, str(theirs.fileno()), str(os.getpid()), self._kind],
                 env={name: os.environ[name] for name in names if name in os.environ},
-                pass_fds=(theirs.fileno(),),
+                pass_fds=(theirs.fileno(), self.sigterm_read),
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
+        os.close(self.sigterm_read)
         self._attach()
 
     @property
@@ -241,6 +251,7 @@ class Link:
         if self._closed:
             return
         self._closed = True
+        os.close(self.sigterm_pipe)
         if not self.is_ours:
             self._sock.close()
             return

@@ -1,8 +1,14 @@
-"""What the step's process does when it is told to end: it passes that on to its guard, and saves once it may."""
+"""What the step's process does when it is told to end: it passes that on to its guard, and saves once it may.
+
+A body may sit in C for as long as a collective of its framework takes, and Python calls no handler then. So SIGTERM is
+taken in C, by faulthandler: what it writes for a signal goes into a pipe whose other end the guard reads.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
+import gc
 import os
 import signal
 import threading
@@ -10,12 +16,15 @@ import time
 import traceback
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
-from .guard.preemption import TOLD
 from .logs import say
 
 LOADED = time.time()
 """About when this process began: what is older on the machine is not about it."""
+
+_POINTER = 8
+"""Bytes of a C function's address, with which a struct sigaction begins."""
 
 _listening: Preemption | None = None
 
@@ -25,32 +34,53 @@ class Preemption:
 
     def __init__(self) -> None:
         self.saves: list[Callable[[], object]] = []
-        self._told = False
-        self._guard_pid = 0
+        self._pipe = -1
+        self._handler = b""
 
-    def listen(self, guard_pid: int) -> None:
-        """From here on a SIGTERM ends the gang, and not this process alone; a handler that is there already stays."""
+    def listen(self, pipe: int) -> None:
+        """From here on a SIGTERM ends the gang, and not this process alone; a handler that is there already stays.
+
+        Parameters
+        ----------
+        pipe : int
+            Descriptor of the end that is written into; its other end is the guard's.
+        """
         global _listening
         if threading.current_thread() is not threading.main_thread():
             return
         if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
             return
-        self._guard_pid = guard_pid
+        self._pipe = pipe
         if _listening is None:
             os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_forget_in_child)
         _listening = self
+        # By this handler user code, and this file, see whose the signal is; it runs where faulthandler's does not.
         signal.signal(signal.SIGTERM, _on_sigterm)
+        self._take()
+
+    def keep(self) -> None:
+        """Take SIGTERM back where a framework's C code has put a handler of its own in the place of ours, of which
+        Python learns nothing. Looked for whenever Python looks for garbage, which a framework's start makes plenty of.
+
+        A handler that user code has installed by Python's ``signal`` stays.
+        """
+        if self._pipe >= 0:
+            gc.callbacks.append(self._look)
+
+    def _take(self) -> None:
+        with contextlib.suppress(AttributeError, ValueError, OSError, RuntimeError):
+            faulthandler.unregister(signal.SIGTERM)
+            faulthandler.register(signal.SIGTERM, file=self._pipe, all_threads=False)
+            self._handler = _in_c(signal.SIGTERM)
+
+    def _look(self, phase: str, info: dict[str, Any]) -> None:
+        if phase == "start" and _is_ours() and _in_c(signal.SIGTERM) != self._handler:
+            self._take()
 
     def told(self) -> None:
         """A SIGTERM has come. Raises nothing: the guard interrupts the body, as it does for any failure."""
-        self._told = True
-        self.tell()
-
-    def tell(self) -> None:
-        """Pass on to the guard what has come so far; one that was just starting has not heard it the first time."""
-        if self._told:
-            with contextlib.suppress(OSError):
-                os.kill(self._guard_pid, TOLD)
+        with contextlib.suppress(OSError):
+            os.write(self._pipe, b"SIGTERM")
 
     def save(self) -> None:
         """Call what was registered, in this order; what one raises is shown, and does not keep the next from it."""
@@ -65,8 +95,11 @@ class Preemption:
 
     def end(self) -> None:
         """The gang is over: SIGTERM means again what it means to any process, unless user code has a handler now."""
-        if self._guard_pid:
+        if self._pipe >= 0:
             _forget()
+            with contextlib.suppress(ValueError):
+                gc.callbacks.remove(self._look)
+            self._pipe = -1
 
 
 def _on_sigterm(number: int, frame: FrameType | None) -> None:
@@ -74,8 +107,26 @@ def _on_sigterm(number: int, frame: FrameType | None) -> None:
         _listening.told()
 
 
+def _is_ours() -> bool:
+    return signal.getsignal(signal.SIGTERM) is _on_sigterm
+
+
+def _in_c(number: int) -> bytes:
+    """The address of the C function that handles a signal; empty where it cannot be known."""
+    try:
+        import ctypes
+
+        found = ctypes.create_string_buffer(1024)
+        # PyDLL: another thread need not have its turn for this.
+        return found.raw[:_POINTER] if ctypes.PyDLL(None).sigaction(int(number), None, found) == 0 else b""
+    except (ImportError, OSError, AttributeError):
+        return b""
+
+
 def _forget() -> None:
-    if signal.getsignal(signal.SIGTERM) is _on_sigterm:
+    if _is_ours():
+        with contextlib.suppress(AttributeError):
+            faulthandler.unregister(signal.SIGTERM)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
@@ -86,7 +137,7 @@ _forking = threading.local()
 
 
 def _hold() -> None:
-    if signal.getsignal(signal.SIGTERM) is _on_sigterm:
+    if _is_ours():
         _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 
 

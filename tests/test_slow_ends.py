@@ -94,7 +94,7 @@ def test_an_end_that_takes_too_long_is_cut_with_a_line_and_the_cause(flow_run: F
 
 @pytest.mark.parametrize("node", [0, 2])
 def test_a_thread_does_not_hold_up_the_end(flow_run: FlowRunner, node: int) -> None:
-    run = flow_run(FLOW, env={"HOOKS": "", "THREAD_ON": str(node), "END_TIMEOUT": "9"})
+    run = flow_run(FLOW, env={"HOOKS": "", "THREAD_ON": str(node), "END_TIMEOUT": "18"})
     run.fails(START_S + END_S)
     assert f"node {node}'s task has stored its state and did not exit within 3 s" in run.output, run.story()
     assert re.search(r"node 1 \(.*\): the step's body raised ValueError: node 1 cannot read its shard", run.output)

@@ -22,7 +22,7 @@ BODY_GRACE_S = 2.0
 END_S = 30.0
 """How long the hooks after the body may take where the task has not said (``end_timeout``)."""
 
-EXIT_PART = 3.0
+EXIT_PART = 6.0
 """Once its state is stored a task has nothing left to do but to exit: it gets the hooks' limit divided by this."""
 
 STACKS_S = 0.2
@@ -78,7 +78,7 @@ class TaskEnd:
         """The task has failed, and Metaflow has stored that."""
         self._limit(
             self.exit_s,
-            f"node {self._node.index}'s task has stored its state and did not exit within {self.exit_s:g} s (a third "
+            f"node {self._node.index}'s task has stored its state and did not exit within {self.exit_s:g} s (a sixth "
             "of end_timeout): a thread that is no daemon, or what is done at Python's exit, keeps it",
         )
 

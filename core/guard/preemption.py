@@ -5,6 +5,7 @@ It is a failure like any other, but that bodies may save before the gang is gone
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -18,14 +19,10 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from .wire import Header
 
 TOLD = signal.SIGURG
-"""The task's word to its guard that a SIGTERM came. A handler may not use the socket pair, in the midst of whose use it
-may run; and this signal harms no guard that is not ready for it.
-"""
+"""Says that there is a file :data:`NESTED`; this signal harms no guard that is not ready for it."""
 
 NESTED = "nested"
-"""A file of the private folder: the task's command was started again inside of its body, and its text says what to do.
-The same signal tells of it.
-"""
+"""A file of the private folder: the task's command was started again inside of its body; its text says what to do."""
 
 KIND = "preempted"
 """Of the records of such failures."""
@@ -66,7 +63,19 @@ class Preemption:
         self.save_s = 0.0
         self.stops = False
         self._node = node
-        node.loop.on_signal(TOLD, self._told)
+        node.loop.on_signal(TOLD, self._nested)
+
+    def listen(self, pipe: int) -> None:
+        """Read ``pipe``, a descriptor, into which the task's handler of SIGTERM writes."""
+
+        def read() -> None:
+            if os.read(pipe, 65536):
+                self._tell(BY_SIGNAL)
+            else:
+                self._node.loop.remove_reader(pipe)
+                os.close(pipe)
+
+        self._node.loop.add_reader(pipe, read)
 
     def watch(self, path: str, since: float) -> None:
         """Look for a notice at ``path`` that was written after ``since`` (seconds since the epoch)."""
@@ -79,16 +88,10 @@ class Preemption:
         else:
             self._node.loop.call_later(LOOK_S, partial(self.watch, path, since))
 
-    def _told(self) -> None:
-        """The signal came: the task has got a SIGTERM, unless a file says otherwise."""
+    def _nested(self) -> None:
         node = self._node
-        try:
-            with open(os.path.join(node.folder, NESTED), encoding="utf-8") as file:
-                text = file.read()
-        except OSError:
-            self._tell(BY_SIGNAL)
-        else:
-            node.fail(Failure(node.index, "nested", text, time.time()))
+        with contextlib.suppress(OSError), open(os.path.join(node.folder, NESTED), encoding="utf-8") as file:
+            node.fail(Failure(node.index, "nested", file.read(), time.time()))
 
     def _tell(self, text: str) -> None:
         node = self._node

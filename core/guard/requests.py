@@ -53,6 +53,8 @@ class Requests:
         self._node.gang_id = header["gang_id"]
         self._node.signals = (header["interrupt_signal"], header["stacks_signal"])
         self._node.ending.hooks_s = header.get("end_timeout", self._node.ending.hooks_s)
+        if "sigterm" in header:
+            self._node.preemption.listen(header["sigterm"])
         if header.get("notice"):
             self._node.preemption.watch(header["notice"], header["since"])
         if header.get("watch_parent"):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib.machinery
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.abc import Loader, MetaPathFinder
 from types import ModuleType
 from typing import Any
+
+PREEMPTION = "JAX_ENABLE_PREEMPTION_SERVICE"
+"""JAX's variable, and in lower case its setting, for a service that replaces the handler of SIGTERM."""
 
 MODULE = "jax._src.clusters"
 """Where JAX keeps the kinds of clusters that it knows; each is a subclass of its ClusterEnv."""
@@ -32,11 +36,24 @@ class Place:
 
 def tell_jax(place: Place) -> None:
     """Register the gang with JAX, now or when it is imported: importing it here would be too early for its settings."""
+    _leave_sigterm()
     module = sys.modules.get(MODULE)
     if module is not None:
         _register(module, place)
     else:
         sys.meta_path.insert(0, _AfterImport(place))
+
+
+def _leave_sigterm() -> None:
+    """Have JAX's coordination service leave SIGTERM alone, which ends the gang and has it save: it would take note of
+    it and go on. A user who has set this one way or the other keeps it.
+    """
+    if PREEMPTION in os.environ:
+        return
+    os.environ[PREEMPTION] = "0"
+    jax = sys.modules.get("jax")
+    if jax is not None and hasattr(jax.config, PREEMPTION.lower()):  # it has read its environment
+        jax.config.update(PREEMPTION.lower(), False)
 
 
 def _register(module: ModuleType, place: Place) -> None:

@@ -61,6 +61,7 @@ class TensorflowDecorator(GangDecorator):
         "evaluator": False,
     }
     peer_lost: ClassVar[tuple[str, ...]] = PEER_LOST
+    replaces_sigterm = True  # its coordination service does, with the first strategy over several nodes
     _roles = Roles()
 
     def check_attributes(self) -> None:

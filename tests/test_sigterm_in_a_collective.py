@@ -1,0 +1,113 @@
+"""SIGTERM to a node's task while the framework's C code waits in a collective: it is heard at once and told as that.
+
+One node does not take part in the last collective, so the other waits in C, where no body can be interrupted: it is
+killed when the time for saving is over, unless its connections close before.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+
+import pytest
+from support.faults import kill_process
+from support.flows import FlowRunner
+from support.requirements import require_packages
+from support.tensorflow import END_S, QUIET, START_S
+
+BIG = pytest.mark.big
+
+FLOW = """
+import os, sys, time
+from metaflow import FlowSpec, current, step
+import metaflow
+
+LAUNCHER, WAITS = os.environ["LAUNCHER"], int(os.environ["WAITS"])
+decorator = getattr(metaflow, "gang" if LAUNCHER == "torch" else LAUNCHER)
+
+def jax_sum():
+    import jax, jax.numpy as jnp
+    jax.distributed.initialize()
+    total = jax.pmap(lambda value: jax.lax.psum(value, "all"), axis_name="all")
+    return lambda: float(total(jnp.ones(1))[0])
+
+def tensorflow_sum():
+    import tensorflow as tf
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    @tf.function
+    def total():
+        return strategy.reduce("sum", strategy.run(lambda: tf.constant(1.0)), axis=None)
+    return lambda: float(total())
+
+def torch_sum():
+    import torch
+    port = current.gang.broadcast(current.gang.free_port())
+    me, all_nodes = current.gang.node_index, current.gang.num_nodes
+    address = f"tcp://{current.gang.main_address}:{port}"
+    torch.distributed.init_process_group("gloo", init_method=address, rank=me, world_size=all_nodes)
+    def total():
+        value = torch.ones(1)
+        torch.distributed.all_reduce(value)
+        return float(value)
+    return total
+
+class InACollective(FlowSpec):
+    @step
+    def start(self):
+        self.next(self.work, num_parallel=2)
+
+    @decorator
+    @step
+    def work(self):
+        me = current.gang.node_index
+        def save():
+            open(f"saved-{me}", "w").close()
+        current.gang.on_preemption(save, seconds=3.0)
+        total = globals()[f"{LAUNCHER}_sum"]()
+        for _ in range(3):
+            assert total() == 2.0
+        print(f"ready {me} task={os.getpid()};", flush=True)
+        total() if me == WAITS else time.sleep(1000)
+        self.next(self.join)
+
+    @step
+    def join(self, inputs):
+        self.next(self.end)
+
+    @step
+    def end(self):
+        pass
+
+if __name__ == "__main__":
+    InACollective()
+"""
+
+
+@pytest.mark.parametrize(
+    ("launcher", "waits", "struck"),
+    [
+        ("tensorflow", 1, 1),
+        ("jax", 1, 1),
+        ("torch", 1, 1),
+        *(
+            pytest.param(launcher, waits, struck, marks=BIG)
+            for launcher in ("tensorflow", "jax", "torch")
+            for waits, struck in ((0, 0), (0, 1), (1, 0))
+        ),
+    ],
+)
+def test_it_is_a_preemption(flow_run: FlowRunner, launcher: str, waits: int, struck: int) -> None:
+    require_packages(launcher)
+    run = flow_run(FLOW, env={**QUIET, "LAUNCHER": launcher, "WAITS": str(waits)})
+    pattern = re.compile(r"ready (\d) task=(\d+);")
+    run.wait_for(pattern, START_S, count=2)
+    time.sleep(0.5)  # it waits in the collective, which nothing outside of it can see
+    tasks = {int(m[1]): int(m[2]) for m in pattern.finditer(run.output)}
+    started = time.monotonic()
+    kill_process(tasks[struck], signal.SIGTERM)
+    output = run.fails(END_S)
+    print(f"{launcher}, node {waits} in a collective, SIGTERM to node {struck}: {time.monotonic() - started:.1f} s")
+    assert re.search(rf"node {struck} \(.*\): was told to end \(SIGTERM\)", output), run.story()
+    assert "killed by" not in output, run.story()
+    assert (run.folder / f"saved-{1 - waits}").exists(), run.story()
