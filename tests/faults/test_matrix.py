@@ -29,11 +29,17 @@ NEEDS = {"torchrun": "torch", "agent": "torch", "mpi": "mpi4py"}
 TODAY = datetime.date.today().toordinal()
 
 
+def green() -> list[Cell]:
+    """Those that have been seen green. docs/reliability.md tells the others; `walk.py --left` runs them."""
+    seen = load()
+    return [cell for cell in cells(ROWS) if seen.get(cell.name, {}).get("green")]
+
+
 def bare() -> list[Cell]:
     """All of the bare gang's that were once red, and one cell of each other fault and kind of victim, by the day."""
     those = [
         cell
-        for cell in cells(ROWS)
+        for cell in green()
         if cell.launcher == "gang" and cell.row.place == "local" and not cell.name.startswith(SLOW)
     ]
     chance, kinds = random.Random(TODAY), {}
@@ -45,7 +51,7 @@ def bare() -> list[Cell]:
 
 def of_today() -> list[Cell]:
     launcher = ROTATING[TODAY % len(ROTATING)]
-    those = [cell for cell in cells(ROWS) if cell.launcher == launcher and cell.row.place == "local"]
+    those = [cell for cell in green() if cell.launcher == launcher and cell.row.place == "local"]
     return random.Random(TODAY).sample(those, ROTATING_CELLS)
 
 
