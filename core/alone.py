@@ -34,7 +34,7 @@ class _AloneLink(Link):
     def _died(self) -> GuardDied:
         died = GuardDied(
             f"The guard process of what was started here (process {self.guard_pid}) has died, so all of it was ended. "
-            "If nobody killed it, the machine may have run out of memory."
+            + self._how_the_guard_ended()
         )
         died.headline = "The guard has died"  # there is no gang that could have failed
         return died

@@ -14,7 +14,7 @@ from .forming import Forming
 from .guard.farewell import remove_folder
 from .link import Link
 from .logs import save_node_logs, say, say_and_store
-from .record import record
+from .record import record, shorten
 
 if TYPE_CHECKING:
     from .decorator import GangDecorator
@@ -134,6 +134,7 @@ class Lifecycle(Forming):
 
     def _failed(self, error: BaseException) -> BaseException:
         """What this node raises in the end: its own exception where it is the cause, else the story of the cause."""
+        shorten(error)
         link = self._link
         if link is None:
             return error

@@ -22,7 +22,8 @@ from types import FrameType
 from typing import Any
 
 from .failure import BadAttribute, GangInterrupt, GuardDied
-from .guard import processes
+from .guard import fault, processes
+from .guard.verdict import how_it_ended
 from .guard.wire import Decoder, WireError, encode
 
 INTERRUPT = getattr(signal, "SIGRTMIN", signal.SIGUSR2 - 7) + 7 if sys.platform == "linux" else signal.SIGUSR2
@@ -33,6 +34,9 @@ WAKE = INTERRUPT + 1 if sys.platform == "linux" else signal.SIGIO
 
 STACKS = INTERRUPT + 2 if sys.platform == "linux" else signal.SIGUSR1
 """Makes faulthandler print the stacks of all threads, which needs neither the GIL nor a healthy interpreter."""
+
+_DEATH_S = 3.0
+"""For a guard that has closed its end of the pair to be gone, and how it ended to be known."""
 
 _BOOT = (
     "import importlib.util as u, sys, runpy; "
@@ -79,7 +83,15 @@ class Link:
         self._sock = ours
         folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "guard")
         # What it needs to find its temporary folder and to spell a locale's messages; nothing else of the task's.
-        names = ("PATH", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT")
+        names = (
+            "PATH",
+            "TMPDIR",
+            "LANG",
+            "LC_ALL",
+            "LD_LIBRARY_PATH",
+            "SYSTEMROOT",
+            "METAFLOW_GANG_UNKILLABLE_TIMEOUT",
+        )
         self.sigterm_read, self.sigterm_pipe = os.pipe()
         os.set_blocking(self.sigterm_pipe, False)
         with theirs:
@@ -155,8 +167,18 @@ class Link:
     def _died(self) -> GuardDied:
         return GuardDied(
             f"The guard process of this node (process {self._guard.pid}) has died; it keeps the gang together, "
-            "so the gang ends here. If nobody killed it, the machine may have run out of memory."
+            f"so the gang ends here. {self._how_the_guard_ended()}"
         )
+
+    def _how_the_guard_ended(self) -> str:
+        """A sentence about the end of a guard that has closed its end of the pair."""
+        try:
+            code = self._guard.wait(_DEATH_S)
+        except subprocess.TimeoutExpired:
+            return "It has closed its connection, and does not end."
+        if code == fault.EXIT_CODE:
+            return f"It failed by a fault of its own, which this task's log has. {fault.BUG}"
+        return f"It {how_it_ended(code)}." if code else "It ended before its work was done."
 
     def request(self, op: str, payload: bytes = b"", **fields: Any) -> tuple[dict[str, Any], bytes]:
         """Ask the guard for ``op`` and wait for its answer. Several threads may wait at once.

@@ -34,6 +34,9 @@ _RANK_PID = os.getpid()
 """Of the rank itself. What a process that it forks raises or returns is not the rank's."""
 
 
+_TEXT_LIMIT, _TEXT_LINES = 30_000, 600
+"""Characters and lines of a traceback, its message included, that are printed and written down."""
+
 _EXIT_TEXT_LIMIT = 200
 """Characters of what ``sys.exit()`` was called with that the failure's sentence has; the traceback has all of it."""
 
@@ -109,8 +112,8 @@ def run_script(path: str, arguments: list[str]) -> int:
         sys.last_type, sys.last_value, sys.last_traceback = type(error), error, error.__traceback__
         if sys.version_info >= (3, 12):
             sys.last_exc = error
-        if NUMBERED in os.environ and sys.excepthook is sys.__excepthook__:
-            _print_error(error, f"[rank{_rank()}]: ")
+        if sys.excepthook is sys.__excepthook__ and (NUMBERED in os.environ or _is_long(error)):
+            _print_error(error, f"[rank{_rank()}]: " if NUMBERED in os.environ else "")
         else:
             sys.excepthook(type(error), error, error.__traceback__)
         return 1
@@ -199,8 +202,21 @@ def _users_frames(error: BaseException) -> TracebackType | None:
     return frames
 
 
+def _is_long(error: BaseException) -> bool:
+    return len(str(error)) > _TEXT_LIMIT or str(error).count("\n") > _TEXT_LINES
+
+
 def _text(error: BaseException) -> str:
-    return "".join(traceback.format_exception(type(error), error, _users_frames(error) or error.__traceback__))
+    """The traceback, without its middle where it is long: whoever shows it does so line by line."""
+    text = "".join(traceback.format_exception(type(error), error, _users_frames(error) or error.__traceback__))
+    if len(text) <= _TEXT_LIMIT and text.count("\n") <= _TEXT_LINES:
+        return text
+    part, lines = _TEXT_LIMIT // 3, _TEXT_LINES // 3
+    start = "".join(text[:part].splitlines(keepends=True)[:lines])
+    rest = text[max(len(start), len(text) - 2 * part) :]
+    end = "".join(rest.splitlines(keepends=True)[-2 * lines :])
+    left_out = len(text) - len(start) - len(end)
+    return f"{start.rstrip(chr(10))}\n[gang] ... {left_out} characters are left out here ...\n{end}"
 
 
 def _print_error(error: BaseException, prefix: str) -> None:

@@ -10,7 +10,13 @@ from types import TracebackType
 from typing import Any
 
 from .failure import GangException
-from .guard.verdict import DETAIL_LIMIT, EVIDENCE, PEER, TEXT_LIMIT
+from .guard.verdict import EVIDENCE, PEER, TEXT_LIMIT, shortened
+
+SHOWN_LIMIT = 30_000
+"""Characters of an exception's message that a step raises; its lines are limited as those of a failure's details."""
+
+_CHAIN = 100
+"""Exceptions of one chain that are looked at."""
 
 _WRAPPER = os.path.join(os.path.dirname(__file__), "lifecycle.py")
 """What calls the step's body."""
@@ -39,7 +45,7 @@ def _told(error: BaseException, who: str) -> dict[str, str]:
     text = f"{who} raised {_named(error)}"
     detail = "".join(traceback.format_exception(*_users_part(error)))
     # Cut here too: a message may be longer than the guard takes.
-    return {"kind": "exception", "text": text[: TEXT_LIMIT + 1], "detail": detail[-DETAIL_LIMIT:]}
+    return {"kind": "exception", "text": text[: TEXT_LIMIT + 1], "detail": shortened(detail)}
 
 
 def _named(error: BaseException) -> str:
@@ -58,3 +64,23 @@ def _users_part(error: BaseException) -> tuple[type[BaseException], BaseExceptio
     while trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename == _WRAPPER:
         trace = trace.tb_next
     return type(error), error, trace
+
+
+def shorten(error: BaseException) -> None:
+    """Cut the middle out of a message that is too long for a console, in ``error`` and in what it came of.
+
+    Metaflow prints the exception that a step raises line by line, some thousand a second. Only the usual kind of
+    exception is changed, whose message is its first argument.
+    """
+    seen: set[int] = set()
+    left: list[BaseException | None] = [error]
+    while left:
+        one = left.pop()
+        if one is None or id(one) in seen or len(seen) >= _CHAIN:
+            continue
+        seen.add(id(one))
+        left += [one.__cause__, one.__context__]
+        if one.args and isinstance(one.args[0], str):
+            short = shortened(one.args[0], SHOWN_LIMIT)
+            if short != one.args[0] and str(one) == one.args[0]:
+                one.args = (short, *one.args[1:])

@@ -441,7 +441,10 @@ def test_a_lost_node_is_told_with_what_the_network_said(bench: Callable[..., Ben
     story = gang.story()
     assert "node 1 (host-1): the connection from it to node 0 " in story
     # Its end was sent, so the network is not cut.
-    assert story.endswith("(closed without a word): its host, its container or its guard process has died")
+    assert story.endswith(
+        "(closed without a word): its container ran out of memory, which can kill all of its processes at once, or its "
+        "host, its container or its guard process has died"
+    )
     until(gang.loop, lambda: bool(gang.got("all-gone")))
     assert not gang.hub.members_left
 

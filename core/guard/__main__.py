@@ -7,8 +7,14 @@ import signal
 import socket
 import sys
 
+from .fault import serve
 from .loop import Loop
 from .processes import become_subreaper
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .alone import Alone
+    from .node import Node
 
 
 def main(fd: int, task_pid: int, kind: str) -> int:
@@ -29,13 +35,12 @@ def main(fd: int, task_pid: int, kind: str) -> int:
     if kind == "node":
         from .node import Node
 
-        Node(loop, sock, task_pid)
+        node: Node | Alone = Node(loop, sock, task_pid)
     else:
         from .alone import Alone
 
-        Alone(loop, sock, task_pid)
-    loop.run()
-    return 0
+        node = Alone(loop, sock, task_pid)
+    return serve(loop, node.has_fault, node.tidy)
 
 
 if __name__ == "__main__":

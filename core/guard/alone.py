@@ -17,6 +17,7 @@ from .farewell import remove_folder, remove_named
 from .launches import Launch
 from .loop import Loop
 from .stream import Stream
+from .voice import Voice
 from .watch import TaskWatch
 from .work import Work
 
@@ -30,12 +31,14 @@ class Alone:
 
     def __init__(self, loop: Loop, sock: socket.socket, owner_pid: int, out: int = 1, err: int = 2) -> None:
         self._loop = loop
+        self._err = err
         self._name = ""
         self._folder = ""
         self._leaving = False
         self._named: list[tuple[str, float]] = []
         # A process that fails ends its launch, whose answer tells of it: there is nobody else to be told.
         self._work = Work(loop, out, err, lambda failure: None, lambda key: None, lambda task: None)
+        self._work.say = Voice(err).say
         stream = Stream(loop, sock)
         stream.on_close = lambda reason: self._leave()
         self._desk = Desk(stream, self._handle)
@@ -63,6 +66,16 @@ class Alone:
         self._desk.answer(number, told)
         self._maybe_exit()
 
+    def has_fault(self, text: str, trace: str) -> None:
+        """A callback of this guard has raised: it tells so, and ends."""
+        os.write(self._err, f"[gang] {text}\n{trace}\n".encode(errors="replace"))
+        self._leave()
+
+    def tidy(self) -> None:
+        """Remove what was made for the process that this guard served."""
+        remove_named(self._named)
+        remove_folder(self._folder)
+
     def _leave(self) -> None:
         """The owner has gone, or needs us no more."""
         self._leaving = True
@@ -75,6 +88,5 @@ class Alone:
         if self._leaving and not self._work.launches:
             # Whatever slipped out of its launch, without the marker in its environment, has come to us as orphans do.
             processes.send(processes.descendants([os.getpid()]), signal.SIGKILL)
-            remove_named(self._named)
-            remove_folder(self._folder)
+            self.tidy()
             self._loop.stop()

@@ -155,6 +155,12 @@ class Child:
             self._told = True
             self.on_end(self)
 
+    def give_up(self) -> None:
+        """It does not end, although it has been killed: from here on it counts as gone."""
+        if self.exit_code is None:
+            self.exit_code, self.ended_at = -signal.SIGKILL, time.time()
+        self._tell()
+
     @property
     def settled(self) -> bool:
         """Gone, and its output drained."""

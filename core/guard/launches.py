@@ -22,6 +22,14 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
 
     from .output import Sink
 
+UNKILLABLE_S = float(os.environ.get("METAFLOW_GANG_UNKILLABLE_TIMEOUT") or 30.0)
+"""Seconds after its SIGKILL in which a process has to be gone. One that waits in the kernel for a disk or a driver, or
+that belongs to another user, may not be: it is told, and not waited for any more.
+"""
+
+SWEEP_MOST_S = 1.0
+"""The same as :data:`SWEEP_S` where they have been looked at for long: a look reads the whole process table."""
+
 SWEEP_S = 0.02
 """Between two looks at what is left while processes are being ended: the kernel tells only about direct children."""
 
@@ -57,9 +65,11 @@ class Launch:
         self.cancelled = False
         self.on_done: Callable[[Launch], None] = lambda launch: None
         self.on_failure: Callable[[Launch, Child], None] = lambda launch, child: None
+        self.on_unkillable: Callable[[list[int]], None] = lambda pids: None
         self._loop = loop
         self._ending = False
         self._kill_at = 0.0
+        self._given_up = False
         self._ended_from = 0.0
         self._done = False
         self.children: list[Child] = []
@@ -123,12 +133,24 @@ class Launch:
 
     def _sweep(self) -> None:
         living = self._living()
-        if living:
-            if time.monotonic() >= self._kill_at:
-                processes.send(living, signal.SIGKILL)
-            self._loop.call_later(SWEEP_S, self._sweep)
-        else:
+        since = time.monotonic() - self._kill_at
+        if not living:
             self._maybe_done()
+            return
+        if since >= 0.0:
+            processes.send(living, signal.SIGKILL)
+        if since >= UNKILLABLE_S:
+            self._give_up(living)
+        else:
+            self._loop.call_later(min(max(SWEEP_S, since / 10), SWEEP_MOST_S), self._sweep)
+
+    def _give_up(self, living: set[int]) -> None:
+        """Nobody can end these: the launch ends without."""
+        self._given_up = True
+        self.on_unkillable(sorted(living))
+        for child in self.children:
+            child.give_up()
+        self._maybe_done()
 
     def _ended(self, child: Child) -> None:
         if child.has_failed and self.check and not self._ending and self.failed is None:
@@ -156,7 +178,7 @@ class Launch:
 
     def _maybe_done(self) -> None:
         gone = all(child.settled for child in self.children)
-        if gone and not self._done and not self._living():
+        if gone and not self._done and (self._given_up or not self._living()):
             self._done = True
             if self.check:
                 self.failed = self._culprit()

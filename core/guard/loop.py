@@ -72,6 +72,7 @@ class Loop:
         self._old_handlers: dict[int, Any] = {}
         self._old_wakeup = -1
         self._stopping = False
+        self._served = -1
         # Two pipes: a thread that posts much must not leave a signal without room for its byte.
         self._posts = self._pipe(self._on_posts)
         self._signal_bytes: tuple[int, int] | None = None
@@ -144,6 +145,7 @@ class Loop:
         while not self._stopping:
             for key, mask in self._selector.select(self._until_next_timer()):
                 watch: _Watch = key.data
+                self._served = key.fd
                 # An earlier callback of this round may have removed this one, or closed it and reused its number.
                 if mask & selectors.EVENT_READ and watch.reader and self._watches.get(key.fd) is watch:
                     watch.reader()
@@ -153,6 +155,7 @@ class Loop:
                     watch.writer()
                 if self._stopping:
                     break
+            self._served = -1
             # Timers come after what was ready: a guard that was stopped for a while must see first what arrived.
             now = time.monotonic()
             while not self._stopping and self._timers and self._timers[0][0] <= now:
@@ -162,6 +165,13 @@ class Loop:
     def stop(self) -> None:
         """Make :meth:`run` return after the callback that is running."""
         self._stopping = True
+
+    def drop(self) -> None:
+        """Watch the descriptor no more whose callback has raised out of :meth:`run`; the loop's own it keeps."""
+        fd, self._served = self._served, -1
+        if fd in self._watches and fd not in (self._posts[0], (self._signal_bytes or (-1,))[0]):
+            self.remove_reader(fd)
+            self.remove_writer(fd)
 
     def close(self) -> None:
         """Give back the descriptors and the signal handlers. The loop cannot be used afterwards."""

@@ -76,6 +76,7 @@ class Node:
         self.peers: PeerServer | None = None
         self.callers: Callers | None = None
         self.work = Work(loop, out, err, self.fail, self._port_taken, self._node_task_ended)
+        self.work.say = self.say
         stream = Stream(loop, sock)
         stream.on_close = lambda reason: self._link_closed()
         self._requests = Requests(self)
@@ -194,6 +195,15 @@ class Node:
         if self.told is None:
             told = causes(self._failures)
             self._tell({"story": story(told, {}), "causes": [{"node": cause.teller} for cause in told]})
+
+    def has_fault(self, text: str, trace: str) -> None:
+        """A callback of this guard has raised: the gang ends, as far as this guard can still see to that."""
+        self.say(f"{text}\n{trace}")
+        self.fail(Failure(self.index, "guard", text, time.time(), trace))
+
+    def tidy(self) -> None:
+        """The guard ends by force."""
+        farewell.tidy(self)
 
     def _stop(self, order: int, preempted: bool) -> None:
         """From here on no death on this node is a cause."""

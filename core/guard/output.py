@@ -168,29 +168,34 @@ class Log:
     """
 
     def __init__(self, path: str, on_fault: Callable[[OSError], None] = lambda error: None) -> None:
-        self._file: BinaryIO = open(path, "wb")  # noqa: SIM115 - closed by end()
         self._on_fault = on_fault
         self._at_start = True
+        self._file: BinaryIO | None = None
+        try:
+            self._file = open(path, "wb")  # noqa: SIM115 - closed by end()
+        except OSError as error:  # no room on the disk, or no descriptor
+            on_fault(error)
 
     def write(self, data: bytes) -> None:
-        if self._file.closed:
+        if self._file is None or self._file.closed:
             return
         try:
-            self._write(data)
+            self._write(self._file, data)
         except OSError as error:  # the disk is full: the process and the console go on
             self.end()
             self._on_fault(error)
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, file: BinaryIO, data: bytes) -> None:
         stamp = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%f").encode() + b" "
         for line in _split_newlines(data):
-            self._file.write(stamp + line if self._at_start else line)
+            file.write(stamp + line if self._at_start else line)
             self._at_start = line.endswith(b"\n")
-        self._file.flush()
+        file.flush()
 
     def end(self) -> None:
         with contextlib.suppress(OSError):  # what did not get written before does not now
-            self._file.close()
+            if self._file is not None:
+                self._file.close()
 
 
 def _split_newlines(data: bytes) -> list[bytes]:
@@ -236,8 +241,16 @@ class Pump:
         self._poll.register(self._fd, select.POLLIN)
         try:
             while data := self._read():
-                for sink in self._sinks:
-                    sink.write(data)
+                for sink in list(self._sinks):
+                    try:
+                        sink.write(data)
+                    except Exception as error:
+                        # Whatever one of them lacks, the process goes on, and the others have its output.
+                        self._sinks.remove(sink)
+                        print(
+                            f"[gang] A part of the output is kept no more: {type(error).__name__}: {error}",
+                            file=sys.stderr,
+                        )
                 self.passed += len(data)
         except OSError:
             pass

@@ -90,6 +90,25 @@ def terminate(pids: Iterable[int]) -> None:
     send(pids, signal.SIGCONT)
 
 
+def described(pid: int) -> str:
+    """A process that does not end, for the user: what it is, and what it waits for."""
+
+    def read(name: str) -> str:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/{name}", "rb") as file:
+            return file.read(300).replace(b"\0", b" ").decode("utf-8", "replace").strip()
+        return ""
+
+    entry = lookup(pid)
+    state = entry.state if entry is not None else "?"
+    waits = read("wchan")
+    user = ""
+    with contextlib.suppress(OSError):
+        owner = os.stat(f"/proc/{pid}").st_uid
+        user = f", of user {owner}" if owner != os.geteuid() else ""
+    waiting = f", waits in {waits}" if waits not in ("", "0") else ""
+    return f"process {pid} ({(read('cmdline') or read('comm'))[:120]}), state {state}{waiting}{user}"
+
+
 def become_subreaper(enabled: bool = True) -> bool:
     """Orphans among our descendants become our children instead of init's. False where the platform cannot."""
     try:

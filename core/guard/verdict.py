@@ -15,6 +15,8 @@ from __future__ import annotations
 import signal
 from collections.abc import Mapping, Sequence
 
+from . import memory
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from typing import Any
@@ -27,8 +29,13 @@ TIE_S = 0.002
 LEAVING_S = 1.0
 """How long after a complaint about it a rank's end with code 0 may be noted: it closes its connections before."""
 
-DIED = "its host, its container or its guard process has died"
-"""What may be behind a connection whose other side has ended it, or has reset it: a kernel there answered."""
+DIED = (
+    "its container ran out of memory, which can kill all of its processes at once, or its host, its container or its "
+    "guard process has died"
+)
+"""What may be behind a connection whose other side has ended it, or has reset it: a kernel there answered. From version
+1.28 on Kubernetes ends a whole container for want of memory, and nobody is left there who could tell.
+"""
 
 CUT = f"{DIED}, or the network between them is cut"
 """What may be behind a connection on which nothing comes any more."""
@@ -123,6 +130,8 @@ def how_it_ended(exit_code: int) -> str:
     name = signal_name(-exit_code)
     if exit_code == -signal.SIGABRT:
         return "was aborted (SIGABRT), as C++ code and os.abort() do when they give up"
+    if exit_code == -signal.SIGKILL and memory.ran_out():
+        return f"was killed by {name}: out of memory, as the kernel has counted such a kill here in the meantime"
     return f"was killed by {name}" + _LIKELY.get(name, "")
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import select
 import threading
 
 LAST_WORDS_S = 1.0
@@ -20,8 +23,16 @@ class Voice:
 
         line = f"[gang] {text}\n".encode(errors="replace")
         thread = threading.Thread(target=write_all, args=(self._fd, line), daemon=True)
-        thread.start()
-        self._speaking.append(thread)
+        try:
+            thread.start()
+        except RuntimeError:  # no thread is left: as much as the reader takes at once
+            poll = select.poll()
+            poll.register(self._fd, select.POLLOUT)
+            if poll.poll(0):
+                with contextlib.suppress(OSError):
+                    os.write(self._fd, line[-select.PIPE_BUF :])
+        else:
+            self._speaking.append(thread)
 
     def finish(self) -> None:
         """Wait for what is under way, for :data:`LAST_WORDS_S` each."""

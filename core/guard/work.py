@@ -7,7 +7,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
 
-from . import processes
+from . import launches, processes
 from .children import Child
 from .launches import Launch, NodeTask
 from .loop import Loop
@@ -17,6 +17,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from .output import Sink
     from .wire import Header
+
+
+_TOLD = 8
+"""Processes that cannot be ended of which one line tells."""
 
 
 class Work:
@@ -48,6 +52,7 @@ class Work:
         self._launched = 0
         self.on_ranks_ended: Callable[[dict[int, float] | None], None] = lambda ranks: None
         self._cancelled: set[str] = set()
+        self.say: Callable[[str], None] = lambda text: None  # a line for the user
         loop.on_signal(signal.SIGCHLD, self._reap)
 
     def launch(
@@ -79,7 +84,16 @@ class Work:
 
         launch.on_failure = failed
         launch.on_done = ended
+        launch.on_unkillable = self._say_unkillable
         return launch
+
+    def _say_unkillable(self, pids: list[int]) -> None:
+        told = "; ".join(map(processes.described, pids[:_TOLD]))
+        more = f"; and {len(pids) - _TOLD} more" if len(pids) > _TOLD else ""
+        self.say(
+            f"Could not be ended within {launches.UNKILLABLE_S:g} s of SIGKILL, and is not waited for any more: "
+            f"{told}{more}."
+        )
 
     def stream(self, name: str) -> int:
         """The task's own "stdout" or "stderr", where what runs here speaks to the user."""
@@ -141,6 +155,15 @@ class Work:
         self.killed.update(nodes)
         tasks = [task for task in self.tasks.values() if task.alive and task.node in self.killed]
         processes.send([task.pid for task in tasks], signal.SIGKILL)
+        if tasks:
+            self._loop.call_later(launches.UNKILLABLE_S, lambda: self._give_up(tasks))
+
+    def _give_up(self, tasks: list[NodeTask]) -> None:
+        left = [task for task in tasks if task.alive]
+        if left:
+            self._say_unkillable([task.pid for task in left])
+        for task in left:
+            task.give_up()
 
     @property
     def tasks_settled(self) -> bool:

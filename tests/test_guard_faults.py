@@ -1,0 +1,76 @@
+"""A fault of a guard itself is told as that, on every node, and the gang ends with nothing left of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.flows import FlowRun
+
+END_S = 60.0
+
+FLOW = """
+import os, time
+from metaflow import FlowSpec, current, gang, step
+
+class Faulty(FlowSpec):
+    @step
+    def start(self):
+        self.next(self.work, num_parallel=2)
+
+    @gang
+    @step
+    def work(self):
+        current.gang.barrier()
+        if current.gang.node_index == int(os.environ["WHERE"]):
+            # What no version of ours sends: the guard has no method of this name.
+            current.gang._link.request("no-such-request")
+        time.sleep(1000)
+        self.next(self.join)
+
+    @step
+    def join(self, inputs):
+        self.next(self.end)
+
+    @step
+    def end(self):
+        pass
+
+if __name__ == "__main__":
+    Faulty()
+"""
+
+
+@pytest.mark.parametrize("where", [0, 1])
+def test_a_fault_of_a_guard_is_told_by_all_with_its_traceback(where: int, tmp_path: Path) -> None:
+    file = tmp_path / "flow.py"
+    file.write_text(FLOW)
+    with FlowRun(file, folder=tmp_path, env={"WHERE": str(where)}) as run:
+        output = run.fails(END_S)
+    told = f"The first failure was on node {where} "
+    lines = [line for line in output.splitlines() if told in line and "its guard failed: AttributeError: " in line]
+    assert any("[node 1] " in line for line in lines) and any("[node 1] " not in line for line in lines), output
+    assert "no_such_request" in output and "This is a bug of metaflow-gang" in output
+    assert "out of memory" not in output
+
+
+PROGRAM = """
+import os, sys
+import metaflow
+from metaflow_extensions.gang.core.alone import alone
+from metaflow_extensions.gang.core.failure import GuardDied
+try:
+    with alone() as guard:
+        guard._link._send(b"\\0\\0\\0\\6\\0\\0\\0\\2{}")  # a request without a number
+        guard._link.request("launch", plan={})
+except GuardDied as error:
+    print(error)
+"""
+
+
+def test_a_guard_without_a_gang_that_fails_is_told_by_who_needed_it(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=END_S, cwd=tmp_path)
+    assert "It failed by a fault of its own" in done.stdout and "out of memory" not in done.stdout, done.stderr
+    assert "its guard failed: KeyError: 'id'" in done.stderr and "Traceback" in done.stderr
