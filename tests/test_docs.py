@@ -19,7 +19,7 @@ from test_examples import EXAMPLES, LIMIT, training  # noqa: F401 - a fixture
 from metaflow_extensions.gang.core.context import Gang, Node
 from metaflow_extensions.gang.core.decorator import GangDecorator
 from metaflow_extensions.gang.core.failure import GangException
-from metaflow_extensions.gang.core.guard.timeouts import TIMEOUTS
+from metaflow_extensions.gang.core.guard.timeouts import Timeouts
 from metaflow_extensions.gang.launchers.jax.cluster import Place
 from metaflow_extensions.gang.launchers.jax.decorator import JaxDecorator
 from metaflow_extensions.gang.launchers.ray.cluster import RayCluster, RayNode
@@ -170,7 +170,8 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
 )
 def test_every_attribute_is_told_with_its_default(decorator: Any, page: str) -> None:
     # None: a setting may say it, and where that does not either, the guard's own number counts.
-    guards_own = {"lost_host_timeout": TIMEOUTS.lost_host, "frozen_node_timeout": TIMEOUTS.frozen_node}
+    timeouts = Timeouts()
+    guards_own = {"lost_host_timeout": timeouts.lost_host, "frozen_node_timeout": timeouts.frozen_node}
     for name, default in decorator.defaults.items():
         told = f"{guards_own[name]:g}" if name in guards_own else default
         assert default is None or name not in guards_own

@@ -300,7 +300,7 @@ def test_a_guard_that_leaves_before_its_step_s_end_and_says_nothing_is_lost(benc
     connection = gang.members[1].connection
     assert connection is not None
     connection.close()
-    told = "node 1 (host-1): the connection from it to node 0 was lost (closed before its work was done): its host, its"
+    told = "node 1 (host-1): the connection from it to node 0 was lost (closed before its work was done): its container"
     assert told in gang.story()
 
 
