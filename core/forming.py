@@ -106,7 +106,8 @@ class Forming:
             host = own_address_within(os.environ["MF_PARALLEL_MAIN_IP"], timeout, say)
         except NoRoute as error:
             raise GangFailed(f"Node {self._node} finds no way to node 0 (MF_PARALLEL_MAIN_IP). {error}") from None
-        timeout = max(1.0, timeout - (time.monotonic() - begun))
+        if not self._is_control:  # whose own address is known at once, and who tells of the time as the step names it
+            timeout = max(1.0, timeout - (time.monotonic() - begun))
         where = self._open(link, identity, host, timeout) if self._is_control else self._find(timeout, control_task)
         info = {"hostname": socket.gethostname(), "cpus": cpu_count(), "gpus": gpu_count()}
         joining: dict[str, Any] = {"identity": identity, "info": info, "timeout": timeout, "host": host, **where}
