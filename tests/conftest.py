@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 
@@ -33,7 +35,26 @@ def _isolate() -> None:
     tempfile.tempdir = None
 
 
+def _own_mounts() -> None:
+    """Give a worker of pytest-xdist shared memory and named network namespaces of its own.
+
+    Tests that run at the same time must not see each other's as leaks. Root only: for others they stay shared.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ or os.geteuid() != 0:
+        return
+    if ctypes.CDLL(None, use_errno=True).unshare(0x00020000):  # CLONE_NEWNS; os.unshare is of Python 3.12
+        raise OSError(ctypes.get_errno(), "unshare: no mount namespace for this worker")
+    os.makedirs("/run/netns", exist_ok=True)
+    for command in (
+        ("mount", "--make-rprivate", "/"),
+        ("mount", "-t", "tmpfs", "-o", "mode=1777", "tmpfs", "/dev/shm"),
+        ("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run/netns"),
+    ):
+        subprocess.run(command, check=True)
+
+
 _isolate()
+_own_mounts()
 
 
 @pytest.fixture(autouse=True)
