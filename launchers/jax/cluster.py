@@ -51,9 +51,11 @@ def _leave_sigterm() -> None:
     if PREEMPTION in os.environ:
         return
     os.environ[PREEMPTION] = "0"
-    jax = sys.modules.get("jax")
-    if jax is not None and hasattr(jax.config, PREEMPTION.lower()):  # it has read its environment
-        jax.config.update(PREEMPTION.lower(), False)
+    # A JAX that was imported has read its environment. One that is half imported has no config yet, an old one has
+    # no such setting.
+    config = getattr(sys.modules.get("jax"), "config", None)
+    if hasattr(config, PREEMPTION.lower()):
+        config.update(PREEMPTION.lower(), False)
 
 
 def _register(module: ModuleType, place: Place) -> None:
