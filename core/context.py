@@ -70,6 +70,8 @@ class Gang:
     _only_on_control: str = field(default="", repr=False, compare=False)
     """The decorator, where it has the body run on node 0 alone, so that the others never come to a collective."""
     _preemption: Preemption = field(default_factory=Preemption, repr=False, compare=False)
+    _offer: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What node 0's decorator had all nodes know from the start; see :meth:`GangDecorator.offer`."""
     _sequence: Iterator[int] = field(default_factory=lambda: itertools.count(), repr=False, compare=False)
 
     @property
@@ -91,6 +93,11 @@ class Gang:
     def is_control(self) -> bool:
         """Whether this is node 0."""
         return self.node_index == 0
+
+    @property
+    def offer(self) -> Mapping[str, Any]:
+        """What the launcher of node 0 gave to all nodes as they joined."""
+        return self._offer
 
     def another_address(self) -> str:
         """The address of some other node, to find out how it is reached; this node's own where it is alone."""
@@ -142,10 +149,7 @@ class Gang:
 
     def lease_port(self, exact: int | None = None) -> int:
         """As :meth:`free_port`, or the very port ``exact``; raises :class:`BadAttribute` where it is not to be had."""
-        header, _ = self._link.request("port", exact=exact)
-        if "error" in header:
-            raise BadAttribute(header["error"])
-        return int(header["port"])
+        return lease_port(self._link, exact)
 
     def own_folder(self, path: str) -> None:
         """Make a folder of this user alone outside of :attr:`folder`, as in shared memory, that goes with the gang.
@@ -329,3 +333,11 @@ class Gang:
                 "node 0 alone. Let the programs that it starts talk to each other, or use @gang."
             )
         return gather(self, kind, value)
+
+
+def lease_port(link: Link, exact: int | None = None) -> int:
+    """See :meth:`Gang.lease_port`; before there is a gang, too."""
+    header, _ = link.request("port", exact=exact)
+    if "error" in header:
+        raise BadAttribute(header["error"])
+    return int(header["port"])

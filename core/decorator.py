@@ -97,6 +97,23 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
     def preflight(self) -> None:
         """Raise :class:`ToolMissing` where this node lacks what the launcher starts. Runs before the gang forms."""
 
+    def offer(self, free_port: Callable[[], int]) -> dict[str, Any]:
+        """What all nodes are to know from the start, as :attr:`Gang.offer`; called on node 0, before it joins.
+
+        It arrives with the list of nodes, so that no collective is needed for it.
+
+        Parameters
+        ----------
+        free_port : callable
+            Leases a port of node 0, as :meth:`Gang.free_port` does.
+
+        Returns
+        -------
+        dict
+            Of what JSON has, some hundred bytes at most.
+        """
+        return {}
+
     def form(self, gang: Gang) -> dict[str, object]:
         """What appears on ``current`` besides ``gang``; may exchange what the launcher needs first."""
         return {}

@@ -8,12 +8,13 @@ import secrets
 import socket
 import tempfile
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from metaflow import current
 
 from . import interrupt, local, nested
-from .context import Gang, Node
+from .context import Gang, Node, lease_port
 from .devices import cpu_count, gpu_count
 from .failure import GangException, GangFailed
 from .guard.farewell import remove_folder
@@ -109,7 +110,9 @@ class Forming:
         if not self._is_control:  # whose own address is known at once, and who tells of the time as the step names it
             timeout = max(1.0, timeout - (time.monotonic() - begun))
         where = self._open(link, identity, host, timeout) if self._is_control else self._find(timeout, control_task)
-        info = {"hostname": socket.gethostname(), "cpus": cpu_count(), "gpus": gpu_count()}
+        info: dict[str, Any] = {"hostname": socket.gethostname(), "cpus": cpu_count(), "gpus": gpu_count()}
+        if self._is_control:
+            info["offer"] = self._decorator.offer(partial(lease_port, link))
         joining: dict[str, Any] = {"identity": identity, "info": info, "timeout": timeout, "host": host, **where}
         header, _ = link.request("join", timeouts=self._timeouts(), **joining)
         if self._meeting is not None and self._is_control:
@@ -118,7 +121,8 @@ class Forming:
             Node(index, node["address"], node["hostname"], node["cpus"], node["gpus"])
             for index, node in enumerate(header["nodes"])
         )
-        return Gang(self._node, nodes, self._folder, link, _preemption=self._preemption)
+        offer = header["nodes"][0].get("offer", {})
+        return Gang(self._node, nodes, self._folder, link, _preemption=self._preemption, _offer=offer)
 
     def _make_folder(self) -> str:
         """The node's private folder. Raises GangException where the temporary folder cannot take it."""

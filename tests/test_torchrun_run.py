@@ -40,6 +40,7 @@ class Runs(FlowSpec):
     @step
     def work(self):
         run, me = current.torch.run, current.gang.node_index
+        self.before = current.torch.torchrun_args["master_port"]  # programs with a launcher of their own read it first
         options, keywords = json.loads(self.options), json.loads(self.keywords)
         # Two ranks on node 0, one on node 1.
         options["nproc_per_node"] = 2 - me
@@ -56,6 +57,7 @@ class Runs(FlowSpec):
     @step
     def join(self, inputs):
         self.returned = [one.returned for one in inputs]
+        self.before = [one.before for one in inputs]
         self.args = inputs[0].args
         self.next(self.end)
 
@@ -81,6 +83,7 @@ def test_functions_return_all_ranks_on_control_and_its_own_on_a_node(
     assert [one[:2] for one in control] == [(rank, "3") for rank in (10, 11, 12, 0, 1, 2)]
     assert [one[:2] for one in worker] == [(12, "3"), (2, "3")]
     assert len({one[2] for one in control + worker}) == 2, "each run has a port of its own, the same on all nodes"
+    assert run.artifact("join", "before") == [int(control[0][2])] * 2, "the first run's port is known before it"
     args = run.artifact("join", "args")
     assert {name: args[name] for name in ("nnodes", "node_rank", "nproc_per_node", "master_addr")} == {
         "nnodes": 2,
@@ -127,6 +130,7 @@ def test_a_port_of_the_users_choice_is_used_or_refused(flow_run: FlowRunner) -> 
     port = lease.port
     run = flow_run(flow(f"master_port='{port}'"), "--keywords", keywords, files={"meets.py": MEETS}).ok(LIMIT_S)
     assert [(run.folder / f"port-{rank}").read_text() for rank in range(3)] == [str(port)] * 3
+    assert run.artifact("join", "before") == [port] * 2
     with socket.create_server(("127.0.0.1", port)):
         output = flow_run(flow(f"master_port={port}"), "--keywords", keywords, files={"meets.py": MEETS}).fails(LIMIT_S)
     assert f"Port {port} is in use on this machine" in output

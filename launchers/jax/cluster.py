@@ -54,7 +54,7 @@ def _leave_sigterm() -> None:
     # A JAX that was imported has read its environment. One that is half imported has no config yet, an old one has
     # no such setting.
     config = getattr(sys.modules.get("jax"), "config", None)
-    if hasattr(config, PREEMPTION.lower()):
+    if config is not None and hasattr(config, PREEMPTION.lower()):
         config.update(PREEMPTION.lower(), False)
 
 

@@ -6,7 +6,8 @@ import atexit
 import importlib.util
 import os
 import sys
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from ...core.context import Gang
 from ...core.decorator import GangDecorator
@@ -64,10 +65,14 @@ class JaxDecorator(GangDecorator):
         if importlib.util.find_spec("jax") is None:
             raise JaxMissing(package_missing(self.task.step_name, "JAX", "jax"))
 
+    def offer(self, free_port: Callable[[], int]) -> dict[str, Any]:
+        """A port of node 0 for JAX's coordinator."""
+        return {"port": free_port()}
+
     def form(self, gang: Gang) -> dict[str, object]:
-        """Agrees on a port of node 0 for JAX's coordinator."""
+        """Tells JAX of the gang."""
         self._gang = gang
-        port = gang.broadcast(gang.free_port() if gang.is_control else None)
+        port = gang.offer["port"]
         host = f"[{gang.main_address}]" if ":" in gang.main_address else gang.main_address
         place = Place(f"{host}:{port}", gang.node_index, gang.num_nodes)
         tell_jax(place)

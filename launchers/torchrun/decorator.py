@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Callable
 from typing import Any, ClassVar
 
-from ...core.attributes import read_nproc, read_port
+from ...core.attributes import declared_port, read_nproc, read_port
 from ...core.context import Gang
 from ...core.decorator import GangDecorator
 from ...core.failure import BadAttribute, package_missing
@@ -65,7 +66,7 @@ class TorchrunDecorator(GangDecorator):
     def check_attributes(self) -> None:
         """Raises BadAttribute for a value that cannot be meant."""
         super().check_attributes()
-        read_port(self.attributes["master_port"], "@torchrun(master_port=...)")
+        self._own_port()
         if self.attributes["nproc_per_node"] is not None:
             # Only how it is spelled can be checked here: the node's GPUs are counted on the node.
             read_nproc(self.attributes["nproc_per_node"], gpus=1, cpus=1)
@@ -80,6 +81,13 @@ class TorchrunDecorator(GangDecorator):
         """Raises TorchNotInstalledException where the ranks would not find torch."""
         if importlib.util.find_spec("torch") is None:
             raise TorchNotInstalledException(package_missing(self.task.step_name, "PyTorch", "torch"))
+
+    def offer(self, free_port: Callable[[], int]) -> dict[str, Any]:
+        """The port of node 0 at which the ranks of the first run() meet; leased by then where it is the user's own."""
+        return {"master_port": self._own_port() or declared_port(os.environ) or free_port()}
+
+    def _own_port(self) -> int | None:
+        return read_port(self.attributes["master_port"], "@torchrun(master_port=...)")
 
     def form(self, gang: Gang) -> dict[str, object]:
         """What the step finds on ``current``."""
@@ -97,7 +105,7 @@ class TorchrunDecorator(GangDecorator):
             self.flow_datastore,
             prefix,
             nproc_per_node=self.attributes["nproc_per_node"],
-            master_port=read_port(self.attributes["master_port"], "@torchrun(master_port=...)"),
+            master_port=self._own_port(),
             launcher=self.attributes["launcher"],
         )
         return {"torch": executor}
