@@ -97,6 +97,7 @@ class Forming:
             interrupt_signal=int(INTERRUPT),
             stacks_signal=int(STACKS),
             watch_parent=self._run,
+            seen_by_control=local.MEETING_VARIABLE in os.environ,
             notice=current.get("spot_termination_notice"),
             since=LOADED,
             sigterm=link.sigterm_read,

@@ -38,7 +38,7 @@ class Failures:
         self._hub = hub
         self._records: list[Failure] = []
         self._since = 0.0
-        self._told = False
+        self._told: Header | None = None  # the story, once it is told
         self._stopped: set[int] = set()
         self._heard: set[int] = set()  # since the first failure
         self._questions = 0
@@ -47,7 +47,7 @@ class Failures:
     def add(self, failure: Failure) -> None:
         """Record a failure; the first one stops the gang, unless it tolerates it."""
         tolerance = self._hub.tolerance
-        if self._told or (tolerance is not None and tolerance.takes(failure)):
+        if self._told is not None or (tolerance is not None and tolerance.takes(failure)):
             return
         if failure.peer is not None and not self.stopping:
             self._ask(failure, failure.peer)
@@ -64,18 +64,19 @@ class Failures:
         hub.roll.end()
         if hub.tolerance is not None:
             hub.tolerance.ending = True
-        hub.broadcast(self.stop_message())
+        hub.broadcast(stop_message(failure))
         # Whoever tells the story ends, and with node 0, or a pod, a cluster ends those that still save.
         saving = extra_s(hub.save_s) if failure.kind == KIND else 0.0
         hub.loop.call_later(STORY_WAIT_S + saving, self._tell_what_is_known)
         hub.loop.call_later(STORY_SETTLE_S, self._maybe_tell)
 
-    def stop_message(self) -> Header:
-        """What tells a node that the gang stops."""
-        return stop_message(self._records[0])
+    def messages(self) -> list[Header]:
+        """What a node gets that joins while the gang ends: all that the others have got."""
+        stop = stop_message(self._records[0])
+        return [stop] if self._told is None else [stop, self._told]
 
     def first_line(self) -> str:
-        """The first failure in one line, as a part of a sentence, for who comes too late."""
+        """The first failure in one line, as a part of a sentence, for a node that was restarted."""
         short = [failure.replaced(detail="") for failure in self._records]
         line = story(short, self._hub.hostnames).splitlines()[0]
         return line[:1].lower() + line[1:]
@@ -97,7 +98,7 @@ class Failures:
         if self._asked.get(number, (None, None))[0] != node:
             return
         peer, failure = self._asked.pop(number)
-        if self._told or not self._hub.left.isdisjoint((peer, failure.node)):
+        if self._told is not None or not self._hub.left.isdisjoint((peer, failure.node)):
             return
         if self._hub.tolerance is not None:
             self._hub.tolerance.cut(failure, peer)
@@ -152,21 +153,20 @@ class Failures:
             self._tell()
 
     def _tell(self) -> None:
-        if self._told:
+        if self._told is not None:
             return
-        self._told = True
         if self._hub.tolerance is not None:
             self._hub.tolerance.tell()
         self._blame_the_silent()
         told = causes(self._records)
         left = ranks_that_left(told, self._hub.ended_ranks)
-        message: Header = {
+        self._told = {
             "op": "story",
             "story": story(self._records, self._hub.hostnames, left),
             "causes": [{"node": failure.teller} for failure in told],
             "left": left,
         }
-        self._hub.broadcast(message)
+        self._hub.broadcast(self._told)
         self._maybe_all_gone()
 
     def _maybe_all_gone(self) -> None:

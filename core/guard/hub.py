@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from .wire import Header
 
 ENDING = "this gang is ending: "
-"""What the refusal of a node begins with that comes too late; the first failure follows."""
+"""What the refusal of a restarted node begins with where the gang ends for another reason, which follows."""
 
 ALONE = "its own network is cut"
 """What is behind the silence of all other nodes at once."""
@@ -113,9 +113,9 @@ class Hub:
         """Why ``node``, which has proved the secret, may not join; None where it may."""
         if role != "member" or not 0 < node < self._num_nodes:
             return f"this gang has nodes 0 to {self._num_nodes - 1}, no {role} {node}"
-        if self.failures.stopping:
-            return ENDING + self.failures.first_line()
         if node in self.infos:
+            if self.failures.stopping:
+                return ENDING + self.failures.first_line()
             self.fail(Failure(node, "restarted", "was restarted: it joined twice in one attempt", time.time()))
             return f"node {node} has joined already, and was restarted; this attempt ends"
         return None
@@ -141,7 +141,9 @@ class Hub:
     def join(self, node: int, info: Header) -> None:
         self.infos[node] = info
         if self.failures.stopping:
-            self.send(node, self.failures.stop_message())
+            # It has failed at nothing: it is to tell what the others tell, and so it is taken.
+            for message in self.failures.messages():
+                self.send(node, message)
         elif len(self.infos) == self._num_nodes:
             self._complete = True
             self.roll.end()

@@ -70,6 +70,7 @@ class Node:
         self.task_pid = task_pid
         self.saver: Header | None = None
         self.leases: list[PortLease] = []
+        self.seen_by_control = False  # whether control's guard is the task's parent, and sees its end
         self.owned: list[str] = []  # folders elsewhere that go as this node's own does
         self.named: list[tuple[str, float]] = []  # patterns of files that go where killed processes left them
         self.uplink: Uplink | None = None
@@ -297,6 +298,8 @@ class Node:
         died = task.exit_code or 0
         left = self._has_left(task.node)
         failure = task.failure(task.node)
+        if self.uplink is not None and not self.uplink.has_joined(task.node):
+            failure = failure.replaced(text=f"{failure.text} before it joined")
         if not self.stopping and task.node not in self._lost:
             if died or not left:
                 self.fail(failure)
@@ -334,13 +337,17 @@ class Node:
         if self.told is not None and not self.body_over and not self.unwound:
             self.say(self.told["story"])  # it has not heard it: something else was faster, as JAX's own abort is
         self._awaits_story = self.stopping and not self.bye
-        if not self.bye and not self.unwound:
+        if not self.bye and not self.unwound and self._is_to_tell_of_its_task():
             when = "after its body, while Metaflow stored its state" if self.body_done else "in the middle of its work"
             self.fail(Failure(self.index, "task", f"the node's task died {when}", time.time()))
         if not self.bye:
             self.loop.call_later(GONE_GRACE_S, self._gone_long_enough)
         self.maybe_stopped()
         self._maybe_exit()
+
+    def _is_to_tell_of_its_task(self) -> bool:
+        """Control's guard knows more of a task that it has started: how it ended, and whether for another one."""
+        return not self.seen_by_control or (self.uplink is not None and self.uplink.connected)
 
     def run_gone(self) -> None:
         """The process of the run has ended, which nobody outlives."""

@@ -52,6 +52,7 @@ class Requests:
         self._node.folder = header["folder"]
         self._node.gang_id = header["gang_id"]
         self._node.signals = (header["interrupt_signal"], header["stacks_signal"])
+        self._node.seen_by_control = header.get("seen_by_control", False)
         self._node.ending.hooks_s = header.get("end_timeout", self._node.ending.hooks_s)
         if "sigterm" in header:
             self._node.preemption.listen(header["sigterm"])
