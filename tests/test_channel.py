@@ -445,6 +445,17 @@ def test_the_unauthenticated_are_counted_and_the_others_wait(loop: Loop) -> None
     bench.close()
 
 
+def test_who_is_slow_to_prove_itself_in_a_crowd_is_asked_to_come_again(loop: Loop) -> None:
+    bench = Bench(loop, unauthenticated_sockets=2)
+    crowd = [bench.raw(), bench.raw()]
+    for sock in crowd:
+        sock.send(encode(hello()))
+    for sock in crowd:  # a node that gets no word in its handshake fails for good
+        assert b'{"~":"busy"}' in bench.read_to_end(sock)
+    assert bench.acceptor.pending == 0
+    bench.close()
+
+
 def test_a_closed_acceptor_keeps_whom_it_let_in(bench: Bench) -> None:
     member = bench.join()
     pending = bench.raw()
@@ -1063,6 +1074,13 @@ def test_two_hundred_join_at_once(bench: Bench) -> None:
         side.only.close()
     until(bench.loop, lambda: len(bench.hub.closed) == 200)
     assert set(bench.hub.closed) == {""}
+
+
+def test_the_benchmark_of_joining_works() -> None:
+    benchmark = Path(__file__).parent.parent / "benchmarks" / "channel.py"
+    done = subprocess.run([sys.executable, benchmark, "300"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("| 300 | ")
 
 
 FEW_FILES = """

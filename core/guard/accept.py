@@ -35,8 +35,8 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
 HANDSHAKE_SECONDS = 5.0
 """How long a socket may take to prove the secret."""
 
-UNAUTHENTICATED_SOCKETS = 512
-"""How many sockets may be in their handshake at once (see :mod:`.waiting` for who goes then)."""
+UNAUTHENTICATED_SOCKETS = 1024
+"""How many sockets may be in their handshake at once (see :mod:`.waiting` for who goes then). Each takes some 5 kB."""
 
 BACKLOG = 4096
 """How many may wait in the kernel's queue (its own bound, net.core.somaxconn, may be lower: they then come again)."""
@@ -210,19 +210,18 @@ class _Handshake:
 
     def _drop(self, overdue: bool) -> bool:
         """End it: without a word, or, where it is still to prove the secret, so that a node comes again."""
-        if not overdue and not self._stream.closed:
+        if not self._stream.closed:
             moved = self._place.moved
-            self._stream.read()
-            if self._place.moved != moved or self._is_over():
-                return self._is_over()
+            self._stream.read()  # the loop may not have come to it yet
+            if self._stream.closed or self._stream.decoder.check is not None:
+                return True
+            if self._place.moved != moved and not overdue:
+                return False
             if self._transcript is not None:
                 seal, busy = Seal(self._transcript.key("accepting")), {CHANNEL: "busy"}
                 Connection(self._stream, seal, "", 0, {}, "").send_own(busy)
         self._stream.close(flush=False)
         return True
-
-    def _is_over(self) -> bool:
-        return self._stream.closed or self._stream.decoder.check is not None
 
     def _leave(self) -> None:
         self._acceptor.forget(self._place)

@@ -44,11 +44,12 @@ class Timer:
 
 
 class _Watch:
-    __slots__ = ("reader", "writer")
+    __slots__ = ("reader", "registered", "writer")
 
     def __init__(self) -> None:
         self.reader: Callback | None = None
         self.writer: Callback | None = None
+        self.registered = 0  # the events that the selector knows of
 
     @property
     def events(self) -> int:
@@ -85,7 +86,7 @@ class Loop:
     def remove_reader(self, fileobj: int | HasFileno) -> None:
         """Stop watching for reading. Call it before the descriptor is closed; harmless when nothing was watched."""
         watch = self._watches.get(_fd(fileobj))
-        if watch is not None:
+        if watch is not None and watch.reader is not None:
             watch.reader = None
             self._update(fileobj)
 
@@ -97,7 +98,7 @@ class Loop:
     def remove_writer(self, fileobj: int | HasFileno) -> None:
         """Stop watching for writing. Call it before the descriptor is closed; harmless when nothing was watched."""
         watch = self._watches.get(_fd(fileobj))
-        if watch is not None:
+        if watch is not None and watch.writer is not None:
             watch.writer = None
             self._update(fileobj)
 
@@ -205,16 +206,20 @@ class Loop:
     def _update(self, fileobj: int | HasFileno) -> None:
         fd = _fd(fileobj)
         watch = self._watches[fd]
-        events = watch.events
-        registered = fd in self._selector.get_map()
+        events, before = watch.events, watch.registered
+        watch.registered = events
         if not events:
             del self._watches[fd]
-            if registered:
+            if before:
                 self._selector.unregister(fd)
-        elif registered:
+        elif not before:
+            try:
+                self._selector.register(fd, events, watch)
+            except OSError:
+                watch.registered = 0
+                raise
+        elif events != before:
             self._selector.modify(fd, events, watch)
-        else:
-            self._selector.register(fd, events, watch)
 
     def _until_next_timer(self) -> float | None:
         while self._timers and self._timers[0][2]._callback is None:

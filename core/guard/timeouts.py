@@ -46,6 +46,8 @@ _RTO_MAX_MS = 44
 the same bytes again. Else that time doubles, so that a connection goes on as long after an interruption as that took.
 """
 
+_OPTIONS = [getattr(socket, f"TCP_{name}", None) for name in ("KEEPIDLE", "KEEPINTVL", "KEEPCNT", "USER_TIMEOUT")]
+
 
 def tune(sock: socket.socket, idle: bool = False) -> None:
     """Make the kernel watch the connection, by :data:`TIMEOUTS`. May be repeated, when they have changed.
@@ -60,13 +62,8 @@ def tune(sock: socket.socket, idle: bool = False) -> None:
     ask_s = max(1, int(lost_host / 8))
     end_s = lost_host - ask_s if idle else 2 * lost_host
     # TCP_USER_TIMEOUT counts for keep-alive too, and in place of KEEPCNT; where there is none, that has to do.
-    for name, value in (
-        ("KEEPIDLE", ask_s),
-        ("KEEPINTVL", 1),
-        ("KEEPCNT", min(127, max(1, int(end_s - ask_s)))),
-        ("USER_TIMEOUT", int(1000 * end_s)),
-    ):
-        option = getattr(socket, f"TCP_{name}", None)
+    values = (ask_s, 1, min(127, max(1, int(end_s - ask_s))), int(1000 * end_s))
+    for option, value in zip(_OPTIONS, values, strict=True):
         if option is not None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
     if sys.platform == "linux":

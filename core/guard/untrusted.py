@@ -22,7 +22,7 @@ of its stack: it reads what it then cannot write.)"""
 MAX_DIGITS = 20
 """Of an integer: more than 64 bits have. Python needs quadratic time for long ones."""
 
-_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_NEITHER_BRACKETS_NOR_QUOTES = bytes(set(range(256)) - set(b'[]{}"'))
 
 
 def parse(text: bytes) -> Header:
@@ -36,8 +36,10 @@ def parse(text: bytes) -> Header:
     """
     if _too_deep(text):
         raise Nonsense(f"A frame's header is nested deeper than {MAX_DEPTH} levels.")
+    shape = text.translate(_DIGITS_AND_E)
+    decoder = _STRICT if _LONG in shape or b"0e" in shape else _FAST
     try:
-        header = _DECODER.decode(text.decode())
+        header = decoder.decode(text.decode())
     except (ValueError, RecursionError) as error:
         raise Nonsense(f"A frame's header is not JSON ({error}).") from None
     if not isinstance(header, dict):
@@ -49,8 +51,11 @@ def _too_deep(text: bytes) -> bool:
     """In linear time, and before anything is parsed."""
     if text.count(b"[") + text.count(b"{") <= MAX_DEPTH:
         return False
-    outside = b"".join(text.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')[::2])
-    brackets = outside.translate(None, _NOT_BRACKETS)
+    if b"\\" in text:
+        text = text.replace(rb"\\", b"").replace(rb"\"", b"")
+    # Two quotes side by side are a text without brackets, or the end of one and the beginning of the next: without them,
+    # what was inside of a text still is.
+    brackets = b"".join(text.translate(None, _NEITHER_BRACKETS_NOR_QUOTES).replace(b'""', b"").split(b'"')[::2])
     for _ in range(MAX_DEPTH):
         if not brackets:
             return False
@@ -75,7 +80,13 @@ def _constant(text: str) -> float:
     raise ValueError(f"{text} is no number")
 
 
-_DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_float, parse_constant=_constant)
+# A number that is too long or not finite has so many digits, or one before an "e" (as a text may have, too). Where there
+# is none, no number has to be looked at: that is a call of a Python function for each.
+_DIGITS_AND_E = bytes.maketrans(b"123456789E", b"000000000e")
+_LONG = b"0" * (MAX_DIGITS + 1)
+
+_STRICT = json.JSONDecoder(parse_int=_integer, parse_float=_float, parse_constant=_constant)
+_FAST = json.JSONDecoder(parse_constant=_constant)
 
 
 def integer(header: Header, key: str, low: int, high: int) -> int:

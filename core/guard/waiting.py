@@ -1,7 +1,7 @@
 """Connections that have not proved the gang's secret yet: how long each may take, and which goes for another one.
 
 A port that others reach gets connections of which nothing ever comes: of port scanners and health checks, or of
-somebody who means it. They must not keep out the gang's own nodes. So there are places for some hundred; where all are
+somebody who means it. They must not keep out the gang's own nodes. So there are places for a thousand; where all are
 taken, the oldest that has not gone on for a moment has to go, of that address which has the most. (A gang may well have
 one address, on one machine or behind one translated address: so no address has a limit of its own.)
 """
@@ -19,7 +19,7 @@ BEGUN_SECONDS = 0.25
 """The same for one that has sent something sensible: its next step takes one round trip. Who is dropped comes again."""
 
 CROWDED_SECONDS = 1.0
-"""How long the proof may take while more than half of the places are taken."""
+"""How long each step of the proof may take while more than half of the places are taken."""
 
 
 class Place:
@@ -94,16 +94,16 @@ class Waiting:
 
     def drop_overdue(self) -> None:
         """Drop those that have had their time."""
-        crowded = len(self._places) * 2 > self._limit
-        oldest = time.monotonic() - (min(self._seconds, CROWDED_SECONDS) if crowded else self._seconds)
-        overdue = []
-        for place in self._places:
-            if place.came > oldest:
-                break
-            overdue.append(place)
-        for place in overdue:
-            place.drop(True)
-            self.leave(place)
+        crowded, now = len(self._places) * 2 > self._limit, time.monotonic()
+        for place in list(self._places):
+            if place not in self._places:
+                continue  # it went with one before it
+            overdue = place.came <= now - self._seconds
+            if overdue or (crowded and place.moved <= now - CROWDED_SECONDS):
+                if place.drop(overdue):
+                    self.leave(place)
+            elif not crowded:
+                break  # those behind it came later
 
     def drop_all(self) -> None:
         """Drop everybody."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
 MAX_FRAME = 16 * 1024 * 1024
 """Bytes of header and payload together that one frame may carry."""
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
 _LENGTHS = struct.Struct(">II")
 _PREFIX = 4
 _KEPT = 4096
@@ -41,7 +42,7 @@ def encode(header: Header, payload: bytes = b"") -> bytes:
     WireError
         When the two are more than :data:`MAX_FRAME` bytes.
     """
-    text = json.dumps(header, separators=(",", ":")).encode()
+    text = _ENCODER.encode(header).encode()
     size = len(text) + len(payload)
     if size > MAX_FRAME:
         raise WireError(f"A message of {size} bytes is too large: {MAX_FRAME} bytes is the limit.")
