@@ -53,8 +53,8 @@ def _too_deep(text: bytes) -> bool:
         return False
     if b"\\" in text:
         text = text.replace(rb"\\", b"").replace(rb"\"", b"")
-    # Two quotes side by side are a text without brackets, or the end of one and the beginning of the next: without them,
-    # what was inside of a text still is.
+    # Two quotes side by side are a text without brackets, or the end of one and the beginning of the next: without
+    # them, what was inside of a text still is.
     brackets = b"".join(text.translate(None, _NEITHER_BRACKETS_NOR_QUOTES).replace(b'""', b"").split(b'"')[::2])
     for _ in range(MAX_DEPTH):
         if not brackets:
@@ -80,8 +80,8 @@ def _constant(text: str) -> float:
     raise ValueError(f"{text} is no number")
 
 
-# A number that is too long or not finite has so many digits, or one before an "e" (as a text may have, too). Where there
-# is none, no number has to be looked at: that is a call of a Python function for each.
+# A number that is too long or not finite has so many digits, or one before an "e" (as a text may have, too). Where
+# there is none, no number has to be looked at: that is a call of a Python function for each.
 _DIGITS_AND_E = bytes.maketrans(b"123456789E", b"000000000e")
 _LONG = b"0" * (MAX_DIGITS + 1)
 
