@@ -12,8 +12,12 @@ END_S = 90.0
 """For a run that begins and fails, on a machine that is busy with other tests."""
 
 FLOW = """
-import os
+import os, time
 from metaflow import FlowSpec, Parameter, current, {launcher}, step
+
+class Exits:
+    def __reduce__(self):
+        os._exit(3)
 
 class Ends(FlowSpec):
     how = Parameter("how", default="")
@@ -32,10 +36,17 @@ class Ends(FlowSpec):
         elif self.how == "node 0 runs no ranks":
             if not is_control:
                 current.torch.run(entrypoint="ranks.py")
-        elif not is_control:
-            os._exit(3)
-        else:
+        elif self.how == "stored badly":
+            self.words = "" if is_control else Exits()
+        elif is_control != self.how.startswith("node 0"):
             current.gang.barrier()
+        elif "exec" in self.how:
+            os.execvp("sleep", ["sleep", "1000"])
+        elif "closes" in self.how:
+            os.closerange(3, 4096)
+            time.sleep(1000)
+        else:
+            os._exit(int(self.how.rpartition(" ")[2]))
         self.next(self.join)
 
     @step
@@ -68,9 +79,21 @@ def test_node_0_s_body_ends_without_the_ranks_that_another_starts(flow_run: Flow
     assert re.search(r"node 0 \(.*\): finished its step while node 1 waits for it in ", told), told
 
 
-def test_a_body_that_exits_by_itself_is_told_with_its_exit_code(flow_run: FlowRunner) -> None:
-    """Also by a C library's exit. It has not finished its step, though its guard says goodbye."""
-    run = flow_run(FLOW.format(launcher="gang"), "--how", "exits")
-    told = run.fails(END_S)
-    assert re.search(r"node 1 \(.*\): the node's task exited with code 3", told), told
-    assert "finished its step" not in told
+@pytest.mark.parametrize(
+    ("how", "node", "told"),
+    [
+        ("exits with 3", 1, "the node's task exited with code 3 without finishing its step"),
+        ("node 0 exits with 0", 0, "the node's task exited with code 0 without finishing its step"),
+        ("stored badly", 1, "the node's task exited with code 3 after its body, while Metaflow stored its state"),
+        ("exec", 1, "the step's body replaced its own process by another program (exec): process"),
+        ("closes descriptors", 1, "the step's body closed descriptors that it had not opened"),
+    ],
+)
+def test_a_body_that_ends_without_an_exception_is_told_as_what_it_did(
+    flow_run: FlowRunner, how: str, node: int, told: str
+) -> None:
+    """Not as having finished its step, though its guard says goodbye, nor as killed by the signal that ends it."""
+    output = flow_run(FLOW.format(launcher="gang"), "--how", how).fails(END_S)
+    assert re.search(rf"The first failure was on node {node} \(.*\): {re.escape(told)}", output), output
+    assert "finished its step while" not in output
+    assert "SIGKILL" not in output

@@ -108,7 +108,7 @@ def test_control_killed_is_told_by_the_others(flow_run: FlowRunner) -> None:
         kill_process(pids[0]["task"])
     the_story_on(run, 1, 2)
     for node in (1, 2):
-        assert re.search(r"node 0 \(.*\): the node's task died", run.node_log("work", node, "stderr"))
+        assert re.search(r"node 0 \(.*\): the node's task was killed by SIGKILL", run.node_log("work", node, "stderr"))
         assert f"ready {node}" in run.node_log("work", node)
     assert "Node 0's task is dead" in run.output
 
@@ -228,7 +228,7 @@ def test_another_branch_that_fails_ends_the_gang(flow_run: FlowRunner) -> None:
         pass
     assert not run.left(END_S), "Metaflow does not wait for what it kills; the guard still has to put it in order"
     for node in (1, 2):
-        assert re.search(r"node 0 \(.*\): the node's task died", run.node_log("work", node, "stderr"))
+        assert re.search(r"node 0 \(.*\): the node's task was killed by SIGKILL", run.node_log("work", node, "stderr"))
 
 
 NEVER = """

@@ -240,7 +240,7 @@ def test_a_retry_does_not_meet_what_an_earlier_attempt_left(tmp_path: Path) -> N
         assert f"Node 1 cannot connect to {gang.hosts[0].address} port " in late.fails(END_S)
         with struck([tasks[0]], END_S, "a killed task") as outputs:
             tasks[1].kill()
-        assert "The first failure was on node 1 (gang2): the node's task died in the middle of its work" in outputs[0]
+        assert "The first failure was on node 1 (gang2): the node's task was killed by SIGKILL" in outputs[0]
 
         tasks = attempt(2, HOW="talk")
         ready(tasks)

@@ -290,7 +290,7 @@ def test_an_artifact_that_cannot_be_stored_is_told_by_control(flow_run: FlowRunn
     run = flow_run(FLOW, "--how", "cannot_be_stored")
     finish(run)
     log = run.node_log("work", 0, "stderr")
-    assert "node 1" in log and "died after its body, while Metaflow stored its state" in log
+    assert "node 1" in log and "exited with code 1 after its body, while Metaflow stored its state" in log
     assert "Cannot pickle" in log and "SIGKILL" not in log
 
 

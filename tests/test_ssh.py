@@ -229,7 +229,7 @@ def test_nodes_run_commands_on_each_other_and_nobody_else_does(name: str) -> Non
             else:
                 tasks[0].kill()
                 outputs = [task.fails(END_S) for task in tasks[1:]]
-                assert "on node 0 (gang0): the node's task died" in outputs[0]
+                assert "on node 0 (gang0): the node's task was killed by SIGKILL" in outputs[0]
             for output in outputs:
                 assert "PRIVATE KEY" not in output and not [key for key in keys if key in output]
         assert looks(*watched) == before

@@ -82,6 +82,12 @@ class TaskEnd:
             "of end_timeout): a thread that is no daemon, or what is done at Python's exit, keeps it",
         )
 
+    def end_now(self) -> None:
+        """It does nothing any more that is worth waiting for."""
+        if not self._killing:
+            self.over()
+            self._will_kill()
+
     def over(self) -> None:
         """The task is gone."""
         if self._timer is not None:
@@ -95,10 +101,14 @@ class TaskEnd:
 
     def _show(self, told: str) -> None:
         node = self._node
-        self._killing = True
         node.say(f"{told}; where it stands is printed here, then it is killed.")
         processes.send([node.task_pid], node.signals[1])
-        self._timer = node.loop.call_later(STACKS_S, self._kill)
+        self._will_kill()
+
+    def _will_kill(self) -> None:
+        self._killing = True
+        self._node.send({"op": "ends-task"})  # to who may be its parent, and would take our signal for a cause
+        self._timer = self._node.loop.call_later(STACKS_S, self._kill)
 
     def _kill(self) -> None:
         node = self._node

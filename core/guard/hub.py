@@ -169,6 +169,8 @@ class Hub:
             self.ended_ranks[node] = [(rank, moment + offset) for rank, moment in header["ranks"]]
         elif op == "stopped":
             self.failures.stopped(node)
+        elif op == "ends-task":
+            self.deliver({"op": "ends-task", "node": node}, b"")
         elif op == "bye":
             self._leave(node)
         elif op == "done":

@@ -229,7 +229,7 @@ class NodeTask(Child):
         return Failure(
             self.node,
             "task-signal" if code < 0 else "task-exit",
-            f"the node's task {how_it_ended(code)}",
+            f"the node's task {how_it_ended(code)}{'' if code else ' without finishing its step'}",
             self.ended_at,
             last_traceback(tail) or last_lines(tail) if code >= 0 else "",
         )

@@ -146,6 +146,7 @@ _FIELDS: dict[str, Callable[[Checker, Header, bytes], None]] = {
     "ranks-ended": _ranks_ended,
     "save-seconds": _save_seconds,
     "stopped": _nothing,
+    "ends-task": _nothing,
     "bye": _nothing,
     "done": _nothing,
     "bulk": _nothing,

@@ -7,13 +7,13 @@ signal, and everything that runs (:mod:`.work`) is ended. The guard itself goes 
 
 from __future__ import annotations
 
-import signal
 import socket
 import time
 
-from . import farewell, processes
+from . import farewell
 from .desk import Desk
 from .ending import TaskEnd
+from .exits import Program, deserted, task_failure
 from .launches import NodeTask
 from .loop import Loop
 from .preemption import KIND, Preemption, extra_s
@@ -52,7 +52,7 @@ ENDING_S = 2.0
 LATELY_S = 3.0
 """How far before the stop a traceback in an error file still counts as evidence."""
 
-_AFTERTHOUGHTS = ("task", "task-signal", "task-words")
+_AFTERTHOUGHTS = ("task", "task-signal", "task-exit", "task-words")
 """Kinds of records that may still come once the node is stopping: how a task died that is known to be dead."""
 
 
@@ -83,6 +83,7 @@ class Node:
         self._requests = Requests(self)
         self.desk = Desk(stream, self._requests.handle)
         self._watch = TaskWatch(loop, task_pid, self._task_gone)
+        self._program = Program(task_pid)
         self._stopwatch = StopWatch(loop, self._watched, self._was_stopped)
         self.signals = (0, 0)
         self.preemption = Preemption(self)
@@ -152,6 +153,8 @@ class Node:
             self._kill_tasks_in(self._longest_s(0.0), [header["node"]])
         elif op == "control-done":
             self.desk.answer_all("hold", {})
+        elif op == "ends-task":
+            self.work.killed.add(header["node"])
         elif op == "all-left":
             self.maybe_finish()
         elif op == "all-gone":
@@ -312,19 +315,17 @@ class Node:
 
     def _link_closed(self) -> None:
         """The task's end of the pair closed: in order, when it has said all it had to; else its death, or as bad."""
-        if self.bye or self.unwound:
-            if not self._watch.works:
-                self._task_gone()
-        elif self._watch.works:
+        self._watch.expect(ENDING_S)
+        if not self.bye and not self.unwound:
             # It may just be ending, and how it does says more than a signal of ours would.
-            self.loop.call_later(ENDING_S, self._link_overdue)
-        else:
-            self._link_overdue()
+            closed_at = time.time()
+            self.loop.call_later(ENDING_S, lambda: self._link_overdue(closed_at))
 
-    def _link_overdue(self) -> None:
+    def _link_overdue(self, closed_at: float) -> None:
         if self._task_alive:
-            processes.send([self.task_pid], signal.SIGKILL)
-            self._task_gone()
+            self.body_over = True  # there is no way to interrupt it
+            self.fail(deserted(self, self._program, closed_at))
+            self.ending.end_now()
 
     def _task_gone(self) -> None:
         """The task is dead."""
@@ -338,15 +339,18 @@ class Node:
             self.say(self.told["story"])  # it has not heard it: something else was faster, as JAX's own abort is
         self._awaits_story = self.stopping and not self.bye
         if not self.bye and not self.unwound and self._is_to_tell_of_its_task():
-            when = "after its body, while Metaflow stored its state" if self.body_done else "in the middle of its work"
-            self.fail(Failure(self.index, "task", f"the node's task died {when}", time.time()))
+            self.fail(task_failure(self, self._watch.exit_code))
         if not self.bye:
             self.loop.call_later(GONE_GRACE_S, self._gone_long_enough)
         self.maybe_stopped()
         self._maybe_exit()
 
     def _is_to_tell_of_its_task(self) -> bool:
-        """Control's guard knows more of a task that it has started: how it ended, and whether for another one."""
+        """Control's guard knows more of a task that it has started: how it ended, and whether for another one. The end
+        by our own interrupt, which the task did not handle, is ours.
+        """
+        if self.stopping and self.signals[0] and self._watch.exit_code == -self.signals[0]:
+            return False
         return not self.seen_by_control or (self.uplink is not None and self.uplink.connected)
 
     def run_gone(self) -> None:

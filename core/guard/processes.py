@@ -39,13 +39,19 @@ def table() -> dict[int, Entry]:
 
 
 def lookup(pid: int) -> Entry | None:
+    """The line of ``pid``; None where there is none."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as stat:
-            # The command may hold spaces and parentheses: the fields begin after the last one.
-            fields = stat.read().rpartition(b")")[2].split()
+        line = fields(pid)
     except OSError:
         return None
-    return Entry(int(fields[1]), fields[0].decode()) if len(fields) > 1 else None
+    return Entry(int(line[1]), line[0].decode()) if len(line) > 1 else None
+
+
+def fields(pid: int) -> list[bytes]:
+    """What proc(5) says of ``pid`` in ``stat``, from the state on. Raises OSError where there is no such process."""
+    with open(f"/proc/{pid}/stat", "rb") as stat:
+        # The command may hold spaces and parentheses: the fields begin after the last one.
+        return stat.read().rpartition(b")")[2].split()
 
 
 def descendants(roots: Iterable[int], entries: dict[int, Entry] | None = None) -> set[int]:

@@ -136,7 +136,7 @@ def how_it_ended(exit_code: int) -> str:
 
 
 def merge(failures: Sequence[Failure]) -> list[Failure]:
-    """One record per dead task, of which its guard sees only that it is gone and its parent knows by which signal;
+    """One record per dead task, of which its guard knows where in its step it was, and its parent what it wrote last;
     and none of the ring's about a node that is lost to node 0 as well.
     """
     lost = {failure.node for failure in failures if failure.kind == "lost"}
@@ -146,19 +146,23 @@ def merge(failures: Sequence[Failure]) -> list[Failure]:
     for failure in failures:
         if failure.rank is None and failure.kind in ("task", "task-signal", "task-exit"):
             known = tasks.get(failure.node)
-            if known is None:
-                tasks[failure.node] = failure
-            else:
-                told, plain = (failure, known) if known.kind == "task" else (known, failure)
-                tasks[failure.node] = told.replaced(time=min(told.time, plain.time))
+            tasks[failure.node] = failure if known is None else _of_one_task(known, failure)
         elif failure.kind != "task-words" and (failure.peer is None or lost.isdisjoint((0, failure.peer))):
             others.append(failure)
     for node, said in words.items():
-        if node in tasks and tasks[node].kind == "task":
-            tasks[node] = tasks[node].replaced(text=said.text, detail=said.detail)
+        if node in tasks:
+            tasks[node] = _of_one_task(tasks[node], said).replaced(kind=tasks[node].kind)
     # A task that ended because its own body failed has told so itself; its exit adds nothing.
     told_nodes = {failure.node for failure in others if failure.order == EVIDENCE}
     return others + [task for node, task in tasks.items() if node not in told_nodes or task.kind == "task-signal"]
+
+
+def _of_one_task(one: Failure, other: Failure) -> Failure:
+    """What its guard and its parent say of a dead task: its end by the one that knows it, and by its guard where both
+    do, which adds where in its step the task was; the last output by its parent, which has it.
+    """
+    plain, told = sorted((one, other), key=lambda record: (record.kind != "task", len(record.text)))
+    return told.replaced(time=min(one.time, other.time), detail=told.detail or plain.detail)
 
 
 def causes(failures: Sequence[Failure]) -> list[Failure]:

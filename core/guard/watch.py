@@ -7,8 +7,9 @@ import os
 import time
 from collections.abc import Callable
 
+from . import processes
+from .exits import exit_code
 from .loop import Loop, Timer
-from .processes import lookup
 
 STOPPED_S = 10.0
 """How long a process may be stopped (SIGSTOP, a suspended job) before that is a failure. A debugger's stop does not
@@ -18,33 +19,76 @@ count.
 LOOK_S = 1.0
 """The kernel reports stops to parents only, and the guard is not the task's: the state is looked up this often."""
 
+LOOK_OFTEN_S = 0.05
+"""The same for a process that is about to end."""
+
 
 class TaskWatch:
     """Calls once when process ``pid`` has died, by a descriptor that the kernel makes readable then.
 
     A closed socket does not suffice: a process that the task forked holds the task's end open. Where the kernel has no
-    such descriptors, the socket is all there is.
+    such descriptors, or a filter of system calls refuses them, the process is looked at from time to time.
+
+    Attributes
+    ----------
+    exit_code : int or None
+        Of the process, once it is dead; None where nothing tells it.
     """
 
     def __init__(self, loop: Loop, pid: int, on_death: Callable[[], None]) -> None:
+        self.exit_code: int | None = None
         self._loop = loop
+        self._pid = pid
+        self._is_parent = os.getppid() == pid
         self._fd = -1
+        self._timer: Timer | None = None
         self._on_death = on_death
-        self.works = True
         try:
             self._fd = os.pidfd_open(pid)
         except ProcessLookupError:
-            loop.call_later(0, on_death)
+            self._timer = loop.call_later(0, self._died)
         except (OSError, AttributeError):
-            self.works = False
+            self._look()
         else:
             loop.add_reader(self._fd, self._died)
 
+    def _look(self, often_until: float = 0.0) -> None:
+        if self._is_gone():
+            self._died()
+        else:
+            pause = LOOK_OFTEN_S if time.monotonic() < often_until else LOOK_S
+            self._timer = self._loop.call_later(pause, lambda: self._look(often_until))
+
+    def _is_gone(self) -> bool:
+        if self._is_parent:
+            return os.getppid() != self._pid  # the children of a dead process go to another at once
+        entry = processes.lookup(self._pid)
+        if entry is not None:
+            return entry.state in "ZX"
+        try:
+            os.kill(self._pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+        return False
+
+    def expect(self, seconds: float) -> None:
+        """It is about to end, within ``seconds`` probably."""
+        if self._fd < 0 and self._timer is not None:
+            self._timer.cancel()
+            self._look(time.monotonic() + seconds)
+
     def _died(self) -> None:
+        self.exit_code = exit_code(self._pid, self._fd)
         self.close()
         self._on_death()
 
     def close(self) -> None:
+        """Call no more. Harmless when repeated."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._fd >= 0:
             self._loop.remove_reader(self._fd)
             with contextlib.suppress(OSError):
@@ -74,7 +118,7 @@ class StopWatch:
         now = time.monotonic()
         stopped = {}
         for pid, (node, title) in self._watched().items():
-            entry = lookup(pid)
+            entry = processes.lookup(pid)
             if entry is not None and entry.state == "T":
                 since = stopped[pid] = self._since.get(pid, now)
                 if now - since >= STOPPED_S:
