@@ -312,7 +312,7 @@ def test_too_few_descriptors_are_told(flow_run: FlowRunner) -> None:
     run = flow_run(FLOW, "--how", "nothing", "--nodes", "8", env={"OPEN_FILES": "25"})
     run.fails(START_S)
     assert re.search(
-        r"The first failure was on node \d: the node's task exited with code 126\n"
+        r"The first failure was on node \d: the node's task exited with code 126 before it joined\n"
         r".*could not be started: Too many open files",
         run.output,
     )
