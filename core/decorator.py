@@ -22,6 +22,7 @@ from .guard.processes import GANG_MARKER
 from .lifecycle import Lifecycle
 from .local import control_environment, task_ids
 from .nested import refuse_to_nest
+from .proxies import reach_nodes_directly
 from .results import results_prefix
 
 
@@ -248,6 +249,7 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
 
     def appear(self, gang: Gang) -> None:
         """Put the gang, and what the launcher has, on ``current``."""
+        reach_nodes_directly([gang.main_address, *(node.address for node in gang.nodes)], os.environ)
         members = self.form(gang)
         if self.runs_on_control_only:
             gang = replace(gang, _only_on_control=f"@{self.name}")
