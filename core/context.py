@@ -94,11 +94,6 @@ class Gang:
         """Whether this is node 0."""
         return self.node_index == 0
 
-    @property
-    def offer(self) -> Mapping[str, Any]:
-        """What the launcher of node 0 gave to all nodes as they joined."""
-        return self._offer
-
     def another_address(self) -> str:
         """The address of some other node, to find out how it is reached; this node's own where it is alone."""
         return self.nodes[1].address if self.is_control and self.num_nodes > 1 else self.main_address
@@ -333,6 +328,11 @@ class Gang:
                 "node 0 alone. Let the programs that it starts talk to each other, or use @gang."
             )
         return gather(self, kind, value)
+
+
+def offered(gang: Gang) -> Mapping[str, Any]:
+    """What the launcher of node 0 gave to all nodes as they joined; see :meth:`GangDecorator.offer`."""
+    return gang._offer
 
 
 def lease_port(link: Link, exact: int | None = None) -> int:

@@ -99,7 +99,7 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
         """Raise :class:`ToolMissing` where this node lacks what the launcher starts. Runs before the gang forms."""
 
     def offer(self, free_port: Callable[[], int]) -> dict[str, Any]:
-        """What all nodes are to know from the start, as :attr:`Gang.offer`; called on node 0, before it joins.
+        """What all nodes are to know from the start, by :func:`~.context.offered`; called on node 0, before it joins.
 
         It arrives with the list of nodes, so that no collective is needed for it.
 

@@ -134,6 +134,33 @@ def test_the_agent_gets_its_options_in_the_old_order() -> None:
     assert (agent.rank, agent.label, agent.error_file) == (None, "", agent.env["TORCHELASTIC_ERROR_FILE"])
 
 
+@pytest.mark.parametrize(
+    ("options", "environ", "node", "told"),
+    [
+        ({"rdzv_backend": "c10d"}, {}, 0, ["--local_addr=10.0.0.1", "--rdzv_conf=is_host=1"]),
+        ({"rdzv_backend": "c10d"}, {}, 12, ["--local_addr=node-000012", "--rdzv_conf=is_host=0"]),
+        ({"rdzv_conf": "timeout=9"}, {"PET_RDZV_BACKEND": "c10d"}, 0, ["--local_addr=10.0.0.1", "timeout=9,is_host=1"]),
+        (
+            {"rdzv_backend": "c10d", "rdzv_conf": "is_host=0", "local_addr": "me"},
+            {},
+            0,
+            ["--local_addr=me", "=is_host=0"],
+        ),
+        ({"rdzv_backend": "c10d", "rdzv_endpoint": "store:1"}, {}, 1, ["--local_addr=node-000001"]),
+        ({"standalone": None}, {}, 0, ["--local_addr=10.0.0.1"]),
+        ({"rdzv_backend": "static"}, {}, 0, []),
+    ],
+)
+def test_the_dynamic_rendezvous_asks_for_no_name_and_keeps_the_order_of_nodes(
+    options: dict[str, Any], environ: dict[str, str], node: int, told: list[str]
+) -> None:
+    """An address other than node 0's is only compared, as text, with the others'."""
+    made = job(options, launcher="torchrun", node_index=node, environ=environ, nprocs=(1,) * 13)
+    argv = plan(made).processes[0].argv
+    found = [word for word in argv if "local_addr" in word or "rdzv_conf" in word]
+    assert len(found) == len(told) and all(any(word.endswith(end) for word in found) for end in told), argv
+
+
 def test_what_the_user_tells_the_agent_is_not_told_twice() -> None:
     options = {"log_dir": "logs", "rdzv_endpoint": "host:1", "nproc_per_node": 2, "nnodes": 2, "master_port": 20001}
     argv = plan(job(options, launcher="torchrun")).processes[0].argv

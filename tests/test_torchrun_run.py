@@ -10,6 +10,7 @@ from typing import Any
 import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
 import pytest
 from support.flows import FlowRunner
+from support.remote import remote_gang
 
 from metaflow_extensions.gang.core.guard.ports import lease_port
 
@@ -185,3 +186,47 @@ def test_results_of_every_node_are_pushed(flow_run: FlowRunner) -> None:
     control, worker = run.artifact("join", "returned")
     assert control == worker and control.endswith("/models/best")
     assert [(Path(control) / str(node) / "deep" / "model.bin").stat().st_size for node in range(2)] == [1000, 1000]
+
+
+C10D = """
+import os
+from metaflow import FlowSpec, current, step, torchrun
+
+def place():
+    import torch.distributed as dist
+    dist.init_process_group("gloo")
+    dist.barrier()
+    dist.destroy_process_group()
+    return int(os.environ["RANK"]), int(os.environ["MF_PARALLEL_NODE_INDEX"])
+
+class Work(FlowSpec):
+    @step
+    def start(self):
+        self.next(self.work, num_parallel=int(os.environ["NODES"]))
+
+    @torchrun
+    @step
+    def work(self):
+        places = current.torch.run({"rdzv_backend": "c10d", "max_restarts": 1}, place, nproc_per_node=1)
+        print(f"places {places};", flush=True)
+        self.next(self.join)
+
+    @step
+    def join(self, inputs):
+        self.next(self.end)
+
+    @step
+    def end(self):
+        pass
+
+if __name__ == "__main__":
+    Work()
+"""
+
+
+def test_c10d_meets_on_hosts_whose_names_have_no_address_and_rank_0_is_on_node_0(tmp_path: Path) -> None:
+    with remote_gang(tmp_path, C10D, 3) as gang:
+        for node, host in enumerate(gang.hosts[index] for index in range(3)):
+            host.run(["hostname", f"nowhere-{9 - node}.invalid"])  # by name the order would be the other way round
+        outputs = [task.ok(LIMIT_S) for task in gang.start_all(GLOO_SOCKET_IFNAME="eth0")]
+    assert "places [(0, 0), (1, 1), (2, 2)];" in outputs[0]

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from ...core.context import Gang
+from ...core.context import Gang, offered
 from ...core.decorator import GangDecorator
 from ...core.failure import ToolMissing, package_missing
 from .cluster import Place, tell_jax
@@ -72,7 +72,7 @@ class JaxDecorator(GangDecorator):
     def form(self, gang: Gang) -> dict[str, object]:
         """Tells JAX of the gang."""
         self._gang = gang
-        port = gang.offer["port"]
+        port = offered(gang)["port"]
         host = f"[{gang.main_address}]" if ":" in gang.main_address else gang.main_address
         place = Place(f"{host}:{port}", gang.node_index, gang.num_nodes)
         tell_jax(place)

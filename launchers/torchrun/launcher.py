@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...core.attributes import declared_port, read_port
-from ...core.context import Gang
+from ...core.context import Gang, offered
 from ...core.entrypoint import Entrypoint, read_entrypoint
 from ...core.failure import BadAttribute, PortTaken, ProcessFailed
 from ...core.keywords import suggesting
@@ -51,7 +51,7 @@ class TorchrunExecutor:
         self.torchrun_args: dict[str, Any] = {
             "nnodes": gang.num_nodes,
             "master_addr": gang.main_address,
-            "master_port": gang.offer["master_port"],
+            "master_port": offered(gang)["master_port"],
             "node_rank": gang.node_index,
             "nproc_per_node": self._choose_nproc(None, Options({})),
         }
@@ -178,7 +178,7 @@ class TorchrunExecutor:
         if not self._gang.is_control:
             return None
         if wanted is None:
-            return self._gang.offer["master_port"] if self._runs == 1 else self._gang.free_port()
+            return int(offered(self._gang)["master_port"]) if self._runs == 1 else self._gang.free_port()
         if wanted not in self._leased:
             # Held until the gang ends, so a later run() has it already.
             self._gang.lease_port(exact=wanted)

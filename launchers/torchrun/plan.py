@@ -154,7 +154,7 @@ def _agent(job: Job) -> Process:
     if "log_dir" not in job.options.values:
         # Otherwise the agent makes a folder of its own under /tmp, and leaves it there.
         argv += ["--log_dir", os.path.join(job.folder, f"{job.key}-agent")]
-    argv += job.options.agent_argv()
+    argv += _rendezvous(job)
     if "rdzv_endpoint" not in job.options.values and "standalone" not in job.options.values:
         host = f"[{job.main_address}]" if ":" in job.main_address else job.main_address
         argv += ["--rdzv_endpoint", f"{host}:{job.port}"]
@@ -166,6 +166,26 @@ def _agent(job: Job) -> Process:
         error_file=error_file,
         report=AGENT_REPORT,
     )
+
+
+def _rendezvous(job: Job) -> list[str]:
+    """The user's options, and where torch's dynamic rendezvous (c10d) is wanted, what it would else find out wrongly.
+
+    It looks for its own name's address, to see whether it is the host of the store and under which address rank 0 is
+    found, and hangs where that name has none. And it gives out the ranks in the alphabetical order of the nodes' own
+    addresses; only that of the first is ever connected to, so that the others can give a name that keeps the order.
+    """
+    values = dict(job.options.values)
+    backend = values.get("rdzv_backend") or job.environ.get("PET_RDZV_BACKEND")
+    if "standalone" in values:
+        values.setdefault("local_addr", job.main_address)
+    elif backend == "c10d":
+        first = job.node_index == 0
+        values.setdefault("local_addr", job.main_address if first else f"node-{job.node_index:06d}")
+        given = values.get("rdzv_conf") or job.environ.get("PET_RDZV_CONF") or ""
+        if "rdzv_endpoint" not in values and "is_host" not in given:
+            values["rdzv_conf"] = ",".join(filter(None, (given, f"is_host={int(first)}")))
+    return Options(values).agent_argv()
 
 
 def recorded(entrypoint: str, options: Options) -> tuple[str, ...]:

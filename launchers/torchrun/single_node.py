@@ -102,9 +102,9 @@ def single_node_argv(options: Options, nproc: int, log_dir: str, target: str, ar
     argv = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(nproc)]
     if not _MEETING & set(options.values):
         argv += ["--standalone"]
-        if "local_addr" not in options.values:
-            # Otherwise the ranks look for rank 0 under this machine's name, which need not have an address.
-            argv += ["--local_addr", "127.0.0.1"]
+    if "local_addr" not in options.values:
+        # Otherwise the ranks look for rank 0 under this machine's name, which need not have an address.
+        argv += ["--local_addr", "127.0.0.1"]
     for name in ("nnodes", "master_addr", "master_port", "node_rank"):
         if options.values.get(name) is not None:
             argv += [f"--{name}", str(options.values[name])]
