@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
 import socket
+import stat
 import tempfile
 import time
 from functools import partial
@@ -34,6 +36,22 @@ _ALONE = {"MF_PARALLEL_NUM_NODES": "1", "MF_PARALLEL_NODE_INDEX": "0", "MF_PARAL
 
 _ROOM = 64 * 1024
 """Bytes that the private folder has to take, or the gang is not begun: keys, hostfiles and the like are smaller."""
+
+
+def end_stdin() -> None:
+    """Have this task read an end of file from its stdin, as the other nodes of a gang do, unless it is a terminal's.
+
+    A run starts node 0's task with a pipe there that nobody writes to or closes: ``input()`` would wait for ever.
+    """
+    with contextlib.suppress(OSError):  # closed: nothing may be opened in its place
+        if os.isatty(0) or stat.S_ISREG(os.fstat(0).st_mode):
+            return
+    nothing = os.open(os.devnull, os.O_RDWR)
+    if nothing:
+        os.dup2(nothing, 0, inheritable=True)
+        os.close(nothing)
+    else:
+        os.set_inheritable(0, True)
 
 
 class Forming:
@@ -66,6 +84,7 @@ class Forming:
     def _check_the_start(self) -> None:
         """What can be known before there is a guard. Raises GangException where this task has to form no gang."""
         nested.refuse_to_nest(nested.attempt_of(self._task))
+        end_stdin()
         if local.is_local() and self._is_control:
             if local.is_of_a_run(self._task.task_id):
                 self._run = interrupt.run_of()

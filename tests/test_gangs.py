@@ -265,6 +265,10 @@ class Values(FlowSpec):
         for source in (-1, 3):
             assert "this gang has nodes 0 to 2" in raised(BadAttribute, lambda: gang.broadcast(1, source=source))
 
+        # No node waits for what nobody types, nor does a program that it starts.
+        raised(EOFError, input)
+        assert gang.run(["sh", "-c", "read line"], check=False) == 1 and os.popen("cat").read() == ""
+
         # Ports are this node's until the gang ends; programs may be run one after the other, and fail if they may.
         ports = [gang.free_port() for _ in range(5)]
         self.ports = [port for theirs in gang.all_gather(ports) for port in theirs]

@@ -51,7 +51,7 @@ class TorchrunExecutor:
         self.torchrun_args: dict[str, Any] = {
             "nnodes": gang.num_nodes,
             "master_addr": gang.main_address,
-            "master_port": offered(gang)["master_port"],
+            "master_port": offered(gang).get("master_port", master_port),
             "node_rank": gang.node_index,
             "nproc_per_node": self._choose_nproc(None, Options({})),
         }
