@@ -262,7 +262,7 @@ def test_times_are_those_of_the_code() -> None:
     told = {
         ("core.guard.accept", "HANDSHAKE_SECONDS"): "| {:g} s | A socket must have proved",
         ("core.guard.ring", "CONNECT_TIMEOUT_S"): "| {:g} s | A node must reach the next one",
-        ("core.guard.watch", "STOPPED_S"): "| {:g} s | A process may be stopped",
+        ("core.guard.stopped", "STOPPED_S"): "| {:g} s | A process may be stopped",
         ("core.guard.ending", "BODY_GRACE_S"): "| {:g} s, plus the above | An interrupted body",
         ("core.guard.ending", "STACKS_S"): "printed and, {:g} s later, it is killed",
         ("core.guard.failures", "STORY_SETTLE_S"): "| {:g} to 1 s | The story waits",

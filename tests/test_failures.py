@@ -270,15 +270,6 @@ def test_a_node_that_never_comes_is_named_at_the_timeout(flow_run: FlowRunner) -
         assert "node 2" in log
 
 
-def test_a_stopped_task_is_a_failure_that_says_so(flow_run: FlowRunner) -> None:
-    run = flow_run(WAITING)
-    pids = ready(run)
-    kill_process(pids[1]["task"], signal.SIGSTOP)
-    run.fails(END_S + 10)
-    for node in (0, 2):
-        assert "has been stopped (SIGSTOP) for" in run.node_log("work", node, "stderr")
-
-
 COLLECTIVES = """
 from metaflow import FlowSpec, Parameter, current, gang, step
 

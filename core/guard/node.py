@@ -18,10 +18,11 @@ from .launches import NodeTask
 from .loop import Loop
 from .preemption import KIND, Preemption, extra_s
 from .requests import Requests
+from .stopped import Stopped
 from .stream import Stream
 from .verdict import CUT, LOST, PEER, Failure, causes, story
 from .voice import Voice
-from .watch import StopWatch, TaskWatch
+from .watch import TaskWatch
 from .work import Work
 
 TYPE_CHECKING = False
@@ -70,6 +71,7 @@ class Node:
         self.task_pid = task_pid
         self.saver: Header | None = None
         self.leases: list[PortLease] = []
+        self.control_guard = 0  # in a local gang, on nodes other than 0: its process
         self.seen_by_control = False  # whether control's guard is the task's parent, and sees its end
         self.owned: list[str] = []  # folders elsewhere that go as this node's own does
         self.named: list[tuple[str, float]] = []  # patterns of files that go where killed processes left them
@@ -84,16 +86,16 @@ class Node:
         self.desk = Desk(stream, self._requests.handle)
         self._watch = TaskWatch(loop, task_pid, self._task_gone)
         self._program = Program(task_pid)
-        self._stopwatch = StopWatch(loop, self._watched, self._was_stopped)
         self.signals = (0, 0)
         self.preemption = Preemption(self)
         self.ending = TaskEnd(self)
+        self._stopped = Stopped(self)
         self.work.on_ranks_ended = self._ranks_ended
         self._told_of_ranks = False
         self.told: Header | None = None
         self._failures: list[Failure] = []  # of this node, and of its way to the hub
         self.stopping = False
-        self._task_alive = True
+        self.task_alive = True
         self.body_over = False  # nothing of the body is left to interrupt
         self.body_done = False  # it ended well
         self.unwound = False  # it failed, and has said so
@@ -228,10 +230,11 @@ class Node:
         grace = max(self.work.longest_grace(), save_s) + save_s
         self.work.end_launches(lasting=False, grace=save_s)
         self.desk.stop()
-        if self._task_alive and self.body_over:
+        if self.task_alive and self.body_over:
             self.ending.body_over()
-        elif self._task_alive:
+        elif self.task_alive:
             self.ending.interrupt(grace, grace if preempted else 0.0)
+        self._stopped.gang_stops()
         if self.work.tasks:
             # Each of the other nodes has a guard that sees to its end: this is for those whose guard is dead.
             self._kill_tasks_in(self._longest_s(save_s), list(self.work.tasks))
@@ -273,7 +276,7 @@ class Node:
 
     def maybe_stopped(self) -> None:
         """What served the body ends after it, and when all that this node ran has ended, the node has stopped."""
-        if self.stopping and (self.body_over or not self._task_alive):
+        if self.stopping and (self.body_over or not self.task_alive):
             self.work.end_launches()
             if not self.work.launches:
                 self.send({"op": "stopped"})
@@ -282,7 +285,7 @@ class Node:
     def _tell(self, header: Header) -> None:
         self.told = {name: header[name] for name in ("story", "causes", "left") if name in header}
         self.desk.answer_all("story", self.told)
-        if not self._task_alive:
+        if not self.task_alive:
             self.say(f"Node {self.index}'s task is dead. {header['story']}")
         self._maybe_exit()
 
@@ -322,16 +325,16 @@ class Node:
             self.loop.call_later(ENDING_S, lambda: self._link_overdue(closed_at))
 
     def _link_overdue(self, closed_at: float) -> None:
-        if self._task_alive:
+        if self.task_alive:
             self.body_over = True  # there is no way to interrupt it
             self.fail(deserted(self, self._program, closed_at))
             self.ending.end_now()
 
     def _task_gone(self) -> None:
         """The task is dead."""
-        if not self._task_alive:
+        if not self.task_alive:
             return
-        self._task_alive = False
+        self.task_alive = False
         self._watch.close()
         self.desk.close()
         self.ending.over()
@@ -357,16 +360,6 @@ class Node:
         """The process of the run has ended, which nobody outlives."""
         self.fail(Failure(self.index, "run", "the process of the run itself has ended", time.time()))
 
-    def _watched(self) -> dict[int, tuple[int, str]]:
-        watched = self.work.watched(self.index)
-        if self._task_alive and not self.bye:
-            watched[self.task_pid] = (self.index, "the node's task")
-        return watched
-
-    def _was_stopped(self, pid: int, node: int, title: str, seconds: float) -> None:
-        text = f"{title} (process {pid}) has been stopped (SIGSTOP) for {seconds:.0f} s"
-        self.fail(Failure(node, "stopped", text, time.time()))
-
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def maybe_finish(self) -> None:
@@ -391,7 +384,7 @@ class Node:
     def _say_who_is_waited_for(self) -> None:
         """Node 0's task waits until the other nodes' tasks are gone: name those that take their time."""
         late = [str(task.node) for task in self.work.tasks.values() if task.alive]
-        if late and self._task_alive:
+        if late and self.task_alive:
             one = len(late) == 1
             self.say(
                 f"{'Node' if one else 'Nodes'} {', '.join(late)} {'is' if one else 'are'} still busy with the end of "
@@ -401,7 +394,7 @@ class Node:
     def _maybe_exit(self) -> None:
         if self._waited and self.work.tasks_settled:
             self._exit()
-        if self._task_alive or self.work.launches or not self.work.tasks_settled:
+        if self.task_alive or self.work.launches or not self.work.tasks_settled:
             return
         if self._awaits_story and self.told is None:
             return

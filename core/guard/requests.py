@@ -7,6 +7,7 @@ import time
 from functools import partial
 
 from .launches import Launch
+from .stopped import control_guard_of
 from .uplink import LocalUplink, RemoteUplink
 from .verdict import EVIDENCE, Failure
 from .watch import TaskWatch
@@ -53,6 +54,8 @@ class Requests:
         self._node.gang_id = header["gang_id"]
         self._node.signals = (header["interrupt_signal"], header["stacks_signal"])
         self._node.seen_by_control = header.get("seen_by_control", False)
+        if self._node.seen_by_control:
+            self._node.control_guard = control_guard_of(self._node.task_pid)
         self._node.ending.hooks_s = header.get("end_timeout", self._node.ending.hooks_s)
         if "sigterm" in header:
             self._node.preemption.listen(header["sigterm"])

@@ -59,6 +59,9 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
         def has_joined(self, node: int) -> bool:
             """On control: whether ``node`` has joined."""
 
+        def guards(self) -> dict[int, int]:
+            """On control of a local gang: the processes of the other nodes' guards, as these tell them."""
+
         def leave(self, then: Callable[[], None]) -> None:
             """Say that this node's task is stored; ``then`` when the hub has it."""
 
@@ -134,6 +137,10 @@ class LocalUplink:
     def has_joined(self, node: int) -> bool:
         return node in self._hub.hostnames
 
+    def guards(self) -> dict[int, int]:
+        found = {node: self._hub.infos[node].get("guard") for node in self._hub.members if node in self._hub.infos}
+        return {node: pid for node, pid in found.items() if type(pid) is int and pid > 1}
+
     def leave(self, then: Callable[[], None]) -> None:
         then()
 
@@ -166,6 +173,8 @@ class RemoteUplink:
         self._bulk_waiting: list[BulkReady] = []
         self._ring = Ring(node, self._identity, self.secret, header["host"])
         info = {**header["info"], "ring_port": self._ring.port}
+        if node.seen_by_control:
+            info["guard"] = os.getpid()
         self._dial: Dial | None = connect(
             node.loop,
             self._address,
@@ -264,6 +273,9 @@ class RemoteUplink:
 
     def has_joined(self, node: int) -> bool:
         return True
+
+    def guards(self) -> dict[int, int]:
+        return {}
 
     def leave(self, then: Callable[[], None]) -> None:
         self._left = True

@@ -1,4 +1,4 @@
-"""Events about processes that are not our children: the task's death, and its being stopped."""
+"""The death of a process that is not our child: the task's."""
 
 from __future__ import annotations
 
@@ -11,13 +11,8 @@ from . import processes
 from .exits import exit_code
 from .loop import Loop, Timer
 
-STOPPED_S = 10.0
-"""How long a process may be stopped (SIGSTOP, a suspended job) before that is a failure. A debugger's stop does not
-count.
-"""
-
 LOOK_S = 1.0
-"""The kernel reports stops to parents only, and the guard is not the task's: the state is looked up this often."""
+"""Between two looks at a process whose death the kernel does not tell."""
 
 LOOK_OFTEN_S = 0.05
 """The same for a process that is about to end."""
@@ -94,34 +89,3 @@ class TaskWatch:
             with contextlib.suppress(OSError):
                 os.close(self._fd)
             self._fd = -1
-
-
-class StopWatch:
-    """Calls ``on_stopped(pid, node, title, seconds)`` when a process has been stopped for :data:`STOPPED_S`.
-
-    ``watched()`` gives what to look at: pid to node index and title.
-    """
-
-    def __init__(
-        self,
-        loop: Loop,
-        watched: Callable[[], dict[int, tuple[int, str]]],
-        on_stopped: Callable[[int, int, str, float], None],
-    ) -> None:
-        self._loop = loop
-        self._watched = watched
-        self._on_stopped = on_stopped
-        self._since: dict[int, float] = {}
-        self._timer: Timer = loop.call_later(LOOK_S, self._look)
-
-    def _look(self) -> None:
-        now = time.monotonic()
-        stopped = {}
-        for pid, (node, title) in self._watched().items():
-            entry = processes.lookup(pid)
-            if entry is not None and entry.state == "T":
-                since = stopped[pid] = self._since.get(pid, now)
-                if now - since >= STOPPED_S:
-                    self._on_stopped(pid, node, title, now - since)
-        self._since = stopped
-        self._timer = self._loop.call_later(LOOK_S, self._look)
