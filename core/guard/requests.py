@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from functools import partial
@@ -84,7 +85,8 @@ class Requests:
         if isinstance(self._node.uplink, LocalUplink):
             self._node.uplink.join({**header["info"], "address": header["address"]})
         else:
-            self._node.uplink = RemoteUplink(self._node, header)
+            info = {**header["info"], **({"guard": os.getpid()} if self._node.seen_by_control else {})}
+            self._node.uplink = RemoteUplink(self._node, {**header, "info": info})
 
     def gather(self, request: int, header: Header, payload: bytes) -> None:
         self._gathers[header["seq"]] = request

@@ -173,8 +173,6 @@ class RemoteUplink:
         self._bulk_waiting: list[BulkReady] = []
         self._ring = Ring(node, self._identity, self.secret, header["host"])
         info = {**header["info"], "ring_port": self._ring.port}
-        if node.seen_by_control:
-            info["guard"] = os.getpid()
         self._dial: Dial | None = connect(
             node.loop,
             self._address,
