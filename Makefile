@@ -26,6 +26,9 @@ DEMO_USER := $(or $(DEMO_USER),demo)
 
 SITE = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
+# Most tests wait for processes that they started, so that two run in little more than half the time on two cores.
+TEST_PROCESSES ?= 2
+
 # What the tests run besides Python. (The server of redis-server is started by its test, not by the package.)
 SYSTEM_PACKAGES := findutils g++ gcc git iproute2 libc6-dev libopenmpi-dev openmpi-bin openssh-client openssh-server pdsh procps \
 	redis-server sysvinit-utils util-linux
@@ -37,12 +40,12 @@ demo: $(VENV)/demo-installed package
 	METAFLOW_USER="$${METAFLOW_USER:-$(DEMO_USER)}" $(BIN)/python examples/torchrun/digits.py --datastore local --metadata local run
 
 test: system $(VENV)/test-installed package lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist worksteal
 
 backends: system $(VENV)/test-installed package
 	tests/tools/system_packages.sh npm
 	tests/tools/install_azurite.sh $(BIN)/python
-	$(BIN)/pytest -n 2 --dist worksteal -m "big or not big" tests/backends
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist worksteal -m "big or not big" tests/backends
 
 lint: $(VENV)/test-installed types
 	$(BIN)/ruff check .
