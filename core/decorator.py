@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import Callable
@@ -13,17 +14,25 @@ from metaflow import current
 from metaflow.plugins.parallel_decorator import ParallelDecorator
 from metaflow.unbounded_foreach import UBF_CONTROL
 
-from . import interrupt
+from . import absence, interrupt
 from .attributes import SILENCE_S, check_neighbours, check_scheduler, check_split, number, number_or_setting, requested
 from .console import show_lines_at_once
 from .context import Gang, TaskInfo
-from .failure import BadAttribute, GangInterrupt
+from .failure import BadAttribute, GangException, GangInterrupt
 from .guard.processes import GANG_MARKER
 from .lifecycle import Lifecycle
 from .local import control_environment, task_ids
 from .nested import refuse_to_nest
 from .proxies import reach_nodes_directly
+from .record import record
 from .results import results_prefix
+
+_BEFORE_BODY = "Metaflow or a decorator, before the step's body,"
+
+_SKIPPED = (
+    "A step decorator took the place of the step's body (skip_step, or a function of its own). The nodes of a gang run "
+    "their step together: skip it by a branch before it, or decide in the body, on all nodes alike."
+)
 
 
 class GangDecorator(ParallelDecorator):  # type: ignore[misc]
@@ -86,6 +95,8 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
     gpus: int | None = None
     cpus: int | None = None
     _lifecycle: Lifecycle | None = None
+    _unfit: Exception | None = None
+    """What :meth:`preflight` raised."""
     _in_foreach = False
     _elsewhere = False
     """Whether the step's tasks run on a cluster, where Metaflow says itself which node is which."""
@@ -153,6 +164,7 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
         self.gpus, self.cpus = requested(decos, "gpu"), requested(decos, "cpu")
         self.check_attributes()
         interrupt.heed_one_interrupt()
+        absence.expect(step)
 
     def runtime_init(self, flow: Any, graph: Any, package: Any, run_id: str) -> None:
         super().runtime_init(flow, graph, package, run_id)
@@ -203,7 +215,11 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
         )
         self.task = TaskInfo(flow.name, str(run_id), step_name, str(task_id), int(retry_count))
         self.task_datastore = task_datastore
-        self.preflight()
+        try:
+            self.preflight()
+        except Exception as error:
+            # The others are on their way, and would wait for this node: it joins, and tells them.
+            self._unfit = error
 
     def task_decorate(
         self,
@@ -219,17 +235,31 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
         num_nodes = flow._parallel_ubf_iter.num_parallel
         is_control = ubf_context == UBF_CONTROL
         self._lifecycle = Lifecycle(self, flow, num_nodes, is_control)
+        if self._unfit is not None:
+            self._lifecycle.cannot_take_part(self._unfit, "what the step needs")
         if is_control and not getattr(flow, "_control_mapper_tasks", None):
             # The backends have set it by now; locally it is ours to say which tasks the join gets.
             prefix = f"{self.task.run_id}/{self.task.step_name}/"
             flow._control_mapper_tasks = [prefix + task_id for task_id in task_ids(self.task.task_id, num_nodes)]
         return partial(self._lifecycle.run, step_func)
 
+    def task_post_step(
+        self, step_name: str, flow: Any, graph: Any, retry_count: int, max_user_code_retries: int
+    ) -> None:
+        if self._lifecycle is not None and not self._lifecycle.begun and self._lifecycle.has_others:
+            self._lifecycle.tell_before_the_body(GangException(_SKIPPED), "a step decorator")
+
     def task_exception(
         self, exception: Exception, step_name: str, flow: Any, graph: Any, retry_count: int, max_user_code_retries: int
     ) -> bool | None:
-        if self._lifecycle is not None:
+        if self._lifecycle is None:
+            told = record(exception, _BEFORE_BODY)
+            absence.tell(told["text"], told["detail"], told["kind"])
+        elif self._lifecycle.begun:
             self._lifecycle.failed_outside(exception)
+        else:
+            with contextlib.suppress(Exception):  # it raises this very exception, or tells another node's
+                self._lifecycle.tell_before_the_body(exception, _BEFORE_BODY)
         return None
 
     def task_finished(
@@ -254,3 +284,6 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
         if self.runs_on_control_only:
             gang = replace(gang, _only_on_control=f"@{self.name}")
         current._update_env({"gang": gang, **members})
+
+
+absence.watch()  # as early as this: the flow file, which is being loaded, may not come to its end

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from metaflow import current
 
-from . import interrupt, local, nested
+from . import absence, interrupt, local, nested
 from .context import Gang, Node, lease_port
 from .devices import cpu_count, gpu_count
 from .failure import GangException, GangFailed
@@ -27,12 +27,19 @@ from .logs import say
 from .meeting import DatastoreMeeting, MeetingFailed
 from .network import NoRoute, own_address_within
 from .preemption import LOADED, Preemption
+from .record import record
 
 if TYPE_CHECKING:
     from .decorator import GangDecorator
 
 _ALONE = {"MF_PARALLEL_NUM_NODES": "1", "MF_PARALLEL_NODE_INDEX": "0", "MF_PARALLEL_MAIN_IP": "127.0.0.1"}
 """What ``current.parallel`` says of a gang of one where Metaflow has set none of it, as under Argo."""
+
+_LOOK_S = 1.0
+"""Seconds between two looks at the meeting place while nodes are missing."""
+
+_UNFIT_S = 30.0
+"""How long a node that cannot take part waits for node 0 to tell it, before it leaves word and goes."""
 
 _ROOM = 64 * 1024
 """Bytes that the private folder has to take, or the gang is not begun: keys, hostfiles and the like are smaller."""
@@ -67,6 +74,10 @@ class Forming:
         What marks the gang's processes.
     _meeting : DatastoreMeeting or None
         Where this gang meets, on control of a gang that is not local.
+    _joined : bool
+        Whether all nodes have joined, this one among them.
+    _unfit : Exception or None
+        Why this node will not run the body.
     """
 
     def __init__(self, decorator: GangDecorator, num_nodes: int, is_control: bool) -> None:
@@ -80,6 +91,13 @@ class Forming:
         self._meeting: DatastoreMeeting | None = None
         self._preemption = Preemption()
         self._run: int | None = None
+        self._unfit: Exception | None = None
+        self._who = "the step's body"
+        self._joined = False
+
+    def cannot_take_part(self, error: Exception, who: str) -> None:
+        """This node will not run the body: ``who`` has raised ``error``. It joins only to tell that."""
+        self._unfit, self._who = error, who
 
     def _check_the_start(self) -> None:
         """What can be known before there is a guard. Raises GangException where this task has to form no gang."""
@@ -100,9 +118,8 @@ class Forming:
         if self._num_nodes == 1:
             for name, value in _ALONE.items():
                 os.environ.setdefault(name, value)
-        self._node = int(os.environ["MF_PARALLEL_NODE_INDEX"])
-        control_task = str(os.environ.get("MF_PARALLEL_CONTROL_TASK_ID") or self._task.task_id)
-        task = self._task
+        self._node = absence.node_index(self._is_control)
+        task, control_task = self._task, absence.control_task(self._task)
         identity = [task.flow_name, task.run_id, task.step_name, control_task, task.attempt]
         self._gang_id = self._gang_id or os.environ.get(GANG_MARKER, "").rpartition(".")[0] or secrets.token_hex(8)
         os.environ[GANG_MARKER] = f"{self._gang_id}.{self._node}"
@@ -126,7 +143,7 @@ class Forming:
         try:
             host = own_address_within(os.environ["MF_PARALLEL_MAIN_IP"], timeout, say)
         except NoRoute as error:
-            raise GangFailed(f"Node {self._node} finds no way to node 0 (MF_PARALLEL_MAIN_IP). {error}") from None
+            raise GangException(f"Node {self._node} finds no way to node 0 (MF_PARALLEL_MAIN_IP). {error}") from None
         if not self._is_control:  # whose own address is known at once, and who tells of the time as the step names it
             timeout = max(1.0, timeout - (time.monotonic() - begun))
         where = self._open(link, identity, host, timeout) if self._is_control else self._find(timeout, control_task)
@@ -134,7 +151,12 @@ class Forming:
         if self._is_control:
             info["offer"] = self._decorator.offer(partial(lease_port, link))
         joining: dict[str, Any] = {"identity": identity, "info": info, "timeout": timeout, "host": host, **where}
-        header, _ = link.request("join", timeouts=self._timeouts(), **joining)
+        joining["timeouts"] = self._timeouts()
+        if self._unfit is not None:
+            joining["failure"] = {"node": self._node, "time": time.time(), **record(self._unfit, self._who)}
+        header = self._join(link, joining, control_task)
+        self._joined = True
+        absence.settle()
         if self._meeting is not None and self._is_control:
             self._meeting.close()
         nodes = tuple(
@@ -201,16 +223,42 @@ class Forming:
         attributes = self._decorator.attributes
         return [attributes["lost_host_timeout"], attributes["frozen_node_timeout"]]
 
+    def _join(self, link: Link, joining: dict[str, Any], control_task: str) -> dict[str, Any]:
+        """The list of nodes, once all have joined. Until then this node looks at the meeting place for what those have
+        left who will not join. The nodes of a local gang need not: control's guard sees their ends.
+        """
+        wait = None if local.is_local() or self._num_nodes == 1 else _LOOK_S
+        header, _ = link.request("join", wait=wait, **joining)
+        while "nodes" not in header:
+            if self._meeting is not None:
+                word = self._meeting.word()
+                if word is not None:
+                    link.request("node-failed", failure=word)
+            elif not header["connected"]:
+                story = self._datastore_meeting(control_task).story()
+                if story:
+                    raise GangFailed(story)
+            header, _ = link.request("joined", wait=wait)
+        return header
+
     def _find(self, timeout: float, control_task: str) -> dict[str, Any]:
         if local.MEETING_VARIABLE in os.environ:
             return dict(json.loads(local.read_meeting()))
+        started = time.monotonic()
+        patience = timeout if self._unfit is None else min(timeout, _UNFIT_S)
         try:
-            started = time.monotonic()
-            where = dict(json.loads(self._datastore_meeting(control_task).poll(timeout)))
-            where["timeout"] = max(1.0, timeout - (time.monotonic() - started))
-            return where
+            where = dict(json.loads(self._datastore_meeting(control_task).poll(patience)))
         except MeetingFailed as error:
             raise GangFailed(str(error)) from None
+        where["timeout"] = max(1.0, timeout - (time.monotonic() - started))
+        return where
+
+    def leave_word(self, error: Exception, who: str) -> None:
+        """At the meeting place, for those who wait: this node will not join. Nothing is done where nodes are local."""
+        if local.is_local() or self._num_nodes == 1:
+            return
+        node = absence.node_index(self._is_control)
+        absence.leave_word(self._datastore_meeting(absence.control_task(self._task)), node, record(error, who))
 
     def _datastore_meeting(self, control_task: str) -> DatastoreMeeting:
         task = self._task

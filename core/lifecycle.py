@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from . import local
+from . import absence, local
 from .failure import GangException, GangFailed, GangInterrupt, GuardDied
 from .forming import Forming
 from .guard.farewell import remove_folder
@@ -37,7 +37,7 @@ class Lifecycle(Forming):
         super().__init__(decorator, num_nodes, is_control)
         self._flow = flow
         self._link: Link | None = None
-        self._in_body = self._body_done = self._has_failed = False
+        self.begun = self._in_body = self._body_done = self._has_failed = False
         self._story = ""
 
     # -- the whole life ----------------------------------------------------------------------------------------------
@@ -52,13 +52,20 @@ class Lifecycle(Forming):
         Exception
             This node's own, where it is the cause.
         """
+        self.begun = True
         self._check_the_start()
+        if self._unfit is not None and self._is_control:
+            # There is no hub yet: local nodes are not started, and others look at the meeting place.
+            self.leave_word(self._unfit, self._who)
+            raise self._unfit
         try:
             link = self._link = Link(self._decorator.interrupt)
             self._preemption.listen(link.sigterm_pipe)
             if self._decorator.replaces_sigterm:
                 self._preemption.keep()
             gang = self._form(link)
+            if self._unfit is not None:
+                raise self._unfit
             self._decorator.appear(gang)
             if self._decorator.runs_on_control_only and not gang.is_control:
                 link.request("hold")
@@ -86,9 +93,23 @@ class Lifecycle(Forming):
                 raise
             if self._in_body:
                 self._decorator.leave(ok=False)
+            if self._unfit is not None and not isinstance(error, GuardDied):
+                error = self._unfit
             raise self._failed(error) from (error if isinstance(error, GangException) else error.__cause__)
         finally:
             self._preemption.end()
+
+    @property
+    def has_others(self) -> bool:
+        """Whether the gang has other nodes."""
+        return self._num_nodes > 1
+
+    def tell_before_the_body(self, error: Exception, who: str) -> None:
+        """The body will not run here, since ``who`` has raised ``error`` before: let those know who wait for this node,
+        and raise it.
+        """
+        self.cannot_take_part(error, who)
+        self.run(lambda: None)
 
     def finished(self, task_ok: bool) -> None:
         """Metaflow has stored this task's state."""
@@ -137,6 +158,7 @@ class Lifecycle(Forming):
         shorten(error)
         link = self._link
         if link is None:
+            self._close_the_meeting(error)
             return error
         try:
             raised = self._ask_for_the_story(link, error)
@@ -149,12 +171,22 @@ class Lifecycle(Forming):
             say_and_store(self._story or str(raised), self._decorator.task_datastore)
         elif self._decorator.aborts_with_others:
             say(self._story or str(raised))  # Metaflow, which would tell it in a moment, may not come to it
-        if self._meeting is not None and self._is_control:
-            with contextlib.suppress(Exception):  # the datastore may be what failed; the attempt is in the key anyway
-                self._meeting.close()
+        self._close_the_meeting(raised)
         # The guard stays until Metaflow has stored that: it ends a task that does not come to its end.
         self._has_failed = True
         return raised
+
+    def _close_the_meeting(self, raised: BaseException) -> None:
+        """Who comes now finds the story there; and control, what became of a node that has failed before it joined."""
+        absence.settle()
+        if local.is_local() or (self._num_nodes == 1 and self._meeting is None):
+            return
+        with contextlib.suppress(Exception):  # the datastore may be what failed; the attempt is in the key anyway
+            meeting = self._meeting or self._datastore_meeting(absence.control_task(self._task))
+            if self._is_control:
+                meeting.close(self._story or str(raised))
+            elif not self._joined and not isinstance(raised, GangFailed):
+                absence.leave_word(meeting, absence.node_index(False), record(raised, self._who))
 
     def _clean_up_after_guard(self, link: Link, logs: bool) -> None:
         """What the guard would have done in the end, storing the other local nodes' ``logs`` included."""
@@ -173,8 +205,9 @@ class Lifecycle(Forming):
             header, _ = link.request("unwound")
             self._story = header["story"]
             return GangFailed(self._story)
-        header, _ = link.request("fail", **record(error, "the step's body", self._decorator.peer_lost))
-        self._story = header["story"]
+        header, _ = link.request("fail", **record(error, self._who, self._decorator.peer_lost))
+        # What another node has told already, by way of the meeting place, is no failure of this one.
+        self._story = str(error) if isinstance(error, GangFailed) and not self._joined else header["story"]
         # Of an exit with code 0 Metaflow would make a step that has ended well.
         if any(cause["node"] == self._node for cause in header["causes"]) and not isinstance(error, SystemExit):
             return _with_sentences(error, header.get("left", ""), self._decorator.advice(error))

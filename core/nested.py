@@ -33,6 +33,11 @@ def mark_what_is_started(task: TaskInfo, guard_pid: int, folder: str) -> None:
     os.environ[_STEP] = "\n".join([attempt_of(task), str(guard_pid), folder])
 
 
+def is_started_by_a_body() -> bool:
+    """Whether this process descends from the body of a gang's step."""
+    return _STEP in os.environ
+
+
 def attempt_of(task: TaskInfo) -> str:
     """Names one attempt of one task."""
     return f"{task.run_id}/{task.step_name}/{task.task_id}/{task.attempt}"

@@ -15,6 +15,7 @@ ENDED_BY_STOP = frozenset(
         "open",
         "start-nodes",
         "join",
+        "joined",
         "gather",
         "put",
         "get",

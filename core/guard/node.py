@@ -136,7 +136,7 @@ class Node:
         """One message of the hub."""
         op = header["op"]
         if op == "roster":
-            self.desk.answer_all("join", {"nodes": header["nodes"]})
+            self._requests.all_joined(header["nodes"])
         elif op == "gathered":
             self._requests.gathered(header, payload)
         elif op == "stop":

@@ -30,6 +30,7 @@ class Requests:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._gathers: dict[int, int] = {}
+        self._roster: list[Header] | None = None
 
     def handle(self, op: str, header: Header, payload: bytes) -> None:
         """One request. What the guard cannot do ends the gang, and is told as its end."""
@@ -81,12 +82,41 @@ class Requests:
         self._node.desk.answer(request, {})
 
     def join(self, request: int, header: Header, payload: bytes) -> None:
-        """Join the hub; answered when all have."""
+        """Join the hub; answered as :meth:`joined` is. A ``failure`` ends the gang once the hub hears this node."""
         if isinstance(self._node.uplink, LocalUplink):
             self._node.uplink.join({**header["info"], "address": header["address"]})
         else:
             info = {**header["info"], **({"guard": os.getpid()} if self._node.seen_by_control else {})}
             self._node.uplink = RemoteUplink(self._node, {**header, "info": info})
+            if "failure" in header:
+                self._node.uplink.on_connected = partial(self._node.fail, Failure.from_json(header["failure"]))
+        self.joined(request, header, payload)
+
+    def joined(self, request: int, header: Header, payload: bytes) -> None:
+        """Answered with the ``nodes`` when all have joined; after ``wait`` seconds, where given, without them, and with
+        whether this node itself is ``connected`` to node 0.
+        """
+
+        def waited() -> None:
+            connected = self._node.uplink is not None and self._node.uplink.connected
+            self._node.desk.answer(request, {"connected": connected})
+
+        if self._roster is not None:
+            self._node.desk.answer(request, {"nodes": self._roster})
+            return
+        self._node.desk.rename(request, "join")
+        if header.get("wait"):
+            self._node.loop.call_later(header["wait"], waited)
+
+    def all_joined(self, nodes: list[Header]) -> None:
+        """The hub has the last node."""
+        self._roster = nodes
+        self._node.desk.answer_all("join", {"nodes": nodes})
+
+    def node_failed(self, request: int, header: Header, payload: bytes) -> None:
+        """Control: a node has failed before it joined, and has left word of it."""
+        self._node.fail(Failure.from_json(header["failure"]))
+        self._node.desk.answer(request, {})
 
     def gather(self, request: int, header: Header, payload: bytes) -> None:
         self._gathers[header["seq"]] = request

@@ -171,6 +171,7 @@ class RemoteUplink:
         self._connection: Connection | None = None
         self._left = False
         self._bulk_waiting: list[BulkReady] = []
+        self.on_connected: Callable[[], None] = lambda: None
         self._ring = Ring(node, self._identity, self.secret, header["host"])
         info = {**header["info"], "ring_port": self._ring.port}
         self._dial: Dial | None = connect(
@@ -199,6 +200,7 @@ class RemoteUplink:
         connection.on_close = lambda conn, reason: self._closed(reason)
         connection.on_fault = lambda conn, error: self._hub_failed(error)
         self._liveness.watch(connection, (self._address, self._port))
+        self.on_connected()
 
     def _failed(self, error: ConnectError) -> None:
         self._dial = None

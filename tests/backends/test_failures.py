@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import Any
 
 import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
+import pytest
 
 from .container import Container
 from .flows import AT_WORK, RETRIED, SAVED, fails
@@ -14,6 +16,9 @@ from .places import Places, everywhere
 from .places import place as place
 from .workplace import RUN_S, result
 from .workplace import bare_image as bare_image
+
+TOLD_S = 30.0
+"""For a failure to be told once all nodes are there: 2 s are enough on a machine not busy."""
 
 
 def at_work(workplace: Any, run: Any) -> list[Container]:
@@ -65,6 +70,61 @@ def test_a_node_that_never_comes_is_named(place: Places) -> None:
     run = workplace.start(fails(first_patience=2))
     (said,) = logs_of_first_attempt(workplace, run, 0)
     assert "[gang] The first failure was on node 1" in said and "1 of 2 nodes had joined" in said, said
+
+
+LACKS = "This step needs an MPI, and there is no mpirun on the PATH"
+
+LACKING = """
+import os, sys
+from metaflow import BACKEND, FlowSpec, current, mpi, step
+
+first = "0" == os.environ.get("MF_WORKER_REPLICA_INDEX") or "1" == os.environ.get("AWS_BATCH_JOB_NODE_INDEX")
+if "ubf_task" in sys.argv and first:
+    os.environ["PATH"] = "/nowhere"  # its image lacks what the others have
+if os.environ.get("MF_ATTEMPT"):
+    print("LOADED", flush=True)
+
+class Lacking(FlowSpec):
+    @step
+    def start(self):
+        self.next(self.work, num_parallel=3)
+
+    @BACKEND
+    @mpi(all_nodes_started_timeout=600)
+    @step
+    def work(self):
+        current.mpi.run(program="true")
+        self.next(self.join)
+
+    @step
+    def join(self, inputs):
+        self.next(self.end)
+
+    @step
+    def end(self):
+        pass
+
+if __name__ == "__main__":
+    Lacking()
+"""
+
+
+@pytest.mark.big
+@everywhere()
+def test_a_node_whose_image_lacks_mpirun_is_told_by_all(place: Places) -> None:
+    workplace = place(3)
+    run = workplace.start(LACKING)
+    for index in range(3):
+        workplace.node(index, "LOADED", run)
+    since = time.monotonic()
+    for index in range(3):
+        workplace.node(index, LACKS, run, timeout=TOLD_S)
+    print(f"all nodes had told it after {time.monotonic() - since:.1f} s")
+    run.fails(RUN_S)
+    for index in range(3):
+        said = workplace.task_logs(run, index)
+        assert LACKS in said, said
+        assert index == 1 or "The first failure was on node 1" in said, said
 
 
 @everywhere("kubernetes")
