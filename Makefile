@@ -87,7 +87,7 @@ types:
 	ln -s $(addprefix $(CURDIR)/,core launchers plugins toplevel) build/types/metaflow_extensions/gang/
 
 $(VENV)/demo-installed: $(BIN)/python pyproject.toml tests/constraints.txt
-	$(PIP) 'setuptools>=77' scikit-learn '.[torch]'
+	$(PIP) 'setuptools>=77' scikit-learn 'metaflow>=2.16' '.[torch]'
 	touch $@
 
 $(VENV)/test-installed: $(BIN)/python pyproject.toml tests/constraints.txt tests/tools/install_mpis.sh

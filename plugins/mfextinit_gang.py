@@ -1,5 +1,9 @@
 """What Metaflow finds here: our step decorators, by name and class."""
 
+import sys
+
+from ..core.metaflow_compat import refuse_to_spin, too_old
+
 STEP_DECORATORS_DESC = [
     ("deepspeed", "..launchers.deepspeed.decorator.DeepspeedDecorator"),
     ("gang", "..core.decorator.GangDecorator"),
@@ -10,6 +14,13 @@ STEP_DECORATORS_DESC = [
     ("tensorflow", "..launchers.tensorflow.decorator.TensorflowDecorator"),
     ("torchrun", "..launchers.torchrun.decorator.TorchrunDecorator"),
 ]
+
+if complaint := too_old():
+    # An exception would have Metaflow go on without the plugins of all packages.
+    print(complaint, file=sys.stderr)
+    STEP_DECORATORS_DESC = []
+
+refuse_to_spin(name for name, _ in STEP_DECORATORS_DESC if name != "huggingface_card")
 
 # As metaflow.plugins.NAME: what flows written for metaflow-deepspeed import.
 __mf_promote_submodules__ = ["az_store", "deepspeed_libs", "hf_callbacks"]

@@ -129,13 +129,13 @@ def test_a_wheel_made_from_the_sdist_holds_the_tree(wheel: Path) -> None:
     assert held == {INSTALLED + name: content for name, content in tree(ROOT).items()}
 
 
-def test_metaflow_is_the_only_dependency(wheel: Path) -> None:
+def test_there_is_no_dependency(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
         head = email.message_from_bytes(archive.read(name))
     required = [Requirement(line) for line in head.get_all("Requires-Dist", [])]
     plain = [r for r in required if "extra" not in str(r.marker)]
-    assert [str(r) for r in plain if r.marker is None or r.marker.evaluate()] == ["metaflow>=2.16"]
+    assert [str(r) for r in plain if r.marker is None or r.marker.evaluate()] == []
     # Named, never installed: Metaflow loads us after them.
     assert sorted(r.name for r in plain if r.marker) == [f"metaflow-{name}" for name in OLD_PACKAGES]
     assert set(head.get_all("Provides-Extra", [])) == {"torch", "deepspeed", "jax", "ray", "tensorflow", "mpi", "test"}
@@ -155,6 +155,44 @@ def test_metaflow_packs_the_tree_and_says_our_version(
     assert ours in said.stdout + said.stderr, said
     names = run(fresh_python, "-c", WHOSE, cwd=tmp_path).stdout.splitlines()
     assert names[-1] == "exported TorchrunSingleNodeMultiGPU horovod_run"
+
+
+def test_it_leaves_outerbounds_metaflow_in_place_and_says_what_is_missing(wheel: Path, tmp_path: Path) -> None:
+    venv.create(tmp_path / "venv")
+    python = tmp_path / "venv" / "bin" / "python"
+    install = (sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet")
+    # With its dependencies, as a user does it.
+    run(*install, "requests", wheel, cwd=tmp_path)
+    foreign = ("METAFLOW", "PYTHONPATH", "COVERAGE_")
+    env = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
+    for module in ("core.decorator", "toplevel.gang_toplevel"):
+        argv = [str(python), "-c", f"import metaflow_extensions.gang.{module}"]
+        missing = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+        assert missing.stderr.splitlines()[-1] == (
+            "ImportError: metaflow-gang needs Metaflow, and there is none here: pip install metaflow."
+        ), missing
+    run(*install, "--no-deps", "ob-metaflow==2.19.39.1", cwd=tmp_path)
+    run(*install, "--force-reinstall", wheel, cwd=tmp_path)
+    (site,) = (tmp_path / "venv").glob("lib/python3*/site-packages")
+    assert {path.name for path in site.glob("*metaflow*.dist-info")} == {
+        "ob_metaflow-2.19.39.1.dist-info",
+        f"metaflow_gang-{wheel.name.split('-')[1]}.dist-info",
+    }
+    (tmp_path / "hello.py").write_text(FLOW)
+    said = run(python, "hello.py", "version", cwd=tmp_path)
+    assert "2.19.39.1" in said.stdout + said.stderr and "+gang(" in said.stdout + said.stderr, said
+    names = run(python, "-c", WHOSE, cwd=tmp_path).stdout.splitlines()
+    assert names[-1] == "exported TorchrunSingleNodeMultiGPU horovod_run"
+    # The same, as if it were older.
+    about = site / "ob_metaflow-2.19.39.1.dist-info" / "METADATA"
+    about.write_text(about.read_text().replace("Version: 2.19.39.1", "Version: 2.15.21.1"))
+    argv = [str(python), "-c", "import metaflow; print(hasattr(metaflow, 'gang'), hasattr(metaflow, 'retry'))"]
+    old = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    assert (old.returncode, old.stdout) == (0, "False True\n"), old
+    assert old.stderr == (
+        "metaflow-gang needs Metaflow 2.16 or newer, and ob-metaflow 2.15.21.1 is installed, so that there is no "
+        "@gang, @torchrun and so on: pip install --upgrade ob-metaflow.\n"
+    )
 
 
 def test_ours_wins_beside_metaflow_torchrun(checkout: Path, fresh_python: Path, tmp_path: Path) -> None:

@@ -1,0 +1,44 @@
+"""What differs between Metaflows: whether the one at hand is new enough, and what it is told of our decorators."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from importlib import metadata
+
+OLDEST = (2, 16)
+"""The first version with what the decorators need of it."""
+
+DISTRIBUTIONS = ("ob-metaflow", "metaflow")
+"""What installs a Metaflow: Outerbounds' build, and Metaflow's own."""
+
+
+def too_old() -> str:
+    """A sentence for the user of a Metaflow that is older than :data:`OLDEST`; "" for any other.
+
+    Nothing is looked at where Metaflow was not installed by pip, as in a task that has got it with the flow's code.
+    """
+    for name in DISTRIBUTIONS:
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        numbers = re.match(r"(\d+)\.(\d+)", version)
+        if numbers and (int(numbers[1]), int(numbers[2])) < OLDEST:
+            oldest = ".".join(map(str, OLDEST))
+            return (
+                f"metaflow-gang needs Metaflow {oldest} or newer, and {name} {version} is installed, so that there "
+                f"is no @gang, @torchrun and so on: pip install --upgrade {name}."
+            )
+        return ""
+    return ""
+
+
+def refuse_to_spin(decorators: Iterable[str]) -> None:
+    """Have ``spin``, which runs one task of a step alone, refuse steps with these decorators as with @parallel."""
+    from metaflow import metaflow_config
+
+    # An older Metaflow has no spin, and a user's own setting may be no list.
+    refused = getattr(metaflow_config, "SPIN_DISALLOWED_DECORATORS", None)
+    if isinstance(refused, list):
+        refused += [name for name in decorators if name not in refused]
