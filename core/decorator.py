@@ -23,6 +23,7 @@ from .guard.processes import GANG_MARKER
 from .lifecycle import Lifecycle
 from .local import control_environment, task_ids
 from .nested import refuse_to_nest
+from .network import require_tls
 from .proxies import reach_nodes_directly
 from .record import record
 from .results import results_prefix
@@ -216,6 +217,7 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
         self.task = TaskInfo(flow.name, str(run_id), step_name, str(task_id), int(retry_count))
         self.task_datastore = task_datastore
         try:
+            require_tls()
             self.preflight()
         except Exception as error:
             # The others are on their way, and would wait for this node: it joins, and tells them.

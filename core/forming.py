@@ -200,11 +200,14 @@ class Forming:
         header, _ = link.request(
             "open",
             num_nodes=self._num_nodes,
+            local=local.is_local(),
             timeout=timeout,
             identity=identity,
             host=host,
             timeouts=self._timeouts(),
         )
+        if "error" in header:
+            raise GangException(header["error"])
         where = {key: header[key] for key in ("address", "port", "secret")}
         announcement = json.dumps(where).encode()
         datastore = self._decorator.flow_datastore

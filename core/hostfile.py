@@ -8,7 +8,8 @@ import secrets
 from collections.abc import Sequence
 from typing import Literal
 
-from .failure import BadAttribute
+from .failure import BadAttribute, ToolMissing
+from .guard.private import temporary_folder
 
 
 def hostfile(entries: Sequence[tuple[str, int]], style: Literal["openmpi", "mpich", "deepspeed"]) -> str:
@@ -64,6 +65,8 @@ def write_private(path: str, text: str | bytes, mode: int = 0o600) -> None:
     ------
     OSError
         The folder is missing or full; nothing is left then, and what was there is as it was.
+    ToolMissing
+        It is a script, and its file system starts no programs.
     """
     temporary = f"{path}.{secrets.token_hex(8)}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
@@ -71,6 +74,12 @@ def write_private(path: str, text: str | bytes, mode: int = 0o600) -> None:
         with open(fd, "wb") as file:
             os.fchmod(fd, mode)  # whatever the umask
             file.write(text if isinstance(text, bytes) else os.fsencode(text))
+        if mode & 0o100 and not os.access(temporary, os.X_OK):
+            raise ToolMissing(
+                f"The temporary folder of this node, {temporary_folder()}, is on a file system that starts no programs "
+                "(it is mounted noexec), and what reaches the other nodes is a script there. Set TMPDIR to a folder on "
+                "another one, or mount it without noexec."
+            )
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)

@@ -6,11 +6,13 @@ import ipaddress
 import os
 import socket
 import struct
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .fabric import efa_devices, efa_variables
+from .failure import ToolMissing
 
 _RTM_NEWADDR, _RTM_GETADDR = 20, 22
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
@@ -24,6 +26,17 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _TOLD_AFTER_S = 0.05, 1.0, 5.0
 
 class NoRoute(OSError):
     """This machine cannot reach an address; the message is a sentence that says why."""
+
+
+def require_tls() -> None:
+    """Raise ToolMissing where this Python has no module ssl: what is large goes from node to node by TLS."""
+    try:
+        import ssl  # noqa: F401
+    except ImportError as error:
+        raise ToolMissing(
+            f"This node's Python ({sys.executable}) has no module ssl ({error}), and files and large values go from "
+            "node to node by TLS. Use a Python that was built with OpenSSL."
+        ) from None
 
 
 def own_address_towards(address: str) -> str:

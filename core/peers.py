@@ -51,8 +51,19 @@ class Peers:
             The environment of what the others run here.
         cwd : str
             And its working folder.
+
+        Raises
+        ------
+        ToolMissing
+            The temporary folder is on a file system that starts no programs.
         """
         own = gang.node
+        folder = os.path.join(gang.folder, "peers")
+        os.mkdir(folder, 0o700)
+        program = os.path.join(folder, "rsh")
+        command = shlex.join([sys.executable, "-I", "-S", _AGENT, folder])
+        # Before the nodes agree: where it cannot be run, no node goes on.
+        write_private(program, f'#!/bin/sh\nexec {command} "$@"\n', 0o700)
         header, _ = gang._link.request("serve-peers", host=own.address, env=dict(env), cwd=cwd)
         ports = gang.all_gather(header["port"])
         hops = tuple((node.index, node.address, port) for node, port in zip(gang.nodes, ports, strict=True))
@@ -60,12 +71,7 @@ class Peers:
             {"names": called, "address": address, "port": port}
             for called, (_, address, port) in zip(names(gang.nodes), hops, strict=True)
         ]
-        folder = os.path.join(gang.folder, "peers")
-        os.mkdir(folder, 0o700)
         gang._link.request("reach-peers", folder=folder, nodes=nodes)
-        program = os.path.join(folder, "rsh")
-        command = shlex.join([sys.executable, "-I", "-S", _AGENT, folder])
-        write_private(program, f'#!/bin/sh\nexec {command} "$@"\n', 0o700)
         return cls(program, hops)
 
 

@@ -6,11 +6,14 @@ import errno
 import time
 from collections.abc import Callable
 
-RESERVED = 64
-"""Open files of a guard besides those of its connections: its own, those of launches, and who just connects."""
+RESERVED = 20
+"""Open files of control's guard besides those for the nodes, at least: 13 while a body runs, and those of a launch."""
 
-PER_TASK = 6
-"""Open files of control's guard for each other node of a local gang, whose task it has started."""
+PER_NODE = 1
+"""Open files of control's guard for each other node: its connection ..."""
+
+PER_TASK = 4
+"""... and in a local gang its output, by two pipes, and two logs."""
 
 REPEAT_SECONDS = 60.0
 """After which the same complaint is said again."""
@@ -39,15 +42,17 @@ def raise_open_files() -> bool:
     return True
 
 
-def too_few_files(num_nodes: int, per_node: int = 1) -> str | None:
-    """Why this guard cannot serve a gang of ``num_nodes``, with ``per_node`` open files for each; None where it can."""
+def too_few_files(num_nodes: int, has_their_tasks: bool) -> str | None:
+    """Why this guard cannot be control's of ``num_nodes``, whose tasks it starts itself in a local gang; None where it
+    can. Only what cannot go well is refused.
+    """
     hard = open_files()[1]
-    needed = (num_nodes - 1) * per_node + RESERVED
+    needed = (num_nodes - 1) * (PER_NODE + (PER_TASK if has_their_tasks else 0)) + RESERVED
     if hard < 0 or needed <= hard:
         return None
     return (
-        f"a gang of {num_nodes} nodes needs {needed} open files in the guard of node 0, and the hard limit there is "
-        f"{hard} (ulimit -Hn). Raise it for this machine or container, or use fewer nodes"
+        f"A gang of {num_nodes} nodes needs {needed} open files in the guard of node 0, and the hard limit there is "
+        f"{hard} (ulimit -Hn). Raise it for this machine or container, or use fewer nodes."
     )
 
 

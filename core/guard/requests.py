@@ -8,6 +8,7 @@ import time
 from functools import partial
 
 from .launches import Launch
+from .limits import too_few_files
 from .stopped import control_guard_of
 from .uplink import LocalUplink, RemoteUplink
 from .verdict import EVIDENCE, Failure
@@ -18,7 +19,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from .node import Node
     from .wire import Header
-
 
 TAILS_LIMIT = 1 << 20
 """Characters of last output that the results of one launch have together; the failed process's is whole."""
@@ -68,11 +68,14 @@ class Requests:
         self._node.desk.answer(request, {})
 
     def open(self, request: int, header: Header, payload: bytes) -> None:
-        """Control only: open the hub."""
+        """Control only: open the hub; answered with an ``error`` where that cannot go well."""
+        lack = too_few_files(header["num_nodes"], header.get("local", False))
+        if lack is not None:
+            self._node.desk.answer(request, {"error": lack})
+            return
         where = (header["identity"], header["host"], header.get("timeouts"))
-        uplink = LocalUplink(self._node, header["num_nodes"], header["timeout"], *where)
-        self._node.uplink = uplink
-        self._node.desk.answer(request, {"port": uplink.port, "address": uplink.address, "secret": uplink.secret.hex()})
+        hub = self._node.uplink = LocalUplink(self._node, header["num_nodes"], header["timeout"], *where)
+        self._node.desk.answer(request, {"port": hub.port, "address": hub.address, "secret": hub.secret.hex()})
 
     def start_nodes(self, request: int, header: Header, payload: bytes) -> None:
         """Control of a local gang: start the other nodes' tasks."""
@@ -93,19 +96,16 @@ class Requests:
         self.joined(request, header, payload)
 
     def joined(self, request: int, header: Header, payload: bytes) -> None:
-        """Answered with the ``nodes`` when all have joined; after ``wait`` seconds, where given, without them, and with
-        whether this node itself is ``connected`` to node 0.
-        """
+        """Answered with the ``nodes`` once all have joined, and after ``wait`` seconds with whether this one has."""
 
         def waited() -> None:
-            connected = self._node.uplink is not None and self._node.uplink.connected
-            self._node.desk.answer(request, {"connected": connected})
+            uplink = self._node.uplink
+            self._node.desk.answer(request, {"connected": uplink is not None and uplink.connected})
 
-        if self._roster is not None:
-            self._node.desk.answer(request, {"nodes": self._roster})
-            return
         self._node.desk.rename(request, "join")
-        if header.get("wait"):
+        if self._roster is not None:
+            self.all_joined(self._roster)
+        elif header.get("wait"):
             self._node.loop.call_later(header["wait"], waited)
 
     def all_joined(self, nodes: list[Header]) -> None:
