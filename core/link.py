@@ -119,6 +119,9 @@ class Link:
         processes.become_subreaper()
         if threading.current_thread() is not threading.main_thread():
             return
+        with contextlib.suppress(AttributeError):
+            # Whoever started this task may have blocked any signal, and the guard has no other way to the body.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (INTERRUPT, WAKE, STACKS))
         signal.signal(INTERRUPT, self._on_interrupt)
         signal.signal(WAKE, self._on_wake)
         with contextlib.suppress(AttributeError, ValueError, OSError, RuntimeError):
@@ -126,7 +129,8 @@ class Link:
         with contextlib.suppress(AttributeError, OSError):
             # The kernel wakes us when the guard's end closes: a dead guard cannot.
             fcntl.fcntl(self._sock, fcntl.F_SETOWN, os.getpid())
-            fcntl.fcntl(self._sock, fcntl.F_SETSIG, WAKE)
+            if hasattr(fcntl, "F_SETSIG"):  # else it is SIGIO
+                fcntl.fcntl(self._sock, fcntl.F_SETSIG, WAKE)
             flags = fcntl.fcntl(self._sock, fcntl.F_GETFL)
             fcntl.fcntl(self._sock, fcntl.F_SETFL, flags | os.O_ASYNC)
 

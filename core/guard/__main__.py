@@ -8,6 +8,7 @@ import socket
 import sys
 
 from .fault import serve
+from .inherited import take_over
 from .loop import Loop
 from .processes import become_subreaper
 
@@ -22,6 +23,7 @@ def main(fd: int, task_pid: int, kind: str) -> int:
 
     ``kind`` is "node" for a node of a gang, "alone" for a process that belongs to none.
     """
+    take_over()
     # A reader of our output that has gone is no reason to die.
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     # Ctrl-C is for the task, which tells us; and what ends a whole service or container ends the task too, after which

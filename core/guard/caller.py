@@ -38,6 +38,10 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
     Streams = tuple[int, int, int]
 
 SOCKET = "callers"
+
+_LONGEST_PATH = 100
+"""Bytes of a socket's path; Linux takes 107, and macOS 103. The folder's may have more."""
+
 """The name of the guard's socket in its folder."""
 
 LONGEST_REQUEST = 1 << 20
@@ -127,12 +131,15 @@ class Callers:
     def __init__(self, folder: str, key: bytes, nodes: list[dict[str, Any]]) -> None:
         self._key, self._nodes = key, nodes
         self._sock = socket.socket(socket.AF_UNIX)
-        place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            # The path of a socket has 107 bytes at most, and the folder's may have more.
-            self._sock.bind(f"/proc/self/fd/{place}/{SOCKET}")
-        finally:
-            os.close(place)
+        path = os.path.join(folder, SOCKET)
+        if len(os.fsencode(path)) <= _LONGEST_PATH:
+            self._sock.bind(path)
+        else:
+            place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                self._sock.bind(f"/proc/self/fd/{place}/{SOCKET}")
+            finally:
+                os.close(place)
         self._sock.listen(128)
         threading.Thread(target=self._accept, name="callers", daemon=True).start()
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from . import processes
+from . import inherited, processes
 from .loop import Loop, Timer
 from .output import Pump
 from .rank_ends import Words, how_a_rank_ended, read_words
@@ -82,17 +82,18 @@ class Child:
         self, spec: dict[str, Any], streams: dict[str, list[Sink]], pass_fds: tuple[int, ...], stdin: int
     ) -> None:
         cwd, delay = spec.get("cwd") or "", str(spec.get("delay", 0.0))
-        runner = [sys.executable, "-I", "-S", RUNNER, str(os.getpid()), cwd, delay]
-        self._process = subprocess.Popen(
-            [*runner, *spec["argv"]],
-            env=spec["env"],
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            start_new_session=True,
-            pass_fds=pass_fds,
-        )
+        runner = [sys.executable, "-I", "-S", RUNNER, str(os.getpid()), cwd, delay, str(inherited.open_files())]
+        with inherited.signals_of_the_task():
+            self._process = subprocess.Popen(
+                [*runner, *spec["argv"]],
+                env=spec["env"],
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                start_new_session=True,
+                pass_fds=pass_fds,
+            )
         self.pid = self._process.pid
         for name, stream in (("stdout", self._process.stdout), ("stderr", self._process.stderr)):
             assert stream is not None

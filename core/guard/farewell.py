@@ -26,7 +26,10 @@ def tidy(node: Node) -> None:
     if node.peers is not None:
         node.peers.close()
     tasks = {task.pid for task in node.work.tasks.values()}
-    processes.send(processes.descendants([os.getpid()]) | _strays(node, tasks), signal.SIGKILL)
+    left = processes.descendants([os.getpid()]) | _strays(node, tasks)
+    if not processes.sees_all():
+        left |= processes.groups(pid for pid in tasks if pid > 0)
+    processes.send(left, signal.SIGKILL)
     if node.saver is not None and tasks and not (node.bye or node.stored):
         _save_logs(node, node.saver)
     for lease in node.leases:

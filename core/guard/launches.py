@@ -72,6 +72,7 @@ class Launch:
         self._given_up = False
         self._ended_from = 0.0
         self._done = False
+        self._seen: set[int] = set()
         self.children: list[Child] = []
         for spec in plan["processes"]:
             more = {"env": {**spec["env"], processes.LAUNCH_MARKER: name}, "peer_lost": list(plan.get("peer_lost", ()))}
@@ -125,11 +126,21 @@ class Launch:
 
     def _living(self) -> set[int]:
         """Everything that descends from this launch, whatever session it is in or whoever adopted it."""
+        if not processes.sees_all():
+            return self._known_to_live()
         entries = processes.table()
         mine = processes.descendants([os.getpid()], entries)
         roots = {child.pid for child in self.children if child.alive and child.pid in mine}
         roots |= processes.marked(processes.LAUNCH_MARKER, self.name, mine)
         return roots | processes.descendants(roots, entries)
+
+    def _known_to_live(self) -> set[int]:
+        """Where there is no /proc: its processes' groups, and what has been seen to descend from its processes."""
+        entries = processes.table()
+        alive = {child.pid for child in self.children if child.alive and child.pid > 0}
+        self._seen = {pid for pid in self._seen if pid in entries and entries[pid].state not in "ZX"}
+        self._seen |= processes.descendants(alive, entries)
+        return self._seen | processes.groups(child.pid for child in self.children if child.pid > 0)
 
     def _sweep(self) -> None:
         living = self._living()

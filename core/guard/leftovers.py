@@ -50,6 +50,8 @@ def _made(pattern: str, since: float) -> set[str]:
 
 def _used(paths: set[str]) -> set[str]:
     """Those that a process has mapped or has in its environment, as far as we may look."""
+    if not processes.sees_all():
+        return paths
     used = set()
     for pid in processes.table() if paths else ():
         text = b""

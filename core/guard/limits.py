@@ -28,18 +28,22 @@ def open_files() -> tuple[int, int]:
     return resource.getrlimit(resource.RLIMIT_NOFILE)
 
 
-def raise_open_files() -> bool:
-    """Raise the soft limit of open files to the hard one; whether that gave any more."""
+def raise_open_files(most: int = 0) -> int:
+    """Raise the soft limit of open files to the hard one, or to ``most`` where that is given and less.
+
+    Returns the soft limit that was there before, where that gave any more; else 0.
+    """
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == hard:
-        return False
+    wanted = most if most and not 0 <= hard < most else hard
+    if soft == wanted or soft < 0 or 0 < wanted < soft:
+        return 0
     try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     except (OSError, ValueError):  # a hard limit without an end, on systems where the soft one must have one
-        return False
-    return True
+        return 0
+    return soft
 
 
 def too_few_files(num_nodes: int, has_their_tasks: bool) -> str | None:

@@ -18,24 +18,64 @@ GANG_MARKER = "METAFLOW_GANG_ID"
 LAUNCH_MARKER = "METAFLOW_GANG_LAUNCH"
 """Names one launch within its gang."""
 
+PS_S = 2.0
+"""How long `ps` may take."""
+
 
 Entry = namedtuple("Entry", ["parent", "state"])
 """A line of the process table: the parent's id (int) and the state (one letter) as in proc(5)."""
 
 
+def sees_all() -> bool:
+    """Whether there is a /proc, which tells of all processes. Without it the guard knows those that it has started."""
+    return os.path.exists("/proc/self/stat")
+
+
 def table() -> dict[int, Entry]:
-    """Every process of this PID namespace; empty where there is no /proc."""
+    """Every process of this PID namespace; of `ps` where there is no /proc, and empty where it cannot tell either."""
     entries: dict[int, Entry] = {}
-    try:
-        names = os.listdir("/proc")
-    except OSError:
-        return entries
-    for name in names:
+    if not sees_all():
+        return _told_by_ps()
+    for name in os.listdir("/proc"):
         if name.isdigit():
             entry = lookup(int(name))
             if entry is not None:
                 entries[int(name)] = entry
     return entries
+
+
+def _told_by_ps() -> dict[int, Entry]:
+    import subprocess
+
+    try:
+        told = subprocess.run(
+            ["ps", "-A", "-o", "pid=,ppid=,state="],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=PS_S,
+            check=False,
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    lines = [line.split() for line in told.decode("ascii", "replace").splitlines()]
+    return {
+        int(line[0]): Entry(int(line[1]), line[2][0])
+        for line in lines
+        if len(line) == 3 and line[0].isdigit() and line[1].isdigit()
+    }
+
+
+def groups(leaders: Iterable[int]) -> set[int]:
+    """The process groups that children of the guard lead, as negative numbers, which :func:`send` takes; those that
+    still have a process. For where there is no /proc.
+    """
+    found = set()
+    for pid in leaders:
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS refuses where only zombies are left
+            os.killpg(pid, 0)
+            found.add(-pid)
+    return found
 
 
 def lookup(pid: int) -> Entry | None:
@@ -83,7 +123,7 @@ def marked(name: str, value: str, among: Iterable[int] | None = None) -> set[int
 
 
 def send(pids: Iterable[int], number: int) -> None:
-    """Signal each; one that is gone already is what was wanted."""
+    """Signal each, and a group where the number is negative; one that is gone already is what was wanted."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, number)
@@ -98,6 +138,8 @@ def terminate(pids: Iterable[int]) -> None:
 
 def described(pid: int) -> str:
     """A process that does not end, for the user: what it is, and what it waits for."""
+    if pid < 0:
+        return f"process group {-pid}"
 
     def read(name: str) -> str:
         with contextlib.suppress(OSError), open(f"/proc/{pid}/{name}", "rb") as file:

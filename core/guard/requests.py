@@ -7,6 +7,7 @@ import threading
 import time
 from functools import partial
 
+from . import processes
 from .launches import Launch
 from .limits import too_few_files
 from .stopped import control_guard_of
@@ -19,6 +20,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from .node import Node
     from .wire import Header
+
+
+NO_PROC = (
+    "This system has no /proc. The gang works, and ends as a whole; but a process that leaves the process group of "
+    "what the gang has started may outlive it, and one that is stopped (SIGSTOP) is not told."
+)
 
 TAILS_LIMIT = 1 << 20
 """Characters of last output that the results of one launch have together; the failed process's is whole."""
@@ -58,6 +65,8 @@ class Requests:
         self._node.seen_by_control = header.get("seen_by_control", False)
         if self._node.seen_by_control:
             self._node.control_guard = control_guard_of(self._node.task_pid)
+        elif not processes.sees_all():
+            self._node.say(NO_PROC)
         self._node.ending.hooks_s = header.get("end_timeout", self._node.ending.hooks_s)
         if "sigterm" in header:
             self._node.preemption.listen(header["sigterm"])

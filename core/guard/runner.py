@@ -1,7 +1,7 @@
 """Between the guard's fork and a child's program: what must be set in the child itself, then exec.
 
-``python -I -S runner.py PARENT_PID CWD DELAY PROGRAM ARG...``. The kernel then kills the child when the guard dies. A
-preexec function could do the same, but runs Python between fork and exec of a process with threads.
+``python -I -S runner.py PARENT_PID CWD DELAY OPEN_FILES PROGRAM ARG...``. The kernel then kills the child when the
+guard dies. A preexec function could do the same, but runs Python between fork and exec of a process with threads.
 
 It starts before each process, so it imports what lies under ``signal`` and ``ctypes``, which take as long as all the
 rest of it.
@@ -18,7 +18,8 @@ if TYPE_CHECKING:  # this file starts with each process: no import that can be s
 
 
 def main() -> None:
-    parent, cwd, delay, argv = int(sys.argv[1]), sys.argv[2], float(sys.argv[3]), sys.argv[4:]
+    parent, cwd, delay, open_files = int(sys.argv[1]), sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
+    argv = sys.argv[5:]
     # Python, or the guard, ignores these for itself, and what is ignored stays so across exec.
     for number in (_signal.SIGPIPE, _signal.SIGXFSZ, _signal.SIGINT):
         _signal.signal(number, _signal.SIG_DFL)
@@ -32,6 +33,11 @@ def main() -> None:
         pass  # only the backstop is missing: the guard ends its descendants itself
     if os.getppid() != parent:
         sys.exit(1)  # the guard died before the signal was set
+    if open_files:
+        import resource
+
+        # The guard has raised its own.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     if delay:
         time.sleep(delay)
     try:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from .wire import Header
 
 
+LOOK_S = 1.0
+"""Between two looks at the children of which the kernel has told nothing."""
+
 _TOLD = 8
 """Processes that cannot be ended of which one line tells."""
 
@@ -54,6 +57,7 @@ class Work:
         self._cancelled: set[str] = set()
         self.say: Callable[[str], None] = lambda text: None  # a line for the user
         loop.on_signal(signal.SIGCHLD, self._reap)
+        self._look()
 
     def launch(
         self,
@@ -184,6 +188,11 @@ class Work:
         }
         found.update({task.pid: (task.node, "the node's task") for task in self.tasks.values() if task.alive})
         return found
+
+    def _look(self) -> None:
+        """A death whose signal is lost is seen all the same."""
+        self._reap()
+        self._loop.call_later(LOOK_S, self._look)
 
     def _reap(self) -> None:
         dead: list[Child] = []
