@@ -82,6 +82,25 @@ def test_files_are_as_plain_python_leaves_them(tmp_path: Path, monkeypatch: pyte
     assert leaves(called, [RANK_CHILD, path], **errors) == expected
 
 
+QUICK = """
+import sys; sys.path.insert(0, sys.argv[1])
+import metaflow, open_files
+from metaflow_extensions.gang.core import quick_exit
+open_files.open_everything(sys.argv[2])
+quick_exit.at_exit(1)
+"""
+
+
+def test_where_a_framework_cannot_be_finalized_files_are_written_out_all_the_same(tmp_path: Path) -> None:
+    plain, quick = fresh(tmp_path, "plain"), fresh(tmp_path, "quick")
+    _, expected = leaves(plain, [str(SAMPLE), str(plain), "success"])
+    code, found = leaves(quick, ["-c", QUICK, str(SAMPLE.parent), str(quick)])
+    # Only what is written by __del__ of a global is not, and what a frame of this test's script does not open.
+    for name in ("deleted", "deleted-in-a-cycle", "local"):
+        expected.pop(name), found.pop(name, None)
+    assert (code, found) == (1, expected)
+
+
 FLOW = """
 import os, sys
 from metaflow import FlowSpec, current, gang, deepspeed, mpi, step, tensorflow, torchrun

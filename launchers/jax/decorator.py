@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import atexit
 import importlib.util
-import os
 import sys
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+from ...core import quick_exit
 from ...core.context import Gang, offered
 from ...core.decorator import GangDecorator
 from ...core.failure import ToolMissing, package_missing
@@ -90,11 +90,12 @@ class JaxDecorator(GangDecorator):
             if jax is not None:
                 jax.distributed.shutdown()
         elif jax is not None:
-            atexit.register(_end_at_once)
+            forget_own_end()
+            quick_exit.at_exit(1)
 
 
-def _end_at_once() -> None:
-    """The end of a step that has failed. Registered last, so that it comes before JAX's own."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(1)
+def forget_own_end() -> None:
+    """JAX's exit handler waits for the other nodes, which may be gone; its client does so when it is finalized."""
+    clean_up = getattr(sys.modules.get("jax._src.api"), "clean_up", None)
+    if clean_up is not None:
+        atexit.unregister(clean_up)
