@@ -4,6 +4,7 @@ written out all the same.
 
 from __future__ import annotations
 
+import _io
 import atexit
 import contextlib
 import ctypes
@@ -11,7 +12,8 @@ import gc
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Iterable
+from typing import Any
 
 _CLOSED = (
     ("gzip", "GzipFile"),
@@ -50,22 +52,35 @@ def _end(code: int) -> None:
 def write_out() -> None:
     """Flushes every open file of this process, closes its archives, and flushes C's streams."""
     gc.collect()
+    kinds: set[Any] = {getattr(sys.modules[module], name) for module, name in _CLOSED if module in sys.modules}
+    found = _open_ones(kinds)
     # What writes into another file comes before that one.
-    _flush(lambda file: isinstance(file, io.TextIOBase))
-    kinds: tuple[type, ...] = tuple(
-        getattr(sys.modules[module], name) for module, name in _CLOSED if module in sys.modules
-    )
-    for found in [found for found in gc.get_objects() if isinstance(found, kinds)]:
-        with contextlib.suppress(Exception):
-            found.close()
-    _flush(lambda file: not isinstance(file, io.TextIOBase | io.BufferedWriter | io.BufferedRandom))
-    _flush(lambda file: True)
+    _flush(file for file in found if isinstance(file, io.TextIOBase))
+    for archive in found:
+        if not kinds.isdisjoint(type(archive).__mro__):
+            with contextlib.suppress(Exception):
+                archive.close()
+    _flush(file for file in found if not isinstance(file, io.TextIOBase | io.BufferedWriter | io.BufferedRandom))
+    _flush(found)
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).fflush(None)
 
 
-def _flush(wanted: Callable[[io.IOBase], bool]) -> None:
-    for found in [found for found in gc.get_objects() if isinstance(found, io.IOBase)]:
+def _open_ones(kinds: set[Any]) -> list[Any]:
+    """All files, and what is of one of ``kinds``. A process may have a million objects, but not of so many types."""
+    wanted: dict[type, bool] = {}
+    found: list[Any] = []
+    for thing in gc.get_objects():
+        kind = type(thing)
+        if kind not in wanted:
+            wanted[kind] = _io._IOBase in kind.__mro__ or not kinds.isdisjoint(kind.__mro__)
+        if wanted[kind]:
+            found.append(thing)
+    return found
+
+
+def _flush(files: Iterable[Any]) -> None:
+    for file in files:
         with contextlib.suppress(Exception):
-            if wanted(found) and not found.closed and found.writable():
-                found.flush()
+            if not file.closed and file.writable():
+                file.flush()
