@@ -38,6 +38,8 @@ class Process:
     records_exceptions : bool
         Whether it writes every exception, and every ``sys.exit()`` with another code than 0, into its error file, so
         that an exit without any is known as that of ``os._exit()`` or of a library.
+    leaves_ends : bool
+        Whether every rank that it starts leaves files beside ``error_file`` when it ends, as :mod:`rank_job` does.
     report : str, optional
         Regular expression with the groups ``rank`` (or ``title``, where it starts no ranks) and ``exit_code``, and
         ``node`` where ranks may be on other nodes, found in the last output of a process that itself starts others and
@@ -58,6 +60,7 @@ class Process:
     report_grace: float | None = None
     delay: float = 0.0
     records_exceptions: bool = False
+    leaves_ends: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
-"""Runs in a rank's own process: a function that :mod:`functions` wrote down, or a script as Python itself would run it.
+"""Runs in a rank's own process: a function that :mod:`functions` wrote down, or a script or module as Python itself
+would run it.
 
-Started as a script, ``python -u rank_child.py CALL`` or ``python -u rank_child.py --script SCRIPT ARGUMENT...``, by
-whatever starts the ranks. Standard library only, and nothing of this package is imported: the child pays for what the
-user's code needs and for no more. What it adds is a record of how the code ended: an exception, or the code or text of
-``sys.exit()``, is written to the error file before any file or socket of the process is closed. The process itself ends
-as Python ends one: threads are awaited, exit handlers run, objects are finalized and open files are flushed and closed.
+Started as a script, ``python -u rank_child.py CALL``, ``python -u rank_child.py --script SCRIPT ARGUMENT...`` or
+``python -u rank_child.py --module MODULE ARGUMENT...``, by whatever starts the ranks. Standard library only, and
+nothing of this package is imported: the child pays for what the user's code needs and for no more. What it adds is a
+record of how the code ended: an exception, or the code or text of ``sys.exit()``, is written to the error file before
+any file or socket of the process is closed. The process itself ends as Python ends one: threads are awaited, exit
+handlers run, objects are finalized and open files are flushed and closed.
 """
 
 from __future__ import annotations
@@ -20,12 +22,14 @@ import base64
 import builtins
 import contextlib
 import faulthandler
+import importlib.util
 import json
 import os
 import pickle
 import signal
 import time
 import traceback
+from collections.abc import Callable
 from importlib.machinery import SourceFileLoader
 from types import ModuleType, TracebackType
 from typing import Any
@@ -40,6 +44,9 @@ _TEXT_LIMIT, _TEXT_LINES = 30_000, 600
 _EXIT_TEXT_LIMIT = 200
 """Characters of what ``sys.exit()`` was called with that the failure's sentence has; the traceback has all of it."""
 
+
+RECORD = "METAFLOW_GANG_RECORD"
+"""Where an exception is written down besides the launcher's own error file; see ``rank_job.py``."""
 
 NUMBERED = "METAFLOW_GANG_NUMBERED"
 """Set where ranks share an output: the lines of a traceback bear the rank's number then, as torch's own do."""
@@ -94,11 +101,53 @@ def run_script(path: str, arguments: list[str]) -> int:
     module = ModuleType("__main__")
     module.__dict__.update(__file__=full, __builtins__=builtins, __loader__=SourceFileLoader("__main__", full))
     module.__dict__.update(__cached__=None, __annotations__={})
+
+    def code() -> Any:
+        with open(full, "rb") as file:
+            return compile(file.read(), full, "exec", dont_inherit=True)
+
+    return _run_main(module, code)
+
+
+def run_module(name: str, arguments: list[str]) -> int:
+    """Does what ``python -m MODULE ARGUMENT...`` does; 0, or 1 where it raised or is not there."""
+    if not getattr(sys.flags, "safe_path", False):
+        sys.path.insert(0, os.getcwd())
+    sys.argv[:] = ["-m", *arguments]
+    module = ModuleType("__main__")
+    module.__dict__.update(__builtins__=builtins)
+
+    def code() -> Any:
+        spec = _module_spec(name)
+        module.__dict__.update(
+            __file__=spec.origin, __cached__=spec.cached, __loader__=spec.loader, __package__=spec.parent, __spec__=spec
+        )
+        sys.argv[0] = spec.origin
+        return spec.loader.get_code(spec.name)
+
+    return _run_main(module, code)
+
+
+def _module_spec(name: str) -> Any:
+    """What is to be run of the module ``name``: of a package, its ``__main__``. Raises SystemExit where it has none."""
+    try:
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.submodule_search_locations is not None:
+            spec = importlib.util.find_spec(f"{name}.__main__")
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        if not isinstance(error, ModuleNotFoundError) or not f"{name}.".startswith(f"{error.name}."):
+            raise  # of a package's own code
+        spec = None
+    if spec is None or not hasattr(spec.loader, "get_code"):
+        sys.exit(f"{sys.executable}: No module named {name}")
+    return spec
+
+
+def _run_main(module: ModuleType, code: Callable[[], Any]) -> int:
+    """Runs ``code()`` as the program of this process."""
     sys.modules["__main__"] = module
     try:
-        with open(full, "rb") as file:
-            code = compile(file.read(), full, "exec", dont_inherit=True)
-        exec(code, module.__dict__)
+        exec(code(), module.__dict__)
     except SystemExit as end:
         _record_exit(end)
         raise
@@ -106,8 +155,7 @@ def run_script(path: str, arguments: list[str]) -> int:
         raise
     except BaseException as error:
         error.__traceback__ = _users_frames(error)
-        if not os.path.exists(os.environ.get("TORCHELASTIC_ERROR_FILE", os.devnull)):
-            _record_error(error, {"pickle": None})  # torch's @record, where the script uses it, was here first
+        _record_error(error, {"pickle": None}, replace=False)  # torch's @record may have been here first
         # As the interpreter does it, so that what the frames hold lives as long as it would there.
         sys.last_type, sys.last_value, sys.last_traceback = type(error), error, error.__traceback__
         if sys.version_info >= (3, 12):
@@ -125,9 +173,11 @@ def _mark_the_end() -> None:
 
     Others that still need this rank complain about it from now on; finalizing the interpreter may take longer.
     """
-    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    # The agent's error files may be in a folder of the user.
-    if path and os.getpid() == _RANK_PID and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+    path = os.environ.get(RECORD)
+    if not path and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        # The agent's error files may be in a folder of the user.
+        path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path and os.getpid() == _RANK_PID:
         with contextlib.suppress(OSError):
             open(f"{path}.ended", "w").close()
 
@@ -236,10 +286,14 @@ def _record_exit(end: SystemExit) -> None:
         _record_error(end, {"exit_code": code, "how": how, "printed": isinstance(end.code, int)})
 
 
-def _record_error(error: BaseException, more: dict[str, Any] | None = None) -> None:
-    """Writes the error file as torch's ``@record`` does, plus the exception itself, and ``more``, under "gang"."""
-    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if not path or os.getpid() != _RANK_PID:
+def _record_error(error: BaseException, more: dict[str, Any] | None = None, replace: bool = True) -> None:
+    """Writes the error file as torch's ``@record`` does, plus the exception itself, and ``more``, under "gang".
+
+    ``replace`` is whether in place of one that is there.
+    """
+    paths = {os.environ.get("TORCHELASTIC_ERROR_FILE"), os.environ.get(RECORD)}
+    wanted = [path for path in paths if path and (replace or not os.path.exists(path))]
+    if not wanted or os.getpid() != _RANK_PID:
         return
     kind = type(error)
     now = time.time()
@@ -256,12 +310,13 @@ def _record_error(error: BaseException, more: dict[str, Any] | None = None) -> N
             **(more or {}),
         },
     }
-    # Whole or not at all: the guard may read it at any moment.
-    partial = f"{path}.{_RANK_PID}"
-    with contextlib.suppress(OSError):
-        with open(partial, "w") as file:
-            json.dump(record, file)
-        os.replace(partial, path)
+    for path in wanted:
+        # Whole or not at all: the guard may read it at any moment.
+        partial = f"{path}.{_RANK_PID}"
+        with contextlib.suppress(OSError):
+            with open(partial, "w") as file:
+                json.dump(record, file)
+            os.replace(partial, path)
 
 
 def _pickled(error: BaseException) -> str | None:
@@ -279,7 +334,8 @@ def _pickled(error: BaseException) -> str | None:
 
 if __name__ == "__main__":
     try:
-        ended = run_script(sys.argv[2], sys.argv[3:]) if sys.argv[1] == "--script" else main(sys.argv[1])
+        run = {"--script": run_script, "--module": run_module}.get(sys.argv[1])
+        ended = run(sys.argv[2], sys.argv[3:]) if run is not None else main(sys.argv[1])
         if not ended:
             _mark_the_end()
     except SystemExit as end:

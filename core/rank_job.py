@@ -1,9 +1,18 @@
-"""Stands between a launcher that is not ours and each of its ranks: ``python -I -S rank_job.py NAME``.
+"""Stands between a launcher that is not ours and each of its ranks: ``python -I -S rank_job.py NAME``, or
+``rank_job.py --record PATH PROGRAM ARGUMENT...``.
 
 ``NAME.json`` in this node's private folder (METAFLOW_GANG_FOLDER) says what the rank is to run, and what of its
 environment the step has changed: so neither arguments nor variables pass through the launcher, whose own ways with them
 are a shell's at best and its command line for all to read at worst. When the rank fails, this says so on stderr, in the
-words that :mod:`rank_report` finds. A rank starts each time, so it imports little.
+words that :mod:`rank_report` finds.
+
+In the second form the launcher gives each rank its arguments and variables, and what is added is a record of the end,
+which the node's guard reads: torchrun's agent itself tells of a failed rank only once it has ended the others, and not
+at all where it is ended before. ``PATH`` has "{rank}" for the rank's number. The rank writes its exception there;
+``PATH.exit`` has the code with which it ended, ``PATH.ended`` says that this was 0, and ``PATH.asked`` when it was
+first asked to end. What an earlier attempt of the same rank has left is removed.
+
+A rank starts each time, so this imports little.
 """
 
 from __future__ import annotations
@@ -21,9 +30,13 @@ import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, NoReturn
 
 FOLDER = "METAFLOW_GANG_FOLDER"
+
+RECORD = "METAFLOW_GANG_RECORD"
+"""Where the rank itself writes its exception, besides the launcher's own error file."""
 
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -46,15 +59,58 @@ def main(name: str) -> int:
     with open(os.path.join(os.environ[FOLDER], f"{name}.json"), encoding="utf-8", errors="surrogateescape") as file:
         job = json.load(file)
     env = rank_environment(job, dict(os.environ))
-    argv = [*job["program"], *local_rank(job, env), *job["arguments"]]
+    asked: set[int] = set()
+    code = ended([*job["program"], *local_rank(job, env), *job["arguments"]], env, asked)
+    if code and not was_ended_by_the_launcher(code, asked):
+        _, is_gang, node = os.environ.get("METAFLOW_GANG_ID", "").rpartition(".")
+        os.write(2, f"[gang] rank {env['RANK']} (node {node if is_gang else 0}) ended with {code}\n".encode())
+    elif not code:
+        leave(f"{env['TORCHELASTIC_ERROR_FILE']}.ended")  # where the rank has not done so itself
+    return 128 - code if code < 0 else code
+
+
+def record(template: str, argv: list[str]) -> int:
+    """Run the rank and record its end; its exit code. Where a signal has ended it, this ends by the same."""
+    path = template.replace("{rank}", os.environ.get("RANK", "0"))
+    for suffix in ("", ".exit", ".ended", ".asked"):
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path + suffix)
+    env = {"METAFLOW_GANG_NUMBERED": "1", **os.environ, RECORD: path}
+    asked: set[int] = set()
+    code = ended(argv, env, asked, lambda: leave(f"{path}.asked"))
+    if asked or (code and was_ended_by_the_launcher(code, asked)):
+        leave(f"{path}.asked")
+    elif code:
+        leave(f"{path}.exit", str(code))
+    else:
+        leave(f"{path}.ended")
+    if code < 0:
+        die_by(-code)
+    return code
+
+
+def ended(argv: list[str], env: dict[str, str], asked: set[int], on_first: Callable[[], None] | None = None) -> int:
+    """Run ``argv`` until it ends; its exit code, negative for a signal.
+
+    Parameters
+    ----------
+    asked : set of int
+        Gets the signals that this process is sent in the meantime. They are passed on.
+    on_first : callable, optional
+        Called at the first of them, by a launcher that signals the group of each rank where that has a session of its
+        own, as torchrun's agent does: the rank has the signal then.
+    """
     child = os.fork()
     if child == 0:
         run(argv, env)
-    asked: set[int] = set()
+    has_it_too = on_first is not None and os.getpgrp() == os.getpid()
 
     def pass_on(number: int, frame: object) -> None:
+        if on_first is not None and not asked:
+            on_first()
         asked.add(number)
-        os.kill(child, number)
+        if not has_it_too:
+            os.kill(child, number)
 
     for number in PASSED_ON:
         signal.signal(number, pass_on)
@@ -62,19 +118,30 @@ def main(name: str) -> int:
     os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
     signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
     _, status = os.waitpid(child, 0)
-    code = os.waitstatus_to_exitcode(status)
-    if code and not was_ended_by_the_launcher(code, asked):
-        _, is_gang, node = os.environ.get("METAFLOW_GANG_ID", "").rpartition(".")
-        os.write(2, f"[gang] rank {env['RANK']} (node {node if is_gang else 0}) ended with {code}\n".encode())
-    elif not code:
-        mark_the_end(env["TORCHELASTIC_ERROR_FILE"])
-    return 128 - code if code < 0 else code
+    return os.waitstatus_to_exitcode(status)
 
 
-def mark_the_end(error_file: str) -> None:
-    """Leave the mark of a rank that came to its end with code 0, where it has not done so itself."""
+def leave(path: str, text: str = "") -> None:
+    """Write a file whole, or make an empty one; the moment of an empty one is that of the first call."""
     with contextlib.suppress(OSError):
-        os.close(os.open(f"{error_file}.ended", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        if not text:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            return
+        with open(f"{path}.{os.getpid()}", "w") as file:
+            file.write(text)
+        os.replace(f"{path}.{os.getpid()}", path)
+
+
+def die_by(number: int) -> None:
+    """End this process by the signal that has ended the rank, without a core of its own."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError, ValueError):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
+    os.kill(os.getpid(), number)
 
 
 def was_ended_by_the_launcher(code: int, asked: set[int]) -> bool:
@@ -121,4 +188,4 @@ def run(argv: list[str], env: dict[str, str]) -> NoReturn:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(record(sys.argv[2], sys.argv[3:]) if sys.argv[1] == "--record" else main(sys.argv[1]))

@@ -248,7 +248,7 @@ def under_mpi(*words: str) -> list[str]:
             ["python", "-Werror", "-OO", "-c", "print()"],
             [sys.executable, "-Werror", "-OO", "-m", "mpi4py", "-c", "print()"],
         ),
-        (["python", "-m", "train", "x"], [sys.executable, "-m", "mpi4py", "-m", "train", "x"]),
+        (["python", "-m", "train", "x"], [sys.executable, "-m", "mpi4py", program.RANK_SCRIPT, "-m", "train", "x"]),
         (["python", "-m", "mpi4py", "a.py"], [sys.executable, "-m", "mpi4py", program.RANK_SCRIPT, "a.py"]),
         (["python", "-m", "mpi4py.bench", "helloworld"], [sys.executable, "-m", "mpi4py.bench", "helloworld"]),
         (["/opt/x/bin/python3.11", "a.py"], ["/opt/x/bin/python3.11", "-m", "mpi4py", program.RANK_SCRIPT, "a.py"]),

@@ -23,7 +23,7 @@ from metaflow_extensions.gang.launchers.torchrun.options import (
     choose_nproc,
     read_options,
 )
-from metaflow_extensions.gang.launchers.torchrun.plan import Job, plan, verbatim
+from metaflow_extensions.gang.launchers.torchrun.plan import RANK_JOB, AgentsRanks, Job, plan, verbatim
 from metaflow_extensions.gang.launchers.torchrun.single_node import single_node_argv
 
 ARGS = "torchrun_args"
@@ -99,8 +99,8 @@ def test_nodes_may_have_different_numbers_of_ranks() -> None:
 @pytest.mark.parametrize(
     ("torchrun_args", "argv"),
     [
-        ({"module": None}, ("/bin/python3", "-u", "-m", "train.py")),
-        ({"m": True}, ("/bin/python3", "-u", "-m", "train.py")),
+        ({"module": None}, ("/bin/python3", "-u", RANK_CHILD, "--module", "train.py")),
+        ({"m": True}, ("/bin/python3", "-u", RANK_CHILD, "--module", "train.py")),
         ({"module": False}, ("/bin/python3", "-u", RANK_CHILD, "--script", "train.py")),
         (["no-python"], ("train.py",)),
     ],
@@ -124,14 +124,42 @@ def test_the_agent_gets_its_options_in_the_old_order() -> None:
         *("--nnodes", "2", "--master_addr", "10.0.0.1", "--master_port", "20001", "--node_rank", "1"),
         *("--nproc_per_node", "1", "--log_dir", "/private/torchrun-1-0-agent"),
         *("--max_restarts=2", "--rdzv_conf=timeout=9"),
-        *("--rdzv_endpoint", "10.0.0.1:20001", RANK_CHILD, "--script", "train.py", "--epochs", "3"),
+        *("--no_python", "--rdzv_endpoint", "10.0.0.1:20001", "/bin/python3", "-I", "-S", RANK_JOB, "--record"),
+        *("/private/torchrun-1-0-rank-{rank}-error.json", "/bin/python3", "-u", RANK_CHILD, "--script", "train.py"),
+        *("--epochs", "3"),
     )
     assert agent.env == {
         "PATH": "/bin",
         "RANK": "stale",
         "TORCHELASTIC_ERROR_FILE": "/private/torchrun-1-0-agent-error.json",
     }
-    assert (agent.rank, agent.label, agent.error_file) == (None, "", agent.env["TORCHELASTIC_ERROR_FILE"])
+    assert (agent.rank, agent.label) == (None, "")
+    assert agent.error_file == "/private/torchrun-1-0-rank-{rank}-error.json"
+
+
+@pytest.mark.parametrize(
+    ("torchrun_args", "command"),
+    [
+        ({"module": None, "max_restarts": 0}, ("/bin/python3", "-u", RANK_CHILD, "--module", "train.py")),
+        ({"no_python": None, "max_restarts": 0}, ("train.py",)),
+    ],
+)
+def test_modules_and_programs_have_their_ends_recorded_under_the_agent(
+    torchrun_args: Any, command: tuple[str, ...]
+) -> None:
+    (agent,) = plan(job(torchrun_args, launcher="torchrun", arguments=())).processes
+    assert agent.argv[-len(command) :] == command and RANK_JOB in agent.argv
+    assert agent.argv.count("--no_python") == 1 and agent.argv.count("--module") == (RANK_CHILD in command)
+
+
+def test_what_has_the_agent_start_ranks_in_its_own_way_is_left_to_it() -> None:
+    for made in (
+        plan(job({"run_path": None}, launcher="torchrun")),
+        plan(job({"max_restarts": 0}, launcher="torchrun", environ={"PET_MODULE": "1"})),
+    ):
+        (agent,) = made.processes
+        assert agent.argv[-3:] == ("train.py", "--epochs", "3") and RANK_JOB not in agent.argv
+        assert agent.error_file == agent.env["TORCHELASTIC_ERROR_FILE"]
 
 
 @pytest.mark.parametrize(
@@ -323,20 +351,16 @@ def test_dollar_signs_reach_the_script_under_the_agent_as_well() -> None:
 
 
 def test_a_single_node_meets_on_a_port_of_its_own_choice() -> None:
-    argv = single_node_argv(read_options({"max_restarts": 1}), 2, "/private", "train.py", ("--x",))
-    assert argv == [
+    def argv(**options: Any) -> list[str]:
+        given = read_options(options)
+        ranks = AgentsRanks("train.py", ("--x",), given, {}, "/bin/python3", "/private/rank-{rank}")
+        return single_node_argv(given, 2, "/private", ranks)
+
+    assert argv(max_restarts=1) == [
         *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"),
-        *(
-            "--local_addr",
-            "127.0.0.1",
-            "--log_dir",
-            "/private",
-            "--max_restarts=1",
-            RANK_CHILD,
-            "--script",
-            "train.py",
-            "--x",
-        ),
+        *("--local_addr", "127.0.0.1", "--log_dir", "/private", "--max_restarts=1", "--no_python"),
+        *("/bin/python3", "-I", "-S", RANK_JOB, "--record", "/private/rank-{rank}"),
+        *("/bin/python3", "-u", RANK_CHILD, "--script", "train.py", "--x"),
     ]
-    chosen = single_node_argv(read_options({"master_port": 4000}), 2, "/private", "train.py", ())
+    chosen = argv(master_port=4000)
     assert "--standalone" not in chosen and chosen[chosen.index("--master_port") + 1] == "4000"

@@ -62,7 +62,7 @@ class Alone:
 
     def _launched(self, number: int, launch: Launch) -> None:
         failed = launch.failed
-        told = {} if failed is None else {"failed": {**failed.result(), "traceback": failed.traceback()[0]}}
+        told = {} if failed is None else {"failed": {**failed.result(), "traceback": failed.traceback()}}
         self._desk.answer(number, told)
         self._maybe_exit()
 

@@ -13,7 +13,7 @@ from functools import partial
 from . import inherited, processes
 from .loop import Loop, Timer
 from .output import Pump
-from .rank_ends import Words, how_a_rank_ended, read_words
+from .rank_ends import Words, how_a_rank_ended, left_by_ranks, read_words
 from .tail import Tail
 from .verdict import EVIDENCE, PEER, Failure, last_lines, last_traceback, said_by
 from .words import matches, telling_lines
@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from typing import Any
 
     from .output import Sink
+    from .rank_ends import RankEnd
     from .reports import Report, Reports
 
 DRAIN_S = 0.5
@@ -50,6 +51,10 @@ class Child:
         self.error_file: str | None = spec.get("error_file")
         self.peer_lost: list[str] = spec.get("peer_lost", [])
         self._records_exceptions: bool = spec.get("records_exceptions", False)
+        self._leaves_ends: bool = spec.get("leaves_ends", False)
+        self._started_at = time.time()
+        self.asked_at = float("inf")
+        """When it was asked to end: what its ranks leave from then on is no cause."""
         self.tail = Tail()
         self._errors = Tail()
         self.exit_code: int | None = None
@@ -184,17 +189,34 @@ class Child:
         return Reports(re.compile(pattern.encode(), re.DOTALL), seen)
 
     def _report(self) -> Report | None:
-        """What it has told of one that it had started and that failed; the same from the first time that is told on."""
+        """What is known of one that it had started and that failed; the same from the first time that is told on."""
         if self._reports is None or self._has_told:
             return self._told_report
-        from .reports import chosen
+        from .reports import chosen, with_files
 
-        return chosen(self._reports.seen(), self._blames_a_peer)
+        left: list[RankEnd] = []
+        if self.exit_code != 0 and self.error_file and "{rank}" in self.error_file:
+            # Where it has ended well, what a rank has left is of an attempt that has been made good.
+            left = [end for end in left_by_ranks(self.error_file, self._started_at) if end.time < self.asked_at]
+        return chosen(with_files(self._reports, left, self._leaves_ends), self._blames_a_peer)
 
     def _blames_a_peer(self, report: Report) -> bool:
-        if report.rank is None or report.exit_code < 0 or not self.error_file:
+        if report.rank is None or (report.exit_code < 0 and report.exit_code != -signal.SIGABRT):
             return False
-        return matches(self.peer_lost, read_words(self.error_file.replace("{rank}", str(report.rank))).text)
+        words = self._words(report).text if self.error_file and "{rank}" in self.error_file else ""
+        if self._meant_to(report, words):
+            return False
+        return matches(self.peer_lost, words or report.numbered)
+
+    def _meant_to(self, report: Report | None, words: str) -> bool:
+        """Whether a rank has exited by itself without an exception, whatever others have said."""
+        has_left = report is not None and report.is_left and report.exit_code > 0
+        return has_left and self._records_exceptions and not words
+
+    def told_at(self) -> float:
+        """When it, or a rank of it, wrote down why it failed (0.0 if unknown)."""
+        report = self._report()
+        return report.at if report is not None and report.is_left else self._traceback(report)[1]
 
     def result(self) -> dict[str, Any]:
         """What the task learns of it; where it has failed, in the words of :meth:`failure`."""
@@ -232,9 +254,9 @@ class Child:
         """What it, or the rank that it reports, wrote down of its end."""
         return read_words(self._error_file(report))
 
-    def traceback(self) -> tuple[str, float]:
-        """The traceback it left in its error file, else in its output, and when it was written (0.0 if unknown)."""
-        return self._traceback(self._report())
+    def traceback(self) -> str:
+        """The traceback it left in its error file, else in its output."""
+        return self._traceback(self._report())[0]
 
     def _traceback(self, report: Report | None) -> tuple[str, float]:
         words = self._words(report)
@@ -244,6 +266,8 @@ class Child:
             return "", 0.0  # a killed rank has left none: what is there is another's
         if self._records_exceptions and self._reports is None and (self.exit_code or 0) < 0:
             return "", 0.0  # it raised none: one that it printed has been caught
+        if self._records_exceptions and report is not None and report.is_left:
+            return "", 0.0
         # Where stdout is shown too, its lines may stand in the middle of the traceback.
         texts = [self._errors.text(), self.tail.text()]
         if report is not None and report.rank is not None:
@@ -278,6 +302,7 @@ class Child:
         # A rank that exits otherwise has meant to; what starts ranks has codes of its own.
         by_peer = exit_code in (1, -signal.SIGABRT) or (self._reports is not None and exit_code > 0)
         by_peer = by_peer or (exit_code < 0 and bool(self._words(report).text))  # what it raised comes first
+        by_peer = by_peer and not self._meant_to(report, self._words(report).text)
         lost_peer = by_peer and matches(self.peer_lost, self._complaints(report, raised, exit_code))
         ended = (report.at if report else 0.0) or self.reported_at or self.ended_at
         return Failure(
@@ -305,12 +330,16 @@ class Child:
         return how_a_rank_ended(exit_code, self._words(report), detail, self._records_exceptions)
 
     def dying_words(self, node: int, since: float) -> Failure | None:
-        """Evidence of a process that is about to fail but has not ended: what it wrote into its error file lately."""
-        detail, at = self.traceback()
+        """Evidence of a process that is about to fail but has not ended: what it, or a rank of it, left lately."""
+        report = self._report()
+        if report is not None and report.is_left:
+            # However long ago: who starts the ranks may wait for one that does not end before it tells.
+            return self.failure(node) if self.alive and not self._blames_a_peer(report) else None
+        detail, at = self._traceback(report)
         if not self.alive or not detail or matches(self.peer_lost, detail):
             return None
         last_words = any(tail.text().rstrip().endswith(detail) for tail in (self._errors, self.tail))
         if at < since and not (at == 0.0 and last_words):
             return None
-        how = self._words(self._report()).how or "raised"
+        how = self._words(report).how or "raised"
         return Failure(node, "exception", f"{self.title} {how}", at or time.time(), detail, self.rank)

@@ -81,6 +81,6 @@ class Daemon:
         elif self._over:
             self._answer({"stopped": True})
         else:
-            record = {**child.result(), "traceback": child.traceback()[0]}
+            record = {**child.result(), "traceback": child.traceback()}
             self._answer({"late" if self._is_late else "failed": record})
         self._node.work_gone()

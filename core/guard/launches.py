@@ -120,6 +120,8 @@ class Launch:
             return
         self._ending = True
         self._ended_from = time.time()
+        for child in self.children:
+            child.asked_at = self._ended_from
         self._kill_at = time.monotonic() + max(self.grace, grace)
         processes.terminate(self._living())
         self._sweep()
@@ -204,7 +206,7 @@ class Launch:
 
         def before_the_end(child: Child) -> bool:
             return child.has_failed and (
-                child.ended_at <= self._ended_from or 0.0 < child.traceback()[1] <= self._ended_from
+                child.ended_at <= self._ended_from or 0.0 < child.told_at() <= self._ended_from
             )
 
         def rank_of_cause(child: Child) -> tuple[int, float]:

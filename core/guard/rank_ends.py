@@ -19,6 +19,11 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
 ENDED_SUFFIX = ".ended"
 """Added to a rank's error file: the name of an empty file which says that the rank came to its end with code 0."""
 
+EXIT_SUFFIX, ASKED_SUFFIX = ".exit", ".asked"
+"""The same of files with the code with which a rank ended, and of one that is made when it is first asked to end: see
+``core/rank_job.py``.
+"""
+
 ERROR_FILE_LIMIT = 64 << 20
 """Bytes of an error file that is read at all. Ours are cut where they are written; torch's ``@record`` cuts nothing."""
 
@@ -97,6 +102,52 @@ def has_ranks(child: Child) -> bool:
     return child.rank is not None or "{rank}" in (child.error_file or "")
 
 
+class RankEnd:
+    """How a rank that another process has started has failed, by what it left: ``time`` is when (epoch)."""
+
+    __slots__ = ("exit_code", "rank", "time")
+
+    def __init__(self, rank: int, exit_code: int, time: float) -> None:
+        self.rank = rank
+        self.exit_code = exit_code
+        self.time = time
+
+
+def left_by_ranks(error_file: str, since: float) -> list[RankEnd]:
+    """Those of this node that have left anything after ``since``, and before they were asked to end.
+
+    ``error_file`` has "{rank}" for the rank's number. One that has an exception but has not ended counts: it has left
+    its program for good.
+    """
+    found = {}
+    for rank, path in [*_files(error_file), *_files(error_file, EXIT_SUFFIX)]:
+        base = path.removesuffix(EXIT_SUFFIX)
+        words, ended_at = read_words(base), _moment(base + EXIT_SUFFIX)
+        moments = [moment for moment in (words.time, ended_at) if moment >= since]
+        asked_at = _moment(base + ASKED_SUFFIX)
+        if moments and (not asked_at or min(moments) < asked_at):
+            exit_code = (_number(base + EXIT_SUFFIX) if ended_at else None) or words.exit_code or 1
+            found[rank] = RankEnd(rank, exit_code, min(moments))
+    return sorted(found.values(), key=lambda end: end.time)
+
+
+def _files(error_file: str, suffix: str = "") -> Iterator[tuple[int, str]]:
+    """The files of ranks on this node: rank and path."""
+    before, after = (re.escape(part) for part in error_file.split("{rank}", 1))
+    for path in glob.glob(glob.escape(error_file).replace("{rank}", "*") + suffix):
+        found = re.fullmatch(rf"{before}(\d+){after}{re.escape(suffix)}", path)
+        if found:
+            yield int(found[1]), path
+
+
+def _number(path: str) -> int | None:
+    try:
+        with open(path) as file:
+            return int(file.read(16))
+    except (OSError, ValueError):
+        return None
+
+
 def ended_well(child: Child, stopped_at: float) -> Iterator[tuple[int, float]]:
     """The ranks that ``child`` is, or has started, which ended with code 0 before they were stopped, and when.
 
@@ -104,13 +155,9 @@ def ended_well(child: Child, stopped_at: float) -> Iterator[tuple[int, float]]:
     it, unless it had left its mark before.
     """
     if child.error_file and "{rank}" in child.error_file:
-        before, after = (re.escape(part) for part in child.error_file.split("{rank}", 1))
-        pattern = glob.escape(child.error_file).replace("{rank}", "*") + ENDED_SUFFIX
-        for path in glob.glob(pattern):
-            found = re.fullmatch(rf"{before}(\d+){after}{re.escape(ENDED_SUFFIX)}", path)
-            moment = _moment(path)
-            if found and 0.0 < moment <= stopped_at:
-                yield int(found[1]), moment
+        for rank, path in _files(child.error_file, ENDED_SUFFIX):
+            if 0.0 < _moment(path) <= stopped_at:
+                yield rank, _moment(path)
     elif child.rank is not None and child.exit_code == 0:
         marked = _moment(child.error_file + ENDED_SUFFIX) if child.error_file else 0.0
         moment = marked or child.ended_at

@@ -1,4 +1,5 @@
-"""What a process that starts ranks reports of a failed one, kept from the moment at which it is first seen.
+"""What is known of a failed rank that another process has started: what that one reports, kept from the moment at which
+it is first seen, and what the rank itself, and who stands between the two, have left in files.
 
 Other ranks may write on after the report, and push it out of the last output. So a report is a record: when it came,
 what had been written before it, and what its own rank had written under its number ("[rank3]: "). All of it is read
@@ -16,6 +17,8 @@ from .tail import TAIL_LIMIT, Tail
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
     import re
+
+    from .rank_ends import RankEnd
 
 OVERLAP = 2_048
 """Bytes before new output that are searched again: no report is longer."""
@@ -37,7 +40,8 @@ class Report:
     """One report. ``title``, ``rank``, ``node`` and ``exit_code`` are the failed process's, as far as they are known.
 
     ``at`` is when it was seen (epoch), ``before`` what both streams had before it, ``errors`` the same of the stream
-    that has it, ``numbered`` the rank's own lines. ``is_first`` tells that the reporter itself calls it the first.
+    that has it, ``numbered`` the rank's own lines. ``is_first`` tells that the reporter itself calls it the first,
+    ``is_left`` that it, or its time, is from a file: see :func:`with_files`.
     """
 
     __slots__ = (
@@ -48,22 +52,33 @@ class Report:
         "errors",
         "exit_code",
         "is_first",
+        "is_left",
         "node",
         "numbered",
         "rank",
         "title",
     )
 
-    def __init__(self, found: re.Match[bytes], stream: ReportStream, before: str, errors: str, numbered: str) -> None:
-        groups = {name: text.decode("utf-8", "replace") for name, text in found.groupdict().items() if text is not None}
-        self.rank = int(groups["rank"]) if groups.get("rank") else None
-        self.node = int(groups["node"]) if groups.get("node") else None
-        self.exit_code = int(groups["exit_code"])
-        self.title = groups.get("title") or f"rank {self.rank}"
-        self.is_first = "first" in groups
-        self.at = time.time()
+    def __init__(self, rank: int | None, exit_code: int, at: float, before: str, errors: str, numbered: str) -> None:
+        self.rank, self.exit_code, self.at = rank, exit_code, at
         self.before, self.errors, self.numbered = before, errors, numbered
-        self._stream, self._late = stream, LATE_LIMIT
+        self.node: int | None = None
+        self.title = f"rank {rank}"
+        self.is_first = self.is_left = False
+        self._stream: ReportStream | None = None
+        self._late = 0
+
+    @classmethod
+    def read(cls, found: re.Match[bytes], stream: ReportStream, before: str, errors: str, numbered: str) -> Report:
+        """That of one line, or of some, of ``stream``."""
+        groups = {name: text.decode("utf-8", "replace") for name, text in found.groupdict().items() if text is not None}
+        rank = int(groups["rank"]) if groups.get("rank") else None
+        report = cls(rank, int(groups["exit_code"]), time.time(), before, errors, numbered)
+        report.node = int(groups["node"]) if groups.get("node") else None
+        report.title = groups.get("title") or report.title
+        report.is_first = "first" in groups
+        report._stream, report._late = stream, LATE_LIMIT
+        return report
 
     def add_late(self, stream: ReportStream, data: bytes) -> None:
         """What came on another stream, and may have been written before."""
@@ -98,6 +113,13 @@ class Reports:
         with self.lock:
             return list(self._found)
 
+    def of_rank(self, rank: int, exit_code: int, at: float) -> Report:
+        """One of a rank of which nothing has been reported, with what it has written so far."""
+        with self.lock:
+            before, errors = self._mark or (self.tail.text(), self.tail.text())
+            numbered = bytes(self._numbered.get(rank, b"")).decode("utf-8", "replace")
+            return Report(rank, exit_code, at, before, errors, numbered)
+
     def text(self, stream: ReportStream, data: bytes) -> None:
         """Whole lines of ``stream``."""
         self.tail.write(data)
@@ -114,7 +136,7 @@ class Reports:
         elif len(self._found) < KEPT:
             rank = match.groupdict().get("rank")
             numbered = self._numbered.get(int(rank), b"") if rank else b""
-            self._found.append(Report(match, stream, before, errors, bytes(numbered).decode("utf-8", "replace")))
+            self._found.append(Report.read(match, stream, before, errors, bytes(numbered).decode("utf-8", "replace")))
             self._on_report()
 
     def _keep_numbered(self, data: bytes) -> None:
@@ -178,12 +200,33 @@ class ReportStream:
         self._old = text[-OVERLAP:]
 
 
+def with_files(reports: Reports, left: list[RankEnd], all_leave: bool) -> list[Report]:
+    """What has been reported and what ranks have left, the earliest first, each rank once.
+
+    ``all_leave`` tells that every rank that fails leaves something, unless it has been ended for another's sake.
+    """
+    seen = {report.rank: report for report in reversed(reports.seen())}
+    found = []
+    for end in left:
+        report = seen.pop(end.rank, None)
+        if report is None:
+            report = reports.of_rank(end.rank, end.exit_code, end.time)
+        else:
+            report.at = min(report.at, end.time)
+        report.is_first, report.is_left = False, True
+        found.append(report)
+    if not (all_leave and found):
+        found += seen.values()
+    return sorted(found, key=lambda report: report.at)
+
+
 def chosen(reports: list[Report], blames_a_peer: Callable[[Report], bool]) -> Report | None:
-    """The report that explains the rest: of those that a signal killed, else of those that the reporter calls the
-    first, else of all, the earliest whose rank does not itself say that another is gone.
+    """The report that explains the rest, of those whose rank does not itself say that another is gone: one that a
+    signal killed, else one that the reporter calls the first, else the earliest.
 
     A rank that lost another may be told of before the other's own report has come all the way.
     """
-    killed = [report for report in reports if report.exit_code < 0]
-    candidates = killed or [report for report in reports if report.is_first] or reports
-    return next((report for report in candidates if not blames_a_peer(report)), candidates[0] if candidates else None)
+    candidates = [report for report in reports if not blames_a_peer(report)] or reports
+    killed = [report for report in candidates if report.exit_code < 0]
+    first = [report for report in candidates if report.is_first]
+    return next(iter(killed or first or candidates), None)

@@ -214,7 +214,7 @@ class Requests:
             if launch.cancelled or launch.port_is_taken():
                 answer["port_taken"] = True
             elif launch.failed is not None:
-                answer["failed"] = {**launch.failed.result(), "traceback": launch.failed.traceback()[0]}
+                answer["failed"] = {**launch.failed.result(), "traceback": launch.failed.traceback()}
             elif self._node.stopping:
                 answer["stopped"] = True
             self._node.desk.answer(request, answer)

@@ -127,7 +127,7 @@ def plan(job: Job) -> LaunchPlan:
         error_file=os.path.join(job.folder, job.name + "-rank-{rank}-error.json"),
         report=REPORT,
         report_grace=REPORT_GRACE_S,
-        records_exceptions=not {"module", "no_python"} & job.options.values.keys(),
+        records_exceptions="no_python" not in job.options.values,
     )
     return LaunchPlan(
         (process,),

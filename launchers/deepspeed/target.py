@@ -31,6 +31,4 @@ def target(
         return (python, "-u", RANK_CHILD), what.arguments
     if "no_python" in options:
         return (what.target,), what.arguments
-    if "module" in options:
-        return (python, "-u", "-m", what.target), what.arguments
-    return (python, "-u", RANK_CHILD, "--script", what.target), what.arguments
+    return (python, "-u", RANK_CHILD, "--module" if "module" in options else "--script", what.target), what.arguments

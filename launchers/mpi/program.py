@@ -134,13 +134,15 @@ def under_mpi(argv: Sequence[str], has_mpi4py: Callable[[str], bool] = has_mpi4p
     if not command or command[0] in ("-V", "--version", "-VV", "--help"):
         return [program, *rest]
     if command[0] == "-m" and len(command) > 1 and command[1].split(".")[0] == "mpi4py":
-        script = command[1] == "mpi4py" and len(command) > 2
-        return [program, *options, *command[:2], *(recorded(command[2:]) if script else command[2:])]
+        runs = command[1] == "mpi4py" and len(command) > 2
+        return [program, *options, *command[:2], *(recorded(command[2:]) if runs else command[2:])]
     return [program, *options, *(["-m", "mpi4py"] if has_mpi4py(program) else []), *recorded(command)]
 
 
 def recorded(command: Sequence[str]) -> list[str]:
-    """What Python runs, a script with its arguments in such a way that its exception is written down."""
+    """What Python runs, a script or module with its arguments in such a way that its exception is written down."""
+    if command[0] == "-m" and len(command) > 1:
+        return [RANK_SCRIPT, *command]
     return list(command) if command[0].startswith("-") else [RANK_SCRIPT, *command]
 
 

@@ -1,4 +1,5 @@
-"""Runs a Python script in a rank of mpirun: ``python [-m mpi4py] rank_script.py SCRIPT ARGUMENT...``.
+"""Runs a Python script or module in a rank of mpirun: ``python [-m mpi4py] rank_script.py SCRIPT ARGUMENT...``, or
+``... rank_script.py -m MODULE ARGUMENT...``.
 
 As Python itself would run it, and its exception is written down besides, where ``core/rank_child.py`` writes that of
 other launchers' ranks. The process ends as Python ends it: MPI is finalized there, and mpi4py ends the world where the
@@ -14,11 +15,11 @@ from importlib.util import module_from_spec, spec_from_loader
 
 
 def main(path: str, arguments: list[str]) -> int:
-    """Run the script at ``path``; 0, or 1 where it raised."""
+    """Run the script at ``path``, or the module after "-m"; 0, or 1 where it raised."""
     here = os.path.dirname(os.path.abspath(__file__))
     if sys.path and os.path.realpath(sys.path[0] or ".") == os.path.realpath(here):
         del sys.path[0]  # this file's neighbours would hide modules of the user
-    if not os.path.isfile(path):
+    if path != "-m" and not os.path.isfile(path):
         import runpy
 
         sys.argv[:] = [path, *arguments]
@@ -30,6 +31,8 @@ def main(path: str, arguments: list[str]) -> int:
     module = module_from_spec(spec)  # type: ignore[arg-type]
     sys.modules[loader.name] = module
     loader.exec_module(module)
+    if path == "-m":
+        return int(module.run_module(arguments[0], arguments[1:]))
     return int(module.run_script(path, arguments))
 
 

@@ -39,11 +39,11 @@ class Options:
         """Those that only torchrun's own agent understands."""
         return [name for name in self.values if name not in _DIRECT_OPTIONS]
 
-    def agent_argv(self) -> list[str]:
-        """Those that the gang does not know itself, as the agent's arguments, in the user's order."""
+    def agent_argv(self, left_out: frozenset[str] = frozenset()) -> list[str]:
+        """Those that the gang does not know itself, as the agent's arguments, in the user's order, but ``left_out``."""
         argv: list[str] = []
         for name, value in self.values.items():
-            if name not in GANG_OPTIONS:
+            if name not in GANG_OPTIONS and name not in left_out:
                 argv += [f"--{name}"] if value is None else [f"--{name}={value}"]
         return argv
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ...core import rank_job
 from ...core.functions import RANK_CHILD
 from ...core.launch import LaunchPlan, Process
 from ...core.peer_lost import RANK_PEER_LOST, port_taken
@@ -19,6 +20,12 @@ AGENT_GRACE_S = 1.0
 HEAD_START_S = 0.1
 """By how much rank 0 is started before the others, all of which then take the same second to import torch. It opens the
 store, and a rank that finds it closed tries again only after 0.25 to 0.75 s."""
+
+
+RANK_JOB = os.path.abspath(rank_job.__file__)
+
+_OWN_WAY, _OWN_WAY_BY_VARIABLE = frozenset({"run_path"}), frozenset({"PET_MODULE", "PET_NO_PYTHON", "PET_RUN_PATH"})
+"""Options and variables with which the agent gets the user's command as it is."""
 
 
 @dataclass(frozen=True)
@@ -104,14 +111,16 @@ def _rank(job: Job, local_rank: int) -> Process:
 
 
 def _command(job: Job) -> tuple[str, ...]:
-    """As the agent would start a rank."""
-    if "no_python" in job.options.values:
-        return (job.entrypoint, *job.arguments)
-    python = job.environ.get("PYTHON_EXEC", job.python)
-    if "module" in job.options.values:
-        return (python, "-u", "-m", job.entrypoint, *job.arguments)
-    as_script = () if job.entrypoint == RANK_CHILD else (RANK_CHILD, "--script")
-    return (python, "-u", *as_script, job.entrypoint, *job.arguments)
+    return rank_command(job.entrypoint, job.arguments, job.options, job.environ.get("PYTHON_EXEC", job.python))
+
+
+def rank_command(entrypoint: str, arguments: tuple[str, ...], options: Options, python: str) -> tuple[str, ...]:
+    """A rank's, as the agent would start it, but for what records the end of Python's."""
+    if "no_python" in options.values:
+        return (entrypoint, *arguments)
+    kind = "--module" if "module" in options.values else "--script"
+    recorded = () if entrypoint == RANK_CHILD else (RANK_CHILD, kind)
+    return (python, "-u", *recorded, entrypoint, *arguments)
 
 
 def rank_variables(job: Job, local_rank: int) -> dict[str, str]:
@@ -145,7 +154,6 @@ def rank_variables(job: Job, local_rank: int) -> dict[str, str]:
 
 def _agent(job: Job) -> Process:
     local_size = job.nprocs[job.node_index]
-    error_file = os.path.join(job.folder, f"{job.key}-agent-error.json")
     argv = [job.python, "-m", "torch.distributed.run"]
     argv += ["--nnodes", str(len(job.nprocs))]
     if "standalone" not in job.options.values:
@@ -154,21 +162,17 @@ def _agent(job: Job) -> Process:
     if "log_dir" not in job.options.values:
         # Otherwise the agent makes a folder of its own under /tmp, and leaves it there.
         argv += ["--log_dir", os.path.join(job.folder, f"{job.key}-agent")]
-    argv += _rendezvous(job)
+    ends = os.path.join(job.folder, job.key + "-rank-{rank}-error.json")
+    ranks = AgentsRanks(job.entrypoint, job.arguments, _rendezvous(job), job.environ, job.python, ends)
+    argv += ranks.options()
     if "rdzv_endpoint" not in job.options.values and "standalone" not in job.options.values:
         host = f"[{job.main_address}]" if ":" in job.main_address else job.main_address
         argv += ["--rdzv_endpoint", f"{host}:{job.port}"]
-    argv += [verbatim(text) for text in (*recorded(job.entrypoint, job.options), *job.arguments)]
-    return Process(
-        argv=tuple(argv),
-        env={**job.environ, "TORCHELASTIC_ERROR_FILE": error_file},
-        title="torchrun",
-        error_file=error_file,
-        report=AGENT_REPORT,
-    )
+    own_errors = os.path.join(job.folder, f"{job.key}-agent-error.json")
+    return ranks.agent((*argv, *ranks.command()), job.environ, own_errors)
 
 
-def _rendezvous(job: Job) -> list[str]:
+def _rendezvous(job: Job) -> Options:
     """The user's options, and where torch's dynamic rendezvous (c10d) is wanted, what it would else find out wrongly.
 
     It looks for its own name's address, to see whether it is the host of the store and under which address rank 0 is
@@ -185,15 +189,64 @@ def _rendezvous(job: Job) -> list[str]:
         given = values.get("rdzv_conf") or job.environ.get("PET_RDZV_CONF") or ""
         if "rdzv_endpoint" not in values and "is_host" not in given:
             values["rdzv_conf"] = ",".join(filter(None, (given, f"is_host={int(first)}")))
-    return Options(values).agent_argv()
+    return Options(values)
 
 
-def recorded(entrypoint: str, options: Options) -> tuple[str, ...]:
-    """A script runs so that its exception is written down: the agent itself shows that of ``@record`` alone, and what a
-    rank printed may have been pushed out of the last output by others.
+@dataclass(frozen=True)
+class AgentsRanks:
+    """The ranks of torchrun's agent. Each has a wrapper that records its end: the agent tells of a failed one only once
+    it has ended the others, and shows an exception of ``@record`` alone.
+
+    Parameters
+    ----------
+    entrypoint, arguments, environ
+        As in :class:`Job`.
+    given : Options
+        torchrun's, as the user gave them.
+    python : str
+        The step's interpreter.
+    ends : str
+        Path of what each leaves, with "{rank}" for its number.
     """
-    as_it_is = {"no_python", "module", "run_path"} & options.values.keys() or entrypoint == RANK_CHILD
-    return (entrypoint,) if as_it_is else (RANK_CHILD, "--script", entrypoint)
+
+    entrypoint: str
+    arguments: tuple[str, ...]
+    given: Options
+    environ: Mapping[str, str]
+    python: str
+    ends: str
+
+    @property
+    def are_wrapped(self) -> bool:
+        """False where the agent is told in a way of its own what to start."""
+        return not (_OWN_WAY & self.given.values.keys() or _OWN_WAY_BY_VARIABLE & self.environ.keys())
+
+    def options(self) -> list[str]:
+        """The user's, as the agent's arguments."""
+        if not self.are_wrapped:
+            return self.given.agent_argv()
+        return [*self.given.agent_argv(frozenset({"module", "no_python"})), "--no_python"]
+
+    def command(self) -> list[str]:
+        """What the agent is to start, with its arguments."""
+        words = (self.entrypoint, *self.arguments)
+        if self.are_wrapped:
+            python = self.environ.get("PYTHON_EXEC", self.python)
+            words = (self.python, "-I", "-S", RANK_JOB, "--record", self.ends)
+            words += rank_command(self.entrypoint, self.arguments, self.given, python)
+        return [verbatim(text) for text in words]
+
+    def agent(self, argv: tuple[str, ...], environ: Mapping[str, str], own_errors: str) -> Process:
+        """The agent itself, with the path of its own error file."""
+        return Process(
+            argv=argv,
+            env={**environ, "TORCHELASTIC_ERROR_FILE": own_errors},
+            title="torchrun",
+            error_file=self.ends if self.are_wrapped else own_errors,
+            report=AGENT_REPORT,
+            records_exceptions=self.are_wrapped and "no_python" not in self.given.values,
+            leaves_ends=self.are_wrapped,
+        )
 
 
 def verbatim(text: str) -> str:

@@ -13,14 +13,13 @@ from ...core.entrypoint import read_entrypoint
 from ...core.failure import ProcessFailed
 from ...core.functions import load_return, read_returns
 from ...core.keywords import suggesting
-from ...core.launch import LaunchPlan, Process
+from ...core.launch import LaunchPlan
 from ...core.network import network_variables
 from ...core.neuron import neuron_cores
 from ...core.outcome import without_return
 from .failure import TorchrunException, explain
 from .options import TORCHRUN_OPTIONS, Options, check_nodes, choose_nproc, read_options
-from .peer_lost import AGENT_REPORT
-from .plan import AGENT_GRACE_S, recorded, verbatim
+from .plan import AGENT_GRACE_S, AgentsRanks
 
 # What these say is where and how the agent meets others.
 _MEETING = frozenset(("standalone", "master_port", "master_addr", "rdzv_endpoint", "rdzv_backend", "rdzv_id", "nnodes"))
@@ -86,18 +85,14 @@ def single_node_plan(
     options: Options, nproc: int, folder: str, target: str, arguments: tuple[str, ...], environ: Mapping[str, str]
 ) -> LaunchPlan:
     """The one process that is started: torchrun's agent, with what it writes in the private ``folder``."""
-    error_file = os.path.join(folder, "error.json")
-    agent = Process(
-        argv=tuple(single_node_argv(options, nproc, os.path.join(folder, "agent"), target, arguments)),
-        env={**environ, **network_variables("127.0.0.1", environ), "TORCHELASTIC_ERROR_FILE": error_file},
-        title="torchrun",
-        error_file=error_file,
-        report=AGENT_REPORT,
-    )
-    return LaunchPlan((agent,), grace=AGENT_GRACE_S)
+    ends = os.path.join(folder, "rank-{rank}-error.json")
+    ranks = AgentsRanks(target, arguments, options, environ, sys.executable, ends)
+    argv = single_node_argv(options, nproc, os.path.join(folder, "agent"), ranks)
+    env = {**environ, **network_variables("127.0.0.1", environ)}
+    return LaunchPlan((ranks.agent(tuple(argv), env, os.path.join(folder, "error.json")),), AGENT_GRACE_S)
 
 
-def single_node_argv(options: Options, nproc: int, log_dir: str, target: str, arguments: tuple[str, ...]) -> list[str]:
+def single_node_argv(options: Options, nproc: int, log_dir: str, ranks: AgentsRanks) -> list[str]:
     """The command; torchrun meets on a port of its own choice where the options say nothing of it."""
     argv = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(nproc)]
     if not _MEETING & set(options.values):
@@ -110,4 +105,4 @@ def single_node_argv(options: Options, nproc: int, log_dir: str, target: str, ar
             argv += [f"--{name}", str(options.values[name])]
     if "log_dir" not in options.values:
         argv += ["--log_dir", log_dir]
-    return [*argv, *options.agent_argv(), *(verbatim(text) for text in (*recorded(target, options), *arguments))]
+    return [*argv, *ranks.options(), *ranks.command()]
