@@ -205,7 +205,8 @@ def with_files(reports: Reports, left: list[RankEnd], all_leave: bool) -> list[R
 
     ``all_leave`` tells that every rank that fails leaves something, unless it has been ended for another's sake.
     """
-    seen = {report.rank: report for report in reversed(reports.seen())}
+    lines = reports.seen()
+    seen = {report.rank: report for report in reversed(lines)}
     found = []
     for end in left:
         report = seen.pop(end.rank, None)
@@ -217,7 +218,8 @@ def with_files(reports: Reports, left: list[RankEnd], all_leave: bool) -> list[R
         found.append(report)
     if not (all_leave and found):
         found += seen.values()
-    return sorted(found, key=lambda report: report.at)
+    # Files of the same moment have the same time, as the kernel's clock ticks every few milliseconds.
+    return sorted(found, key=lambda report: (report.at, lines.index(report) if report in lines else len(lines)))
 
 
 def chosen(reports: list[Report], blames_a_peer: Callable[[Report], bool]) -> Report | None:
