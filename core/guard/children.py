@@ -52,6 +52,7 @@ class Child:
         self.peer_lost: list[str] = spec.get("peer_lost", [])
         self._records_exceptions: bool = spec.get("records_exceptions", False)
         self._leaves_ends: bool = spec.get("leaves_ends", False)
+        self.is_foreign: bool = spec.get("is_foreign", False)
         self._started_at = time.time()
         self.asked_at = float("inf")
         """When it was asked to end: what its ranks leave from then on is no cause."""
@@ -121,6 +122,11 @@ class Child:
     @property
     def alive(self) -> bool:
         return self.exit_code is None
+
+    @property
+    def starts_ranks(self) -> bool:
+        """Whether it starts ranks itself, or is started by another node to do so."""
+        return "{rank}" in (self.error_file or "") or self.is_foreign
 
     @property
     def has_failed(self) -> bool:

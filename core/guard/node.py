@@ -222,6 +222,9 @@ class Node:
         for failure in self.work.untold_deaths(self.index):
             self._tell_hub(failure)
         if order == PEER:
+            # Who says that a peer is gone may have waited for less time than a process may be stopped.
+            for failure in self._stopped.failures():
+                self._tell_hub(failure)
             # The cause may be a process here that has raised but not yet ended; its own words tell.
             for words in self.work.dying_words(self.index, time.time() - LATELY_S):
                 self._tell_hub(words)

@@ -122,6 +122,14 @@ def marked(name: str, value: str, among: Iterable[int] | None = None) -> set[int
     return found
 
 
+def variables(pid: int) -> dict[bytes, bytes]:
+    """The environment with which ``pid`` has started its program; empty where it cannot be read."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as environ:
+        found = (entry.partition(b"=") for entry in environ.read().split(b"\0"))
+        return {name: value for name, _, value in found}
+    return {}
+
+
 def send(pids: Iterable[int], number: int) -> None:
     """Signal each, and a group where the number is negative; one that is gone already is what was wanted."""
     for pid in pids:

@@ -199,6 +199,7 @@ class _Run:
                     "env": self._env,
                     "cwd": self._cwd,
                     "title": "a command that another node runs here",
+                    "is_foreign": True,
                 }
             ],
             "check": False,

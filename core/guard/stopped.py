@@ -13,12 +13,18 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from .loop import Timer
     from .node import Node
+    from .processes import Entry
 
 STOPPED_S = 10.0
 """How long a process may be stopped before that is a failure. A debugger's stop does not count."""
 
 LOOK_S = 1.0
 """The kernel reports stops to parents only, and the guard is not the task's: the state is looked up this often."""
+
+_MARK = b"METAFLOW_GANG_NUMBERED"
+"""In the environment of a rank, and not in that of its wrapper; see ``core/rank_job.py``."""
+
+_RANK = (b"RANK", b"OMPI_COMM_WORLD_RANK", b"PMI_RANK")
 
 GUARD_S = 3.0
 """How long after the gang's stop the guard of another local node has to see to its task."""
@@ -45,21 +51,32 @@ class Stopped:
         self._timer.cancel()
         self._look()
 
+    def failures(self) -> list[Failure]:
+        """What is stopped at this moment, however short."""
+        return [self._failure(pid, *what) for pid, what in self._found().items()]
+
     def _look(self) -> None:
         now = time.monotonic()
-        stopped = {}
-        for pid, (node, title) in self._watched().items():
-            entry = processes.lookup(pid)
-            if entry is None or entry.state != "T":
-                continue
-            since = stopped[pid] = self._since.get(pid, now)
+        found = self._found()
+        self._since = {pid: self._since.get(pid, now) for pid in found}
+        for pid, (node, title) in found.items():
             if self._ending_from:
                 self._see_to(pid, node)
-            elif now - since >= STOPPED_S:
-                text = f"{title} (process {pid}) has been stopped (SIGSTOP) for {now - since:.0f} s"
-                self._node.fail(Failure(node, "stopped", text, time.time()))
-        self._since = stopped
+            elif now - self._since[pid] >= STOPPED_S:
+                self._node.fail(self._failure(pid, node, title))
         self._timer = self._node.loop.call_later(LOOK_S, self._look)
+
+    def _failure(self, pid: int, node: int, title: str) -> Failure:
+        now = time.monotonic()
+        text = f"{title} (process {pid}) has been stopped (SIGSTOP) for {now - self._since.get(pid, now):.0f} s"
+        return Failure(node, "stopped", text, time.time())
+
+    def _found(self) -> dict[int, tuple[int, str]]:
+        """What is stopped: pid to node and title."""
+        entries = {pid: processes.lookup(pid) for pid in (watched := self._watched())}
+        return {
+            pid: what for pid, what in watched.items() if (entry := entries[pid]) is not None and entry.state == "T"
+        }
 
     def _watched(self) -> dict[int, tuple[int, str]]:
         """What is looked at: pid to node and title."""
@@ -111,3 +128,31 @@ def control_guard_of(task_pid: int) -> int:
 def _is_child(pid: int, parent: int) -> bool:
     entry = processes.lookup(pid)
     return entry is not None and entry.parent == parent
+
+
+def stopped_below(root: int, title: str, entries: dict[int, Entry]) -> dict[int, str]:
+    """What is stopped of that which ``root`` has started: ranks, and what stands between it and them.
+
+    A rank's wrapper has marked it; what the rank has started itself may be stopped as it likes.
+
+    Parameters
+    ----------
+    title : str
+        What ``root`` is called.
+    entries : mapping
+        The process table.
+
+    Returns
+    -------
+    dict
+        Process id to title: "rank 3".
+    """
+    found = {}
+    for pid in processes.descendants([root], entries):
+        if entries[pid].state != "T":
+            continue
+        own = processes.variables(pid)
+        if _MARK not in processes.variables(entries[pid].parent):
+            rank = next((own[name].decode("ascii", "replace") for name in _RANK if own.get(name)), "")
+            found[pid] = f"rank {rank}" if _MARK in own else f"a process of {title}"
+    return found

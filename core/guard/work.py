@@ -11,6 +11,7 @@ from . import launches, processes
 from .children import Child
 from .launches import Launch, NodeTask
 from .loop import Loop
+from .stopped import stopped_below
 from .verdict import Failure
 
 TYPE_CHECKING = False
@@ -186,6 +187,10 @@ class Work:
             for child in launch.children
             if child.alive
         }
+        starters = [child for launch in self.launches.values() for child in launch.children if child.starts_ranks]
+        entries = processes.table() if any(child.alive for child in starters) else {}
+        for child in starters:
+            found.update({pid: (node, title) for pid, title in stopped_below(child.pid, child.title, entries).items()})
         found.update({task.pid: (task.node, "the node's task") for task in self.tasks.values() if task.alive})
         return found
 
