@@ -50,8 +50,11 @@ def _end(code: int) -> None:
 
 
 def write_out() -> None:
-    """Flushes every open file of this process, closes its archives, and flushes C's streams."""
-    gc.collect()
+    """Flushes every open file of this process, closes its archives, and flushes C's streams.
+
+    Garbage is not collected first, which takes as long as all the rest: what is open in a cycle is found as well, and
+    other nodes may wait for this process to be gone.
+    """
     kinds: set[Any] = {getattr(sys.modules[module], name) for module, name in _CLOSED if module in sys.modules}
     found = _open_ones(kinds)
     # What writes into another file comes before that one.
