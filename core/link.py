@@ -216,6 +216,9 @@ class Link:
         if header.get("stopped"):
             self._interrupted |= is_main
             raise GangInterrupt
+        if is_main and header.get("ends"):
+            # It has failed here, and so the gang stops; that says more than the signal does, which may still come.
+            self._interrupted = True
         if is_main and self.stopped:
             # The signal came while we were talking. A failure of our own says more than that the gang stops.
             if "failed" in header:

@@ -369,3 +369,35 @@ def test_a_request_that_a_signal_cut_short_spoils_none_that_follows(tmp_path: Pa
             process.send_signal(signal.SIGKILL)
             pytest.fail("the guard still waits for the rest of the request that was cut short")
     assert output == "True\n" and process.returncode == 0
+
+
+LATE_INTERRUPT = """
+import os, signal, tempfile
+import metaflow
+from metaflow_extensions.gang.core.failure import GangInterrupt
+from metaflow_extensions.gang.core.guard.private import in_base
+from metaflow_extensions.gang.core.launch import LaunchPlan, Process
+from metaflow_extensions.gang.core.link import INTERRUPT, STACKS, Link
+
+link = Link()
+private = in_base("gangs", lambda below: tempfile.mkdtemp(prefix="late-0-", dir=below))
+signals = {"interrupt_signal": int(INTERRUPT), "stacks_signal": int(STACKS)}
+link.request("setup", node=0, folder=private, gang_id="late", **signals)
+signal.pthread_sigmask(signal.SIG_BLOCK, {INTERRUPT})
+plan = LaunchPlan((Process(("sh", "-c", "exit 3"), dict(os.environ), title="rank 1"),))
+try:
+    header, _ = link.request("launch", plan=plan.to_json())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {INTERRUPT})
+    print(header["failed"]["exit_code"], link.stopped, flush=True)
+except GangInterrupt:
+    print("interrupted", flush=True)
+link.request("unwound")
+link.close()
+"""
+
+
+def test_an_interrupt_that_comes_after_a_failure_of_ones_own_does_not_hide_it(tmp_path: Path) -> None:
+    script = tmp_path / "late.py"
+    script.write_text(LATE_INTERRUPT)
+    ended = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=END_S)
+    assert ended.stdout == "3 True\n", ended.stderr

@@ -231,12 +231,13 @@ class Node:
         for launch in self.work.launches.values():
             self._ranks_ended(launch.ended_well())  # now: what is left of it may take longer than the story waits
         grace = max(self.work.longest_grace(), save_s) + save_s
-        self.work.end_launches(lasting=False, grace=save_s)
-        self.desk.stop()
+        # Before a launch is answered: an interrupt that comes after that would hide the body's own exception.
         if self.task_alive and self.body_over:
             self.ending.body_over()
         elif self.task_alive:
             self.ending.interrupt(grace, grace if preempted else 0.0)
+        self.work.end_launches(lasting=False, grace=save_s)
+        self.desk.stop()
         self._stopped.gang_stops()
         if self.work.tasks:
             # Each of the other nodes has a guard that sees to its end: this is for those whose guard is dead.

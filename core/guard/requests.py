@@ -215,6 +215,7 @@ class Requests:
                 answer["port_taken"] = True
             elif launch.failed is not None:
                 answer["failed"] = {**launch.failed.result(), "traceback": launch.failed.traceback()}
+                answer["ends"] = self._node.stopping
             elif self._node.stopping:
                 answer["stopped"] = True
             self._node.desk.answer(request, answer)

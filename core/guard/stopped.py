@@ -73,10 +73,9 @@ class Stopped:
 
     def _found(self) -> dict[int, tuple[int, str]]:
         """What is stopped: pid to node and title."""
-        entries = {pid: processes.lookup(pid) for pid in (watched := self._watched())}
-        return {
-            pid: what for pid, what in watched.items() if (entry := entries[pid]) is not None and entry.state == "T"
-        }
+        watched = self._watched()
+        entries = {pid: processes.lookup(pid) for pid in watched}
+        return {pid: watched[pid] for pid, entry in entries.items() if entry is not None and entry.state == "T"}
 
     def _watched(self) -> dict[int, tuple[int, str]]:
         """What is looked at: pid to node and title."""
