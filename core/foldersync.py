@@ -52,12 +52,17 @@ class FolderSync:
         self.local_rank = _number("LOCAL_RANK") if local_rank is None else local_rank
         self.node_index = _number("MF_PARALLEL_NODE_INDEX") if node_index is None else node_index
         self.push_from_all_nodes = push_from_all_nodes
+        self._said: set[str] = set()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Pushes the folder where this process is the one to do so.
 
-        What goes wrong is said and does not end the training: the next epoch's end tries again.
+        What goes wrong is said and does not end the training: the next epoch's end tries again. That there is nothing
+        to push, or that it is unknown who this process is, so that it may not push, is said once.
         """
+        unknown = self._unknown()
+        if unknown:
+            self._say_once(unknown)
         if self.local_rank != 0 or not (self.push_from_all_nodes or self.node_index == 0):
             return
         try:
@@ -67,6 +72,24 @@ class FolderSync:
         else:
             if location is not None:
                 say(f"Pushed the folder {self.folder!r} to {location}")
+                return
+            self._say_once(f"The folder {self.folder!r} is not pushed: there is none in {os.getcwd()} yet.")
+
+    def _unknown(self) -> str:
+        """Why this process, which might be the one to push, does not; "" where it is known whether it is."""
+        missing = []
+        if self.local_rank is None:
+            missing.append("which rank of its node it is (LOCAL_RANK, or local_rank=)")
+        if self.node_index is None and not self.push_from_all_nodes:
+            missing.append("which node this is (MF_PARALLEL_NODE_INDEX, or node_index=)")
+        if not missing or self.local_rank or (self.node_index and not self.push_from_all_nodes):
+            return ""
+        return f"The folder {self.folder!r} is not pushed by this process, which is not told {' and '.join(missing)}."
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            say(text)
 
     def push(self) -> str | None:
         """Pushes the folder now, in place of what was pushed before.

@@ -13,7 +13,7 @@ from metaflow.metaflow_config import DATASTORE_SYSROOT_AZURE, DATATOOLS_S3ROOT
 
 from ..core.foldersync import FolderSync
 from ..core.moved import note_move
-from ..core.objects import Objects, storage_of
+from ..core.objects import ObjectNotFound, Objects, storage_of
 
 note_move(
     "metaflow.plugins.hf_callbacks",
@@ -21,7 +21,19 @@ note_move(
 )
 
 
-class _S3Sync(FolderSync):
+class _Sync(FolderSync):
+    """As FolderSync, with what the older package did where nobody has pushed."""
+
+    def download(self, all_nodes: bool = False) -> None:
+        """See FolderSync; but with ``all_nodes`` it does nothing where nobody has pushed."""
+        try:
+            super().download(all_nodes)
+        except ObjectNotFound:
+            if not all_nodes:
+                raise
+
+
+class _S3Sync(_Sync):
     """Pushes the training's folder to S3 at each epoch's end, as ``<folder>-node-<i>.tar.gz``.
 
     Parameters
@@ -60,7 +72,7 @@ class _S3Sync(FolderSync):
         )
 
 
-class _AzureSync(FolderSync):
+class _AzureSync(_Sync):
     """Pushes the training's folder to Azure's blob storage at each epoch's end, as ``<folder>-node-<i>.tar.gz``.
 
     Parameters

@@ -15,6 +15,7 @@ import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
 import pytest
 
 from metaflow_extensions.gang.core import rank_job
+from metaflow_extensions.gang.core.extensions import hold_extensions
 from metaflow_extensions.gang.core.failure import BadAttribute
 from metaflow_extensions.gang.core.rank_report import REPORT
 from metaflow_extensions.gang.launchers.deepspeed.config import with_files
@@ -23,7 +24,6 @@ from metaflow_extensions.gang.launchers.deepspeed.environment import (
     difference,
     environment_file,
 )
-from metaflow_extensions.gang.launchers.deepspeed.extensions import hold_extensions
 from metaflow_extensions.gang.launchers.deepspeed.layout import Layout, layout
 from metaflow_extensions.gang.launchers.deepspeed.options import choose_transport, read_options
 from metaflow_extensions.gang.launchers.deepspeed.plan import (
@@ -332,11 +332,25 @@ def test_a_lock_that_a_killed_builder_left_is_removed_unless_others_build(tmp_pa
     assert hold_extensions({"TORCH_EXTENSIONS_DIR": "/mine"}, str(tmp_path)) == {}
 
 
+def test_extensions_that_torch_s_own_folder_has_are_taken_over_unless_a_lock_is_there(tmp_path: Path) -> None:
+    for name in ("whole", "broken", "both"):
+        extension = tmp_path / "torch_extensions" / "py311_cpu" / name
+        extension.mkdir(parents=True)
+        (extension / f"{name}.so").write_text("image")
+        os.utime(extension / f"{name}.so", (1000, 1000))
+    (tmp_path / "torch_extensions" / "py311_cpu" / "broken" / "lock").touch()
+    own = tmp_path / "metaflow-gang" / "torch_extensions" / "py311_cpu"
+    (own / "both").mkdir(parents=True)
+    held_by_another_process({"XDG_CACHE_HOME": str(tmp_path)})
+    assert sorted(path.name for path in own.rglob("*")) == ["both", "whole", "whole.so"]
+    assert (own / "whole" / "whole.so").stat().st_mtime == 1000
+
+
 def held_by_another_process(environ: dict[str, str]) -> str:
     """What a task would be told; its lock goes with it."""
     code = (
         "import metaflow, json, sys\n"
-        "from metaflow_extensions.gang.launchers.deepspeed.extensions import hold_extensions\n"
+        "from metaflow_extensions.gang.core.extensions import hold_extensions\n"
         "print(hold_extensions(json.loads(sys.argv[1]), '/nowhere')['TORCH_EXTENSIONS_DIR'])"
     )
     argv = [sys.executable, "-c", code, json.dumps(environ)]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import tempfile
+from pathlib import Path
 
 import pytest
 from support.flows import FlowRunner
@@ -97,3 +100,58 @@ def test_a_body_that_ends_without_an_exception_is_told_as_what_it_did(
     assert re.search(rf"The first failure was on node {node} \(.*\): {re.escape(told)}", output), output
     assert "finished its step while" not in output
     assert "SIGKILL" not in output
+
+
+LEAVES = """
+import os, subprocess, sys, tempfile, time
+from metaflow import FlowSpec, current, gang, step
+
+DAEMON = '''
+import os, signal, sys, time
+def end(number, frame):
+    time.sleep(0.1)
+    os.rmdir(sys.argv[1])
+    os._exit(0)
+signal.signal(signal.SIGTERM, end)
+os.mkdir(sys.argv[1])
+time.sleep(1000)
+'''
+
+class Leaves(FlowSpec):
+    @step
+    def start(self):
+        self.next(self.work, num_parallel=2)
+
+    @gang
+    @step
+    def work(self):
+        folder = f"daemon-{current.gang.node_index}"
+        subprocess.Popen([sys.executable, "-c", DAEMON, folder], start_new_session=True)
+        if os.environ["MPI"]:
+            from mpi4py import MPI
+            print("Open MPI 4:", "Open MPI v4" in MPI.Get_library_version(), os.listdir(tempfile.gettempdir()))
+        deadline = time.monotonic() + 60
+        while not os.path.exists(folder):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        self.next(self.join)
+
+    @step
+    def join(self, inputs):
+        self.next(self.end)
+
+    @step
+    def end(self):
+        pass
+
+if __name__ == "__main__":
+    Leaves()
+"""
+
+
+def test_what_a_body_leaves_running_may_clean_up(flow_run: FlowRunner) -> None:
+    """As the daemon of Open MPI 4 does, which the import of mpi4py starts: it removes its folder after the task."""
+    has_mpi = importlib.util.find_spec("mpi4py") is not None
+    run = flow_run(LEAVES, env={"MPI": "1" if has_mpi else ""}).ok(END_S)
+    assert list(run.folder.glob("daemon-*")) == []
+    assert list(Path(tempfile.gettempdir()).glob("ompi.*/pid.*")) == [], run.story()

@@ -17,7 +17,7 @@ from metaflow.plugins.datastores.local_storage import LocalStorage
 from support.flows import flow_environment
 from support.requirements import require_packages
 
-from metaflow_extensions.gang.core.objects import Objects
+from metaflow_extensions.gang.core.objects import ObjectNotFound, Objects
 
 RUN_S = 120
 LIBS = "metaflow.plugins.deepspeed_libs."
@@ -169,6 +169,16 @@ def test_the_callbacks_say_what_they_need() -> None:
     )
     with pytest.raises(AttributeError, match="Unknown"):
         hf_callbacks.Unknown  # noqa: B018
+
+
+def test_fetching_what_nobody_has_pushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hf_callbacks, "storage_of", lambda kind, root: LocalStorage(str(tmp_path / "store")))
+    made = hf_callbacks.DeepspeedHFTrainerS3Sync(s3_root="s3://bucket/folder")
+    made.download(all_nodes=True)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ObjectNotFound):
+        made.download()
 
 
 def test_the_callbacks_are_callbacks_of_transformers() -> None:

@@ -148,12 +148,27 @@ def test_each_node_gets_back_what_it_pushed_last(
     }
 
 
-def test_who_pushes(sync: Callable[..., FolderSync], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_pushes(
+    sync: Callable[..., FolderSync], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     for variable in ("LOCAL_RANK", "MF_PARALLEL_NODE_INDEX"):
         monkeypatch.delenv(variable, raising=False)
     for rank, node in ((1, 0), (0, 1), (None, 0), (0, None)):
         epoch(sync(local_rank=rank, node_index=node), "no")
     assert not (tmp_path / "store").exists()
+    said = capfd.readouterr().err.splitlines()
+    assert said == [
+        "[gang] The folder 'out/training' is not pushed by this process, which is not told which rank of its node it "
+        "is (LOCAL_RANK, or local_rank=).",
+        "[gang] The folder 'out/training' is not pushed by this process, which is not told which node this is "
+        "(MF_PARALLEL_NODE_INDEX, or node_index=).",
+    ]
+    nothing = sync("elsewhere", local_rank=0, node_index=0)
+    for _ in range(2):
+        nothing.on_epoch_end(None, None, None)
+    assert capfd.readouterr().err == (
+        f"[gang] The folder 'elsewhere' is not pushed: there is none in {tmp_path} yet.\n"
+    )
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setenv("MF_PARALLEL_NODE_INDEX", "0")
     epoch(sync(), "yes")

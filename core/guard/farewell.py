@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 
 from . import processes
 from .private import remove_if_empty
@@ -14,6 +15,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from .node import Node
     from .wire import Header
+
+GRACE_S = 0.5
+"""Between SIGTERM and SIGKILL, as for what the gang has started."""
+
+_STEP_S = 0.01
 
 SAVER_TIMEOUT_S = 10.0
 """For importing Metaflow and writing the other nodes' logs; a datastore that takes longer has to do without."""
@@ -26,10 +32,7 @@ def tidy(node: Node) -> None:
     if node.peers is not None:
         node.peers.close()
     tasks = {task.pid for task in node.work.tasks.values()}
-    left = processes.descendants([os.getpid()]) | _strays(node, tasks)
-    if not processes.sees_all():
-        left |= processes.groups(pid for pid in tasks if pid > 0)
-    processes.send(left, signal.SIGKILL)
+    _end_strays(node, tasks)
     if node.saver is not None and tasks and not (node.bye or node.stored):
         _save_logs(node, node.saver)
     for lease in node.leases:
@@ -39,6 +42,24 @@ def tidy(node: Node) -> None:
     remove_named(node.named)
     remove_folder(node.folder)
     node.voice.finish()
+
+
+def _end_strays(node: Node, tasks: set[int]) -> None:
+    """End what is left of this node's processes, which may clean up: Open MPI's daemon of a task that imported mpi4py,
+    for one, removes its folder below /tmp a moment after the task.
+    """
+
+    def left() -> set[int]:
+        found = processes.descendants([os.getpid()]) | _strays(node, tasks)
+        return found if processes.sees_all() else found | processes.groups(pid for pid in tasks if pid > 0)
+
+    strays = left()
+    processes.terminate(strays)
+    deadline = time.monotonic() + GRACE_S
+    while strays and time.monotonic() < deadline:
+        time.sleep(_STEP_S)
+        strays = left()
+    processes.send(strays, signal.SIGKILL)
 
 
 def _strays(node: Node, tasks: set[int]) -> set[int]:

@@ -10,6 +10,7 @@ from typing import Any
 from ...core.attributes import declared_port, read_port
 from ...core.context import Gang
 from ...core.entrypoint import Entrypoint, read_entrypoint
+from ...core.extensions import hold_extensions
 from ...core.failure import BadAttribute, PortTaken, ProcessFailed
 from ...core.keywords import suggesting
 from ...core.logs import say
@@ -21,7 +22,6 @@ from ...core.rank_job import FOLDER
 from ...core.reach import LEFT_BY_MPICH
 from .config import with_files
 from .environment import accelerator_variables, difference, environment_file
-from .extensions import hold_extensions
 from .failure import DeepspeedException
 from .layout import Layout, layout
 from .options import DEEPSPEED_OPTIONS, Options, choose_transport, read_options

@@ -11,6 +11,7 @@ from metaflow import current
 from ...core.alone import alone
 from ...core.attributes import read_port
 from ...core.entrypoint import read_entrypoint
+from ...core.extensions import hold_extensions
 from ...core.failure import BadAttribute, ProcessFailed
 from ...core.functions import load_return, read_returns
 from ...core.guard.ports import lease_port
@@ -22,7 +23,6 @@ from ...core.results import results_prefix
 from .config import with_files
 from .constants import DEEPSPEED_SUFFIX
 from .environment import accelerator_variables, difference, environment_file
-from .extensions import hold_extensions
 from .failure import DeepspeedException
 from .layout import layout
 from .options import DEEPSPEED_OPTIONS, read_options

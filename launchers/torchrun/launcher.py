@@ -10,6 +10,7 @@ from typing import Any
 from ...core.attributes import declared_port, read_port
 from ...core.context import Gang, offered
 from ...core.entrypoint import Entrypoint, read_entrypoint
+from ...core.extensions import hold_extensions
 from ...core.failure import BadAttribute, PortTaken, ProcessFailed
 from ...core.keywords import suggesting
 from ...core.logs import say
@@ -204,6 +205,7 @@ class TorchrunExecutor:
         gang = self._gang
         if self._network is None:
             self._network = network_variables(gang.another_address(), os.environ)
+            self._network.update(hold_extensions(os.environ, gang.folder))
         variables = dict(self._network)
         if threads and "OMP_NUM_THREADS" not in os.environ:
             variables["OMP_NUM_THREADS"] = "1"

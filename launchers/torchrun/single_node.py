@@ -10,6 +10,7 @@ from typing import Any
 from ...core.alone import alone
 from ...core.devices import cpu_count, gpu_count
 from ...core.entrypoint import read_entrypoint
+from ...core.extensions import hold_extensions
 from ...core.failure import ProcessFailed
 from ...core.functions import load_return, read_returns
 from ...core.keywords import suggesting
@@ -68,7 +69,8 @@ class TorchrunSingleNodeMultiGPU:
         with alone() as guard:
             what = read_entrypoint(entrypoint, entrypoint_args, options.values, guard.folder, "torchrun_args", True)
             try:
-                guard.launch(single_node_plan(options, nproc, guard.folder, what.target, what.arguments, os.environ))
+                environ = {**os.environ, **hold_extensions(os.environ, guard.folder)}
+                guard.launch(single_node_plan(options, nproc, guard.folder, what.target, what.arguments, environ))
             except ProcessFailed as failure:
                 error = explain(failure, what.name, "this machine")
                 raise error from error.__cause__

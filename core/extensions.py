@@ -1,8 +1,8 @@
-"""Where DeepSpeed's ranks build their C++ and CUDA extensions: one folder for all ranks of a node, kept between runs.
+"""Where ranks build torch's C++ and CUDA extensions, as DeepSpeed's: one folder for all of a node, kept between runs.
 
 torch lets one process build and the others wait for its lock, a file that stays when the builder is killed: then all
 later ranks wait for ever. So each node says by a lock of the kernel's that it uses the folder, and the first to come
-removes what a killed builder left.
+removes what a killed builder left. What torch's own folder has at hand, as that of an image, is copied first.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import glob
 import os
+import shutil
 from collections.abc import Mapping
 
 FOLDER = "TORCH_EXTENSIONS_DIR"
@@ -32,13 +33,13 @@ def hold_extensions(environ: Mapping[str, str], otherwise: str) -> dict[str, str
     for folder in (os.path.join(cache, "metaflow-gang", "torch_extensions"), os.path.join(otherwise, "extensions")):
         with contextlib.suppress(OSError):
             os.makedirs(folder, mode=0o700, exist_ok=True)
-            _use(folder)
+            _use(folder, os.path.join(cache, "torch_extensions"))
             return {FOLDER: folder}
     return {}
 
 
-def _use(folder: str) -> None:
-    """Raises OSError where the folder cannot be written to."""
+def _use(folder: str, usual: str) -> None:
+    """Raises OSError where the folder cannot be written to. ``usual`` is torch's own."""
     fd = os.open(os.path.join(folder, "in-use"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -47,4 +48,18 @@ def _use(folder: str) -> None:
     else:
         for lock in glob.glob(os.path.join(glob.escape(folder), "**", "lock"), recursive=True):
             os.unlink(lock)
+        _copy(usual, folder)
     fcntl.flock(fd, fcntl.LOCK_SH)
+
+
+def _copy(usual: str, folder: str) -> None:
+    """Copy each extension that torch's own folder has whole and this one lacks: an image need not have a compiler."""
+    for built in glob.glob(os.path.join(glob.escape(usual), "*", "*", "*.so")):
+        extension = os.path.dirname(built)
+        own = os.path.join(folder, os.path.relpath(extension, usual))
+        if os.path.exists(os.path.join(extension, "lock")) or os.path.exists(own):
+            continue
+        with contextlib.suppress(OSError, shutil.Error):  # it is built anew
+            # With its files' times, by which ninja sees that there is nothing to do; whole, or not at all.
+            shutil.copytree(extension, f"{own}.copied")
+            os.rename(f"{own}.copied", own)
