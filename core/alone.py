@@ -12,8 +12,10 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 
+from .attributes import setting
 from .failure import GangException, GuardDied, ProcessFailed
 from .guard.farewell import remove_folder
+from .guard.launches import UNKILLABLE_S
 from .guard.private import in_base
 from .guard.processes import GANG_MARKER
 from .launch import LaunchPlan
@@ -107,7 +109,9 @@ def alone() -> Iterator[Alone]:
     folder = ""
     try:
         folder = in_base("gangs", lambda parent: tempfile.mkdtemp(prefix=f"{name}-alone-", dir=parent))
-        link.request("setup", gang_id=name, folder=folder)
+        link.request(
+            "setup", gang_id=name, folder=folder, unkillable_timeout=setting("unkillable_timeout", UNKILLABLE_S)
+        )
         yield Alone(link, name, folder)
     finally:
         link.close()

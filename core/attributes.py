@@ -49,12 +49,23 @@ def number_or_setting(decorator: Any, name: str, usual: float, least: float) -> 
     """
     if decorator.attributes[name] is not None:
         return number(decorator, name, least)
-    setting = f"GANG_{name.upper()}"
-    value = from_conf(setting)
-    seconds = usual if value is None else _seconds(value)
-    if not seconds > least:
-        raise BadAttribute(f"METAFLOW_{setting}={value}: it is a number of seconds greater than {least:g}.")
-    return seconds
+    return setting(name, usual, least)
+
+
+def setting(name: str, usual: float, least: float = 0.0, unit: str = "seconds") -> float:
+    """The setting METAFLOW_GANG_<NAME>, an environment variable or an entry of Metaflow's configuration, or ``usual``.
+
+    Raises
+    ------
+    BadAttribute
+        Where it is no number greater than ``least``.
+    """
+    key = f"GANG_{name.upper()}"
+    value = from_conf(key)
+    found = usual if value in (None, "") else _seconds(value)
+    if not found > least:
+        raise BadAttribute(f"METAFLOW_{key}={value}: it is a number of {unit} greater than {least:g}.")
+    return found
 
 
 def requested(decorators: list[Any], resource: str) -> int | None:

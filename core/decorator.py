@@ -15,13 +15,24 @@ from metaflow.plugins.parallel_decorator import ParallelDecorator
 from metaflow.unbounded_foreach import UBF_CONTROL
 
 from . import absence, interrupt
-from .attributes import SILENCE_S, check_neighbours, check_scheduler, check_split, number, number_or_setting, requested
+from .attributes import (
+    SILENCE_S,
+    check_neighbours,
+    check_scheduler,
+    check_split,
+    number,
+    number_or_setting,
+    requested,
+    setting,
+)
 from .console import show_lines_at_once
 from .context import Gang, TaskInfo
 from .failure import BadAttribute, GangException, GangInterrupt
+from .guard.launches import UNKILLABLE_S
 from .guard.processes import GANG_MARKER
 from .lifecycle import Lifecycle
 from .local import control_environment, task_ids
+from .logs import LOG_BYTES
 from .nested import refuse_to_nest
 from .network import require_tls
 from .proxies import reach_nodes_directly
@@ -162,6 +173,8 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
         self._elsewhere = any(other.name in ("batch", "kubernetes") for other in decos)
         for name, usual in SILENCE_S.items():
             self.attributes[name] = number_or_setting(self, name, usual, least=2.0)
+        self.unkillable_timeout = setting("unkillable_timeout", UNKILLABLE_S)
+        self.log_bytes = int(min(setting("log_megabytes", LOG_BYTES >> 20, unit="megabytes"), 1 << 20) * (1 << 20))
         self.gpus, self.cpus = requested(decos, "gpu"), requested(decos, "cpu")
         self.check_attributes()
         interrupt.heed_one_interrupt()

@@ -138,6 +138,7 @@ class Forming:
             since=LOADED,
             sigterm=link.sigterm_read,
             end_timeout=float(self._decorator.attributes["end_timeout"]),
+            unkillable_timeout=self._decorator.unkillable_timeout,
         )
         begun = time.monotonic()
         try:
@@ -213,7 +214,8 @@ class Forming:
         datastore = self._decorator.flow_datastore
         if local.is_local():
             tasks = local.node_tasks(self._task, self._decorator.input_paths, self._environments)
-            saver = local.log_saver(datastore, self._task, self._num_nodes, self._folder)
+            limit = self._decorator.log_bytes
+            saver = local.log_saver(datastore, self._task, self._num_nodes, self._folder, limit)
             variable = local.MEETING_VARIABLE
             link.request("start-nodes", announcement, tasks=tasks, saver=saver, meeting_variable=variable)
         else:

@@ -231,6 +231,7 @@ class Lifecycle(Forming):
                 task.attempt,
                 logs,
                 {str(node): task_id for node, task_id in enumerate(ids)},
+                self._decorator.log_bytes,
             )
         except Exception as error:  # whatever a datastore raises: the step's own end says more than its logs
             say(f"The logs of the other nodes could not be stored: {type(error).__name__}: {error}")

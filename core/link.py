@@ -83,15 +83,7 @@ class Link:
         self._sock = ours
         folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "guard")
         # What it needs to find its temporary folder and to spell a locale's messages; nothing else of the task's.
-        names = (
-            "PATH",
-            "TMPDIR",
-            "LANG",
-            "LC_ALL",
-            "LD_LIBRARY_PATH",
-            "SYSTEMROOT",
-            "METAFLOW_GANG_UNKILLABLE_TIMEOUT",
-        )
+        names = ("PATH", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT")
         self.sigterm_read, self.sigterm_pipe = os.pipe()
         os.set_blocking(self.sigterm_pipe, False)
         with theirs:
@@ -116,7 +108,6 @@ class Link:
 
     def _attach(self) -> None:
         """Take over from a guard that dies, and let it interrupt the body."""
-        processes.become_subreaper()
         if threading.current_thread() is not threading.main_thread():
             return
         with contextlib.suppress(AttributeError):
@@ -262,7 +253,7 @@ class Link:
         self._interrupted = True
 
     def clean_up_after_guard(self, gang_id: str) -> None:
-        """The guard is dead: end what it had started, which has come to us since this task is the next subreaper."""
+        """The guard is dead: end what it had started."""
         deadline = time.monotonic() + 2.0
         while time.monotonic() < deadline:
             left = processes.marked(processes.GANG_MARKER, gang_id)
@@ -270,9 +261,6 @@ class Link:
             if not left:
                 return
             processes.send(left, signal.SIGKILL)
-            for pid in left:
-                with contextlib.suppress(ChildProcessError):
-                    os.waitpid(pid, os.WNOHANG)
             time.sleep(0.01)
 
     def close(self) -> None:
@@ -288,5 +276,4 @@ class Link:
             flags = fcntl.fcntl(self._sock, fcntl.F_GETFL)
             fcntl.fcntl(self._sock, fcntl.F_SETFL, flags & ~os.O_ASYNC)
         self._sock.close()
-        processes.become_subreaper(False)
         self._guard.returncode = 0  # it ends by itself, after us; nobody waits for it

@@ -169,8 +169,10 @@ def log_paths(folder: str, num_nodes: int) -> dict[str, dict[str, str]]:
     return {str(n): {s: os.path.join(folder, f"node-{n}.{s}") for s in streams} for n in range(1, num_nodes)}
 
 
-def log_saver(flow_datastore: Any, task: TaskInfo, num_nodes: int, folder: str) -> dict[str, Any]:
-    """The program that stores the other nodes' logs when this task cannot, as the guard would start it."""
+def log_saver(flow_datastore: Any, task: TaskInfo, num_nodes: int, folder: str, limit: int) -> dict[str, Any]:
+    """The program that stores the other nodes' logs when this task cannot, ``limit`` bytes of each stream, as the guard
+    would start it.
+    """
     nodes = [str(node) for node in range(1, num_nodes)]
     spec = {
         "datastore": flow_datastore.TYPE,
@@ -180,6 +182,7 @@ def log_saver(flow_datastore: Any, task: TaskInfo, num_nodes: int, folder: str) 
         "step": task.step_name,
         "attempt": task.attempt,
         "logs": log_paths(folder, num_nodes),
+        "limit": limit,
         "task_ids": dict(zip(nodes, task_ids(task.task_id, num_nodes)[1:], strict=True)),
     }
     path = os.path.join(folder, "log-saver.json")

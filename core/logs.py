@@ -9,15 +9,23 @@ import contextlib
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from datetime import datetime
-from io import BytesIO
+from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 _CAPTURE_S = 1.0
 _TAIL_BYTES = 1 << 16
+
+LOG_BYTES = 64 << 20
+"""How much is stored of each stream of another local node where no setting (METAFLOW_GANG_LOG_MEGABYTES) says so."""
+
+_PIECE_BYTES = 1 << 20
+
+_LEFT_OUT = b" [gang] ... %d bytes are left out of this log (METAFLOW_GANG_LOG_MEGABYTES); the console has shown them\n"
 
 
 def say(text: str) -> None:
@@ -54,25 +62,74 @@ def say_and_store(text: str, task_datastore: Any) -> None:
         task_datastore.save_logs(TASK_LOG_SOURCE, {stream: Path(path) for stream, path in paths.items()})
 
 
-def to_mflog(path: str) -> BytesIO:
-    """A log of the guard (``<UTC time> <line>``) as Metaflow stores one, byte for byte but for the line's prefix."""
-    from metaflow.mflog import RUNTIME_LOG_SOURCE
-    from metaflow.mflog.mflog import decorate
+def to_mflog(path: str, limit: int = LOG_BYTES) -> FileIO:
+    """A log of the guard (``<UTC time> <line>``) as Metaflow stores one, byte for byte but for the line's prefix: a
+    file without a name, in the log's folder.
 
-    stored = BytesIO()
-    latest = datetime.min
+    Of a log of more than ``limit`` bytes the middle is left out, and a line says so.
+    """
+    stored = tempfile.TemporaryFile(dir=os.path.dirname(path), buffering=0)  # noqa: SIM115 - for the caller to read
+    writer = _Writer(stored)
     with open(path, "rb") as file:
-        for number, line in enumerate(file):
+        size = os.fstat(file.fileno()).st_size
+        writer.copy(file, size if size <= limit else limit // 2)
+        if size > limit:
+            start = file.tell()
+            file.seek(max(start, size - limit // 2))
+            file.readline()  # the rest of a line
+            writer.write([writer.latest + _LEFT_OUT % (file.tell() - start)])
+            writer.copy(file, size)
+    stored.seek(0)
+    return stored
+
+
+class _Writer:
+    """Writes lines of the guard's into ``stored``, as Metaflow's; ``latest`` is the latest time that one had."""
+
+    def __init__(self, stored: Any) -> None:
+        self.latest = b""
+        self._stored = stored
+        self._number = 0
+        self._before, self._between, self._after = _around_the_line()
+
+    def copy(self, file: BinaryIO, most: int) -> None:
+        """The whole lines of the next ``most`` bytes of ``file``."""
+        done = 0
+        while done < most and (lines := file.readlines(min(_PIECE_BYTES, most - done))):
+            self.write(lines)
+            done += sum(map(len, lines))
+
+    def write(self, lines: list[bytes]) -> None:
+        before, between, after = self._before, self._between, self._after
+        latest, number, ready = self.latest, self._number, []
+        for line in lines:
             stamp, space, text = line.partition(b" ")
             if not space:
                 break  # a guard that was killed left half a stamp
-            latest = max(latest, datetime.fromisoformat(stamp.decode()))
+            if stamp > latest:
+                latest = stamp
             # Metaflow's reader sorts by time, then by this id, which would else be a random one: the lines of one
             # moment would lose their order.
-            order = b"%012d" % number
-            stored.write(decorate(RUNTIME_LOG_SOURCE, text.removesuffix(b"\n") + b"\n", now=latest, lineid=order))
-    stored.seek(0)
-    return stored
+            ready.append(b"%b%b%b%012d%b%b" % (before, latest, between, number, after, text))
+            number += 1
+        if ready and not ready[-1].endswith(b"\n"):
+            ready.append(b"\n")
+        self.latest, self._number = latest, number
+        view = memoryview(b"".join(ready))
+        while view:
+            view = view[self._stored.write(view) :]
+
+
+def _around_the_line() -> tuple[bytes, bytes, bytes]:
+    """What Metaflow writes before the time of a line, between that and its id, and after that."""
+    from metaflow.mflog import RUNTIME_LOG_SOURCE
+    from metaflow.mflog.mflog import ISOFORMAT, decorate
+
+    moment = datetime(2000, 1, 2, 3, 4, 5, 6)
+    sample = decorate(RUNTIME_LOG_SOURCE, b"", now=moment, lineid=b"LINEID")
+    before, _, rest = sample.partition(moment.strftime(ISOFORMAT).encode())
+    between, _, after = rest.partition(b"LINEID")
+    return before, between, after
 
 
 def save_node_logs(
@@ -82,6 +139,7 @@ def save_node_logs(
     attempt: int,
     logs: Mapping[str, Mapping[str, str]],
     task_ids: Mapping[str, str],
+    limit: int = LOG_BYTES,
 ) -> None:
     """Store each node's stdout and stderr as the log of its own task, where ``Task(...).stdout`` finds it.
 
@@ -89,6 +147,8 @@ def save_node_logs(
     ----------
     logs : mapping of node index to mapping of stream name to path
     task_ids : mapping of node index to task id
+    limit : int
+        Bytes of each stream that are stored.
     """
     from metaflow.mflog import RUNTIME_LOG_SOURCE
 
@@ -96,7 +156,9 @@ def save_node_logs(
         datastore = flow_datastore.get_task_datastore(
             run_id, step, task_ids[node], attempt=attempt, mode="w", allow_not_done=True
         )
-        datastore.save_logs(RUNTIME_LOG_SOURCE, {name: to_mflog(path) for name, path in streams.items()})
+        with contextlib.ExitStack() as stack:
+            opened = {name: stack.enter_context(to_mflog(path, limit)) for name, path in streams.items()}
+            datastore.save_logs(RUNTIME_LOG_SOURCE, opened)
 
 
 def main(spec_path: str) -> None:
@@ -108,7 +170,8 @@ def main(spec_path: str) -> None:
         spec = json.load(file)
     storage = next(store for store in DATASTORES if spec["datastore"] == store.TYPE)
     datastore = FlowDataStore(spec["flow"], None, storage_impl=storage, ds_root=spec["root"])
-    save_node_logs(datastore, spec["run"], spec["step"], spec["attempt"], spec["logs"], spec["task_ids"])
+    where = (spec["run"], spec["step"], spec["attempt"])
+    save_node_logs(datastore, *where, spec["logs"], spec["task_ids"], spec["limit"])
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -264,7 +265,7 @@ def test_a_log_gives_back_what_was_written_into_it(chunks: list[bytes]) -> None:
         for chunk in chunks:
             log.write(chunk)
         log.end()
-        lines = [line.msg for line in merge_logs([to_mflog(path).getvalue()])]
+        lines = [line.msg for line in merge_logs([to_mflog(path).read()])]
     assert b"".join(line + b"\n" for line in lines) == ended(b"".join(chunks))
 
 
@@ -272,7 +273,7 @@ def test_a_log_keeps_the_order_of_many_lines_of_one_moment(tmp_path: Path) -> No
     log = Log(str(tmp_path / "log"))
     log.write(b"".join(b"%d\n" % number for number in range(1000)))
     log.end()
-    lines = [line.msg for line in merge_logs([to_mflog(str(tmp_path / "log")).getvalue()])]
+    lines = [line.msg for line in merge_logs([to_mflog(str(tmp_path / "log")).read()])]
     assert lines == [b"%d" % number for number in range(1000)]
 
 
@@ -284,8 +285,28 @@ def test_a_log_whose_end_is_cut_or_whose_clock_went_back_is_read_all_the_same(tm
         b"2030-01-01T00:00:03.000000 third\n"
         b"2030-01-01T0"
     )
-    stored = to_mflog(str(path)).getvalue()
+    stored = to_mflog(str(path)).read()
     assert [line.msg for line in merge_logs([stored])] == [b"first", b"second", b"third"]
+
+
+def test_a_long_log_is_stored_without_its_middle_and_not_read_into_memory(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with path.open("wb") as file:
+        for number in range(400_000):
+            file.write(b"2030-01-01T00:00:01.%06d line %06d %b\n" % (number, number, b"x" * 40))
+    tracemalloc.start()
+    with to_mflog(str(path), 4 << 20) as stored:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        lines = [line.msg for line in merge_logs([stored.read()])]
+    assert peak < 16 << 20
+    left_out = [index for index, line in enumerate(lines) if b"bytes are left out of this log" in line]
+    assert len(left_out) == 1 and 10_000 < left_out[0] < len(lines) - 10_000
+    assert lines[0].startswith(b"line 000000 ") and lines[-1].startswith(b"line 399999 ")
+    numbers = [int(line.split()[1]) for line in lines if line.startswith(b"line ")]
+    said = int(re.findall(rb"(\d+) bytes", lines[left_out[0]])[0])
+    assert numbers == sorted(numbers)
+    assert said == path.stat().st_size - len(numbers) * (path.stat().st_size // 400_000)
 
 
 def test_a_tail_keeps_the_end() -> None:

@@ -34,7 +34,8 @@ if "step" in sys.argv and "work" in sys.argv:
     if os.environ.get("FILE_SIZE"):
         limit(resource.RLIMIT_FSIZE, int(os.environ["FILE_SIZE"]))
     if os.environ.get("OPEN_FILES"):
-        limit(resource.RLIMIT_NOFILE, int(os.environ["OPEN_FILES"]))
+        soft, hard = os.environ["OPEN_FILES"].split()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (int(soft), int(hard)))
 
 # Killed while a process that it started holds its output open, as a loader of data does.
 VICTIM = '''
@@ -155,6 +156,15 @@ class Robust(FlowSpec):
 
         sys.setprofile(profile)
         raise ValueError("the first one")
+
+    def do_orphans(self, gang, node):
+        read, write = os.pipe()
+        for _ in range(20):
+            subprocess.run(["sh", "-c", "sh -c 'sleep 0.1; exit' &"], pass_fds=[write])
+        os.close(write)
+        os.read(read, 1)  # the end of the last of them
+        shown = subprocess.run(["ps", "-eo", "ppid=,state="], capture_output=True, text=True).stdout.splitlines()
+        print(f"zombies of node {node}: {[line.split() for line in shown].count([str(os.getpid()), 'Z'])};", flush=True)
 
     def do_fork(self, gang, node):
         if node == 0:
@@ -301,6 +311,11 @@ def test_a_second_interrupt_does_not_cut_short_the_first_end(flow_run: FlowRunne
     assert "KeyboardInterrupt" not in run.output
 
 
+def test_what_a_body_leaves_behind_does_not_become_its_zombies(flow_run: FlowRunner) -> None:
+    run = flow_run(FLOW, "--how", "orphans").ok(START_S)
+    assert sorted(re.findall(r"zombies of node \d: \d+;", run.output)) == [f"zombies of node {n}: 0;" for n in (0, 1)]
+
+
 def test_a_forked_process_cannot_take_the_steps_answers(flow_run: FlowRunner) -> None:
     run = flow_run(FLOW, "--how", "fork")
     run.wait_for("ready 0", START_S)
@@ -308,14 +323,14 @@ def test_a_forked_process_cannot_take_the_steps_answers(flow_run: FlowRunner) ->
     assert "child: current.gang belongs to the step's own process" in run.output
 
 
+def test_a_low_soft_limit_of_open_files_is_raised_for_the_guard(flow_run: FlowRunner) -> None:
+    flow_run(FLOW, "--how", "nothing", "--nodes", "8", env={"OPEN_FILES": "25 1000"}).ok(START_S)
+
+
 def test_too_few_descriptors_are_told(flow_run: FlowRunner) -> None:
-    run = flow_run(FLOW, "--how", "nothing", "--nodes", "8", env={"OPEN_FILES": "25"})
+    run = flow_run(FLOW, "--how", "nothing", "--nodes", "8", env={"OPEN_FILES": "25 25"})
     run.fails(START_S)
-    assert re.search(
-        r"The first failure was on node \d: the node's task exited with code 126 before it joined\n"
-        r".*could not be started: Too many open files",
-        run.output,
-    )
+    assert re.search(r"A gang of 8 nodes needs \d+ open files .* the hard limit there is 25 \(ulimit -Hn\)", run.output)
 
 
 def test_no_node_at_all_is_a_mistake_told_in_a_sentence(flow_run: FlowRunner) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import metaflow  # noqa: F401 - before any of its extensions
 import pytest
 
-from metaflow_extensions.gang.core.attributes import SILENCE_S, number_or_setting
+from metaflow_extensions.gang.core.attributes import SILENCE_S, number_or_setting, setting
 from metaflow_extensions.gang.core.failure import BadAttribute
 from metaflow_extensions.gang.core.guard import timeouts
 from metaflow_extensions.gang.core.guard.timeouts import tune
@@ -19,6 +19,17 @@ from metaflow_extensions.gang.core.network import NoRoute, own_address_within
 def read(value: Any, name: str = "lost_host_timeout") -> float:
     decorator = SimpleNamespace(name="gang", attributes={name: value})
     return number_or_setting(decorator, name, SILENCE_S[name], least=2.0)
+
+
+@pytest.mark.parametrize("value", ["soon", "0", "-3", "nan"])
+def test_a_setting_that_cannot_be_meant_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("METAFLOW_GANG_UNKILLABLE_TIMEOUT", value)
+    with pytest.raises(BadAttribute, match=r"METAFLOW_GANG_UNKILLABLE_TIMEOUT=.*is a number of seconds greater than 0"):
+        setting("unkillable_timeout", 30.0)
+    monkeypatch.setenv("METAFLOW_GANG_UNKILLABLE_TIMEOUT", "")
+    assert setting("unkillable_timeout", 30.0) == 30.0
+    monkeypatch.setenv("METAFLOW_GANG_UNKILLABLE_TIMEOUT", "7.5")
+    assert setting("unkillable_timeout", 30.0) == 7.5
 
 
 def test_the_attribute_comes_before_the_setting_and_that_before_what_is_usual(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ sys.path.insert(0, sys.argv[1])
 from support.launches import collected, process, run_launch
 from metaflow_extensions.gang.core.guard import launches
 
+launches.UNKILLABLE_S = 1.0
 told = []
 leave = (
     "import os, sys, time\n"
@@ -44,13 +45,11 @@ print(ended.results[0]["exit_code"], f"{time.monotonic() - started:.1f}", [descr
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a process that it may not signal then")
 def test_a_process_that_may_not_be_signalled_does_not_hold_up_the_launch(tmp_path: Path) -> None:
     setpriv = require_tool("setpriv", "util-linux")
-    env = {**os.environ, "METAFLOW_GANG_UNKILLABLE_TIMEOUT": "1"}
     done = subprocess.run(
         [
             *(setpriv or "setpriv", "--bounding-set=-kill", "--inh-caps=-kill"),
             *(sys.executable, "-c", PROGRAM, str(Path(__file__).parent)),
         ],
-        env=env,
         capture_output=True,
         text=True,
         timeout=END_S,

@@ -11,7 +11,7 @@ import signal
 import socket
 import time
 
-from . import processes
+from . import launches, processes
 from .desk import Desk
 from .farewell import remove_folder, remove_named
 from .launches import Launch
@@ -49,6 +49,7 @@ class Alone:
         number: int = header["id"]
         if op == "setup":
             self._name, self._folder = header["gang_id"], header["folder"]
+            launches.UNKILLABLE_S = header.get("unkillable_timeout", launches.UNKILLABLE_S)
             self._desk.answer(number, {})
             return
         if op == "own":

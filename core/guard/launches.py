@@ -22,9 +22,9 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
 
     from .output import Sink
 
-UNKILLABLE_S = float(os.environ.get("METAFLOW_GANG_UNKILLABLE_TIMEOUT") or 30.0)
+UNKILLABLE_S = 30.0
 """Seconds after its SIGKILL in which a process has to be gone. One that waits in the kernel for a disk or a driver, or
-that belongs to another user, may not be: it is told, and not waited for any more.
+that belongs to another user, may not be: it is told, and not waited for any more. The task's setting takes its place.
 """
 
 SWEEP_MOST_S = 1.0

@@ -7,7 +7,7 @@ import threading
 import time
 from functools import partial
 
-from . import processes
+from . import launches, processes
 from .launches import Launch
 from .limits import too_few_files
 from .stopped import control_guard_of
@@ -68,6 +68,7 @@ class Requests:
         elif not processes.sees_all():
             self._node.say(NO_PROC)
         self._node.ending.hooks_s = header.get("end_timeout", self._node.ending.hooks_s)
+        launches.UNKILLABLE_S = header.get("unkillable_timeout", launches.UNKILLABLE_S)
         if "sigterm" in header:
             self._node.preemption.listen(header["sigterm"])
         if header.get("notice"):
