@@ -99,6 +99,9 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
     replaces_sigterm: ClassVar[bool] = False
     """Whether the framework's C code puts a handler for SIGTERM in the place of ours once it has started."""
 
+    sigterm_module: ClassVar[str] = ""
+    """The module of the framework that does so by Python's own ``signal.signal``; "" where there is none."""
+
     task: TaskInfo
     flow_datastore: Any
     task_datastore: Any

@@ -61,8 +61,8 @@ class Lifecycle(Forming):
         try:
             link = self._link = Link(self._decorator.interrupt)
             self._preemption.listen(link.sigterm_pipe)
-            if self._decorator.replaces_sigterm:
-                self._preemption.keep()
+            if self._decorator.replaces_sigterm or self._decorator.sigterm_module:
+                self._preemption.keep(self._decorator.sigterm_module)
             gang = self._form(link)
             if self._unfit is not None:
                 raise self._unfit

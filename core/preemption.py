@@ -34,6 +34,7 @@ class Preemption:
 
     def __init__(self) -> None:
         self.saves: list[Callable[[], object]] = []
+        self.module = ""
         self._pipe = -1
         self._handler = b""
 
@@ -58,13 +59,15 @@ class Preemption:
         signal.signal(signal.SIGTERM, _on_sigterm)
         self._take()
 
-    def keep(self) -> None:
+    def keep(self, module: str = "") -> None:
         """Take SIGTERM back where a framework's C code has put a handler of its own in the place of ours, of which
         Python learns nothing. Looked for whenever Python looks for garbage, which a framework's start makes plenty of.
 
-        A handler that user code has installed by Python's ``signal`` stays.
+        A handler that user code has installed by Python's ``signal`` stays, unless it is of ``module``, the
+        framework's.
         """
         if self._pipe >= 0:
+            self.module = module
             gc.callbacks.append(self._look)
 
     def _take(self) -> None:
@@ -108,7 +111,12 @@ def _on_sigterm(number: int, frame: FrameType | None) -> None:
 
 
 def _is_ours() -> bool:
-    return signal.getsignal(signal.SIGTERM) is _on_sigterm
+    """Whether the handler of SIGTERM, as Python knows it, is ours, or that of a framework whose place we take."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is _on_sigterm:
+        return True
+    module = _listening.module if _listening is not None else ""
+    return bool(module) and getattr(handler, "__module__", None) == module
 
 
 def _in_c(number: int) -> bytes:

@@ -96,6 +96,7 @@ class RayDecorator(GangDecorator):
     }
     runs_on_control_only = True
     interrupt = RayInterrupt
+    sigterm_module = "ray._private.worker"  # ray.init() has a SIGTERM raise SystemExit
 
     memory: int | None = None
     shared_memory: int | None = None
