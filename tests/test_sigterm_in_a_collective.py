@@ -13,6 +13,7 @@ import time
 import pytest
 from support.faults import kill_process
 from support.flows import FlowRunner
+from support.mpi import OPEN_MPI_4, path_with
 from support.requirements import require_packages
 from support.tensorflow import END_S, QUIET, START_S
 
@@ -128,3 +129,82 @@ def test_it_is_a_preemption(flow_run: FlowRunner, launcher: str, waits: int, str
     assert re.search(rf"node {struck} \(.*\): was told to end \(SIGTERM\)", output), run.story()
     assert "killed by" not in output, run.story()
     assert (run.folder / f"saved-{0 if is_ray else 1 - waits}").exists(), run.story()
+
+
+RANKS = """
+import os, time
+
+if os.environ["LAUNCHER"] == "mpi":
+    from mpi4py import MPI
+    rank = MPI.COMM_WORLD.rank
+    def total():
+        return MPI.COMM_WORLD.allreduce(1.0)
+else:
+    import torch
+    torch.distributed.init_process_group("gloo")
+    rank = torch.distributed.get_rank()
+    def total():
+        value = torch.ones(1)
+        torch.distributed.all_reduce(value)
+        return float(value)
+for _ in range(3):
+    assert total() == 2.0
+print(f"ready {rank};", flush=True)
+total() if rank == int(os.environ["WAITS"]) else time.sleep(1000)
+"""
+
+STARTS_RANKS = """
+import os, sys
+from metaflow import FlowSpec, current, step
+import metaflow
+
+LAUNCHER = os.environ["LAUNCHER"]
+
+class Ranks(FlowSpec):
+    @step
+    def start(self):
+        self.next(self.work, num_parallel=2)
+
+    @getattr(metaflow, LAUNCHER)
+    @step
+    def work(self):
+        me = current.gang.node_index
+        current.gang.on_preemption(lambda: open(f"saved-{me}", "w").close(), seconds=3.0)
+        if LAUNCHER == "mpi":
+            current.mpi.run(args=["-n", "2"], program=[sys.executable, "ranks.py"])
+        elif LAUNCHER == "deepspeed":
+            current.deepspeed.run(entrypoint="ranks.py", deepspeed_args=["--num_gpus", "1"])
+        else:
+            current.torch.run(entrypoint="ranks.py", nproc_per_node=1)
+        self.next(self.join)
+
+    @step
+    def join(self, inputs):
+        self.next(self.end)
+
+    @step
+    def end(self):
+        pass
+
+if __name__ == "__main__":
+    Ranks()
+"""
+
+
+@BIG
+@pytest.mark.parametrize("struck", [0, 1])
+@pytest.mark.parametrize("launcher", ["torchrun", "deepspeed", "mpi"])
+def test_it_is_one_while_ranks_wait_in_a_collective(flow_run: FlowRunner, launcher: str, struck: int) -> None:
+    require_packages("mpi4py" if launcher == "mpi" else "deepspeed" if launcher == "deepspeed" else "torch")
+    env = {**QUIET, "LAUNCHER": launcher, "WAITS": "1"}
+    if launcher == "mpi":
+        env["PATH"] = path_with(OPEN_MPI_4)
+    run = flow_run(STARTS_RANKS, env=env, files={"ranks.py": RANKS})
+    run.wait_for(re.compile(r"ready \d;"), START_S, count=2)
+    time.sleep(0.5)  # as above
+    kill_process(run.tasks("work")[struck], signal.SIGTERM)
+    output = run.fails(END_S)
+    assert re.search(rf"node {struck} \(.*\): was told to end \(SIGTERM\)", output), run.story()
+    assert "killed by" not in output, run.story()
+    saved = {"saved-0"} if launcher == "mpi" else {"saved-0", "saved-1"}  # the body of @mpi runs on node 0 alone
+    assert {path.name for path in run.folder.glob("saved-*")} == saved, run.story()
