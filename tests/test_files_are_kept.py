@@ -101,6 +101,47 @@ def test_where_a_framework_cannot_be_finalized_files_are_written_out_all_the_sam
     assert (code, found) == (1, expected)
 
 
+LEAVES = """
+import subprocess
+from metaflow import FlowSpec, current, gang, step
+
+class Leaves(FlowSpec):
+    @step
+    def start(self):
+        self.next(self.work, num_parallel=2)
+
+    @gang
+    @step
+    def work(self):
+        # Ends a moment after the task; SIGTERM would end it before.
+        wait = "while grep -q '^State:.[RSD]' /proc/$0/status; do sleep 0.05; done; sleep 0.2"
+        command = f"{wait}; echo whole > left-by-{current.gang.node_index}"
+        subprocess.Popen(["sh", "-c", command, str(__import__("os").getpid())])
+        self.next(self.join)
+
+    @step
+    def join(self, inputs):
+        self.next(self.end)
+
+    @step
+    def end(self):
+        pass
+
+if __name__ == "__main__":
+    Leaves()
+"""
+
+
+def test_what_a_body_leaves_running_may_finish(flow_run: FlowRunner) -> None:
+    run = flow_run(LEAVES).ok(FLOW_S)
+    for node in (0, 1):
+        path = run.folder / f"left-by-{node}"
+        deadline = time.monotonic() + TIMEOUT_S
+        while not (path.exists() and path.read_text()) and time.monotonic() < deadline and run.left(0):
+            time.sleep(0.01)
+        assert path.exists() and path.read_text() == "whole\n", f"node {node}"
+
+
 FLOW = """
 import os, sys
 from metaflow import FlowSpec, current, gang, deepspeed, mpi, step, tensorflow, torchrun

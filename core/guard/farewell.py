@@ -9,6 +9,7 @@ import subprocess
 import time
 
 from . import processes
+from .launches import LEFT_S
 from .private import remove_if_empty
 
 TYPE_CHECKING = False
@@ -53,13 +54,16 @@ def _end_strays(node: Node, tasks: set[int]) -> None:
         found = processes.descendants([os.getpid()]) | _strays(node, tasks)
         return found if processes.sees_all() else found | processes.groups(pid for pid in tasks if pid > 0)
 
-    strays = left()
-    processes.terminate(strays)
-    deadline = time.monotonic() + GRACE_S
-    while strays and time.monotonic() < deadline:
-        time.sleep(_STEP_S)
-        strays = left()
-    processes.send(strays, signal.SIGKILL)
+    def left_after(seconds: float) -> set[int]:
+        deadline = time.monotonic() + seconds
+        while (strays := left()) and time.monotonic() < deadline:
+            time.sleep(_STEP_S)
+        return strays
+
+    if node.bye and not node.stopping:
+        left_after(LEFT_S)  # as what a launch has left behind may finish by itself
+    processes.terminate(left())
+    processes.send(left_after(GRACE_S), signal.SIGKILL)
 
 
 def _strays(node: Node, tasks: set[int]) -> set[int]:
