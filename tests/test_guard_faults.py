@@ -74,3 +74,31 @@ def test_a_guard_without_a_gang_that_fails_is_told_by_who_needed_it(tmp_path: Pa
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=END_S, cwd=tmp_path)
     assert "It failed by a fault of its own" in done.stdout and "out of memory" not in done.stdout, done.stderr
     assert "its guard failed: KeyError: 'id'" in done.stderr and "Traceback" in done.stderr
+
+
+IN_A_THREAD = """
+import threading
+import metaflow
+from metaflow_extensions.gang.core.guard import fault
+from metaflow_extensions.gang.core.guard.loop import Loop
+
+loop = Loop()
+
+def told(text, trace):
+    print(text)
+    print(trace)
+    loop.stop()
+
+def serves_a_connection():
+    {}["what it needs"]
+
+loop.call_later(0, threading.Thread(target=serves_a_connection).start)
+print(fault.serve(loop, told, lambda: None))
+"""
+
+
+def test_a_fault_in_another_thread_of_the_guard_is_told_in_the_same_way() -> None:
+    done = subprocess.run([sys.executable, "-c", IN_A_THREAD], capture_output=True, text=True, timeout=END_S)
+    assert done.stdout.startswith("its guard failed: KeyError: 'what it needs'\nTraceback"), done.stdout + done.stderr
+    assert "in serves_a_connection" in done.stdout and "This is a bug of metaflow-gang" in done.stdout
+    assert done.stdout.endswith("\n70\n") and not done.stderr

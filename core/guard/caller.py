@@ -11,6 +11,7 @@ import os
 import select
 import socket
 import threading
+import time
 from contextlib import suppress
 
 from .bulklink import BulkError
@@ -29,20 +30,21 @@ from .exchange import (
     Outlet,
     taken,
 )
-from .secure import connect
+from .limits import ran_out
+from .secure import PAUSE_S, connect
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from collections.abc import Callable
     from typing import Any
 
     Streams = tuple[int, int, int]
 
 SOCKET = "callers"
+"""The name of the guard's socket in its folder."""
 
 _LONGEST_PATH = 100
 """Bytes of a socket's path; Linux takes 107, and macOS 103. The folder's may have more."""
-
-"""The name of the guard's socket in its folder."""
 
 LONGEST_REQUEST = 1 << 20
 """Bytes of a program's words: more than the kernel gives a program."""
@@ -130,6 +132,7 @@ class Callers:
 
     def __init__(self, folder: str, key: bytes, nodes: list[dict[str, Any]]) -> None:
         self._key, self._nodes = key, nodes
+        self.complain: Callable[[BaseException], None] = lambda error: None  # tells what has run out
         self._sock = socket.socket(socket.AF_UNIX)
         path = os.path.join(folder, SOCKET)
         if len(os.fsencode(path)) <= _LONGEST_PATH:
@@ -152,10 +155,18 @@ class Callers:
         while True:
             try:
                 program, _ = self._sock.accept()
-            except OSError:
-                self._sock.close()
-                return
-            threading.Thread(target=self._serve, args=(program,), name="caller", daemon=True).start()
+            except OSError as error:
+                if not ran_out(error):
+                    self._sock.close()
+                    return
+                self.complain(error)
+                time.sleep(PAUSE_S)
+                continue
+            try:
+                threading.Thread(target=self._serve, args=(program,), name="caller", daemon=True).start()
+            except RuntimeError as error:  # no thread is left: the program tells that the guard has closed
+                self.complain(error)
+                program.close()
 
     def _serve(self, program: socket.socket) -> None:
         with program, suppress(OSError):  # the program has gone

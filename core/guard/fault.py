@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 import time
 
 from . import processes
@@ -30,8 +31,10 @@ def serve(loop: Loop, told: Callable[[str, str], None], tidy: Callable[[], None]
     """Run ``loop`` to its end; the exit code: 0, or :data:`EXIT_CODE` where a callback raised.
 
     After the first fault ``told(text, traceback)`` is called once, which has to begin the end, and the loop goes on. A
-    descriptor whose callback raises again is left alone. ``tidy()`` is called where that end does not come.
+    descriptor whose callback raises again is left alone. ``tidy()`` is called where that end does not come. What
+    another thread does not handle counts as a callback that raised.
     """
+    _hear_of_threads(loop)
     deadline = 0.0
     while True:
         try:
@@ -54,3 +57,19 @@ def serve(loop: Loop, told: Callable[[str, str], None], tidy: Callable[[], None]
                 tidy()
             processes.send(processes.descendants([os.getpid()]), signal.SIGKILL)
             return EXIT_CODE
+
+
+def _hear_of_threads(loop: Loop) -> None:
+    """Have the loop raise what ends another thread, which nobody would hear of."""
+
+    def ended(args: threading.ExceptHookArgs) -> None:
+        error = args.exc_value
+        if error is None or isinstance(error, SystemExit):
+            return
+
+        def tell() -> None:
+            raise error
+
+        loop.call_soon_threadsafe(tell)
+
+    threading.excepthook = ended

@@ -18,7 +18,7 @@ PER_TASK = 4
 REPEAT_SECONDS = 60.0
 """After which the same complaint is said again."""
 
-_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC)
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT)
 
 
 def open_files() -> tuple[int, int]:
@@ -60,6 +60,11 @@ def too_few_files(num_nodes: int, has_their_tasks: bool) -> str | None:
     )
 
 
+def ran_out(error: BaseException) -> bool:
+    """Whether it says that this guard lacks descriptors, memory, room on a disk or threads."""
+    return out_of_something(error) or isinstance(error, MemoryError) or "start new thread" in str(error)
+
+
 def out_of_something(error: BaseException) -> bool:
     """Whether it says that descriptors, memory or threads have run out, and nothing about who connects."""
     return isinstance(error, OSError) and error.errno in _EXHAUSTED
@@ -95,6 +100,8 @@ def what_ran_out(error: BaseException) -> str:
         return f"no open file left (the limit is {open_files()[0]}, ulimit -n)"
     if isinstance(error, OSError) and error.errno == errno.ENFILE:
         return "no open file left (the whole machine has none)"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"no room left on the disk of {error.filename or 'its temporary folder'}"
     if isinstance(error, RuntimeError):
         return f"no thread left ({error}: a limit of processes, ulimit -u or the container's, or of memory)"
     return f"no memory left ({getattr(error, 'strerror', None) or error})"

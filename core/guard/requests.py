@@ -9,7 +9,7 @@ from functools import partial
 
 from . import launches, processes
 from .launches import Launch
-from .limits import too_few_files
+from .limits import Complaint, too_few_files, what_ran_out
 from .stopped import control_guard_of
 from .uplink import LocalUplink, RemoteUplink
 from .verdict import EVIDENCE, Failure
@@ -144,7 +144,10 @@ class Requests:
         """A value too large for a frame, by a bulk stream of its own, on a thread."""
 
         def ready(address: str, port: int, secret: bytes) -> None:
-            threading.Thread(target=work, args=(address, port, secret), name="bulk", daemon=True).start()
+            try:
+                threading.Thread(target=work, args=(address, port, secret), name="bulk", daemon=True).start()
+            except RuntimeError as error:
+                self._node.desk.answer(request, {"error": f"the guard has {what_ran_out(error)}"})
 
         def work(address: str, port: int, secret: bytes) -> None:
             from . import bulk
@@ -168,6 +171,9 @@ class Requests:
         if self._node.peers is None:
             key = peer_key(self._node.uplink.secret)
             self._node.peers = PeerServer(self._node, header["host"], key, header["env"], header["cwd"])
+            self._node.peers.complain = Complaint(
+                self._node.say, f"node {self._node.index}", f"{self._node.peers.port}, for files and commands"
+            )
         self._node.desk.answer(request, {"port": self._node.peers.port})
 
     def reach_peers(self, request: int, header: Header, payload: bytes) -> None:
@@ -177,6 +183,9 @@ class Requests:
 
         assert self._node.uplink is not None
         self._node.callers = Callers(header["folder"], peer_key(self._node.uplink.secret), header["nodes"])
+        self._node.callers.complain = lambda error: self._node.say(
+            f"The guard of node {self._node.index} has {what_ran_out(error)} to reach another node with."
+        )
         self._node.desk.answer(request, {})
 
     def own(self, request: int, header: Header, payload: bytes) -> None:

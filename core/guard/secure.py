@@ -18,8 +18,13 @@ import threading
 import time
 
 from .bulklink import BulkError, Link, client_context, server_context
+from .limits import ran_out
 from .timeouts import SILENT, TIMEOUTS, tune
 from .wire import fault
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from collections.abc import Callable
 
 HANDSHAKE_SECONDS = 5.0
 """How long a socket may take to prove the secret to a server."""
@@ -32,6 +37,9 @@ CONNECT_SECONDS = 10.0
 
 ATTEMPT_SECONDS, PAUSE_SECONDS = 3.0, 0.2
 """... in attempts of so many seconds, with a pause after each: the kernel doubles its own pauses."""
+
+PAUSE_S = 0.05
+"""After something has run out, until a server takes the next connection."""
 
 MAX_CONNECTIONS = 64
 """Connections that a server serves at once; the others wait in the kernel's queue."""
@@ -102,6 +110,7 @@ class SecureServer:
         self._room = threading.Semaphore(MAX_CONNECTIONS)
         self._lock = threading.Lock()
         self._closed = False
+        self.complain: Callable[[BaseException], None] = lambda error: None  # tells what this server has run out of
         self._live: dict[threading.Thread, Link] = {}
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._sock = socket.create_server((host, 0), family=family, backlog=MAX_CONNECTIONS)
@@ -124,6 +133,10 @@ class SecureServer:
             thread.join(HANDSHAKE_SECONDS)
         self._sock.close()
 
+    def _lacks(self, error: BaseException) -> None:
+        if ran_out(error):
+            self.complain(error)
+
     def serve(self, link: Link) -> None:
         """Serve one connection; a :class:`BulkError` that it raises just ends that."""
         raise NotImplementedError
@@ -134,12 +147,13 @@ class SecureServer:
             try:
                 plain, peer = self._sock.accept()
                 link = Link(_wrap(self._context, plain, server_side=True), str(peer[0]))
-            except OSError:
+            except (OSError, MemoryError) as error:
                 if self._closed:
                     return
                 # The other side has gone again, or no descriptor is free: not a thing of microseconds.
+                self._lacks(error)
                 self._room.release()
-                time.sleep(0.05)
+                time.sleep(PAUSE_S)
                 continue
             thread = threading.Thread(target=self._serve, args=(link,), name="secure", daemon=True)
             with self._lock:
@@ -147,7 +161,14 @@ class SecureServer:
                     link.close()
                     return
                 self._live[thread] = link
-                thread.start()
+                try:
+                    thread.start()
+                except RuntimeError as error:  # no thread is left: this one is asked to come again, by its end
+                    del self._live[thread]
+                    link.abort()
+                    self._lacks(error)
+                    self._room.release()
+                    time.sleep(PAUSE_S)
 
     def _serve(self, link: Link) -> None:
         try:
@@ -157,6 +178,10 @@ class SecureServer:
                 self.serve(link)
         except BulkError:
             pass  # the other side is gone, or is none of ours
+        except (OSError, RuntimeError, MemoryError) as error:
+            if not isinstance(error, OSError) and not ran_out(error):
+                raise
+            self._lacks(error)  # what was asked for fails on the other side, and this server goes on
         finally:
             with self._lock:
                 self._live.pop(threading.current_thread(), None)

@@ -13,6 +13,7 @@ from contextlib import suppress
 from .accept import Acceptor
 from .dial import ConnectError, Dial, connect
 from .hub import ENDING, Hub
+from .limits import Complaint
 from .liveness import Liveness, Silent
 from .messages import HEADER_BYTES, inline_bytes
 from .ring import Ring
@@ -123,6 +124,7 @@ class LocalUplink:
             folder = os.path.join(self._node.folder, "bulk")
             os.makedirs(folder, mode=0o700, exist_ok=True)
             self._bulk = BulkServer(self.address, self.secret, folder)
+            self._bulk.complain = Complaint(self._node.say, "node 0", f"{self._bulk.port}, for large values")
         return self._bulk.port
 
     def send(self, header: Header, payload: bytes = b"") -> None:
