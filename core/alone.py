@@ -14,8 +14,8 @@ from dataclasses import replace
 
 from .attributes import setting
 from .failure import GangException, GuardDied, ProcessFailed
-from .guard.farewell import remove_folder
 from .guard.launches import UNKILLABLE_S
+from .guard.owned import remove_in_its_stead
 from .guard.private import in_base
 from .guard.processes import GANG_MARKER
 from .launch import LaunchPlan
@@ -117,4 +117,4 @@ def alone() -> Iterator[Alone]:
         link.close()
         if not link.in_order:
             link.clean_up_after_guard(name)
-            remove_folder(folder)
+            remove_in_its_stead(folder)

@@ -19,7 +19,7 @@ from . import absence, interrupt, local, nested
 from .context import Gang, Node, lease_port
 from .devices import cpu_count, gpu_count
 from .failure import GangException, GangFailed
-from .guard.farewell import remove_folder
+from .guard.owned import remove_folder
 from .guard.private import in_base, temporary_folder
 from .guard.processes import GANG_MARKER
 from .link import INTERRUPT, STACKS, Link

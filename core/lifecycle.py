@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from . import absence, local
 from .failure import GangException, GangFailed, GangInterrupt, GuardDied
 from .forming import Forming
-from .guard.farewell import remove_folder
+from .guard.owned import remove_in_its_stead
 from .link import Link
 from .logs import save_node_logs, say, say_and_store
 from .record import record, shorten
@@ -193,7 +193,8 @@ class Lifecycle(Forming):
         link.clean_up_after_guard(f"{self._gang_id}.{self._node}")
         if logs and self._is_control and local.is_local():
             self._save(local.log_paths(self._folder, self._num_nodes))
-        remove_folder(self._folder)
+        if self._folder:
+            remove_in_its_stead(self._folder)
 
     def _ask_for_the_story(self, link: Link, error: BaseException) -> BaseException:
         if isinstance(error, GuardDied):

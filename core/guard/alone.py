@@ -9,13 +9,12 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import time
 
 from . import launches, processes
 from .desk import Desk
-from .farewell import remove_folder, remove_named
 from .launches import Launch
 from .loop import Loop
+from .owned import Owned, remove_folder
 from .stream import Stream
 from .voice import Voice
 from .watch import TaskWatch
@@ -35,7 +34,8 @@ class Alone:
         self._name = ""
         self._folder = ""
         self._leaving = False
-        self._named: list[tuple[str, float]] = []
+        self._owned = Owned()
+        self._owner_pid = owner_pid
         # A process that fails ends its launch, whose answer tells of it: there is nobody else to be told.
         self._work = Work(loop, out, err, lambda failure: None, lambda key: None, lambda task: None)
         self._work.say = Voice(err).say
@@ -50,10 +50,11 @@ class Alone:
         if op == "setup":
             self._name, self._folder = header["gang_id"], header["folder"]
             launches.UNKILLABLE_S = header.get("unkillable_timeout", launches.UNKILLABLE_S)
+            self._owned.keep(self._folder, self._owner_pid)
             self._desk.answer(number, {})
             return
         if op == "own":
-            self._named.append((header["pattern"], time.time()))
+            self._owned.add_pattern(header["pattern"])
             self._desk.answer(number, {})
             return
         try:
@@ -74,7 +75,7 @@ class Alone:
 
     def tidy(self) -> None:
         """Remove what was made for the process that this guard served."""
-        remove_named(self._named)
+        self._owned.remove()
         remove_folder(self._folder)
 
     def _leave(self) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import time
 
 from . import processes
 from .launches import LEFT_S
-from .private import remove_if_empty
+from .owned import remove_abandoned, remove_folder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
@@ -38,9 +37,9 @@ def tidy(node: Node) -> None:
         _save_logs(node, node.saver)
     for lease in node.leases:
         lease.release()
-    for folder in node.owned:
-        shutil.rmtree(folder, ignore_errors=True)
-    remove_named(node.named)
+    node.owned.remove()
+    if tasks and node.folder:
+        remove_abandoned(node.folder, node.gang_id)
     remove_folder(node.folder)
     node.voice.finish()
 
@@ -68,7 +67,7 @@ def _end_strays(node: Node, tasks: set[int]) -> None:
 
 def _strays(node: Node, tasks: set[int]) -> set[int]:
     """What the task, or user code in it, had started by itself."""
-    return processes.marked(processes.GANG_MARKER, node.name) - {node.task_pid, *tasks}
+    return (processes.marked(processes.GANG_MARKER, node.name) | node.task_children.living()) - {node.task_pid, *tasks}
 
 
 def _save_logs(node: Node, saver: Header) -> None:
@@ -86,19 +85,3 @@ def _save_logs(node: Node, saver: Header) -> None:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         node.say(f"The logs of the other nodes could not be stored: {error}")
-
-
-def remove_folder(folder: str) -> None:
-    """Remove a node's private folder, and the folders above it where they are empty then."""
-    if folder:
-        shutil.rmtree(folder, ignore_errors=True)
-        gangs = os.path.dirname(folder)
-        remove_if_empty(gangs, os.path.dirname(gangs))
-
-
-def remove_named(named: list[tuple[str, float]]) -> None:
-    """Remove what killed programs have left, by the patterns of their names and since when they may have."""
-    for pattern, since in named:
-        from .leftovers import remove_unused
-
-        remove_unused(pattern, since)

@@ -16,10 +16,12 @@ from .ending import TaskEnd
 from .exits import Program, deserted, task_failure
 from .launches import NodeTask
 from .loop import Loop
+from .owned import Owned
 from .preemption import KIND, Preemption, extra_s
 from .requests import Requests
 from .stopped import Stopped
 from .stream import Stream
+from .task_children import TaskChildren
 from .verdict import CUT, LOST, PEER, Failure, causes, story
 from .voice import Voice
 from .watch import TaskWatch
@@ -73,8 +75,8 @@ class Node:
         self.leases: list[PortLease] = []
         self.control_guard = 0  # in a local gang, on nodes other than 0: its process
         self.seen_by_control = False  # whether control's guard is the task's parent, and sees its end
-        self.owned: list[str] = []  # folders elsewhere that go as this node's own does
-        self.named: list[tuple[str, float]] = []  # patterns of files that go where killed processes left them
+        self.owned = Owned()
+        self.task_children = TaskChildren(task_pid)
         self.uplink: Uplink | None = None
         self.peers: PeerServer | None = None
         self.callers: Callers | None = None
@@ -271,6 +273,7 @@ class Node:
     def task_stored(self) -> None:
         """Metaflow has stored the state of the task, which has failed."""
         self.stored = True
+        self.task_children.look()
         self.ending.stored()
 
     def maybe_save(self) -> None:

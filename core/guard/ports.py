@@ -57,9 +57,17 @@ class PortLease:
             os.close(descriptor)
             return
         _drop(self._path, descriptor)
-        folder = os.path.dirname(self._path)
-        _sweep(folder)
-        remove_if_empty(folder, os.path.dirname(folder))
+        sweep(os.path.dirname(self._path))
+
+
+def sweep(folder: str = "") -> None:
+    """Remove the leases of this user's processes that have died, and the folders where they are empty then.
+
+    ``folder`` is that of the leases, by default this process's own; OSError where the base folder cannot be told.
+    """
+    folder = folder or os.path.join(base_folder(), _FOLDER)
+    _sweep(folder)
+    remove_if_empty(folder, os.path.dirname(folder))
 
 
 def lease_port(host: str = "", avoid: Container[int] = ()) -> PortLease:

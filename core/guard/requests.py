@@ -60,6 +60,7 @@ class Requests:
         """Who the task is and how it may be interrupted; must come first."""
         self._node.index = header["node"]
         self._node.folder = header["folder"]
+        self._node.owned.keep(self._node.folder, self._node.task_pid)
         self._node.gang_id = header["gang_id"]
         self._node.signals = (header["interrupt_signal"], header["stacks_signal"])
         self._node.seen_by_control = header.get("seen_by_control", False)
@@ -191,9 +192,9 @@ class Requests:
     def own(self, request: int, header: Header, payload: bytes) -> None:
         """Remove a folder, too, in the end, or files of a pattern that nobody uses then."""
         if "path" in header:
-            self._node.owned.append(header["path"])
+            self._node.owned.add_folder(header["path"])
         else:
-            self._node.named.append((header["pattern"], time.time()))
+            self._node.owned.add_pattern(header["pattern"])
         self._node.desk.answer(request, {})
 
     def broadcast(self, request: int, header: Header, payload: bytes) -> None:
@@ -316,5 +317,6 @@ class Requests:
     def bye(self, request: int, header: Header, payload: bytes) -> None:
         """Metaflow has stored the task's state: nothing can fail here any more."""
         self._node.bye = True
+        self._node.task_children.look()
         self._node.work.end_launches()  # a thread of the body may have left one
         self._node.maybe_leave()

@@ -57,6 +57,7 @@ class Stopped:
 
     def _look(self) -> None:
         now = time.monotonic()
+        self._node.task_children.look()
         found = self._found()
         self._since = {pid: self._since.get(pid, now) for pid in found}
         for pid, (node, title) in found.items():

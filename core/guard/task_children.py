@@ -1,0 +1,57 @@
+"""Processes that the task's body leaves, found also where they have cleared their environment.
+
+When the task ends its children go to a process that is none of ours, and nothing would tell them from others: so the
+guard remembers them while the task lives. One that was an orphan before cannot be told: the task is no subreaper.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from . import processes
+
+_START = 19
+"""Where proc(5)'s ``stat`` has the time of the start, counted from the state on."""
+
+_BOOT_WORDS = 6
+"""How many words of their command line all guards have in common: an interpreter, its options, program and folder."""
+
+
+class TaskChildren:
+    """What the main thread of process ``task_pid`` has started, as a body does."""
+
+    def __init__(self, task_pid: int) -> None:
+        self._list = f"/proc/{task_pid}/task/{task_pid}/children"
+        self._guards: list[bytes] = []
+        with contextlib.suppress(OSError):
+            self._guards = _command(os.getpid())
+        self._started: dict[int, bytes] = {}
+
+    def look(self) -> None:
+        """Remember who is there now. A kernel without such lists has nothing to tell."""
+        try:
+            with open(self._list, "rb") as file:
+                children = [int(word) for word in file.read().split()]
+        except OSError:
+            return
+        for pid in children:
+            if pid not in self._started:
+                with contextlib.suppress(OSError, IndexError):  # it has just ended
+                    if _command(pid) != self._guards:  # of which each sees to its own end
+                        self._started[pid] = processes.fields(pid)[_START]
+
+    def living(self) -> set[int]:
+        """Those of them that have not ended, and their descendants."""
+        found = set()
+        for pid, started in self._started.items():
+            with contextlib.suppress(OSError, IndexError):
+                line = processes.fields(pid)
+                if line[_START] == started and line[0] not in (b"Z", b"X"):
+                    found.add(pid)
+        return found | (processes.descendants(found) if found else set())
+
+
+def _command(pid: int) -> list[bytes]:
+    with open(f"/proc/{pid}/cmdline", "rb") as file:
+        return file.read().split(b"\0")[:_BOOT_WORDS]
