@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import metaflow  # noqa: F401 - before any of its extensions
 import pytest
@@ -102,7 +102,7 @@ sys.exit(call(json.loads(sys.argv[2]), bytes.fromhex(sys.argv[3]), sys.argv[4:],
 class LocalGang:
     """Nodes of this machine, without a flow; ``rsh`` is node 0's program."""
 
-    def __init__(self, folder: Path, count: int = 2) -> None:
+    def __init__(self, folder: Path, count: int = 2, stderr: IO[str] | None = None) -> None:
         self.folder = folder
         folder.mkdir(parents=True)
         environment = {**os.environ, "TMPDIR": str(folder)}
@@ -111,6 +111,7 @@ class LocalGang:
                 [sys.executable, "-c", TASK, str(node), str(count), os.urandom(4).hex(), str(folder)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
+                stderr=stderr,
                 env=environment,
                 text=True,
             )

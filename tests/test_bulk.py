@@ -55,7 +55,7 @@ def proved(port: int) -> Link:
     """A client that has proved the secret."""
     plain = socket.create_connection((HOST, port), 20)
     link = Link(client_context().wrap_socket(plain, do_handshake_on_connect=False), "the server")
-    link.prove(SECRET, "client", 20)
+    link.prove(SECRET, 20)
     return link
 
 

@@ -53,7 +53,8 @@ class Node(PeerServer):
         super().close()
         chain.close()
 
-server = Node(SimpleNamespace(folder=order["private"]), order["host"], bytes.fromhex(order["key"]), {}, order["cwd"])
+node = SimpleNamespace(folder=order["private"], index=1, say=print)
+server = Node(node, order["host"], bytes.fromhex(order["key"]), {}, order["cwd"])
 print(server.port, flush=True)
 sys.stdin.readline()
 server.close()

@@ -6,8 +6,9 @@ import socket
 import time
 from collections.abc import Callable
 
-from .limits import Complaint, out_of_something, raise_open_files
-from .loop import Loop, Timer
+from .limits import Complaint
+from .listener import BACKLOG, Listener
+from .loop import Loop
 from .proof import Seal, Transcript, is_nonce, new_nonce
 from .session import (
     CHANNEL,
@@ -18,7 +19,6 @@ from .session import (
     ROLES,
     Connection,
     Identity,
-    peer_ip,
     protect,
     sentence,
 )
@@ -35,17 +35,8 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
 HANDSHAKE_SECONDS = 5.0
 """How long a socket may take to prove the secret."""
 
-UNAUTHENTICATED_SOCKETS = 1024
+UNAUTHENTICATED_SOCKETS = 2048
 """How many sockets may be in their handshake at once (see :mod:`.waiting` for who goes then). Each takes some 5 kB."""
-
-BACKLOG = 4096
-"""How many may wait in the kernel's queue (its own bound, net.core.somaxconn, may be lower: they then come again)."""
-
-AT_ONCE = 64
-"""How many sockets are accepted before the loop's other callbacks have their turn."""
-
-_EXHAUSTED_PAUSE = 0.1
-_SWEEP_SECONDS = 0.25
 
 
 class Acceptor:
@@ -111,16 +102,12 @@ class Acceptor:
         self.frame_bytes = frame_bytes
         self.header_bytes = header_bytes
         self.waiting = Waiting(unauthenticated_sockets, handshake_seconds)
-        self._sweep_seconds = min(_SWEEP_SECONDS, handshake_seconds / 4)
-        self._complain = Complaint(say, f"node {node}", "which other nodes connect to")
-        self._sweep: Timer | None = None
-        self._listening = False
-        self._closed = False
-        self._sock = _listen(host, port)
-        name = self._sock.getsockname()
+        sock = _listen(host, port)
+        name = sock.getsockname()
         self.address: str = name[0]
         self.port: int = name[1]
-        self._resume()
+        complain = Complaint(say, f"node {node}", "which other nodes connect to")
+        self._listener = Listener(loop, sock, self.waiting, self._begin, complain)
 
     @property
     def pending(self) -> int:
@@ -129,67 +116,14 @@ class Acceptor:
 
     def close(self) -> None:
         """Accept nobody any more, and drop who is in the handshake. Connections that were handed out stay."""
-        if self._closed:
-            return
-        self._closed = True
-        self._pause()
-        self._sock.close()
-        self.waiting.drop_all()
-        if self._sweep is not None:
-            self._sweep.cancel()
+        self._listener.close()
 
     def forget(self, place: Place) -> None:
         """A handshake is over, one way or the other: its place is free."""
-        self.waiting.leave(place)
-        self._resume()
+        self._listener.leave(place)
 
-    def _resume(self) -> None:
-        if not self._closed and not self._listening:
-            self._listening = True
-            self.loop.add_reader(self._sock, self._on_readable)
-
-    def _pause(self, seconds: float | None = None) -> None:
-        if self._listening:
-            self._listening = False
-            self.loop.remove_reader(self._sock)
-        if seconds is not None:
-            self.loop.call_later(seconds, self._resume)
-
-    def _on_readable(self) -> None:
-        self._accept()
-        if self._sweep is None and len(self.waiting):
-            self._sweep = self.loop.call_later(self._sweep_seconds, self._drop_overdue)
-
-    def _accept(self) -> None:
-        for _ in range(AT_ONCE):
-            # Whoever waits keeps the socket readable, so looking again at once would take all of a core.
-            if self.waiting.full and not self.waiting.drop_one():
-                self._pause(self.waiting.seconds_to_wait())
-                return
-            try:
-                sock, peer = self._sock.accept()
-            except OSError as error:
-                if not out_of_something(error):
-                    return
-                if raise_open_files() or self.waiting.drop_one():
-                    continue
-                self._complain(error)
-                self._pause(_EXHAUSTED_PAUSE)
-                return
-            try:
-                tune(sock)
-                _Handshake(self, sock, peer_ip(peer))
-            except OSError as error:  # gone again; or the loop cannot watch one more
-                sock.close()
-                if out_of_something(error):
-                    self._complain(error)
-                    self._pause(_EXHAUSTED_PAUSE)
-                    return
-
-    def _drop_overdue(self) -> None:
-        self.waiting.drop_overdue()
-        again = len(self.waiting) and not self._closed
-        self._sweep = self.loop.call_later(self._sweep_seconds, self._drop_overdue) if again else None
+    def _begin(self, sock: socket.socket, address: str) -> None:
+        _Handshake(self, sock, address)
 
 
 class _Handshake:
@@ -269,6 +203,7 @@ class _Handshake:
             self._refuse("the proof of the gang's secret is wrong")
             return
         acceptor = self._acceptor
+        tune(self._stream.sock)  # now and not before: most of a crowd proves nothing
         seal = Seal(self._transcript.key("connecting"))
         protect(self._stream, seal, acceptor.frame_bytes, acceptor.header_bytes)
         hello = self._hello
@@ -305,7 +240,6 @@ def _listen(host: str, port: int) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(name)
         sock.listen(BACKLOG)
-        sock.setblocking(False)
     except OSError as error:
         sock.close()
         where = f"{host or 'any address'} port {port}"

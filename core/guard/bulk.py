@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 
 from .bulklink import CHUNK, BulkError, Link
 from .secure import HANDSHAKE_SECONDS, SecureServer, connect
@@ -55,16 +56,23 @@ class BulkServer(SecureServer):
 
     Parameters
     ----------
-    host, secret, handshake_seconds
+    host, secret, handshake_seconds, complain
         As :class:`~.secure.SecureServer` has them.
     folder : str
         Where the files are, on this node. Names are plain file names that do not begin with a dot. A file appears
         under its name when all of it is there, with mode 0600; a transfer that :meth:`close` ends leaves nothing.
     """
 
-    def __init__(self, host: str, secret: bytes, folder: str, handshake_seconds: float = HANDSHAKE_SECONDS) -> None:
+    def __init__(
+        self,
+        host: str,
+        secret: bytes,
+        folder: str,
+        handshake_seconds: float = HANDSHAKE_SECONDS,
+        complain: Callable[[BaseException], None] = lambda error: None,
+    ) -> None:
         self._folder = folder
-        super().__init__(host, secret, folder, handshake_seconds)
+        super().__init__(host, secret, folder, handshake_seconds, complain)
 
     def serve(self, link: Link) -> None:
         try:

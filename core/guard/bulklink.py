@@ -13,17 +13,29 @@ from typing import IO, Any
 
 from .certificate import self_signed
 from .session import sentence
-from .wire import fault
+from .untrusted import parse
+from .wire import Nonsense, fault
 
 CHUNK = 256 * 1024
 """Bytes that are in memory at a time."""
 
 _HEADER_BYTES = 4096
-_PROOF_BYTES = 32
+PROOF_BYTES = 32
+
+WELCOME = b"\1"
+"""What a server sends when it has taken the client's proof."""
 
 
 class BulkError(Exception):
     """A file could not be sent or fetched; the message says where, why, and what to check."""
+
+
+class Closed(BulkError):
+    """The other side has closed the connection, or it broke."""
+
+
+class Dropped(BulkError):
+    """A server closed the connection before it had taken the proof: nothing has begun, and it may be tried again."""
 
 
 class Link:
@@ -56,36 +68,45 @@ class Link:
         """Give each later call so many seconds."""
         self._sock.settimeout(seconds)
 
-    def prove(self, secret: bytes, side: str, seconds: float) -> None:
-        """Agree on keys, and prove the secret to each other, as ``side`` "server" or "client", within ``seconds``.
+    def prove(self, secret: bytes, seconds: float) -> None:
+        """As a client: agree on keys, and prove the secret to each other, within ``seconds``.
 
         Nothing may be sent or believed before. ``seconds`` is each later call's limit too.
+        Raises :class:`Dropped` where the server has closed the connection before that, and :class:`BulkError` where it
+        is none of this gang.
         """
         deadline = time.monotonic() + seconds
         self.timeout(seconds)
         try:
             self._sock.do_handshake()
-            binding = self._sock.get_channel_binding("tls-unique")
+            client, server = self.proofs(secret)
+            if not hmac.compare_digest(self.exactly(PROOF_BYTES, deadline), server):
+                raise BulkError(
+                    f"{self._peer} does not know this gang's secret: another gang or program uses this port, or "
+                    "something between the two nodes opens the encryption."
+                )
+            self.send(client)
+            if self.exactly(len(WELCOME), deadline) != WELCOME:
+                raise BulkError(f"{self._peer} does not speak as a gang does.")
+        except (ssl.SSLEOFError, ConnectionError) as error:
+            raise Dropped(f"The connection to {self._peer} broke: {fault(error)}.") from None
         except ssl.SSLError as error:
             raise BulkError(f"{self._peer} does not speak as a gang does ({error.reason or error}).") from None
         except (OSError, ValueError) as error:
             raise self._broken(error) from None
+        except Closed as error:
+            raise Dropped(str(error)) from None
+        self.timeout(seconds)
+
+    def proofs(self, secret: bytes) -> tuple[bytes, bytes]:
+        """What client and server show over this very connection, once TLS is agreed on."""
+        binding = self._sock.get_channel_binding("tls-unique")
         if not binding or self._sock.session_reused or self._sock.version() != "TLSv1.2":
             raise BulkError(f"The encryption agreed with {self._peer} cannot be tied to the gang's secret.")
         client, server = (
             hmac.digest(secret, f"gang bulk {who} ".encode() + binding, "sha256") for who in ("client", "server")
         )
-        if side == "server":
-            self.send(server)
-        shown = self.exactly(_PROOF_BYTES, deadline)
-        if not hmac.compare_digest(shown, client if side == "server" else server):
-            raise BulkError(
-                f"{self._peer} does not know this gang's secret: another gang or program uses this port, or something "
-                "between the two nodes opens the encryption."
-            )
-        if side == "client":
-            self.send(client)
-        self.timeout(seconds)
+        return client, server
 
     def send(self, data: bytes | memoryview) -> None:
         """Send all of ``data``."""
@@ -101,7 +122,7 @@ class Link:
         except (OSError, ValueError) as error:
             raise self._broken(error) from None
         if not data:
-            raise BulkError(f"{self._peer} closed the connection too early.")
+            raise Closed(f"{self._peer} closed the connection too early.")
         return data
 
     def send_header(self, header: dict[str, Any]) -> None:
@@ -117,12 +138,9 @@ class Link:
         if size > _HEADER_BYTES:
             raise BulkError(f"{self._peer} announces a header of {size} bytes; {_HEADER_BYTES} is the limit.")
         try:
-            header = json.loads(self.exactly(size).decode())
-        except (ValueError, RecursionError):
-            header = None
-        if not isinstance(header, dict):
-            raise BulkError(f"{self._peer} sent a header that is not a JSON object.")
-        return header
+            return parse(self.exactly(size))
+        except Nonsense:
+            raise BulkError(f"{self._peer} sent a header that is not a JSON object.") from None
 
     def answer(self) -> dict[str, Any]:
         """Receive the server's answer; its error, where it has one, is raised."""
@@ -166,7 +184,8 @@ class Link:
 
     def _broken(self, error: OSError | ValueError) -> BulkError:
         why = fault(error) if isinstance(error, OSError) else str(error)
-        return BulkError(f"The connection to {self._peer} broke: {why}.")
+        kind = Closed if isinstance(error, (ConnectionError, ssl.SSLEOFError)) else BulkError
+        return kind(f"The connection to {self._peer} broke: {why}.")
 
 
 def server_context(folder: str) -> ssl.SSLContext:

@@ -6,12 +6,8 @@ key is outside the guards, and the program, which starts once for each node, has
 
 from __future__ import annotations
 
-import array
 import os
 import select
-import socket
-import threading
-import time
 from contextlib import suppress
 
 from .bulklink import BulkError
@@ -30,24 +26,13 @@ from .exchange import (
     Outlet,
     taken,
 )
-from .limits import ran_out
-from .secure import PAUSE_S, connect
+from .secure import connect
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Callable
     from typing import Any
 
     Streams = tuple[int, int, int]
-
-SOCKET = "callers"
-"""The name of the guard's socket in its folder."""
-
-_LONGEST_PATH = 100
-"""Bytes of a socket's path; Linux takes 107, and macOS 103. The folder's may have more."""
-
-LONGEST_REQUEST = 1 << 20
-"""Bytes of a program's words: more than the kernel gives a program."""
 
 FLAGS = frozenset("1246AaCdfGgKkMNnqsTtVvXxYy")
 """Options of ssh and rsh that have no value. All are accepted, and only -n and -f (no stdin) mean something here."""
@@ -110,95 +95,6 @@ def find(host: str, nodes: list[dict[str, Any]]) -> dict[str, Any]:
     known = ", ".join(" or ".join(node["names"]) for node in nodes[:SHOWN_NODES])
     more = f", and {len(nodes) - SHOWN_NODES} more" if len(nodes) > SHOWN_NODES else ""
     raise Refusal(f"No node of this gang is called {host!r}. Its nodes are: {known}{more}.")
-
-
-class Callers:
-    """Serves the programs of this node that want a command run on another, each in a thread of its own.
-
-    Parameters
-    ----------
-    folder : str
-        A private folder: who may enter it may have commands run.
-    key : bytes
-        What nodes show each other (:func:`~.peer.peer_key`).
-    nodes : list of dict
-        "names" (what it may be called), "address" and "port" of each node's server.
-
-    Raises
-    ------
-    OSError
-        When there can be no socket in the folder.
-    """
-
-    def __init__(self, folder: str, key: bytes, nodes: list[dict[str, Any]]) -> None:
-        self._key, self._nodes = key, nodes
-        self.complain: Callable[[BaseException], None] = lambda error: None  # tells what has run out
-        self._sock = socket.socket(socket.AF_UNIX)
-        path = os.path.join(folder, SOCKET)
-        if len(os.fsencode(path)) <= _LONGEST_PATH:
-            self._sock.bind(path)
-        else:
-            place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                self._sock.bind(f"/proc/self/fd/{place}/{SOCKET}")
-            finally:
-                os.close(place)
-        self._sock.listen(128)
-        threading.Thread(target=self._accept, name="callers", daemon=True).start()
-
-    def close(self) -> None:
-        """Take no more. Those that are served end with their programs."""
-        with suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)  # wakes the thread in accept()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                program, _ = self._sock.accept()
-            except OSError as error:
-                if not ran_out(error):
-                    self._sock.close()
-                    return
-                self.complain(error)
-                time.sleep(PAUSE_S)
-                continue
-            try:
-                threading.Thread(target=self._serve, args=(program,), name="caller", daemon=True).start()
-            except RuntimeError as error:  # no thread is left: the program tells that the guard has closed
-                self.complain(error)
-                program.close()
-
-    def _serve(self, program: socket.socket) -> None:
-        with program, suppress(OSError):  # the program has gone
-            asked = _receive(program)
-            if asked is None:
-                return
-            words, streams = asked
-            try:
-                code = call(self._nodes, self._key, words, streams, program.fileno())
-            finally:
-                for fd in streams:
-                    os.close(fd)
-            program.sendall(b"%d\n" % code)
-
-
-def _receive(program: socket.socket) -> tuple[list[str], Streams] | None:
-    """Words and streams of a program; None where it does not speak as one of ours."""
-    numbers = array.array("i")
-    data, extra, _, _ = program.recvmsg(4, socket.CMSG_SPACE(3 * numbers.itemsize), socket.MSG_CMSG_CLOEXEC)
-    for level, kind, content in extra:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            numbers.frombytes(content[: len(content) - len(content) % numbers.itemsize])
-    left = int.from_bytes(data, "big") if len(data) == 4 else LONGEST_REQUEST + 1
-    parts = []
-    while 0 < left <= LONGEST_REQUEST and (part := program.recv(left)):
-        parts.append(part)
-        left -= len(part)
-    if left or len(numbers) != 3:
-        for fd in numbers:
-            os.close(fd)
-        return None
-    return [os.fsdecode(word) for word in b"".join(parts).split(b"\0")], (numbers[0], numbers[1], numbers[2])
 
 
 def call(nodes: list[dict[str, Any]], key: bytes, words: list[str], streams: Streams, program: int = -1) -> int:

@@ -7,6 +7,7 @@ import threading
 import time
 
 from .bulklink import CHUNK, BulkError, Link
+from .limits import what_ran_out
 from .part import Lost, Part
 from .passing import STALL_SECONDS, Passing, hops_of, send_body
 
@@ -108,13 +109,22 @@ class Delivery:
                 if hops:
                     self._running.add(self._passing)
                     self.part.hold()
-                    threading.Thread(target=self._pass_on, args=(self._passing,), name="broadcast", daemon=True).start()
+                    self._start(self._passing)
             else:
                 old = None
         if before is not None:
             before.abort()
         if old is not None:
             old.stop()
+
+    def _start(self, passing: Passing) -> None:
+        try:
+            threading.Thread(target=self._pass_on, args=(passing,), name="broadcast", daemon=True).start()
+        except RuntimeError as error:
+            self._passing = None
+            self._running.discard(passing)
+            self.part.release()
+            raise BulkError(f"The guard has {what_ran_out(error)} to send the file on.") from None
 
     def _detach(self, link: Link) -> None:
         """The sender is gone: wait for another one, for some time."""

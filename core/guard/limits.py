@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import resource  # here and not where it is needed: no descriptor may be left then to load it
 import time
 from collections.abc import Callable
 
@@ -23,8 +24,6 @@ _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENO
 
 def open_files() -> tuple[int, int]:
     """The soft and the hard limit of this process."""
-    import resource
-
     return resource.getrlimit(resource.RLIMIT_NOFILE)
 
 
@@ -33,8 +32,6 @@ def raise_open_files(most: int = 0) -> int:
 
     Returns the soft limit that was there before, where that gave any more; else 0.
     """
-    import resource
-
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = most if most and not 0 <= hard < most else hard
     if soft == wanted or soft < 0 or 0 < wanted < soft:
@@ -80,12 +77,12 @@ class Complaint:
         self._say = say
         self._whose = whose
         self._what = what
-        self._next = 0.0
+        self._next: dict[tuple[type, object], float] = {}  # by what has run out
 
     def __call__(self, error: BaseException) -> None:
-        now = time.monotonic()
-        if now >= self._next:
-            self._next = now + REPEAT_SECONDS
+        now, what = time.monotonic(), (type(error), getattr(error, "errno", None))
+        if now >= self._next.get(what, 0.0):
+            self._next[what] = now + REPEAT_SECONDS
             self._say(f"{self.text(error)} Whoever connects waits until that is over.")
 
     def text(self, error: BaseException) -> str:

@@ -29,7 +29,7 @@ from .work import Work
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from .caller import Callers
+    from .callers import Callers
     from .peer import PeerServer
     from .ports import PortLease
     from .uplink import Uplink

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 
 from .bulklink import BulkError, Link
+from .limits import Complaint
 from .secure import SecureServer
 
 TYPE_CHECKING = False
@@ -27,24 +28,22 @@ class PeerServer(SecureServer):
     """
 
     def __init__(self, node: Node, host: str, key: bytes, env: dict[str, str], cwd: str) -> None:
+        from . import chain, remote  # now: no descriptor may be left when they are needed
+
+        self._chain, self._remote = chain, remote
         self._node, self._env, self._cwd = node, env, cwd
-        super().__init__(host, key, node.folder)
+        complain = Complaint(node.say, f"node {node.index}", "for commands and files of other nodes")
+        super().__init__(host, key, node.folder, complain=complain)
 
     def serve(self, link: Link) -> None:
         request = link.header()
         if "run" in request:
-            from . import remote
-
-            remote.serve(link, request, self._node, self._env, self._cwd)
+            self._remote.serve(link, request, self._node, self._env, self._cwd)
         elif "take" in request:
-            from . import chain
-
-            chain.take(link, request, self._secret, self._cwd)
+            self._chain.take(link, request, self._secret, self._cwd)
         else:
             raise BulkError("The request is none that a node knows.")
 
     def close(self) -> None:
         super().close()
-        from . import chain
-
-        chain.close()  # files that have come in part
+        self._chain.close()  # files that have come in part

@@ -9,7 +9,7 @@ from functools import partial
 
 from . import launches, processes
 from .launches import Launch
-from .limits import Complaint, too_few_files, what_ran_out
+from .limits import too_few_files, what_ran_out
 from .stopped import control_guard_of
 from .uplink import LocalUplink, RemoteUplink
 from .verdict import EVIDENCE, Failure
@@ -148,7 +148,8 @@ class Requests:
             try:
                 threading.Thread(target=work, args=(address, port, secret), name="bulk", daemon=True).start()
             except RuntimeError as error:
-                self._node.desk.answer(request, {"error": f"the guard has {what_ran_out(error)}"})
+                answer = {"error": f"The guard of node {self._node.index} has {what_ran_out(error)} for a large value."}
+                self._node.desk.answer(request, answer)
 
         def work(address: str, port: int, secret: bytes) -> None:
             from . import bulk
@@ -172,21 +173,16 @@ class Requests:
         if self._node.peers is None:
             key = peer_key(self._node.uplink.secret)
             self._node.peers = PeerServer(self._node, header["host"], key, header["env"], header["cwd"])
-            self._node.peers.complain = Complaint(
-                self._node.say, f"node {self._node.index}", f"{self._node.peers.port}, for files and commands"
-            )
         self._node.desk.answer(request, {"port": self._node.peers.port})
 
     def reach_peers(self, request: int, header: Header, payload: bytes) -> None:
         """Let programs of this node have commands run on the others, by a socket in the folder."""
-        from .caller import Callers
+        from .callers import Callers
         from .peer import peer_key
 
         assert self._node.uplink is not None
-        self._node.callers = Callers(header["folder"], peer_key(self._node.uplink.secret), header["nodes"])
-        self._node.callers.complain = lambda error: self._node.say(
-            f"The guard of node {self._node.index} has {what_ran_out(error)} to reach another node with."
-        )
+        key = peer_key(self._node.uplink.secret)
+        self._node.callers = Callers(self._node, header["folder"], key, header["nodes"])
         self._node.desk.answer(request, {})
 
     def own(self, request: int, header: Header, payload: bytes) -> None:

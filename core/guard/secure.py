@@ -16,18 +16,19 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Callable
 
-from .bulklink import BulkError, Link, client_context, server_context
-from .limits import ran_out
+from .bulklink import BulkError, Dropped, Link, client_context, server_context
+from .handshake import Handshakes
+from .limits import out_of_something, ran_out, what_ran_out
+from .listener import BACKLOG, Listener
+from .loop import Loop
 from .timeouts import SILENT, TIMEOUTS, tune
 from .wire import fault
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Callable
+from .workers import Workers
 
 HANDSHAKE_SECONDS = 5.0
-"""How long a socket may take to prove the secret to a server."""
+"""How long a socket may take to prove the secret to a server; less where too many come at once, see :mod:`.waiting`."""
 
 STALL_SECONDS = 60.0
 """How long the other side may take for its next step, or for the next bytes of a file."""
@@ -38,17 +39,18 @@ CONNECT_SECONDS = 10.0
 ATTEMPT_SECONDS, PAUSE_SECONDS = 3.0, 0.2
 """... in attempts of so many seconds, with a pause after each: the kernel doubles its own pauses."""
 
-PAUSE_S = 0.05
-"""After something has run out, until a server takes the next connection."""
+FIRST_PAUSE_SECONDS = 0.02
+"""The pause after a server has dropped the connection; the next is twice as long."""
 
 MAX_CONNECTIONS = 64
-"""Connections that a server serves at once; the others wait in the kernel's queue."""
+"""Connections that a server serves at once. Others that have proved the secret wait for that."""
 
 
 def connect(address: str, port: int, secret: bytes) -> Link:
     """A connection to the :class:`SecureServer` at ``address``, with the secret proved on both sides.
 
-    Where nothing comes back, it is tried again until ``lost_host_timeout`` is over: the network may be interrupted.
+    Where nothing comes back, it is tried again until ``lost_host_timeout`` is over: the network may be interrupted. A
+    server to which too many connect at once drops some; then it is tried again for :data:`CONNECT_SECONDS`.
 
     Raises
     ------
@@ -56,7 +58,8 @@ def connect(address: str, port: int, secret: bytes) -> Link:
         Nobody answers there, or somebody who does not know the secret.
     """
     where = f"{f'[{address}]' if ':' in address else address} port {port}"
-    deadline = time.monotonic() + max(CONNECT_SECONDS, TIMEOUTS.lost_host)
+    start, pause = time.monotonic(), FIRST_PAUSE_SECONDS
+    deadline = start + max(CONNECT_SECONDS, TIMEOUTS.lost_host)
     while True:
         begun = time.monotonic()
         try:
@@ -66,25 +69,34 @@ def connect(address: str, port: int, secret: bytes) -> Link:
             if silent and time.monotonic() < deadline:
                 time.sleep(PAUSE_SECONDS)
                 continue
+            if out_of_something(error):
+                raise BulkError(f"Cannot connect to {where}: the guard has {what_ran_out(error)}.") from None
             raise BulkError(
                 f"Cannot connect to {where}: {error.strerror or error}. Check that the security group, firewall or "
                 "network policy lets the nodes of one job reach each other on all ports."
             ) from None
         link = Link(sock, where)
         try:
-            link.prove(secret, "client", STALL_SECONDS)
+            link.prove(secret, STALL_SECONDS)
         except BaseException as error:
             link.close()
-            # A server drops a handshake that stands still, which is not to be the end of one that was interrupted.
-            stood_still = time.monotonic() - begun > HANDSHAKE_SECONDS / 2
-            if not isinstance(error, BulkError) or not stood_still or time.monotonic() >= deadline:
+            if not isinstance(error, BulkError):
                 raise
+            # A server drops a handshake that stands still, which is not to be the end of one that was interrupted.
+            now = time.monotonic()
+            again = isinstance(error, Dropped) and now < start + CONNECT_SECONDS
+            if not again and (now - begun <= HANDSHAKE_SECONDS / 2 or now >= deadline):
+                raise
+            time.sleep(pause)
+            pause = min(2 * pause, PAUSE_SECONDS)
         else:
             return link
 
 
 class SecureServer:
     """Listens, and serves each connection that proves the secret in a thread of its own, by :meth:`serve`.
+
+    One more thread takes all who come through TLS and the proof, and waits for none of them (:mod:`.handshake`).
 
     Parameters
     ----------
@@ -96,96 +108,88 @@ class SecureServer:
         A private folder, for the moment of making the server's key.
     handshake_seconds : float
         See :data:`HANDSHAKE_SECONDS`.
+    complain : callable, optional
+        Gets, in any thread, the error that says that descriptors, memory or threads have run out. The server goes on.
 
     Raises
     ------
     OSError
         When the address is not this machine's.
+    RuntimeError
+        When there is no thread for the server.
     """
 
-    def __init__(self, host: str, secret: bytes, folder: str, handshake_seconds: float = HANDSHAKE_SECONDS) -> None:
+    def __init__(
+        self,
+        host: str,
+        secret: bytes,
+        folder: str,
+        handshake_seconds: float = HANDSHAKE_SECONDS,
+        complain: Callable[[BaseException], None] = lambda error: None,
+    ) -> None:
         self._secret = secret
-        self._handshake_seconds = handshake_seconds
-        self._context = server_context(folder)
-        self._room = threading.Semaphore(MAX_CONNECTIONS)
-        self._lock = threading.Lock()
+        self._complain = complain
         self._closed = False
-        self.complain: Callable[[BaseException], None] = lambda error: None  # tells what this server has run out of
-        self._live: dict[threading.Thread, Link] = {}
+        self._links: set[Link] = set()  # that have proved the secret
+        context = server_context(folder)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._sock = socket.create_server((host, 0), family=family, backlog=MAX_CONNECTIONS)
-        self.port: int = self._sock.getsockname()[1]
-        self._thread = threading.Thread(target=self._accept, name="secure", daemon=True)
-        self._thread.start()
+        sock = socket.create_server((host, 0), family=family, backlog=BACKLOG)
+        self.port: int = sock.getsockname()[1]
+        self._loop = Loop()
+        self._workers = Workers(self._loop, MAX_CONNECTIONS, complain)
+        handshakes = Handshakes(
+            self._loop, context, secret, handshake_seconds, self._take, lambda place: self._listener.leave(place)
+        )
+        self._listener = Listener(self._loop, sock, handshakes.silent, handshakes.begin, complain, [handshakes.begun])
+        self._thread = threading.Thread(target=self._run, name="secure", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._listener.close()
+            self._loop.close()
+            raise
 
     def close(self) -> None:
         """End all connections and their threads."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            live = dict(self._live)
-        self._sock.shutdown(socket.SHUT_RDWR)  # wakes the thread in accept(), which close() would not
-        for link in live.values():
-            link.abort()
-        self._room.release()
-        for thread in (self._thread, *live):
-            thread.join(HANDSHAKE_SECONDS)
-        self._sock.close()
-
-    def _lacks(self, error: BaseException) -> None:
-        if ran_out(error):
-            self.complain(error)
+        if self._closed:
+            return
+        self._closed = True
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(2 * HANDSHAKE_SECONDS)
 
     def serve(self, link: Link) -> None:
         """Serve one connection; a :class:`BulkError` that it raises just ends that."""
         raise NotImplementedError
 
-    def _accept(self) -> None:
-        while True:
-            self._room.acquire()
-            try:
-                plain, peer = self._sock.accept()
-                link = Link(_wrap(self._context, plain, server_side=True), str(peer[0]))
-            except (OSError, MemoryError) as error:
-                if self._closed:
-                    return
-                # The other side has gone again, or no descriptor is free: not a thing of microseconds.
-                self._lacks(error)
-                self._room.release()
-                time.sleep(PAUSE_S)
-                continue
-            thread = threading.Thread(target=self._serve, args=(link,), name="secure", daemon=True)
-            with self._lock:
-                if self._closed:
-                    link.close()
-                    return
-                self._live[thread] = link
-                try:
-                    thread.start()
-                except RuntimeError as error:  # no thread is left: this one is asked to come again, by its end
-                    del self._live[thread]
-                    link.abort()
-                    self._lacks(error)
-                    self._room.release()
-                    time.sleep(PAUSE_S)
+    def _run(self) -> None:
+        self._loop.run()
+        self._listener.close()
+        not_begun = self._workers.close()
+        for link in list(self._links):
+            link.abort()
+        for task in not_begun:
+            task()  # finds its connection shut, and closes it
+        if self._workers.join(HANDSHAKE_SECONDS):
+            self._loop.close()
+
+    def _take(self, link: Link) -> None:
+        self._links.add(link)
+        self._workers.put(lambda: self._serve(link))
 
     def _serve(self, link: Link) -> None:
         try:
             with link:
-                link.prove(self._secret, "server", self._handshake_seconds)
                 link.timeout(STALL_SECONDS)
                 self.serve(link)
         except BulkError:
-            pass  # the other side is gone, or is none of ours
+            pass  # the other side is gone
         except (OSError, RuntimeError, MemoryError) as error:
-            if not isinstance(error, OSError) and not ran_out(error):
+            if ran_out(error):
+                self._complain(error)  # what was asked for fails on the other side, and this server goes on
+            elif not isinstance(error, OSError):
                 raise
-            self._lacks(error)  # what was asked for fails on the other side, and this server goes on
         finally:
-            with self._lock:
-                self._live.pop(threading.current_thread(), None)
-            self._room.release()
+            self._links.discard(link)
 
 
 def _wrap(context: ssl.SSLContext, plain: socket.socket, server_side: bool) -> ssl.SSLSocket:

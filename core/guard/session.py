@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
 
     from .wire import Header
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised whenever two guards with different numbers could misunderstand each other."""
 
 PRE_AUTH_BYTES = 4096

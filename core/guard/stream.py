@@ -53,6 +53,7 @@ class Stream:
         self._unsent = 0
         self._write_fault = ""
         self._faulty = False
+        self._inside = False  # a callback of the loop
         self._closing = False
         self._closed = False
         self._shut = False
@@ -125,6 +126,7 @@ class Stream:
         """``callback`` in such a way that nothing which it raises leaves it, where :attr:`on_fault` takes it."""
 
         def call() -> None:
+            outermost, self._inside = not self._inside, True
             try:
                 callback()
             except Exception as error:
@@ -135,6 +137,11 @@ class Stream:
                 self.on_fault(error)
                 if not self._closing:
                     self._finish()
+            finally:
+                if outermost:
+                    self._inside = False
+                    if self._closed:
+                        self._let_go()
 
         return call
 
@@ -228,10 +235,10 @@ class Stream:
             raise WireError(self._write_fault)
 
     def _end(self, reason: str) -> None:
-        tell = not self.closed
+        tell, on_close = not self.closed, self.on_close
         self._finish()
         if tell:
-            self.on_close(reason)
+            on_close(reason)
 
     def _finish(self) -> None:
         if self._closed:
@@ -244,6 +251,14 @@ class Stream:
         self._loop.remove_writer(self._sock)
         self._sock.close()
         self._tell_closed()
+        if not self._inside:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Forget the callbacks: whose they are has this stream in turn, and of thousands that come and go the memory
+        would wait for Python's search for such circles."""
+        self.on_frame, self.on_close = _drop_frame, _drop_reason
+        self.on_fault = None if self.on_fault is None else _drop_fault
 
     def _forget_unsent(self) -> None:
         self._queue.clear()
@@ -260,4 +275,8 @@ def _drop_frame(header: Header, payload: bytes) -> None:
 
 
 def _drop_reason(reason: str) -> None:
+    pass
+
+
+def _drop_fault(error: Exception) -> None:
     pass

@@ -123,8 +123,8 @@ class LocalUplink:
 
             folder = os.path.join(self._node.folder, "bulk")
             os.makedirs(folder, mode=0o700, exist_ok=True)
-            self._bulk = BulkServer(self.address, self.secret, folder)
-            self._bulk.complain = Complaint(self._node.say, "node 0", f"{self._bulk.port}, for large values")
+            complain = Complaint(self._node.say, "node 0", "for large values")
+            self._bulk = BulkServer(self.address, self.secret, folder, complain=complain)
         return self._bulk.port
 
     def send(self, header: Header, payload: bytes = b"") -> None:

@@ -1,7 +1,7 @@
 """Connections that have not proved the gang's secret yet: how long each may take, and which goes for another one.
 
 A port that others reach gets connections of which nothing ever comes: of port scanners and health checks, or of
-somebody who means it. They must not keep out the gang's own nodes. So there are places for a thousand; where all are
+somebody who means it. They must not keep out the gang's own nodes. So there are places for some thousand; where all are
 taken, the oldest that has not gone on for a moment has to go, of that address which has the most. (A gang may well have
 one address, on one machine or behind one translated address: so no address has a limit of its own.)
 """
@@ -15,7 +15,7 @@ SILENT_SECONDS = 0.1
 """How long a connection is safe that has sent nothing, while all places are taken. A node sends its first words as soon
 as the kernel has connected it, so they are usually there before the connection is looked at."""
 
-BEGUN_SECONDS = 0.25
+BEGUN_SECONDS = 0.15
 """The same for one that has sent something sensible: its next step takes one round trip. Who is dropped comes again."""
 
 CROWDED_SECONDS = 1.0
@@ -45,11 +45,11 @@ class Place:
 
 
 class Waiting:
-    """At most ``limit`` connections, each for at most ``seconds``."""
+    """At most ``limit`` connections, which may be changed at any time, each for at most ``seconds``."""
 
     def __init__(self, limit: int, seconds: float) -> None:
-        self._limit = limit
-        self._seconds = seconds
+        self.limit = limit
+        self.seconds = seconds
         self._places: dict[Place, None] = {}  # in the order in which they came
         self._by_address: dict[str, dict[Place, None]] = {}
 
@@ -58,7 +58,7 @@ class Waiting:
 
     @property
     def full(self) -> bool:
-        return len(self._places) >= self._limit
+        return len(self._places) >= self.limit
 
     def enter(self, address: str, drop: Callable[[bool], bool]) -> Place:
         """A place for a connection that comes from ``address``."""
@@ -70,6 +70,7 @@ class Waiting:
     def leave(self, place: Place) -> None:
         """The connection has proved itself, or is over. Harmless when repeated."""
         if self._places.pop(place, place) is None:
+            place.drop = _gone  # the connection has its place in turn: no circle, see Stream
             mates = self._by_address[place.address]
             del mates[place]
             if not mates:
@@ -94,11 +95,11 @@ class Waiting:
 
     def drop_overdue(self) -> None:
         """Drop those that have had their time."""
-        crowded, now = len(self._places) * 2 > self._limit, time.monotonic()
+        crowded, now = len(self._places) * 2 > self.limit, time.monotonic()
         for place in list(self._places):
             if place not in self._places:
                 continue  # it went with one before it
-            overdue = place.came <= now - self._seconds
+            overdue = place.came <= now - self.seconds
             if overdue or (crowded and place.moved <= now - CROWDED_SECONDS):
                 if place.drop(overdue):
                     self.leave(place)
@@ -110,3 +111,7 @@ class Waiting:
         for place in list(self._places):
             place.drop(True)
             self.leave(place)
+
+
+def _gone(overdue: bool) -> bool:
+    return True
