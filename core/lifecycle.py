@@ -190,7 +190,7 @@ class Lifecycle(Forming):
 
     def _clean_up_after_guard(self, link: Link, logs: bool) -> None:
         """What the guard would have done in the end, storing the other local nodes' ``logs`` included."""
-        link.clean_up_after_guard(f"{self._gang_id}.{self._node}")
+        link.clean_up_after_guard(f"{self._gang_id}.{self._node}", outputs=self._run is not None)
         if logs and self._is_control and local.is_local():
             self._save(local.log_paths(self._folder, self._num_nodes))
         if self._folder:

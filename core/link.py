@@ -23,6 +23,7 @@ from typing import Any
 
 from .failure import BadAttribute, GangInterrupt, GuardDied
 from .guard import fault, processes
+from .guard.pipe_writers import pipes, started, writers
 from .guard.verdict import how_it_ended
 from .guard.wire import Decoder, WireError, encode
 
@@ -252,12 +253,16 @@ class Link:
         """From here on the body is over: nothing is interrupted any more."""
         self._interrupted = True
 
-    def clean_up_after_guard(self, gang_id: str) -> None:
-        """The guard is dead: end what it had started."""
+    def clean_up_after_guard(self, gang_id: str, outputs: bool = False) -> None:
+        """The guard is dead: end what it had started; with ``outputs`` also what writes to this process's stdout and
+        stderr, which are pipes for this process alone.
+        """
+        names = pipes(os.getpid()) if outputs else set()
+        since = started(os.getpid())
         deadline = time.monotonic() + 2.0
         while time.monotonic() < deadline:
             left = processes.marked(processes.GANG_MARKER, gang_id)
-            left |= processes.descendants(left)
+            left |= processes.descendants(left) | writers(names, since)
             if not left:
                 return
             processes.send(left, signal.SIGKILL)

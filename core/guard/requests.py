@@ -66,6 +66,7 @@ class Requests:
         self._node.seen_by_control = header.get("seen_by_control", False)
         if self._node.seen_by_control:
             self._node.control_guard = control_guard_of(self._node.task_pid)
+            self._node.task_children.watch_output()
         elif not processes.sees_all():
             self._node.say(NO_PROC)
         self._node.ending.hooks_s = header.get("end_timeout", self._node.ending.hooks_s)
@@ -76,6 +77,7 @@ class Requests:
             self._node.preemption.watch(header["notice"], header["since"])
         if header.get("watch_parent"):
             TaskWatch(self._node.loop, header["watch_parent"], self._node.run_gone)
+            self._node.task_children.watch_output()
         self._node.desk.answer(request, {})
 
     def open(self, request: int, header: Header, payload: bytes) -> None:

@@ -1,7 +1,8 @@
 """Processes that the task's body leaves, found also where they have cleared their environment.
 
 When the task ends its children go to a process that is none of ours, and nothing would tell them from others: so the
-guard remembers them while the task lives. One that was an orphan before cannot be told: the task is no subreaper.
+guard remembers them while the task lives. The task is no subreaper, so one that was an orphan before is found only
+where it still writes to the task's output.
 """
 
 from __future__ import annotations
@@ -10,9 +11,7 @@ import contextlib
 import os
 
 from . import processes
-
-_START = 19
-"""Where proc(5)'s ``stat`` has the time of the start, counted from the state on."""
+from .pipe_writers import START, pipes, started, writers
 
 _BOOT_WORDS = 6
 """How many words of their command line all guards have in common: an interpreter, its options, program and folder."""
@@ -27,6 +26,12 @@ class TaskChildren:
         with contextlib.suppress(OSError):
             self._guards = _command(os.getpid())
         self._started: dict[int, bytes] = {}
+        self._task_pid, self._since = task_pid, started(task_pid)
+        self._pipes: set[str] = set()
+
+    def watch_output(self) -> None:
+        """The pipes of the task's output were made for this task alone, as a run and control's guard make them."""
+        self._pipes = pipes(self._task_pid)
 
     def look(self) -> None:
         """Remember who is there now. A kernel without such lists has nothing to tell."""
@@ -39,15 +44,19 @@ class TaskChildren:
             if pid not in self._started:
                 with contextlib.suppress(OSError, IndexError):  # it has just ended
                     if _command(pid) != self._guards:  # of which each sees to its own end
-                        self._started[pid] = processes.fields(pid)[_START]
+                        self._started[pid] = processes.fields(pid)[START]
 
     def living(self) -> set[int]:
         """Those of them that have not ended, and their descendants."""
         found = set()
-        for pid, started in self._started.items():
+        for pid, start in self._started.items():
             with contextlib.suppress(OSError, IndexError):
                 line = processes.fields(pid)
-                if line[_START] == started and line[0] not in (b"Z", b"X"):
+                if line[START] == start and line[0] not in (b"Z", b"X"):
+                    found.add(pid)
+        for pid in writers(self._pipes, self._since):
+            with contextlib.suppress(OSError):
+                if _command(pid) != self._guards:
                     found.add(pid)
         return found | (processes.descendants(found) if found else set())
 
