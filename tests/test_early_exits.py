@@ -132,3 +132,49 @@ def test_a_rank_that_left_without_a_return_is_named(flow_run: FlowRunner) -> Non
     sentence = "returned in 1 of the 2 ranks on node 1: rank 3 ended with code 0 without returning, as by os._exit(0)."
     for text in errors(run):
         assert sentence in text, run.story()
+
+
+MPI_FLOW = """
+from metaflow import FlowSpec, current, mpi, step
+
+class Leaves(FlowSpec):
+    @step
+    def start(self):
+        self.next(self.work, num_parallel=2)
+
+    @mpi
+    @step
+    def work(self):
+        current.mpi.run(args=["-n", "4"], program="python -m leaves")
+        self.next(self.join)
+
+    @step
+    def join(self, inputs):
+        self.next(self.end)
+
+    @step
+    def end(self):
+        pass
+
+if __name__ == "__main__":
+    Leaves()
+"""
+
+LEAVES = """
+import os
+from mpi4py import MPI
+MPI.COMM_WORLD.Barrier()
+if MPI.COMM_WORLD.rank == 3:
+    print("rank 3 leaves", flush=True)
+    os._exit(0)
+MPI.COMM_WORLD.Barrier()
+"""
+
+
+def test_a_rank_of_mpirun_that_left_with_code_0_is_named(flow_run: FlowRunner) -> None:
+    run = flow_run(MPI_FLOW, files={"leaves.py": LEAVES})
+    run.fails(END_S)
+    for node, who in ((0, "rank 3, running python -m leaves,"), (1, "rank 3")):
+        text = run.node_log("work", node, "stderr")
+        told = f"{who} ended with code 0 while others still needed it, as by os._exit(0) or before MPI_Finalize"
+        assert told in text, run.story()

@@ -60,7 +60,18 @@ def test_what_was_under_way_on_the_other_stream_counts_as_before() -> None:
     assert "rank 3 has had enough" in report.before and len(report.before) < 20_000
 
 
+def test_what_mpirun_tells_of_a_rank_that_left_is_a_report_of_it() -> None:
+    seen = reports()
+    stream = seen.stream()
+    stream.write(b"mpirun has exited due to process rank 3 with PID 0 on\n")
+    assert not seen.seen()
+    stream.write(b"node vm exiting improperly. There are three reasons this could occur:\n")
+    (report,) = seen.seen()
+    assert (report.rank, report.exit_code, report.title) == (3, 0, "rank 3")
+
+
 HOSTILE = [
+    "has exited due to process rank 1 with PID 0 on " * 680,
     "[rank1]: " * 3_600,
     "[gang] rank 1 (node 0) ended with " * 1_000,
     "[gang] rank 1 (node 0) ended with 1 " * 900,

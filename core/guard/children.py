@@ -13,7 +13,7 @@ from functools import partial
 from . import inherited, processes
 from .loop import Loop, Timer
 from .output import Pump
-from .rank_ends import Words, how_a_rank_ended, left_by_ranks, read_words
+from .rank_ends import LEFT_EARLY, Words, how_a_rank_ended, left_by_ranks, read_words
 from .tail import Tail
 from .verdict import EVIDENCE, PEER, Failure, last_lines, last_traceback, said_by
 from .words import matches, telling_lines
@@ -268,7 +268,7 @@ class Child:
         words = self._words(report)
         if words.text:
             return self._with_what_it_printed(report, words), words.time
-        if report is not None and report.exit_code < 0 and report.exit_code != -signal.SIGABRT:
+        if report is not None and report.exit_code <= 0 and report.exit_code != -signal.SIGABRT:
             return "", 0.0  # a killed rank has left none: what is there is another's
         if self._records_exceptions and self._reports is None and (self.exit_code or 0) < 0:
             return "", 0.0  # it raised none: one that it printed has been caught
@@ -333,6 +333,8 @@ class Child:
         return f"{raised}\n{said}" if also_said else raised or said
 
     def _how(self, report: Report | None, exit_code: int, detail: str) -> str:
+        if report is not None and not exit_code:
+            return LEFT_EARLY
         return how_a_rank_ended(exit_code, self._words(report), detail, self._records_exceptions)
 
     def dying_words(self, node: int, since: float) -> Failure | None:

@@ -97,6 +97,10 @@ def how_a_rank_ended(exit_code: int, words: Words, detail: str, records_exceptio
     return how_it_ended(exit_code)
 
 
+LEFT_EARLY = "ended with code 0 while others still needed it, as by os._exit(0) or before MPI_Finalize"
+"""A clause for a rank of which what has started it tells that."""
+
+
 def has_ranks(child: Child) -> bool:
     """Whether ``child`` is a rank, or starts some."""
     return child.rank is not None or "{rank}" in (child.error_file or "")

@@ -72,8 +72,9 @@ class Report:
     def read(cls, found: re.Match[bytes], stream: ReportStream, before: str, errors: str, numbered: str) -> Report:
         """That of one line, or of some, of ``stream``."""
         groups = {name: text.decode("utf-8", "replace") for name, text in found.groupdict().items() if text is not None}
-        rank = int(groups["rank"]) if groups.get("rank") else None
-        report = cls(rank, int(groups["exit_code"]), time.time(), before, errors, numbered)
+        number = groups.get("rank") or groups.get("left")
+        rank = int(number) if number else None
+        report = cls(rank, int(groups.get("exit_code", "0")), time.time(), before, errors, numbered)
         report.node = int(groups["node"]) if groups.get("node") else None
         report.title = groups.get("title") or report.title
         report.is_first = "first" in groups
@@ -90,7 +91,8 @@ class Report:
 class Reports:
     """Finds ``pattern`` in the streams of one process and keeps what it finds; ``on_report()`` at each.
 
-    The pattern has the groups ``exit_code`` and ``rank`` or ``title``; ``node``, and ``first`` where the reporter says
+    The pattern has the groups ``exit_code`` and ``rank`` or ``title``, or ``left`` for the number of a rank that ended
+    with code 0 while others needed it; ``node``, and ``first`` where the reporter says
     which one was the first, are optional. Where it has ``mark`` instead, it is no report, but what follows it is about
     the end of the others: a later report has what was before the first mark.
     """
@@ -134,7 +136,7 @@ class Reports:
         if match.groupdict().get("mark") is not None:
             self._mark = before, errors
         elif len(self._found) < KEPT:
-            rank = match.groupdict().get("rank")
+            rank = match.groupdict().get("rank") or match.groupdict().get("left")
             numbered = self._numbered.get(int(rank), b"") if rank else b""
             self._found.append(Report.read(match, stream, before, errors, bytes(numbered).decode("utf-8", "replace")))
             self._on_report()
