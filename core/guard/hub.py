@@ -144,7 +144,8 @@ class Hub:
             # It has failed at nothing: it is to tell what the others tell, and so it is taken.
             for message in self.failures.messages():
                 self.send(node, message)
-        elif len(self.infos) == self._num_nodes:
+        elif len(self.infos) == self._num_nodes and not any(info.get("unfit") for info in self.infos.values()):
+            # (One that is unfit tells its failure next: no body is to begin before that, which might even end.)
             self._complete = True
             self.roll.end()
             roster = [self.infos[index] for index in range(self._num_nodes)]

@@ -103,6 +103,8 @@ class Requests:
             self._node.uplink.join({**header["info"], "address": header["address"]})
         else:
             info = {**header["info"], **({"guard": os.getpid()} if self._node.seen_by_control else {})}
+            if "failure" in header:
+                info["unfit"] = True
             self._node.uplink = RemoteUplink(self._node, {**header, "info": info})
             if "failure" in header:
                 self._node.uplink.on_connected = partial(self._node.fail, Failure.from_json(header["failure"]))
