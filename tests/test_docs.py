@@ -261,7 +261,6 @@ def test_times_are_those_of_the_code() -> None:
     page = text("docs/failures.md").split("## Times", 1)[1]
     told = {
         ("core.guard.accept", "HANDSHAKE_SECONDS"): "| {:g} s | A socket must have proved",
-        ("core.guard.ring", "CONNECT_TIMEOUT_S"): "| {:g} s | A node must reach the next one",
         ("core.guard.stopped", "STOPPED_S"): "| {:g} s | A process may be stopped",
         ("core.guard.ending", "BODY_GRACE_S"): "| {:g} s, plus the above | An interrupted body",
         ("core.guard.ending", "STACKS_S"): "printed and, {:g} s later, it is killed",

@@ -14,17 +14,13 @@ from .accept import Acceptor
 from .dial import LONGEST_PAUSE, ConnectError, Dial, connect
 from .loop import Timer
 from .session import Connection, Identity, cannot_understand
-from .timeouts import SILENT, tune
+from .timeouts import SILENT, TIMEOUTS, tune
 from .verdict import LOST, Failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from .node import Node
     from .wire import Header
-
-CONNECT_TIMEOUT_S = 30.0
-"""How long the next node may take to answer; it has joined, so it runs, and only the network can be in the way."""
-
 
 RING_BYTES = 4096
 """Of one frame: a connection of the ring is for its end alone."""
@@ -66,7 +62,8 @@ class Ring:
         after = self._node.index + 1
         if after < len(roster):
             self._next = (roster[after]["address"], roster[after]["ring_port"])
-            self._deadline = time.monotonic() + CONNECT_TIMEOUT_S
+            # The next node has joined, so it runs, and only the network can be in the way.
+            self._deadline = time.monotonic() + TIMEOUTS.lost_host
             self._connect()
 
     def _connect(self) -> None:
