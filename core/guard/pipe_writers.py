@@ -41,7 +41,8 @@ def writers(names: set[str], since: int) -> set[int]:
     """
     found = set()
     for pid, entry in processes.table().items() if names else ():
-        if entry.state not in "ZX" and pid != os.getpid() and _writes(pid, names) and started(pid) > since:
+        # When it has started is one read, and leaves few whose descriptors have to be looked at.
+        if entry.state not in "ZX" and pid != os.getpid() and started(pid) > since and _writes(pid, names):
             found.add(pid)
     return {pid for pid in found if not _is_sidecar(pid)}
 
