@@ -319,6 +319,7 @@ def test_odd_folders_and_taken_ports_do_not_hinder_it_and_a_cut_link_ends_a_comm
             print(f"a cut link was noticed after {time.monotonic() - started:.1f} s")
         for task in tasks:
             task.fails(END_S)
+        gang.wait_until_gone()  # a guard ends after its task, and removes the folder then
         assert not list(odd.glob("*/gangs/*"))
 
 

@@ -32,6 +32,9 @@ DRAIN_S = 0.5
 DRAIN_LIMIT_S = 5.0
 """How long a slow reader of the child's output may take; Metaflow's runtime needs a second for 10,000 lines."""
 
+_STOPPED = (-signal.SIGTERM, -signal.SIGKILL, 128 + signal.SIGTERM, 128 + signal.SIGKILL)
+"""How a process ends that is stopped, or a shell whose program was stopped a moment before it."""
+
 RUNNER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "runner.py")
 
 
@@ -245,7 +248,7 @@ class Child:
         if report is not None:
             return report.exit_code
         exit_code, words = self.exit_code or 0, self._words(report)
-        if exit_code in (-signal.SIGTERM, -signal.SIGKILL) and words.exit_code is not None:
+        if exit_code in _STOPPED and words.exit_code is not None:
             exit_code = words.exit_code  # it was on its way out with that, and was stopped there
         return exit_code
 
