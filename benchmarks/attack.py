@@ -128,6 +128,7 @@ def hold(port: int, connections: int, kind: str) -> None:
             sock = socket.create_connection((HOST, port), 30)
             if kind == "hello":
                 sock.sendall(said)
+            sock.setblocking(False)  # with a time limit, recv() would wait for it at each quiet connection
             return sock
         return None
 
@@ -139,7 +140,7 @@ def hold(port: int, connections: int, kind: str) -> None:
             try:
                 if kind == "slow":
                     sock.send(said[at % len(said) : at % len(said) + 1])
-                if not sock.recv(65536, socket.MSG_DONTWAIT):
+                if not sock.recv(65536):
                     raise ConnectionResetError
             except BlockingIOError:
                 pass

@@ -446,7 +446,7 @@ def test_the_unauthenticated_are_counted_and_the_others_wait(loop: Loop) -> None
 
 
 def test_who_is_slow_to_prove_itself_in_a_crowd_is_asked_to_come_again(loop: Loop) -> None:
-    bench = Bench(loop, unauthenticated_sockets=2)
+    bench = Bench(loop, handshake_seconds=0.5, unauthenticated_sockets=2)
     crowd = [bench.raw(), bench.raw()]
     for sock in crowd:
         sock.send(encode(hello()))

@@ -30,6 +30,9 @@ SCARCE_SECONDS = 60.0
 
 _SWEEP_SECONDS = 0.25
 
+_NEXT_SWEEP_SECONDS = 0.02
+"""After a sweep that has left some that are overdue: a full house of 2,048 is then dropped in 2.6 s."""
+
 
 class Listener:
     """Accepts at ``sock`` in ``loop``, as long as there are places.
@@ -151,7 +154,7 @@ class Listener:
             waiting.limit = limit
 
     def _drop_overdue(self) -> None:
-        for waiting in self._all:
-            waiting.drop_overdue()
+        more = [waiting.drop_overdue() for waiting in self._all]
         again = any(map(len, self._all)) and not self._closed
-        self._sweep = self._loop.call_later(self._sweep_seconds, self._drop_overdue) if again else None
+        seconds = _NEXT_SWEEP_SECONDS if any(more) else self._sweep_seconds
+        self._sweep = self._loop.call_later(seconds, self._drop_overdue) if again else None
