@@ -130,6 +130,7 @@ class Forming:
             node=self._node,
             folder=self._folder,
             gang_id=self._gang_id,
+            number=link.number,
             interrupt_signal=int(INTERRUPT),
             stacks_signal=int(STACKS),
             watch_parent=self._run,

@@ -23,7 +23,8 @@ from typing import Any
 
 from .failure import BadAttribute, GangInterrupt, GuardDied
 from .guard import fault, processes
-from .guard.pipe_writers import pipes, started, writers
+from .guard.lineage import give_number
+from .guard.pipe_writers import left_by_task, pipes, started
 from .guard.verdict import how_it_ended
 from .guard.wire import Decoder, WireError, encode
 
@@ -61,6 +62,8 @@ class Link:
         Descriptor: what is written there tells the guard of a SIGTERM.
     sigterm_read : int
         The number of its other end in the guard.
+    number : int
+        By which what this process starts is known, the guard excepted; 0 where there is none.
     """
 
     _kind = "node"
@@ -96,6 +99,7 @@ class Link:
                 start_new_session=True,
             )
         os.close(self.sigterm_read)
+        self.number = 0
         self._attach()
 
     @property
@@ -108,7 +112,8 @@ class Link:
         return os.getpid() == self._owner
 
     def _attach(self) -> None:
-        """Take over from a guard that dies, and let it interrupt the body."""
+        """Take over from a guard that dies, and let it interrupt the body. Mark what the body starts."""
+        self.number = give_number()
         if threading.current_thread() is not threading.main_thread():
             return
         with contextlib.suppress(AttributeError):
@@ -254,15 +259,15 @@ class Link:
         self._interrupted = True
 
     def clean_up_after_guard(self, gang_id: str, outputs: bool = False) -> None:
-        """The guard is dead: end what it had started; with ``outputs`` also what writes to this process's stdout and
-        stderr, which are pipes for this process alone.
+        """The guard is dead: end what it and this process had started; with ``outputs`` also what writes to this
+        process's stdout and stderr, which are pipes for this process alone.
         """
         names = pipes(os.getpid()) if outputs else set()
         since = started(os.getpid())
         deadline = time.monotonic() + 2.0
         while time.monotonic() < deadline:
             left = processes.marked(processes.GANG_MARKER, gang_id)
-            left |= processes.descendants(left) | writers(names, since)
+            left |= processes.descendants(left) | left_by_task(names, self.number, since)
             if not left:
                 return
             processes.send(left, signal.SIGKILL)

@@ -36,11 +36,12 @@ class Killed(FlowSpec):
         gang.own_files(f"{mark}-file-{gang.node_index}*")
         gang.lease_port()
         open(f"{mark}-file-{gang.node_index}.x", "w").close()
-        # Daemons in sessions of their own, without any variable of ours; the second one is an orphan, too.
-        for orphan in (False, True):
-            program = [sys.executable, "-c", DAEMON, f"daemon-{gang.node_index}-{orphan}"]
+        # Daemons in sessions of their own, without any variable of ours; two are orphans, too, one of them without the
+        # task's output.
+        for orphan in ("", '"$@" &', '"$@" < /dev/null > /dev/null 2>&1 &'):
+            program = [sys.executable, "-c", DAEMON, f"daemon-{gang.node_index}-{len(orphan)}"]
             if orphan:
-                subprocess.run(["sh", "-c", '"$@" &', "sh", *program], env={}, start_new_session=True)
+                subprocess.run(["sh", "-c", orphan, "sh", *program], env={}, start_new_session=True)
             else:
                 subprocess.Popen(program, env={}, start_new_session=True)
             while not os.path.exists(program[-1]):
@@ -84,7 +85,7 @@ def test_what_a_node_owned_is_gone(flow_run: FlowRunner, tmp_path: Path, victim:
     run = flow_run(FLOW, env={"VICTIM": victim, "ALSO": also, "MARK": str(mark), "TMPDIR": str(temporary)})
     assert (run.wait(RUN_S) != 0) == bool(victim), run.story()
     daemons = [int(path.read_text()) for path in run.folder.glob("daemon-*")]
-    assert len(daemons) == 4, run.story()
+    assert len(daemons) == 6, run.story()
     deadline = time.monotonic() + GONE_S
     while (left := _left(mark, temporary, daemons)) and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -1,7 +1,8 @@
-"""Processes that a body has left and that still write to its task's output: an orphan without any variable of ours too.
+"""Processes that a body has left: an orphan without any variable of ours too.
 
-The pipes of a task's output are made for this task alone. So whoever else can write to them, and has started later than
-the task, descends from it. It would keep the log open, and whoever reads that would wait for it.
+They have the task's number (:mod:`.lineage`), or still write to its output. The pipes of a task's output are made for
+this task alone. So whoever else can write to them, and has started later than the task, descends from it. It would keep
+the log open, and whoever reads that would wait for it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import os
 
 from . import processes
+from .lineage import has_number
 
 START = 19
 """Where proc(5)'s ``stat`` has the time of the start, counted from the state on."""
@@ -29,20 +31,25 @@ def pipes(pid: int) -> set[str]:
     return {name for name in found if name.startswith("pipe:")}
 
 
-def writers(names: set[str], since: int) -> set[int]:
-    """Living processes with one of the pipes ``names`` open for writing that started after ``since``.
+def left_by_task(names: set[str], number: int, since: int) -> set[int]:
+    """Living processes that started after ``since`` and have the ``number``, or one of the pipes ``names`` open for
+    writing.
 
     Parameters
     ----------
     names : set of str
         As :func:`pipes` gives them.
+    number : int
+        As :func:`~.lineage.give_number` gave it to the task; 0 for none.
     since : int
         In clock ticks since the machine's start, as :func:`started` gives it.
     """
     found = set()
-    for pid, entry in processes.table().items() if names else ():
+    for pid, entry in processes.table().items() if names or number else ():
         # When it has started is one read, and leaves few whose descriptors have to be looked at.
-        if entry.state not in "ZX" and pid != os.getpid() and started(pid) > since and _writes(pid, names):
+        if entry.state in "ZX" or pid == os.getpid() or started(pid) <= since:
+            continue
+        if has_number(pid, number) or _writes(pid, names):
             found.add(pid)
     return {pid for pid in found if not _is_sidecar(pid)}
 
@@ -56,6 +63,8 @@ def started(pid: int) -> int:
 
 
 def _writes(pid: int, names: set[str]) -> bool:
+    if not names:
+        return False
     folder = f"/proc/{pid}/fd"
     with contextlib.suppress(OSError):
         for number in os.listdir(folder):

@@ -63,6 +63,7 @@ class Requests:
         self._node.owned.keep(self._node.folder, self._node.task_pid)
         self._node.gang_id = header["gang_id"]
         self._node.signals = (header["interrupt_signal"], header["stacks_signal"])
+        self._node.task_children.number = header.get("number", 0)
         self._node.seen_by_control = header.get("seen_by_control", False)
         if self._node.seen_by_control:
             self._node.control_guard = control_guard_of(self._node.task_pid)

@@ -1,8 +1,9 @@
 """Processes that the task's body leaves, found also where they have cleared their environment.
 
 When the task ends its children go to a process that is none of ours, and nothing would tell them from others: so the
-guard remembers them while the task lives. The task is no subreaper, so one that was an orphan before is found only
-where it still writes to the task's output.
+guard remembers them while the task lives. The task is no subreaper, since its own ``os.wait()`` would then get
+children that it does not know: one that was an orphan before is found by the task's number, or where it still writes to
+the task's output.
 """
 
 from __future__ import annotations
@@ -11,14 +12,20 @@ import contextlib
 import os
 
 from . import processes
-from .pipe_writers import START, pipes, started, writers
+from .pipe_writers import START, left_by_task, pipes, started
 
 _BOOT_WORDS = 6
 """How many words of their command line all guards have in common: an interpreter, its options, program and folder."""
 
 
 class TaskChildren:
-    """What the main thread of process ``task_pid`` has started, as a body does."""
+    """What the main thread of process ``task_pid`` has started, as a body does, and what that has started.
+
+    Attributes
+    ----------
+    number : int
+        What :func:`~.lineage.give_number` gave the task; 0 for none.
+    """
 
     def __init__(self, task_pid: int) -> None:
         self._list = f"/proc/{task_pid}/task/{task_pid}/children"
@@ -28,6 +35,7 @@ class TaskChildren:
         self._started: dict[int, bytes] = {}
         self._task_pid, self._since = task_pid, started(task_pid)
         self._pipes: set[str] = set()
+        self.number = 0
 
     def watch_output(self) -> None:
         """The pipes of the task's output were made for this task alone, as a run and control's guard make them."""
@@ -54,7 +62,7 @@ class TaskChildren:
                 line = processes.fields(pid)
                 if line[START] == start and line[0] not in (b"Z", b"X"):
                     found.add(pid)
-        for pid in writers(self._pipes, self._since):
+        for pid in left_by_task(self._pipes, self.number, self._since):
             with contextlib.suppress(OSError):
                 if _command(pid) != self._guards:
                     found.add(pid)
