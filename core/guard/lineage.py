@@ -1,9 +1,8 @@
 """A number that marks all that a task starts, whatever becomes of environment, session, parent and descriptors.
 
-A limit is inherited by every child, and by every program that a child runs. One that never counts has room for a number:
-the CPU time that a process with a real-time priority may take without a pause, in microseconds, which is unlimited as a
-rule. Numbers from 2**62 on are 146,000 years. So a process with the number of a task descends from that task, and no
-other process has it.
+Every child inherits its parent's limits, and so does every program that a child runs. One limit never counts, and has
+room for a number: the CPU time that a process of real-time priority may take without a pause, in microseconds. It is
+unlimited as a rule, and numbers from 2**62 on are 146,000 years. So what has the number of a task descends from it.
 """
 
 from __future__ import annotations
