@@ -28,13 +28,13 @@ from typing import IO, Any
 
 import metaflow  # noqa: F401 - before any of its extensions
 
-from metaflow_extensions.gang.core.failure import GangInterrupt
-from metaflow_extensions.gang.core.guard import bulk
-from metaflow_extensions.gang.core.guard.channel import ConnectError, Connection, Identity, connect
-from metaflow_extensions.gang.core.guard.loop import Loop
-from metaflow_extensions.gang.core.guard.session import PROTOCOL
-from metaflow_extensions.gang.core.guard.wire import encode
-from metaflow_extensions.gang.core.link import INTERRUPT, STACKS, Link
+from metaflow_extensions.gang.core.exceptions import GangInterrupt
+from metaflow_extensions.gang.core.guard.channel.connection import PROTOCOL
+from metaflow_extensions.gang.core.guard.channel.names import ConnectError, Connection, Identity, connect
+from metaflow_extensions.gang.core.guard.loop.event_loop import Loop
+from metaflow_extensions.gang.core.guard.loop.framing import encode
+from metaflow_extensions.gang.core.guard.tls import values
+from metaflow_extensions.gang.core.guard_client.link import INTERRUPT, STACKS, Link
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from support.hostile import Grammar
@@ -275,7 +275,7 @@ class Attack:
             file.write(bytes(1 << 20))
             file.flush()
             begun = time.monotonic()
-            bulk.put(HOST, port, secret, "attack", file.name)
+            values.put(HOST, port, secret, "attack", file.name)
             took = time.monotonic() - begun
             self.row(f"{connections:,} connections to the server of large values", "1 MiB took", f"{took:.3f} s", took)
 

@@ -8,7 +8,7 @@ from typing import Any
 from metaflow._vendor import click
 from metaflow.metaflow_config_funcs import from_conf
 
-from .failure import BadAttribute
+from .exceptions import BadAttribute
 
 
 def number(decorator: Any, name: str, least: float = 0.0) -> float:

@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 
 from metaflow import current
 
-from ..core.moved import note_move
-from ..core.objects import ObjectNotFound, Objects, storage_of, text_of
+from ..core.legacy_names import note_move
+from ..core.storage.objects import ObjectNotFound, Objects, storage_of, text_of
 
-note_move("metaflow.plugins.az_store", "metaflow_extensions.gang.core.objects (Objects), which is for every datastore")
+note_move(
+    "metaflow.plugins.az_store", "metaflow_extensions.gang.core.storage.objects (Objects), which is for every datastore"
+)
 
 AzureDatastoreNotFoundError = ObjectNotFound
 

@@ -11,13 +11,13 @@ from typing import Any
 from metaflow.exception import MetaflowException
 from metaflow.metaflow_config import DATASTORE_SYSROOT_AZURE, DATATOOLS_S3ROOT
 
-from ..core.foldersync import FolderSync
-from ..core.moved import note_move
-from ..core.objects import ObjectNotFound, Objects, storage_of
+from ..core.legacy_names import note_move
+from ..core.storage.folder_sync import FolderSync
+from ..core.storage.objects import ObjectNotFound, Objects, storage_of
 
 note_move(
     "metaflow.plugins.hf_callbacks",
-    "metaflow_extensions.gang.core.foldersync (FolderSync), which is for every datastore",
+    "metaflow_extensions.gang.core.storage.folder_sync (FolderSync), which is for every datastore",
 )
 
 

@@ -6,7 +6,7 @@ from ..core.metaflow_compat import refuse_to_spin, too_old
 
 STEP_DECORATORS_DESC = [
     ("deepspeed", "..launchers.deepspeed.decorator.DeepspeedDecorator"),
-    ("gang", "..core.decorator.GangDecorator"),
+    ("gang", "..core.step.decorator.GangDecorator"),
     ("huggingface_card", "..launchers.huggingface.decorator.HuggingFaceCardDecorator"),
     ("jax", "..launchers.jax.decorator.JaxDecorator"),
     ("metaflow_ray", "..launchers.ray.decorator.RayDecorator"),

@@ -22,13 +22,13 @@ from support.processes import all_processes
 from support.remote import remote_gang
 from test_bulk import Middle
 
-from metaflow_extensions.gang.core.context import Node
-from metaflow_extensions.gang.core.guard import caller as caller_module
-from metaflow_extensions.gang.core.guard import secure
-from metaflow_extensions.gang.core.guard.bulklink import BulkError, client_context
-from metaflow_extensions.gang.core.guard.caller import Refusal, find
-from metaflow_extensions.gang.core.guard.peer import peer_key
-from metaflow_extensions.gang.core.peers import names
+from metaflow_extensions.gang.core.gang.gang import Node
+from metaflow_extensions.gang.core.guard.remote_command import client as caller_module
+from metaflow_extensions.gang.core.guard.remote_command.client import Refusal, find
+from metaflow_extensions.gang.core.guard.remote_command.node_server import peer_key
+from metaflow_extensions.gang.core.guard.tls import endpoints
+from metaflow_extensions.gang.core.guard.tls.link import BulkError, client_context
+from metaflow_extensions.gang.core.remote_shell.channel import names
 
 HOST = "127.0.0.1"
 WAIT_S = 30.0
@@ -38,11 +38,11 @@ WAIT_S = 30.0
 TASK = """
 import json, os, socket, sys, tempfile
 import metaflow
-from metaflow_extensions.gang.core.context import Gang, Node
-from metaflow_extensions.gang.core.failure import GangInterrupt
-from metaflow_extensions.gang.core.guard.private import in_base
-from metaflow_extensions.gang.core.link import INTERRUPT, STACKS, Link
-from metaflow_extensions.gang.core.peers import Peers
+from metaflow_extensions.gang.core.gang.gang import Gang, Node
+from metaflow_extensions.gang.core.exceptions import GangInterrupt
+from metaflow_extensions.gang.core.guard.host.private_folder import in_base
+from metaflow_extensions.gang.core.guard_client.link import INTERRUPT, STACKS, Link
+from metaflow_extensions.gang.core.remote_shell.channel import Peers
 
 node, count, gang_id, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
 os.environ["METAFLOW_GANG_ID"] = f"{gang_id}.{node}"
@@ -94,7 +94,7 @@ import json, sys
 package = type(sys)("guard")
 package.__path__ = [sys.argv[1]]
 sys.modules["guard"] = package
-from guard.caller import call
+from guard.remote_command.client import call
 sys.exit(call(json.loads(sys.argv[2]), bytes.fromhex(sys.argv[3]), sys.argv[4:], (0, 1, 2)))
 """
 
@@ -160,7 +160,7 @@ class LocalGang:
     def by_way_of(self, port: int, node: int = 1) -> list[str]:
         """A command line whose call finds ``node`` behind another port: somebody stands in between."""
         nodes = [{"names": [f"node{node}"], "address": HOST, "port": port}]
-        package = os.path.dirname(str(caller_module.__file__))
+        package = os.path.dirname(os.path.dirname(str(caller_module.__file__)))
         return [sys.executable, "-I", "-S", "-c", CALL, package, json.dumps(nodes), self.key.hex(), f"node{node}"]
 
     def close(self) -> None:
@@ -223,7 +223,7 @@ def running(word: str) -> list[int]:
         if not process.zombie
         and process.pid != os.getpid()
         and any(word in part for part in process.command)
-        and not any("agent.py" in part or part.endswith("/rsh") for part in process.command)
+        and not any("shim.py" in part or part.endswith("/rsh") for part in process.command)
     ]
 
 
@@ -351,7 +351,7 @@ def test_a_command_reaches_the_shell_as_it_is(gang: LocalGang) -> None:
 def test_a_command_that_the_system_does_not_take(gang: LocalGang, tmp_path: Path) -> None:
     done = gang.run("node1", "x" * 100_000, "y" * 99_999)
     assert done.returncode == 255 and b"The command has 200000 bytes; 131071 is the limit" in done.stderr
-    with secure.connect(HOST, gang.ports[1], gang.key) as link:
+    with endpoints.connect(HOST, gang.ports[1], gang.key) as link:
         link.send_header({"run": True})
         link.send(b"\x04\0\0\0\x03a\0b")
         reply = b""
@@ -529,7 +529,7 @@ def test_without_the_key_nothing_runs(gang: LocalGang, tmp_path: Path) -> None:
         assert b"touch" not in attempt(port, garbage, tls=False)
     for key in (os.urandom(32), bytes.fromhex(gang.told[0]["secret"])):
         with pytest.raises(BulkError, match="does not know this gang's secret"):
-            secure.connect(HOST, port, key)
+            endpoints.connect(HOST, port, key)
     assert gang.run("node1", f"touch {tmp_path}/rightly").returncode == 0
     assert os.listdir(tmp_path) == ["rightly"]
 
@@ -611,7 +611,7 @@ def test_who_opens_the_encryption_is_noticed_before_anything_is_said(gang: Local
 )
 def test_frames_that_mean_nothing_end_the_connection(gang: LocalGang, data: bytes) -> None:
     """Or, the last ones, are taken: what a member sends must not hurt the node that serves it."""
-    with secure.connect(HOST, gang.ports[1], gang.key) as link:
+    with endpoints.connect(HOST, gang.ports[1], gang.key) as link:
         link.send_header({"run": True})
         link.send(data)
         if b"sleep" not in data:
@@ -652,7 +652,7 @@ def test_the_complaint_about_an_unknown_host_stays_short() -> None:
 FLOW = """
 import os, subprocess, sys
 from metaflow import FlowSpec, current, gang, step
-from metaflow_extensions.gang.core.peers import Peers
+from metaflow_extensions.gang.core.remote_shell.channel import Peers
 
 class Remote(FlowSpec):
     @step

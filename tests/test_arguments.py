@@ -15,7 +15,7 @@ import metaflow  # noqa: F401 - before any of its extensions
 import numpy as np
 import pytest
 
-from metaflow_extensions.gang.core.arguments import (
+from metaflow_extensions.gang.core.calls.arguments import (
     BadArgument,
     entrypoint_argv,
     options_to_argv,

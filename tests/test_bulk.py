@@ -21,10 +21,10 @@ from typing import Any
 import metaflow  # noqa: F401 - before any of its extensions
 import pytest
 
-from metaflow_extensions.gang.core.guard import bulk, secure
-from metaflow_extensions.gang.core.guard.bulk import BulkError, BulkServer, get, put
-from metaflow_extensions.gang.core.guard.bulklink import Link, client_context, server_context
-from metaflow_extensions.gang.core.guard.certificate import self_signed
+from metaflow_extensions.gang.core.guard.tls import endpoints, values
+from metaflow_extensions.gang.core.guard.tls.certificate import self_signed
+from metaflow_extensions.gang.core.guard.tls.link import Link, client_context, server_context
+from metaflow_extensions.gang.core.guard.tls.values import BulkError, BulkServer, get, put
 
 SECRET = os.urandom(32)
 HOST = "127.0.0.1"
@@ -129,7 +129,7 @@ def test_many_at_once(server: BulkServer, folder: Path, tmp_path: Path) -> None:
         except BulkError as error:
             failures.append(error)
 
-    threads = [threading.Thread(target=one, args=(index,)) for index in range(secure.MAX_CONNECTIONS + 16)]
+    threads = [threading.Thread(target=one, args=(index,)) for index in range(endpoints.MAX_CONNECTIONS + 16)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -424,7 +424,7 @@ def test_a_file_that_becomes_shorter_is_not_taken_for_whole(server: BulkServer, 
 def test_the_server_says_why_it_stopped_taking_a_file(tmp_path: Path, folder: Path) -> None:
     """A limit of file sizes stands in for a disk that becomes full meanwhile."""
     code = (
-        "import sys, resource, signal; sys.path.insert(0, sys.argv[1]); from guard.bulk import BulkServer\n"
+        "import sys, resource, signal; sys.path.insert(0, sys.argv[1]); from guard.tls.values import BulkServer\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000000, 1000000))\n"
         "server = BulkServer('127.0.0.1', bytes.fromhex(sys.stdin.readline()), sys.argv[2])\n"
@@ -448,9 +448,9 @@ def test_the_server_says_why_it_stopped_taking_a_file(tmp_path: Path, folder: Pa
 
 
 def guard_folder() -> str:
-    source = bulk.__file__
+    source = values.__file__
     assert source is not None
-    return str(Path(source).resolve().parent.parent)
+    return str(Path(source).resolve().parent.parent.parent)
 
 
 def test_the_end_of_a_server_ends_its_transfers(folder: Path, tmp_path: Path) -> None:
@@ -473,7 +473,7 @@ def test_the_end_of_a_server_ends_its_transfers(folder: Path, tmp_path: Path) ->
 MEMORY = """
 import os, resource, sys
 sys.path.insert(0, sys.argv[1])
-from guard.bulk import BulkServer, get, put
+from guard.tls.values import BulkServer, get, put
 secret, folder, source = os.urandom(32), sys.argv[2], sys.argv[3]
 server = BulkServer("127.0.0.1", secret, folder)
 put("127.0.0.1", server.port, secret, "small", __file__ if "__file__" in globals() else sys.executable)

@@ -27,8 +27,8 @@ from support.faults import kill_process
 from support.hosts import Host, Hosts
 from support.remote import START_S, remote_gang
 
-from metaflow_extensions.gang.core.guard import chain
-from metaflow_extensions.gang.core.guard.bulklink import BulkError
+from metaflow_extensions.gang.core.guard.file_broadcast import sender
+from metaflow_extensions.gang.core.guard.tls.link import BulkError
 
 KEY = os.urandom(32)
 HOST = "127.0.0.1"
@@ -38,13 +38,13 @@ MIB = 1 << 20
 NODE = """
 import json, resource, sys
 from types import SimpleNamespace
-from metaflow_extensions.gang.core.guard import chain, delivery
-from metaflow_extensions.gang.core.guard.peer import PeerServer
-from metaflow_extensions.gang.core.guard.timeouts import TIMEOUTS
+from metaflow_extensions.gang.core.guard.file_broadcast import receiver
+from metaflow_extensions.gang.core.guard.remote_command.node_server import PeerServer
+from metaflow_extensions.gang.core.guard.loop.timeouts import TIMEOUTS
 
 TIMEOUTS.lost_host = 4.0
 order = json.loads(sys.stdin.readline())
-delivery.KEEP_SECONDS = order["keep"]
+receiver.KEEP_SECONDS = order["keep"]
 if order["largest"]:
     resource.setrlimit(resource.RLIMIT_FSIZE, (order["largest"], order["largest"]))
 
@@ -64,9 +64,9 @@ sys.stdin.read()
 
 CONTROL = """
 import json, sys
-from metaflow_extensions.gang.core.guard import chain
+from metaflow_extensions.gang.core.guard.file_broadcast import sender
 order = json.loads(sys.stdin.readline())
-chain.send(bytes.fromhex(order["key"]), order["path"], order["to"], order["hops"], lambda line: None)
+sender.send(bytes.fromhex(order["key"]), order["path"], order["to"], order["hops"], lambda line: None)
 """
 
 
@@ -251,7 +251,7 @@ class Sending(threading.Thread):
 
     def run(self) -> None:
         try:
-            chain.send(*self._arguments)
+            sender.send(*self._arguments)
         except BulkError as error:
             self._error = str(error)
 
@@ -264,7 +264,7 @@ class Sending(threading.Thread):
 def send(path: Path, to: str, hops: list[list[Any]], key: bytes = KEY) -> list[str]:
     """The lines that the user saw."""
     lines: list[str] = []
-    chain.send(key, str(path), to, hops, lines.append)
+    sender.send(key, str(path), to, hops, lines.append)
     return lines
 
 
@@ -345,9 +345,9 @@ def test_progress_is_told_for_large_files(net: Net) -> None:
 
 def test_progress_is_not_told_too_often(monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
-    monkeypatch.setattr(chain, "time", SimpleNamespace(monotonic=lambda: clock))
+    monkeypatch.setattr(sender, "time", SimpleNamespace(monotonic=lambda: clock))
     clock = 0.0
-    progress = chain.Progress("sending", 100 * MIB, lines.append)
+    progress = sender.Progress("sending", 100 * MIB, lines.append)
     for percent in range(101):
         clock = percent / 2  # a tenth takes 5 s
         progress(percent * MIB)
@@ -355,7 +355,7 @@ def test_progress_is_not_told_too_often(monkeypatch: pytest.MonkeyPatch) -> None
     assert lines == [f"sending: {percent} %" for percent in range(0, 101, 10)]
     lines.clear()
     clock = 100.0
-    progress = chain.Progress("sending", 100 * MIB, lines.append)
+    progress = sender.Progress("sending", 100 * MIB, lines.append)
     for percent in range(101):
         clock = 100 + percent / 10  # a tenth takes 1 s
         progress(percent * MIB)
@@ -639,9 +639,9 @@ class Spread(FlowSpec):
     @gang
     @step
     def work(self):
-        from metaflow_extensions.gang.core.broadcast import broadcast_file
-        from metaflow_extensions.gang.core.failure import BadAttribute, BroadcastFailed
-        from metaflow_extensions.gang.core.peers import Peers
+        from metaflow_extensions.gang.core.gang.broadcast_file import broadcast_file
+        from metaflow_extensions.gang.core.exceptions import BadAttribute, BroadcastFailed
+        from metaflow_extensions.gang.core.remote_shell.channel import Peers
 
         gang = current.gang
         here, there = "/dev/shm/it's\\n ä", "/dev/shm/new/place"  # each host has a /dev/shm of its own

@@ -20,7 +20,8 @@ import metaflow  # noqa: F401 - before any of its extensions
 import pytest
 from support.hosts import Hosts
 
-from metaflow_extensions.gang.core.guard.channel import (
+from metaflow_extensions.gang.core.guard.channel.connection import PRE_AUTH_BYTES, PROTOCOL
+from metaflow_extensions.gang.core.guard.channel.names import (
     Acceptor,
     ConnectError,
     Connection,
@@ -29,10 +30,9 @@ from metaflow_extensions.gang.core.guard.channel import (
     connect,
     send_to_all,
 )
-from metaflow_extensions.gang.core.guard.loop import Loop
-from metaflow_extensions.gang.core.guard.proof import Seal, Transcript
-from metaflow_extensions.gang.core.guard.session import PRE_AUTH_BYTES, PROTOCOL
-from metaflow_extensions.gang.core.guard.wire import MAX_FRAME, Decoder, WireError, encode
+from metaflow_extensions.gang.core.guard.channel.proof import Seal, Transcript
+from metaflow_extensions.gang.core.guard.loop.event_loop import Loop
+from metaflow_extensions.gang.core.guard.loop.framing import MAX_FRAME, Decoder, WireError, encode
 
 SECRET = os.urandom(32)
 GANG = Identity("TrainFlow", "17", "train", "4", 1)
@@ -782,8 +782,8 @@ def test_a_reset_is_called_so(bench: Bench) -> None:
 MEMBER = """
 import sys
 sys.path.insert(0, {folder!r})
-from guard.channel import Identity, connect
-from guard.loop import Loop
+from guard.channel.names import Identity, connect
+from guard.loop.event_loop import Loop
 
 def joined(connection):
     connection.send({{"joined": True}})
@@ -804,7 +804,7 @@ def member_process(bench: Bench, start: Callable[..., subprocess.Popen[str]] = s
     """A member in a process of its own, that has joined."""
     source = sys.modules[Loop.__module__].__file__
     assert source is not None
-    folder = str(Path(source).resolve().parent.parent)
+    folder = str(Path(source).resolve().parents[2])
     code = MEMBER.format(folder=folder, address=bench.acceptor.address, port=bench.acceptor.port)
     options: dict[str, Any] = {"stdin": subprocess.PIPE}
     if start is subprocess.Popen:
@@ -872,9 +872,9 @@ def test_the_kernel_ends_the_connection_of_a_lost_host(sends: bool) -> None:
 HUB = """
 import sys
 sys.path.insert(0, {folder!r})
-from guard.channel import Acceptor, Identity
-from guard.loop import Loop
-from guard.timeouts import TIMEOUTS
+from guard.channel.names import Acceptor, Identity
+from guard.loop.event_loop import Loop
+from guard.loop.timeouts import TIMEOUTS
 
 TIMEOUTS.lost_host = 5.0
 
@@ -1086,8 +1086,8 @@ def test_the_benchmark_of_joining_works() -> None:
 FEW_FILES = """
 import json, os, resource, sys
 sys.path.insert(0, {folder!r})
-from guard.channel import Acceptor, Identity
-from guard.loop import Loop
+from guard.channel.names import Acceptor, Identity
+from guard.loop.event_loop import Loop
 
 hard = {hard}
 resource.setrlimit(resource.RLIMIT_NOFILE, (24, hard))

@@ -17,12 +17,13 @@ import pytest
 from support.launches import END_S, collected, process, run_launch
 from support.processes import read_process, wait_gone
 
-from metaflow_extensions.gang.core.guard import children, processes
-from metaflow_extensions.gang.core.guard.children import Child
-from metaflow_extensions.gang.core.guard.launches import Launch
-from metaflow_extensions.gang.core.guard.loop import Loop
-from metaflow_extensions.gang.core.guard.verdict import EVIDENCE, LAST_LINES, PEER
-from metaflow_extensions.gang.core.rank_report import REPORT
+from metaflow_extensions.gang.core.guard.children import child as children
+from metaflow_extensions.gang.core.guard.children.child import Child
+from metaflow_extensions.gang.core.guard.children.launch import Launch
+from metaflow_extensions.gang.core.guard.loop.event_loop import Loop
+from metaflow_extensions.gang.core.guard.processes import process_table
+from metaflow_extensions.gang.core.guard.root_cause import EVIDENCE, LAST_LINES, PEER
+from metaflow_extensions.gang.core.ranks.rank_report import REPORT
 
 PYTHON = sys.executable
 
@@ -64,7 +65,7 @@ def test_a_process_gets_its_own_environment_folder_and_session(tmp_path: Path) -
         ended = run_launch(process(PYTHON, "-c", program, env=env, cwd=str(tmp_path)), out=out)
         environ, folder, leads, stdin = json.loads(finish())
     assert ended.results[0]["exit_code"] == 0
-    marker = environ.pop(processes.LAUNCH_MARKER)
+    marker = environ.pop(process_table.LAUNCH_MARKER)
     assert marker.startswith("test.")
     environ.pop("LC_CTYPE", None)  # Python's own, where the locale is C
     assert environ == env
@@ -205,7 +206,7 @@ def test_everything_that_came_of_a_process_ends_with_the_launch(tmp_path: Path, 
 
 
 def test_other_processes_of_the_guard_are_left_alone(tmp_path: Path) -> None:
-    with subprocess.Popen(["sleep", "1000"], env={**os.environ, processes.LAUNCH_MARKER: "another"}) as other:
+    with subprocess.Popen(["sleep", "1000"], env={**os.environ, process_table.LAUNCH_MARKER: "another"}) as other:
         try:
             run_launch(process("true"))
             assert other.poll() is None
@@ -216,8 +217,8 @@ def test_other_processes_of_the_guard_are_left_alone(tmp_path: Path) -> None:
 GUARD = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
-from guard.launches import Launch
-from guard.loop import Loop
+from guard.children.launch import Launch
+from guard.loop.event_loop import Loop
 loop = Loop()
 plan = {"processes": [{"argv": ["sh", "-c", "echo $$; exec sleep 1000"], "env": dict(os.environ), "title": "command"}]}
 launch = Launch(loop, "test.guard", plan, 1, 2)
@@ -226,7 +227,7 @@ loop.run()
 
 
 def test_the_kernel_ends_a_child_whose_guard_is_killed(tmp_path: Path) -> None:
-    folder = str(Path(children.__file__).parent.parent)
+    folder = str(Path(children.__file__).parents[2])
     with subprocess.Popen([PYTHON, "-I", "-S", "-c", GUARD, folder], stdout=subprocess.PIPE) as guard:
         assert guard.stdout is not None
         child = int(guard.stdout.readline())
@@ -402,7 +403,7 @@ GLOO = "RuntimeError: Connection closed by peer"
 
 
 def errors(path: Path, text: str, **ours: Any) -> str:
-    """Shell that writes an error file as rank_child does, whole or not at all."""
+    """Shell that writes an error file as rank_main does, whole or not at all."""
     message = {"message": text, "extraInfo": {"py_callstack": text, "timestamp": "1"}}
     record = json.dumps({"message": message, "gang": {"exit_code": 1, **ours}})
     return f"echo '{record}' > {path}.part; mv {path}.part {path}; "

@@ -18,8 +18,8 @@ END_S = 25.0
 FLOW = """
 import os, sys, time
 from metaflow import FlowSpec, Parameter, current, gang, step
-from metaflow_extensions.gang.core.failure import BadAttribute, GangException, ProcessFailed
-from metaflow_extensions.gang.core.launch import Process
+from metaflow_extensions.gang.core.exceptions import BadAttribute, GangException, ProcessFailed
+from metaflow_extensions.gang.core.gang.launch_plan import Process
 
 # Ready in the middle of a line that comes in pieces, on the stream that is asked for; then it leaves descendants that
 # have a session and an environment of their own.

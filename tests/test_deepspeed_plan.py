@@ -14,10 +14,10 @@ from typing import Any
 import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
 import pytest
 
-from metaflow_extensions.gang.core import rank_job
-from metaflow_extensions.gang.core.extensions import hold_extensions
-from metaflow_extensions.gang.core.failure import BadAttribute
-from metaflow_extensions.gang.core.rank_report import REPORT
+from metaflow_extensions.gang.core.exceptions import BadAttribute
+from metaflow_extensions.gang.core.ranks import rank_wrapper
+from metaflow_extensions.gang.core.ranks.rank_report import REPORT
+from metaflow_extensions.gang.core.ranks.torch_extensions import hold_extensions
 from metaflow_extensions.gang.launchers.deepspeed.config import with_files
 from metaflow_extensions.gang.launchers.deepspeed.environment import (
     accelerator_variables,
@@ -174,9 +174,9 @@ def test_each_node_starts_its_own() -> None:
         *("/bin/python3", "-m", "deepspeed.launcher.runner", "--hostfile=/private/deepspeed-1-hostfile"),
         *("--master_addr=10.0.0.1", "--master_port=20001", "--bind_cores_to_rank", "--log_level=warning"),
         *("--no_ssh", "--node_rank=2", "--no_python", "--no_local_rank"),
-        *("/bin/python3", "-I", "-S", rank_job.__file__, "deepspeed-1"),
+        *("/bin/python3", "-I", "-S", rank_wrapper.__file__, "deepspeed-1"),
     )
-    assert process.env == {"PATH": "/bin", rank_job.FOLDER: "/private"} and process.report == REPORT
+    assert process.env == {"PATH": "/bin", rank_wrapper.FOLDER: "/private"} and process.report == REPORT
     assert process.error_file == "/private/deepspeed-1-rank-{rank}-error.json"
     assert [job(node_index=index).starts_here for index in range(3)] == [True, True, True]
     left_out = job({"include": "b"}, node_index=2)
@@ -209,7 +209,7 @@ def test_mpirun_reaches_the_others_the_same_way() -> None:
 
 def test_mpichs_ranks_start_by_deepspeeds_helper() -> None:
     words = plan(job({"launcher": "mpich"}, transport="channel", rsh="/rsh")).processes[0].argv
-    assert words[-3:] == ("--no_local_rank", rank_job.__file__, "deepspeed-1") and "--no_python" not in words
+    assert words[-3:] == ("--no_local_rank", rank_wrapper.__file__, "deepspeed-1") and "--no_python" not in words
 
 
 def test_what_the_launcher_would_write_on_command_lines_is_kept_from_it() -> None:
@@ -237,28 +237,28 @@ def record(args: Any = None, **changes: Any) -> dict[str, Any]:
 def test_a_rank_gets_what_the_step_changed_but_for_what_is_the_launchers() -> None:
     changed = {"TOKEN": "new", "RANK": "9", "GONE": None, "OMP_NUM_THREADS": "8"}
     started = {"RANK": "1", "LOCAL_RANK": "1", "GONE": "x", "OMP_NUM_THREADS": "2", "KEPT": "k"}
-    env = rank_job.rank_environment(record({"bind_cores_to_rank": None}, changed=changed), dict(started))
+    env = rank_wrapper.rank_environment(record({"bind_cores_to_rank": None}, changed=changed), dict(started))
     assert (env["TOKEN"], env["RANK"], env["OMP_NUM_THREADS"], env["KEPT"]) == ("new", "1", "2", "k")
     assert "GONE" not in env and env["MASTER_ADDR"] == "10.0.0.1"
     assert env["TORCHELASTIC_ERROR_FILE"] == "/private/deepspeed-1-rank-1-error.json"
-    assert rank_job.rank_environment(record(changed=changed), dict(started))["OMP_NUM_THREADS"] == "8"
+    assert rank_wrapper.rank_environment(record(changed=changed), dict(started))["OMP_NUM_THREADS"] == "8"
 
 
 def test_a_rank_of_mpi_learns_what_torch_calls_it() -> None:
-    env = rank_job.rank_environment(record(), {"PMI_RANK": "3", "PMI_SIZE": "4", "MPI_LOCALRANKID": "1"})
+    env = rank_wrapper.rank_environment(record(), {"PMI_RANK": "3", "PMI_SIZE": "4", "MPI_LOCALRANKID": "1"})
     assert (env["RANK"], env["WORLD_SIZE"], env["LOCAL_RANK"], env["MASTER_PORT"]) == ("3", "4", "1", "20001")
 
 
 def test_gpus_are_those_of_this_nodes_share() -> None:
-    env = rank_job.rank_environment(record(devices=("2", "GPU-5")), {"CUDA_VISIBLE_DEVICES": "0,1", "RANK": "0"})
+    env = rank_wrapper.rank_environment(record(devices=("2", "GPU-5")), {"CUDA_VISIBLE_DEVICES": "0,1", "RANK": "0"})
     assert env["CUDA_VISIBLE_DEVICES"] == "2,GPU-5"
 
 
 def ended(tmp_path: Path, script: str, *arguments: str, **changes: Any) -> subprocess.CompletedProcess[str]:
     told = record(program=(sys.executable, "-c", script), arguments=arguments, **changes)
     (tmp_path / "job.json").write_text(json.dumps(told))
-    env = {rank_job.FOLDER: str(tmp_path), "RANK": "3", "LOCAL_RANK": "1", "METAFLOW_GANG_ID": "f00.1"}
-    argv = [sys.executable, "-I", "-S", rank_job.__file__, "job"]
+    env = {rank_wrapper.FOLDER: str(tmp_path), "RANK": "3", "LOCAL_RANK": "1", "METAFLOW_GANG_ID": "f00.1"}
+    argv = [sys.executable, "-I", "-S", rank_wrapper.__file__, "job"]
     return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=30)
 
 
@@ -350,7 +350,7 @@ def held_by_another_process(environ: dict[str, str]) -> str:
     """What a task would be told; its lock goes with it."""
     code = (
         "import metaflow, json, sys\n"
-        "from metaflow_extensions.gang.core.extensions import hold_extensions\n"
+        "from metaflow_extensions.gang.core.ranks.torch_extensions import hold_extensions\n"
         "print(hold_extensions(json.loads(sys.argv[1]), '/nowhere')['TORCH_EXTENSIONS_DIR'])"
     )
     argv = [sys.executable, "-c", code, json.dumps(environ)]

@@ -11,7 +11,7 @@ from pathlib import Path
 import metaflow  # noqa: F401 - before any of its extensions
 import pytest
 
-from metaflow_extensions.gang.core.devices import TooFewGpus, cpu_count, gpu_count, share_gpus, visible_gpus
+from metaflow_extensions.gang.core.machine.gpus import TooFewGpus, cpu_count, gpu_count, share_gpus, visible_gpus
 
 HAS_GPUS = bool(glob.glob("/dev/nvidia[0-9]*") or glob.glob("/proc/driver/nvidia/gpus/*"))
 UUID = "GPU-8a56f4bc-8184-4d46-9d1a-000000000001"
@@ -134,7 +134,8 @@ def test_a_single_node_keeps_all() -> None:
 
 
 COUNT = (
-    "import sys, metaflow; from metaflow_extensions.gang.core.devices import cpu_count; print(cpu_count(*sys.argv[1:]))"
+    "import sys, metaflow; from metaflow_extensions.gang.core.machine.gpus import cpu_count; "
+    "print(cpu_count(*sys.argv[1:]))"
 )
 
 

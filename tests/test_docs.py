@@ -16,10 +16,10 @@ import pytest
 from support.flows import FlowRunner, flow_environment
 from test_examples import EXAMPLES, LIMIT, training  # noqa: F401 - a fixture
 
-from metaflow_extensions.gang.core.context import Gang, Node
-from metaflow_extensions.gang.core.decorator import GangDecorator
-from metaflow_extensions.gang.core.failure import GangException
-from metaflow_extensions.gang.core.guard.timeouts import Timeouts
+from metaflow_extensions.gang.core.exceptions import GangException
+from metaflow_extensions.gang.core.gang.gang import Gang, Node
+from metaflow_extensions.gang.core.guard.loop.timeouts import Timeouts
+from metaflow_extensions.gang.core.step.decorator import GangDecorator
 from metaflow_extensions.gang.launchers.jax.cluster import Place
 from metaflow_extensions.gang.launchers.jax.decorator import JaxDecorator
 from metaflow_extensions.gang.launchers.ray.cluster import RayCluster, RayNode
@@ -245,7 +245,7 @@ def test_signatures_shown_in_headings_are_those_of_the_code() -> None:
 
 def test_every_exception_is_in_the_tree() -> None:
     launchers = [f"launchers.{name}.failure" for name in ("ray", "tensorflow", "torchrun")]
-    for module in ("core.failure", "core.link", "launchers.jax.decorator", *launchers):
+    for module in ("core.exceptions", "core.guard_client.link", "launchers.jax.decorator", *launchers):
         importlib.import_module(f"metaflow_extensions.gang.{module}")
     found, front = set(), [GangException]
     while front:
@@ -260,14 +260,14 @@ def test_every_exception_is_in_the_tree() -> None:
 def test_times_are_those_of_the_code() -> None:
     page = text("docs/failures.md").split("## Times", 1)[1]
     told = {
-        ("core.guard.accept", "HANDSHAKE_SECONDS"): "| {:g} s | A socket must have proved",
-        ("core.guard.stopped", "STOPPED_S"): "| {:g} s | A process may be stopped",
-        ("core.guard.ending", "BODY_GRACE_S"): "| {:g} s, plus the above | An interrupted body",
-        ("core.guard.ending", "STACKS_S"): "printed and, {:g} s later, it is killed",
-        ("core.guard.failures", "STORY_SETTLE_S"): "| {:g} to 1 s | The story waits",
-        ("core.guard.failures", "STORY_WAIT_S"): "| 0.1 to {:g} s | The story waits",
-        ("core.guard.ending", "END_S"): "| {:g} s | `end_timeout`",
-        ("core.guard.node", "GONE_GRACE_S"): "| {:g} s | Control's guard waits",
+        ("core.guard.channel.accept", "HANDSHAKE_SECONDS"): "| {:g} s | A socket must have proved",
+        ("core.guard.processes.stopped", "STOPPED_S"): "| {:g} s | A process may be stopped",
+        ("core.guard.node.task_end", "BODY_GRACE_S"): "| {:g} s, plus the above | An interrupted body",
+        ("core.guard.node.task_end", "STACKS_S"): "printed and, {:g} s later, it is killed",
+        ("core.guard.coordinator.failures", "STORY_SETTLE_S"): "| {:g} to 1 s | The story waits",
+        ("core.guard.coordinator.failures", "STORY_WAIT_S"): "| 0.1 to {:g} s | The story waits",
+        ("core.guard.node.task_end", "END_S"): "| {:g} s | `end_timeout`",
+        ("core.guard.node.node", "GONE_GRACE_S"): "| {:g} s | Control's guard waits",
     }
     for (module, name), sentence in told.items():
         value = getattr(importlib.import_module(f"metaflow_extensions.gang.{module}"), name)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import metaflow  # noqa: F401
 import pytest
 
-from metaflow_extensions.gang.core.guard import exits
+from metaflow_extensions.gang.core.guard.processes import exit_status
 
 WAIT_S = 30.0
 
@@ -61,7 +61,7 @@ def test_the_exit_code_of_a_process_that_is_no_child(end: str, collected: str) -
             parent.stdin.flush()
             assert select.select([descriptor], [], [], WAIT_S)[0]
             assert parent.stdout.readline() == "over\n"
-            found = exits.exit_code(pid, descriptor)
+            found = exit_status.exit_code(pid, descriptor)
         finally:
             os.close(descriptor)
     # The kernel keeps the code of a process that is collected since Linux 6.15.
@@ -88,7 +88,7 @@ def test_the_same_interpreter_with_another_program_is_another() -> None:
         assert process.stdin is not None and process.stdout is not None
         os.write(process.stdin.fileno(), b"1")
         assert process.stdout.readline() == "before\n"
-        program = exits.Program(process.pid)
+        program = exit_status.Program(process.pid)
         assert not program.is_another
         os.write(process.stdin.fileno(), b"1")
         assert process.stdout.readline() == "after\n"

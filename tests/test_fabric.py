@@ -7,8 +7,8 @@ from pathlib import Path
 import metaflow  # noqa: F401 - before any import of the extension
 import pytest
 
-from metaflow_extensions.gang.core.fabric import efa_devices, efa_variables
-from metaflow_extensions.gang.core.network import network_variables
+from metaflow_extensions.gang.core.machine.efa import efa_devices, efa_variables
+from metaflow_extensions.gang.core.machine.network import network_variables
 
 
 def machine(folder: Path, devices: dict[str, tuple[str, str]], given: tuple[str, ...]) -> tuple[str, str]:

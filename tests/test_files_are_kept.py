@@ -14,7 +14,7 @@ import metaflow  # noqa: F401 - makes the package importable
 import pytest
 from support.flows import FlowRunner
 
-from metaflow_extensions.gang.core.functions import RANK_CHILD
+from metaflow_extensions.gang.core.ranks.functions import RANK_MAIN
 
 SAMPLE = Path(__file__).parent / "samples" / "open_files.py"
 
@@ -69,23 +69,23 @@ def test_files_are_as_plain_python_leaves_them(tmp_path: Path, monkeypatch: pyte
     assert expected[0] == (0 if end in ("success", "exit0") else 1)
     assert expected[1]["text.csv"] == b"1,2,3\n" * 5 and expected[1]["deleted"] == b"finalized\n", "of the test itself"
     errors = {"TORCHELASTIC_ERROR_FILE": str(tmp_path / "error.json")}
-    assert leaves(script, [RANK_CHILD, "--script", str(SAMPLE), str(script), end], **errors) == expected
+    assert leaves(script, [RANK_MAIN, "--script", str(SAMPLE), str(script), end], **errors) == expected
 
     call = (
         "import sys; sys.path.insert(0, sys.argv[1]); import metaflow, open_files;"
-        "from metaflow_extensions.gang.core.functions import write_call;"
+        "from metaflow_extensions.gang.core.ranks.functions import write_call;"
         "print(write_call(open_files.work, sys.argv[2:4], sys.argv[4]).path)"
     )
     (tmp_path / "call").mkdir()
     written = [sys.executable, "-c", call, str(SAMPLE.parent), str(called), end, str(tmp_path / "call")]
     path = subprocess.run(written, capture_output=True, text=True, timeout=TIMEOUT_S, check=True).stdout.strip()
-    assert leaves(called, [RANK_CHILD, path], **errors) == expected
+    assert leaves(called, [RANK_MAIN, path], **errors) == expected
 
 
 QUICK = """
 import sys; sys.path.insert(0, sys.argv[1])
 import metaflow, open_files
-from metaflow_extensions.gang.core import quick_exit
+from metaflow_extensions.gang.core.ranks import quick_exit
 open_files.open_everything(sys.argv[2])
 quick_exit.at_exit(1)
 """

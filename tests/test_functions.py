@@ -12,7 +12,7 @@ from pathlib import Path
 import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
 import pytest
 
-from metaflow_extensions.gang.core import functions
+from metaflow_extensions.gang.core.ranks import functions
 
 DEADLINE_S = 60
 
@@ -106,7 +106,7 @@ def leaves_with(code):
 
 def call(function, arguments, folder, ranks=2):
     import metaflow
-    from metaflow_extensions.gang.core import functions
+    from metaflow_extensions.gang.core.ranks import functions
 
     written = functions.write_call(function, arguments, folder)
     children = []
@@ -209,7 +209,7 @@ def test_an_exception_comes_back_with_the_ranks_traceback(flow: Path) -> None:
     assert codes == [1, 1]
     assert values == {}
     assert "In rank 1 on node 0:" in cause
-    assert f'File "{flow}"' in cause and "in breaks" in cause and "rank_child" not in cause
+    assert f'File "{flow}"' in cause and "in breaks" in cause and "rank_main" not in cause
     # torch's own tools read the file too.
     assert record["message"]["message"] == "Broken: (7, 'loss is nan')"
     assert record["message"]["extraInfo"]["py_callstack"] in cause
@@ -248,7 +248,7 @@ def test_a_flow_file_without_a_guard_says_so(tmp_path: Path) -> None:
             """
             import os, subprocess, sys
             import metaflow
-            from metaflow_extensions.gang.core import functions
+            from metaflow_extensions.gang.core.ranks import functions
             def work(): pass
             def start():
                 if len(sys.argv) < 2:

@@ -252,7 +252,7 @@ class Values(FlowSpec):
         assert not [name for name in os.listdir(gang.folder) if name.startswith(("put-", "get-"))]
 
         # A value that cannot be sent is an error of its own node only, which may send another in its place.
-        from metaflow_extensions.gang.core.failure import BadAttribute, GangException, ValueTooStrange
+        from metaflow_extensions.gang.core.exceptions import BadAttribute, GangException, ValueTooStrange
         if index == 1:
             for value in (lambda: None, Refuses(), open(os.devnull), (n for n in [])):
                 told = raised(ValueTooStrange, lambda value=value: gang.all_gather(value))

@@ -59,8 +59,8 @@ def test_a_fault_of_a_guard_is_told_by_all_with_its_traceback(where: int, tmp_pa
 PROGRAM = """
 import os, sys
 import metaflow
-from metaflow_extensions.gang.core.alone import alone
-from metaflow_extensions.gang.core.failure import GuardDied
+from metaflow_extensions.gang.core.guard_client.single_node import alone
+from metaflow_extensions.gang.core.exceptions import GuardDied
 try:
     with alone() as guard:
         guard._link._send(b"\\0\\0\\0\\6\\0\\0\\0\\2{}")  # a request without a number
@@ -80,7 +80,7 @@ IN_A_THREAD = """
 import threading
 import metaflow
 from metaflow_extensions.gang.core.guard import fault
-from metaflow_extensions.gang.core.guard.loop import Loop
+from metaflow_extensions.gang.core.guard.loop.event_loop import Loop
 
 loop = Loop()
 

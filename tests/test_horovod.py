@@ -22,9 +22,9 @@ import metaflow  # first: Metaflow loads the extensions' namespace
 import pytest
 from support.flows import FlowRunner
 
-from metaflow_extensions.gang.core.context import Gang, Node
-from metaflow_extensions.gang.core.failure import BadAttribute, ToolMissing
-from metaflow_extensions.gang.core.functions import RANK_CHILD
+from metaflow_extensions.gang.core.exceptions import BadAttribute, ToolMissing
+from metaflow_extensions.gang.core.gang.gang import Gang, Node
+from metaflow_extensions.gang.core.ranks.functions import RANK_MAIN
 from metaflow_extensions.gang.launchers.mpi import horovod
 from metaflow_extensions.gang.launchers.mpi.horovod import horovod_environment, plan, unique_names
 
@@ -101,7 +101,7 @@ def test_the_ranks_of_a_node() -> None:
         ("rank 2", 2, "[rank 2] "),
     ]
     process = made.processes[1]
-    assert process.argv == (sys.executable, "-u", RANK_CHILD, "--script", "train.py", "--lr", "1")
+    assert process.argv == (sys.executable, "-u", RANK_MAIN, "--script", "train.py", "--lr", "1")
     assert process.env == {
         **world([1, 2])[2],
         "PATH": "/bin",

@@ -10,8 +10,8 @@ from typing import Literal
 import metaflow  # noqa: F401 - before any of its extensions
 import pytest
 
-from metaflow_extensions.gang.core.failure import BadAttribute
-from metaflow_extensions.gang.core.hostfile import hostfile, write_private
+from metaflow_extensions.gang.core.exceptions import BadAttribute
+from metaflow_extensions.gang.core.remote_shell.hostfile import hostfile, write_private
 
 ALL: tuple[Literal["openmpi", "mpich", "deepspeed"], ...] = ("openmpi", "mpich", "deepspeed")
 

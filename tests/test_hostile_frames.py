@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 from support.hostile import OPERATIONS, Grammar, bomb
 from test_hub import GANG, Bench, Member, until
 
-from metaflow_extensions.gang.core.guard import hub as hub_module
-from metaflow_extensions.gang.core.guard.loop import Loop
-from metaflow_extensions.gang.core.guard.messages import _FIELDS, MOST
-from metaflow_extensions.gang.core.guard.session import CHANNEL, PROTOCOL
-from metaflow_extensions.gang.core.guard.untrusted import MAX_DEPTH, MAX_DIGITS, parse
-from metaflow_extensions.gang.core.guard.verdict import DETAIL_LIMIT
-from metaflow_extensions.gang.core.guard.wire import Nonsense
+from metaflow_extensions.gang.core.guard.channel.connection import CHANNEL, PROTOCOL
+from metaflow_extensions.gang.core.guard.coordinator import hub as hub_module
+from metaflow_extensions.gang.core.guard.coordinator.messages import _FIELDS, MOST
+from metaflow_extensions.gang.core.guard.loop.event_loop import Loop
+from metaflow_extensions.gang.core.guard.loop.framing import Nonsense
+from metaflow_extensions.gang.core.guard.loop.untrusted import MAX_DEPTH, MAX_DIGITS, parse
+from metaflow_extensions.gang.core.guard.root_cause import DETAIL_LIMIT
 
 TEXTS = st.text('ab01e"\\[]{}é\n\ud800', max_size=12)
 VALUES = st.recursive(
@@ -265,8 +265,8 @@ def test_every_operation_that_the_hub_acts_on_is_checked() -> None:
 def test_every_operation_that_a_guard_sends_to_the_hub_is_checked() -> None:
     """By the sources: whatever goes by ``uplink.send`` or a node's ``send``."""
     sent = set()
-    for path in Path(str(hub_module.__file__)).parent.glob("*.py"):
-        if path.name in ("hub.py", "failures.py", "tolerance.py", "preemption.py"):  # what the hub sends to the nodes
+    for path in Path(str(hub_module.__file__)).parents[1].rglob("*.py"):
+        if path.name in ("hub.py", "failures.py", "lost_nodes.py", "preemption.py"):  # what the hub sends to the nodes
             continue
         sent.update(re.findall(r'\.send\(\s*\{[^}]*"op": "([a-z-]+)"', path.read_text()))
     assert {"gather", "fail", "bye", "done", "stopped"} <= sent, sent

@@ -12,16 +12,16 @@ from typing import Any
 import metaflow  # noqa: F401 - before any of its extensions
 import pytest
 
-from metaflow_extensions.gang.core.guard.accept import Acceptor
-from metaflow_extensions.gang.core.guard.dial import ConnectError, connect
-from metaflow_extensions.gang.core.guard.failures import STORY_SETTLE_S, STORY_WAIT_S
-from metaflow_extensions.gang.core.guard.hub import Hub
-from metaflow_extensions.gang.core.guard.loop import Loop
-from metaflow_extensions.gang.core.guard.preemption import KIND
-from metaflow_extensions.gang.core.guard.session import Connection, Identity
-from metaflow_extensions.gang.core.guard.timeouts import TIMEOUTS
-from metaflow_extensions.gang.core.guard.uplink import RemoteUplink
-from metaflow_extensions.gang.core.guard.verdict import EVIDENCE, LOST, PEER, Failure
+from metaflow_extensions.gang.core.guard.channel.accept import Acceptor
+from metaflow_extensions.gang.core.guard.channel.connect import ConnectError, connect
+from metaflow_extensions.gang.core.guard.channel.connection import Connection, Identity
+from metaflow_extensions.gang.core.guard.coordinator.failures import STORY_SETTLE_S, STORY_WAIT_S
+from metaflow_extensions.gang.core.guard.coordinator.hub import Hub
+from metaflow_extensions.gang.core.guard.coordinator.hub_link import RemoteUplink
+from metaflow_extensions.gang.core.guard.loop.event_loop import Loop
+from metaflow_extensions.gang.core.guard.loop.timeouts import TIMEOUTS
+from metaflow_extensions.gang.core.guard.node.preemption import KIND
+from metaflow_extensions.gang.core.guard.root_cause import EVIDENCE, LOST, PEER, Failure
 
 SECRET = os.urandom(32)
 GANG = Identity("TrainFlow", "17", "train", "4", 0)
@@ -195,7 +195,7 @@ def test_a_node_that_joins_twice_was_restarted_and_ends_the_gang(bench: Callable
 def test_late_nodes_are_named_and_fail_the_gang_at_the_timeout(
     bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("metaflow_extensions.gang.core.guard.rollcall.PROGRESS_S", (0.1, 0.2))
+    monkeypatch.setattr("metaflow_extensions.gang.core.guard.coordinator.join_deadline.PROGRESS_S", (0.1, 0.2))
     gang = bench(12, timeout=0.6)
     gang.join(1)
     story = gang.story()

@@ -8,8 +8,8 @@ from typing import Any
 import metaflow  # noqa: F401 - makes the package importable
 import pytest
 
-from metaflow_extensions.gang.core.failure import BadAttribute
-from metaflow_extensions.gang.core.keywords import suggesting
+from metaflow_extensions.gang.core.calls.misplaced_arguments import suggesting
+from metaflow_extensions.gang.core.exceptions import BadAttribute
 from metaflow_extensions.gang.launchers.deepspeed.launcher import DeepspeedExecutor
 from metaflow_extensions.gang.launchers.deepspeed.single_node import SingleNode
 from metaflow_extensions.gang.launchers.mpi.launcher import MPIExecutor

@@ -17,19 +17,23 @@ from metaflow.plugins.datastores.local_storage import LocalStorage
 from support.flows import flow_environment
 from support.requirements import require_packages
 
-from metaflow_extensions.gang.core.objects import ObjectNotFound, Objects
+from metaflow_extensions.gang.core.storage.objects import ObjectNotFound, Objects
 
 RUN_S = 120
 LIBS = "metaflow.plugins.deepspeed_libs."
 NAMES = [
     (LIBS + "executor", "DeepspeedExecutor", "metaflow_extensions.gang.launchers.deepspeed.launcher"),
     (LIBS + "constants", "DEEPSPEED_SUFFIX", "metaflow_extensions.gang.launchers.deepspeed.constants"),
-    (LIBS + "datastore", "DeepspeedDatastore", "metaflow_extensions.gang.core.objects"),
+    (LIBS + "datastore", "DeepspeedDatastore", "metaflow_extensions.gang.core.storage.objects"),
     (LIBS + "exceptions", "DeepspeedException", "metaflow_extensions.gang.launchers.deepspeed.failure"),
     (LIBS + "hugging_face.card_callback", "__dir__", "metaflow.huggingface_card_callback"),
-    ("metaflow.plugins.hf_callbacks", "DeepspeedHFTrainerS3Sync", "metaflow_extensions.gang.core.foldersync"),
-    ("metaflow.plugins.hf_callbacks", "DeepspeedHFTrainerAzureBlobSync", "metaflow_extensions.gang.core.foldersync"),
-    ("metaflow.plugins.az_store", "AzureBlob", "metaflow_extensions.gang.core.objects"),
+    ("metaflow.plugins.hf_callbacks", "DeepspeedHFTrainerS3Sync", "metaflow_extensions.gang.core.storage.folder_sync"),
+    (
+        "metaflow.plugins.hf_callbacks",
+        "DeepspeedHFTrainerAzureBlobSync",
+        "metaflow_extensions.gang.core.storage.folder_sync",
+    ),
+    ("metaflow.plugins.az_store", "AzureBlob", "metaflow_extensions.gang.core.storage.objects"),
 ]
 
 FLOW = """

@@ -8,9 +8,9 @@ import metaflow  # noqa: F401 - before any of its extensions
 import pytest
 from support.flows import FlowRunner, without_gzip
 
-from metaflow_extensions.gang.core import local
-from metaflow_extensions.gang.core.failure import BadAttribute
-from metaflow_extensions.gang.core.guard.processes import GANG_MARKER
+from metaflow_extensions.gang.core.exceptions import BadAttribute
+from metaflow_extensions.gang.core.guard.processes.process_table import GANG_MARKER
+from metaflow_extensions.gang.core.step import local_nodes
 
 RUN_S = 120.0
 """For a flow to end, on a machine that is busy with other tests."""
@@ -131,7 +131,7 @@ def shares(monkeypatch: pytest.MonkeyPatch, visible: str | None, nodes: int, req
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    return [env.get("CUDA_VISIBLE_DEVICES") for env in local.node_environments(nodes, requested, "2", "abc")]
+    return [env.get("CUDA_VISIBLE_DEVICES") for env in local_nodes.node_environments(nodes, requested, "2", "abc")]
 
 
 def test_shares_are_disjoint_and_a_notice_says_what_was_decided(
@@ -151,21 +151,21 @@ def test_shares_are_disjoint_and_a_notice_says_what_was_decided(
 
 
 def test_each_node_is_told_who_it_is() -> None:
-    first, second = local.node_environments(2, None, "4", "abc")
+    first, second = local_nodes.node_environments(2, None, "4", "abc")
     assert first["MF_PARALLEL_NUM_NODES"] == second["MF_PARALLEL_NUM_NODES"] == "2"
     assert first["MF_PARALLEL_MAIN_IP"] == second["MF_PARALLEL_MAIN_IP"] == "127.0.0.1"
     assert first["MF_PARALLEL_CONTROL_TASK_ID"] == second["MF_PARALLEL_CONTROL_TASK_ID"] == "4"
     assert (first["MF_PARALLEL_NODE_INDEX"], second["MF_PARALLEL_NODE_INDEX"]) == ("0", "1")
     assert (first[GANG_MARKER], second[GANG_MARKER]) == ("abc.0", "abc.1")
-    assert local.task_ids("4", 3) == ["4", "4_node_1", "4_node_2"]
+    assert local_nodes.task_ids("4", 3) == ["4", "4_node_1", "4_node_2"]
 
 
 def test_where_to_join_is_read_from_a_pipe_and_its_number_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     read, write = os.pipe()
     os.write(write, b'{"port": 1}')
     os.close(write)
-    monkeypatch.setenv(local.MEETING_VARIABLE, str(read))
-    assert local.read_meeting() == b'{"port": 1}'
-    assert local.MEETING_VARIABLE not in os.environ, "the node's own children have nothing to join"
+    monkeypatch.setenv(local_nodes.MEETING_VARIABLE, str(read))
+    assert local_nodes.read_meeting() == b'{"port": 1}'
+    assert local_nodes.MEETING_VARIABLE not in os.environ, "the node's own children have nothing to join"
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(read)

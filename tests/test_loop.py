@@ -18,9 +18,9 @@ from typing import Any
 import metaflow  # noqa: F401 - before any of its extensions
 import pytest
 
-from metaflow_extensions.gang.core.guard.loop import Loop
-from metaflow_extensions.gang.core.guard.stream import Stream
-from metaflow_extensions.gang.core.guard.wire import MAX_FRAME, Decoder, WireError, encode, fault
+from metaflow_extensions.gang.core.guard.loop.event_loop import Loop
+from metaflow_extensions.gang.core.guard.loop.framing import MAX_FRAME, Decoder, WireError, encode, fault
+from metaflow_extensions.gang.core.guard.loop.stream import Stream
 
 
 @pytest.fixture
@@ -390,13 +390,13 @@ def test_faults_are_short_phrases() -> None:
 @pytest.mark.uncounted
 def test_the_guards_part_of_it_imports_little() -> None:
     """The guard starts in about 15 ms; each of these would take 3 to 60 more."""
-    folder = os.path.dirname(os.path.dirname(sys.modules[Loop.__module__].__file__ or ""))
+    folder = os.path.abspath(os.path.join(str(sys.modules[Loop.__module__].__file__), "../../.."))
     code = (
-        f"import sys, json; sys.path.insert(0, {folder!r}); import guard.channel; "
+        f"import sys, json; sys.path.insert(0, {folder!r}); import guard.channel.names; "
         "print(json.dumps(sorted(sys.modules)))"
     )
     out = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, check=True, timeout=60)
     modules = json.loads(out.stdout)
-    assert "guard.channel" in modules
+    assert "guard.channel.names" in modules
     heavy = {"asyncio", "ssl", "typing", "dataclasses", "inspect", "threading", "subprocess", "logging", "tempfile"}
     assert heavy.isdisjoint(modules)

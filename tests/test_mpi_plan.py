@@ -12,10 +12,10 @@ from typing import Any
 import metaflow  # noqa: F401 - before any of its extensions
 import pytest
 
-from metaflow_extensions.gang.core.failure import BadAttribute, ToolMissing
-from metaflow_extensions.gang.core.guard.reports import Report, Reports, chosen
-from metaflow_extensions.gang.core.rank_report import REPORT
-from metaflow_extensions.gang.core.reach import choose_transport
+from metaflow_extensions.gang.core.exceptions import BadAttribute, ToolMissing
+from metaflow_extensions.gang.core.guard.rank_reports.reports import Report, Reports, chosen
+from metaflow_extensions.gang.core.ranks.rank_report import REPORT
+from metaflow_extensions.gang.core.remote_shell.choice import choose_transport
 from metaflow_extensions.gang.launchers.mpi import decorator, flavour, plan, program, rank
 from metaflow_extensions.gang.launchers.mpi.flavour import INTEL, MPICH, OPEN_MPI_4, OPEN_MPI_5, Flavour
 

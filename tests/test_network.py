@@ -12,8 +12,8 @@ from pathlib import Path
 import metaflow  # noqa: F401 - before any of its extensions
 import pytest
 
-from metaflow_extensions.gang.core import network
-from metaflow_extensions.gang.core.network import NoRoute, interface_for, own_address_towards
+from metaflow_extensions.gang.core.machine import network
+from metaflow_extensions.gang.core.machine.network import NoRoute, interface_for, own_address_towards
 
 
 def loopback_name() -> str:
@@ -60,7 +60,7 @@ exec "$@"
 
 ASK = """
 import json, sys, metaflow
-from metaflow_extensions.gang.core.network import NoRoute, interface_for, own_address_towards
+from metaflow_extensions.gang.core.machine.network import NoRoute, interface_for, own_address_towards
 def own(address):
     try:
         return own_address_towards(address)

@@ -8,8 +8,8 @@ import metaflow  # noqa: F401 - before any import of the extension
 import pytest
 
 from metaflow_extensions.gang.core.attributes import read_nproc
-from metaflow_extensions.gang.core.failure import BadAttribute
-from metaflow_extensions.gang.core.neuron import neuron_cores
+from metaflow_extensions.gang.core.exceptions import BadAttribute
+from metaflow_extensions.gang.core.machine.neuron import neuron_cores
 
 
 def machine(folder: Path, devices: int, core_count: str | None) -> dict[str, str]:

@@ -14,10 +14,10 @@ import metaflow  # noqa: F401 - before any of its extensions
 import pytest
 from metaflow.plugins.datastores.local_storage import LocalStorage
 
-from metaflow_extensions.gang.core.failure import GangException, ToolMissing
-from metaflow_extensions.gang.core.foldersync import FolderSync
-from metaflow_extensions.gang.core.objects import BadKey, ObjectNotFound, Objects, storage_of
-from metaflow_extensions.gang.core.results import BadFolder
+from metaflow_extensions.gang.core.exceptions import GangException, ToolMissing
+from metaflow_extensions.gang.core.storage.folder_sync import FolderSync
+from metaflow_extensions.gang.core.storage.objects import BadKey, ObjectNotFound, Objects, storage_of
+from metaflow_extensions.gang.core.storage.results import BadFolder
 
 
 @pytest.fixture

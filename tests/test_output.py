@@ -24,10 +24,10 @@ from metaflow.mflog.mflog import merge_logs
 from support.flows import FlowRunner
 from support.launches import END_S, collected, process, run_launch
 
-from metaflow_extensions.gang.core.console import buffered_lines
-from metaflow_extensions.gang.core.guard.output import HELD_LIMIT, Labelled, Log, Pump, Raw, write_all
-from metaflow_extensions.gang.core.guard.tail import TAIL_LIMIT, Tail
+from metaflow_extensions.gang.core.guard.children.output import HELD_LIMIT, Labelled, Log, Pump, Raw, write_all
+from metaflow_extensions.gang.core.guard.children.tail import TAIL_LIMIT, Tail
 from metaflow_extensions.gang.core.logs import to_mflog
+from metaflow_extensions.gang.core.step.live_output import buffered_lines
 
 RUN_S = 120.0
 """For a flow to end, on a machine that is busy with other tests."""

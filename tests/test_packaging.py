@@ -165,7 +165,7 @@ def test_it_leaves_outerbounds_metaflow_in_place_and_says_what_is_missing(wheel:
     run(*install, "requests", wheel, cwd=tmp_path)
     foreign = ("METAFLOW", "PYTHONPATH", "COVERAGE_")
     env = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
-    for module in ("core.decorator", "toplevel.gang_toplevel"):
+    for module in ("core.step.decorator", "toplevel.gang_toplevel"):
         argv = [str(python), "-c", f"import metaflow_extensions.gang.{module}"]
         missing = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
         assert missing.stderr.splitlines()[-1] == (

@@ -17,8 +17,8 @@ from pathlib import Path
 import metaflow  # noqa: F401 - before any of its extensions
 import pytest
 
-from metaflow_extensions.gang.core.guard import ports, private
-from metaflow_extensions.gang.core.guard.ports import (
+from metaflow_extensions.gang.core.guard.host import ports, private_folder
+from metaflow_extensions.gang.core.guard.host.ports import (
     PortBusy,
     PortLease,
     base_folder,
@@ -30,7 +30,7 @@ from metaflow_extensions.gang.core.guard.ports import (
 DEADLINE = 60
 # The guard loads its package as `guard`, with the standard library alone.
 ALONE = [sys.executable, "-I", "-S", "-c"]
-PRELUDE = f"import sys; sys.path.insert(0, {os.path.dirname(os.path.dirname(ports.__file__))!r})\n"
+PRELUDE = f"import sys; sys.path.insert(0, {os.path.dirname(os.path.dirname(os.path.dirname(ports.__file__)))!r})\n"
 
 
 class AllBut:
@@ -117,7 +117,7 @@ def test_avoided_ports_are_avoided() -> None:
 
 CONTEST = """
 import os
-from guard.ports import PortBusy, lease_port
+from guard.host.ports import PortBusy, lease_port
 class AllBut:
     def __contains__(self, port): return str(port) not in sys.argv[2:]
 sys.stdin.readline()
@@ -151,7 +151,7 @@ def test_processes_that_compete_never_share_a_port(tmp_path: Path) -> None:
 
 
 HOLD = """
-from guard.ports import lease_port
+from guard.host.ports import lease_port
 leases = [lease_port() for _ in range(3)]
 print(*[lease.port for lease in leases], flush=True)
 sys.stdin.readline()
@@ -306,7 +306,7 @@ def test_a_host_that_is_not_this_machine(host: str) -> None:
 
 
 PRIVILEGED = """
-from guard.ports import PortBusy, lease_exact
+from guard.host.ports import PortBusy, lease_exact
 try:
     lease_exact(80)
 except PortBusy as error:
@@ -323,7 +323,7 @@ def test_a_port_that_only_root_may_open(own_folder: Path) -> None:
     folder.mkdir(mode=0o700)
     os.chown(folder, 65534, 65534)
     # An interpreter and a copy of the package that every user may read: root's own may be in root's home.
-    shutil.copytree(os.path.dirname(ports.__file__), folder / "guard")
+    shutil.copytree(os.path.dirname(os.path.dirname(ports.__file__)), folder / "guard")
     command = ["/usr/bin/python3", "-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(folder)!r})\n{PRIVILEGED}"]
     try:
         subprocess.run([*command[:4], ""], check=True, timeout=DEADLINE, user=65534)
@@ -431,7 +431,7 @@ def test_a_base_folder_swapped_in_between_is_noticed(own_folder: Path) -> None:
         (base / "made").touch()
 
     with pytest.raises(PermissionError, match="was taken by another user"):
-        private.in_base("ports", swap)
+        private_folder.in_base("ports", swap)
     base = own_folder / f"metaflow-gang-{os.getuid()}"
     (base / "made").unlink()
     remove_if_empty(str(base / "ports"), str(base))
@@ -454,7 +454,7 @@ def test_things_are_made_in_the_base_folder_while_it_is_removed_all_the_time(own
     remover.start()
     try:
         for _ in range(300):
-            os.rmdir(private.in_base("gangs", make))
+            os.rmdir(private_folder.in_base("gangs", make))
     finally:
         done.set()
         remover.join(DEADLINE)
@@ -463,7 +463,7 @@ def test_things_are_made_in_the_base_folder_while_it_is_removed_all_the_time(own
 
 def test_a_maker_that_never_finds_its_folder_gives_up(own_folder: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        private.in_base("gangs", lambda folder: os.mkdir(os.path.join(folder, "missing", "gang")))
+        private_folder.in_base("gangs", lambda folder: os.mkdir(os.path.join(folder, "missing", "gang")))
     base = own_folder / f"metaflow-gang-{os.getuid()}"
     remove_if_empty(str(base / "gangs"), str(base))
 
@@ -474,4 +474,4 @@ def test_the_temporary_folder_is_the_one_of_tempfile(tmp_path: Path, monkeypatch
     for value in (str(tmp_path), str(tmp_path / "missing"), ""):
         monkeypatch.setenv("TMPDIR", value)
         monkeypatch.setattr(tempfile, "tempdir", None)
-        assert private.temporary_folder() == tempfile.gettempdir()
+        assert private_folder.temporary_folder() == tempfile.gettempdir()

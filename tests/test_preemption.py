@@ -15,9 +15,9 @@ from support.flows import FlowRun, FlowRunner
 from support.remote import RemoteTask, remote_gang
 from support.requirements import require_packages
 
-from metaflow_extensions.gang.core.context import Gang, Node
-from metaflow_extensions.gang.core.failure import BadAttribute
-from metaflow_extensions.gang.core.preemption import Preemption
+from metaflow_extensions.gang.core.exceptions import BadAttribute
+from metaflow_extensions.gang.core.gang.gang import Gang, Node
+from metaflow_extensions.gang.core.step.termination import Preemption
 
 START_S = 90.0
 """For a flow to be up, on a machine that is busy with other tests."""

@@ -8,7 +8,7 @@ from support.flows import FlowRunner
 from support.requirements import require_packages
 from support.tensorflow import QUIET
 
-from metaflow_extensions.gang.core.proxies import LONGEST, without_proxy
+from metaflow_extensions.gang.core.machine.proxies import LONGEST, without_proxy
 
 NOBODY = "http://127.0.0.1:9"
 """A proxy that refuses every connection."""

@@ -1,4 +1,4 @@
-"""A script run by rank_child.py is a script run by Python, but for its end."""
+"""A script run by rank_main.py is a script run by Python, but for its end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import metaflow  # noqa: F401 - makes the package importable
 import pytest
 
-from metaflow_extensions.gang.core.functions import RANK_CHILD
+from metaflow_extensions.gang.core.ranks.functions import RANK_MAIN
 
 TIMEOUT_S = 60.0
 
@@ -47,7 +47,7 @@ def run(argv: list[str], folder: Path, **env: str) -> subprocess.CompletedProces
 
 
 def both(script: str, folder: Path, *arguments: str) -> list[subprocess.CompletedProcess[str]]:
-    return [run([*start, script, *arguments], folder) for start in ([], [RANK_CHILD, "--script"])]
+    return [run([*start, script, *arguments], folder) for start in ([], [RANK_MAIN, "--script"])]
 
 
 def test_a_script_sees_the_same(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_folder_with_a_main_runs(tmp_path: Path) -> None:
 def test_an_exception_is_written_down(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text("def f():\n    raise ValueError('written down')\nf()\n")
     error_file = tmp_path / "error.json"
-    ended = run([RANK_CHILD, "--script", "script.py"], tmp_path, TORCHELASTIC_ERROR_FILE=str(error_file))
+    ended = run([RANK_MAIN, "--script", "script.py"], tmp_path, TORCHELASTIC_ERROR_FILE=str(error_file))
     assert ended.returncode == 1
     told = json.loads(error_file.read_text())["message"]["extraInfo"]["py_callstack"]
-    assert told == ended.stderr and "in f" in told and "rank_child" not in told
+    assert told == ended.stderr and "in f" in told and "rank_main" not in told

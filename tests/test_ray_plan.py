@@ -18,8 +18,8 @@ from metaflow import FlowSpec, step
 from metaflow.graph import FlowGraph
 from metaflow.plugins.resources_decorator import ResourcesDecorator
 
-from metaflow_extensions.gang.core.failure import BadAttribute, GangInterrupt
-from metaflow_extensions.gang.core.results import results_prefix
+from metaflow_extensions.gang.core.exceptions import BadAttribute, GangInterrupt
+from metaflow_extensions.gang.core.storage.results import results_prefix
 from metaflow_extensions.gang.launchers.ray import start
 from metaflow_extensions.gang.launchers.ray.decorator import DEBUG_VARIABLE, RayDecorator, RayInterrupt
 from metaflow_extensions.gang.launchers.ray.failure import RayNotInstalledException, not_joined
@@ -36,13 +36,7 @@ from metaflow_extensions.gang.launchers.ray.plan import (
     system_config,
     temporary_folder,
 )
-from metaflow_extensions.gang.launchers.ray.resources import (
-    MIB,
-    Offer,
-    memory_available,
-    offer,
-    shared_memory_free,
-)
+from metaflow_extensions.gang.launchers.ray.resources import MIB, Offer, memory_available, offer, shared_memory_free
 from metaflow_extensions.gang.launchers.ray.storage import SUFFIX, storage_path
 
 OFFER = Offer(cpus=3, gpus=2, memory=5000, object_store=100 * MIB)

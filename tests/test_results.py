@@ -15,8 +15,8 @@ import pytest
 from metaflow.datastore.flow_datastore import FlowDataStore
 from metaflow.plugins.datastores.local_storage import LocalStorage
 
-from metaflow_extensions.gang.core import results
-from metaflow_extensions.gang.core.results import BadFolder, cloud_folder, push_folder, results_prefix
+from metaflow_extensions.gang.core.storage import results
+from metaflow_extensions.gang.core.storage.results import BadFolder, cloud_folder, push_folder, results_prefix
 
 PREFIX = "mf.torchrun/Train/7/train/out/0"
 ODD_NAMES = [

@@ -16,10 +16,10 @@ from typing import Any
 import metaflow  # noqa: F401 - before any import of the extension
 import pytest
 
-from metaflow_extensions.gang.core.guard.loop import Loop
-from metaflow_extensions.gang.core.guard.ring import Ring
-from metaflow_extensions.gang.core.guard.session import Connection, Identity
-from metaflow_extensions.gang.core.guard.verdict import Failure
+from metaflow_extensions.gang.core.guard.channel.connection import Connection, Identity
+from metaflow_extensions.gang.core.guard.coordinator.neighbour_watch import Ring
+from metaflow_extensions.gang.core.guard.loop.event_loop import Loop
+from metaflow_extensions.gang.core.guard.root_cause import Failure
 
 GANG = Identity("F", "1", "s", "2", 0)
 SHORT_GANGS = Path(__file__).with_name("support") / "short_gangs.py"

@@ -13,7 +13,7 @@ import pytest
 from support.faults import kill_process
 from support.flows import FlowRun, FlowRunner
 
-from metaflow_extensions.gang.core.guard.verdict import Failure, story
+from metaflow_extensions.gang.core.guard.root_cause import Failure, story
 
 START_S = 90.0
 """For a flow to be up, on a machine that is busy with other tests."""
@@ -24,8 +24,8 @@ END_S = 25.0
 FLOW = """
 import multiprocessing, os, resource, signal, subprocess, sys, threading, time
 from metaflow import FlowSpec, Parameter, current, gang, step
-from metaflow_extensions.gang.core.failure import PortTaken
-from metaflow_extensions.gang.core.launch import LaunchPlan, Process
+from metaflow_extensions.gang.core.exceptions import PortTaken
+from metaflow_extensions.gang.core.gang.launch_plan import LaunchPlan, Process
 
 def limit(name, value):
     resource.setrlimit(name, (value, resource.getrlimit(name)[1]))
@@ -352,7 +352,7 @@ def test_text_that_is_no_utf8_is_told(flow_run: FlowRunner) -> None:
 INTERRUPTED = """
 import os, signal, sys
 import metaflow
-from metaflow_extensions.gang.core.link import Link
+from metaflow_extensions.gang.core.guard_client.link import Link
 
 class TimeIsUp(Exception):
     pass
@@ -389,10 +389,10 @@ def test_a_request_that_a_signal_cut_short_spoils_none_that_follows(tmp_path: Pa
 LATE_INTERRUPT = """
 import os, signal, tempfile
 import metaflow
-from metaflow_extensions.gang.core.failure import GangInterrupt
-from metaflow_extensions.gang.core.guard.private import in_base
-from metaflow_extensions.gang.core.launch import LaunchPlan, Process
-from metaflow_extensions.gang.core.link import INTERRUPT, STACKS, Link
+from metaflow_extensions.gang.core.exceptions import GangInterrupt
+from metaflow_extensions.gang.core.guard.host.private_folder import in_base
+from metaflow_extensions.gang.core.gang.launch_plan import LaunchPlan, Process
+from metaflow_extensions.gang.core.guard_client.link import INTERRUPT, STACKS, Link
 
 link = Link()
 private = in_base("gangs", lambda below: tempfile.mkdtemp(prefix="late-0-", dir=below))

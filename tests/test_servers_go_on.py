@@ -20,9 +20,9 @@ from support.processes import all_processes
 from test_agent import LocalGang, wait
 from test_bulk import HOST, SECRET, proved, server  # noqa: F401 - a fixture
 
-from metaflow_extensions.gang.core.guard import bulk
-from metaflow_extensions.gang.core.guard.bulk import BulkServer, get
-from metaflow_extensions.gang.core.guard.bulklink import client_context
+from metaflow_extensions.gang.core.guard.tls import values
+from metaflow_extensions.gang.core.guard.tls.link import client_context
+from metaflow_extensions.gang.core.guard.tls.values import BulkServer, get
 
 IDLE = 1500
 """Connections of which nothing comes; a thread and five seconds for each of 64 made that two minutes."""
@@ -76,8 +76,8 @@ import sys
 package = type(sys)("guard")
 package.__path__ = [sys.argv[1]]
 sys.modules["guard"] = package
-from guard.bulk import BulkServer
-from guard.limits import Complaint
+from guard.tls.values import BulkServer
+from guard.loop.limits import Complaint
 
 complain = Complaint(lambda line: print(line, flush=True), "node 0", "for large values")
 server = BulkServer("127.0.0.1", bytes.fromhex(sys.argv[2]), sys.argv[3], complain=complain)
@@ -91,7 +91,16 @@ server.close()
 def process(folder: Path) -> Iterator[subprocess.Popen[str]]:
     """A server in a process of its own, whose limits can be changed."""
     process = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", SERVER, os.path.dirname(str(bulk.__file__)), SECRET.hex(), str(folder)],
+        [
+            sys.executable,
+            "-I",
+            "-S",
+            "-c",
+            SERVER,
+            os.path.dirname(os.path.dirname(str(values.__file__))),
+            SECRET.hex(),
+            str(folder),
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -20,7 +20,7 @@ from support.remote import START_S, RemoteGang, remote_gang
 from support.requirements import require_packages, require_tool
 from support.snapshots import looks
 
-from metaflow_extensions.gang.core.sshconfig import can_be_spelled, session_script
+from metaflow_extensions.gang.core.remote_shell.ssh_config import can_be_spelled, session_script
 
 END_S = 25.0
 """Tells an end from a hang."""
@@ -31,8 +31,8 @@ CUT_S = 15.0
 FLOW = """
 import dataclasses, json, os, socket, time
 from metaflow import FlowSpec, current, gang, step
-from metaflow_extensions.gang.core.context import Gang
-from metaflow_extensions.gang.core.ssh import SshMesh, SshUnusable, missing_tools
+from metaflow_extensions.gang.core.gang.gang import Gang
+from metaflow_extensions.gang.core.remote_shell.ssh import SshMesh, SshUnusable, missing_tools
 
 HOSTILE = "a 'b' \\"c\\" $HOME `id` \\\\ \\n * ; é \\udcff"
 

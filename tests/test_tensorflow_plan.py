@@ -14,8 +14,8 @@ import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
 import pytest
 from support.requirements import require_packages
 
-from metaflow_extensions.gang.core.context import Gang, Node, TaskInfo
-from metaflow_extensions.gang.core.failure import BadAttribute
+from metaflow_extensions.gang.core.exceptions import BadAttribute
+from metaflow_extensions.gang.core.gang.gang import Gang, Node, TaskInfo
 from metaflow_extensions.gang.launchers.jax.decorator import JaxDecorator, JaxMissing
 from metaflow_extensions.gang.launchers.tensorflow.decorator import TensorflowDecorator, is_initialized
 from metaflow_extensions.gang.launchers.tensorflow.failure import TensorflowMissing, TooLate

@@ -10,10 +10,10 @@ import metaflow  # noqa: F401 - before any of its extensions
 import pytest
 
 from metaflow_extensions.gang.core.attributes import SILENCE_S, number_or_setting, setting
-from metaflow_extensions.gang.core.failure import BadAttribute
-from metaflow_extensions.gang.core.guard import timeouts
-from metaflow_extensions.gang.core.guard.timeouts import tune
-from metaflow_extensions.gang.core.network import NoRoute, own_address_within
+from metaflow_extensions.gang.core.exceptions import BadAttribute
+from metaflow_extensions.gang.core.guard.loop import timeouts
+from metaflow_extensions.gang.core.guard.loop.timeouts import tune
+from metaflow_extensions.gang.core.machine.network import NoRoute, own_address_within
 
 
 def read(value: Any, name: str = "lost_host_timeout") -> float:
@@ -78,7 +78,7 @@ def test_a_name_that_resolves_later_is_found(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(socket, "getaddrinfo", late)
     assert own_address_within("gang-control-0", 10.0, said.append) == "127.0.0.1"
     assert calls == ["gang-control-0"] * 4 and not said
-    monkeypatch.setattr("metaflow_extensions.gang.core.network._TOLD_AFTER_S", 0.1)
+    monkeypatch.setattr("metaflow_extensions.gang.core.machine.network._TOLD_AFTER_S", 0.1)
     monkeypatch.setattr(socket, "getaddrinfo", _unknown)
     with pytest.raises(NoRoute, match=r"No such host: 'gang-control-0' .*It was tried for [01] s\."):
         own_address_within("gang-control-0", 1.0, said.append)

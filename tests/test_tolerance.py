@@ -31,8 +31,8 @@ import os, time
 from functools import partial
 from metaflow import FlowSpec, current, step
 from metaflow.decorators import _base_step_decorator
-from metaflow_extensions.gang.core.decorator import GangDecorator
-from metaflow_extensions.gang.core.launch import Process
+from metaflow_extensions.gang.core.step.decorator import GangDecorator
+from metaflow_extensions.gang.core.gang.launch_plan import Process
 
 how = os.environ.get("HOW", "")
 

@@ -14,12 +14,12 @@ import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
 import pytest
 from support.launches import process, run_launch
 
-from metaflow_extensions.gang.core.failure import GangException, ProcessFailed, ToolMissing
-from metaflow_extensions.gang.core.functions import RankTraceback
-from metaflow_extensions.gang.core.guard.children import Child
-from metaflow_extensions.gang.core.guard.reports import Report, Reports, chosen
-from metaflow_extensions.gang.core.guard.verdict import EVIDENCE, PEER
-from metaflow_extensions.gang.core.peer_lost import RANK_PEER_LOST
+from metaflow_extensions.gang.core.exceptions import GangException, ProcessFailed, ToolMissing
+from metaflow_extensions.gang.core.guard.children.child import Child
+from metaflow_extensions.gang.core.guard.rank_reports.reports import Report, Reports, chosen
+from metaflow_extensions.gang.core.guard.root_cause import EVIDENCE, PEER
+from metaflow_extensions.gang.core.ranks.functions import RankTraceback
+from metaflow_extensions.gang.core.ranks.peer_lost import RANK_PEER_LOST
 from metaflow_extensions.gang.launchers.torchrun.failure import (
     TorchNotInstalledException,
     TorchrunException,

@@ -12,10 +12,10 @@ import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
 import pytest
 
 from metaflow_extensions.gang.core.attributes import declared_port, read_port
-from metaflow_extensions.gang.core.entrypoint import read_entrypoint
-from metaflow_extensions.gang.core.failure import BadAttribute
-from metaflow_extensions.gang.core.functions import RANK_CHILD
-from metaflow_extensions.gang.core.network import network_variables
+from metaflow_extensions.gang.core.calls.entrypoint import read_entrypoint
+from metaflow_extensions.gang.core.exceptions import BadAttribute
+from metaflow_extensions.gang.core.machine.network import network_variables
+from metaflow_extensions.gang.core.ranks.functions import RANK_MAIN
 from metaflow_extensions.gang.launchers.torchrun.launcher import check_agreement
 from metaflow_extensions.gang.launchers.torchrun.options import (
     check_nodes,
@@ -51,7 +51,7 @@ def job(torchrun_args: Any = None, **changes: Any) -> Job:
 def test_direct_ranks_get_what_torchruns_agent_would_tell_them() -> None:
     made = plan(job())
     assert [process.argv for process in made.processes] == [
-        ("/bin/python3", "-u", RANK_CHILD, "--script", "train.py", "--epochs", "3")
+        ("/bin/python3", "-u", RANK_MAIN, "--script", "train.py", "--epochs", "3")
     ] * 2
     assert [(process.title, process.rank, process.label) for process in made.processes] == [
         ("rank 0", 0, "[rank 0] "),
@@ -99,9 +99,9 @@ def test_nodes_may_have_different_numbers_of_ranks() -> None:
 @pytest.mark.parametrize(
     ("torchrun_args", "argv"),
     [
-        ({"module": None}, ("/bin/python3", "-u", RANK_CHILD, "--module", "train.py")),
-        ({"m": True}, ("/bin/python3", "-u", RANK_CHILD, "--module", "train.py")),
-        ({"module": False}, ("/bin/python3", "-u", RANK_CHILD, "--script", "train.py")),
+        ({"module": None}, ("/bin/python3", "-u", RANK_MAIN, "--module", "train.py")),
+        ({"m": True}, ("/bin/python3", "-u", RANK_MAIN, "--module", "train.py")),
+        ({"module": False}, ("/bin/python3", "-u", RANK_MAIN, "--script", "train.py")),
         (["no-python"], ("train.py",)),
     ],
 )
@@ -125,7 +125,7 @@ def test_the_agent_gets_its_options_in_the_old_order() -> None:
         *("--nproc_per_node", "1", "--log_dir", "/private/torchrun-1-0-agent"),
         *("--max_restarts=2", "--rdzv_conf=timeout=9"),
         *("--no_python", "--rdzv_endpoint", "10.0.0.1:20001", "/bin/python3", "-I", "-S", RANK_JOB, "--record"),
-        *("/private/torchrun-1-0-rank-{rank}-error.json", "/bin/python3", "-u", RANK_CHILD, "--script", "train.py"),
+        *("/private/torchrun-1-0-rank-{rank}-error.json", "/bin/python3", "-u", RANK_MAIN, "--script", "train.py"),
         *("--epochs", "3"),
     )
     assert agent.env == {
@@ -140,7 +140,7 @@ def test_the_agent_gets_its_options_in_the_old_order() -> None:
 @pytest.mark.parametrize(
     ("torchrun_args", "command"),
     [
-        ({"module": None, "max_restarts": 0}, ("/bin/python3", "-u", RANK_CHILD, "--module", "train.py")),
+        ({"module": None, "max_restarts": 0}, ("/bin/python3", "-u", RANK_MAIN, "--module", "train.py")),
         ({"no_python": None, "max_restarts": 0}, ("train.py",)),
     ],
 )
@@ -149,7 +149,7 @@ def test_modules_and_programs_have_their_ends_recorded_under_the_agent(
 ) -> None:
     (agent,) = plan(job(torchrun_args, launcher="torchrun", arguments=())).processes
     assert agent.argv[-len(command) :] == command and RANK_JOB in agent.argv
-    assert agent.argv.count("--no_python") == 1 and agent.argv.count("--module") == (RANK_CHILD in command)
+    assert agent.argv.count("--no_python") == 1 and agent.argv.count("--module") == (RANK_MAIN in command)
 
 
 def test_what_has_the_agent_start_ranks_in_its_own_way_is_left_to_it() -> None:
@@ -360,7 +360,7 @@ def test_a_single_node_meets_on_a_port_of_its_own_choice() -> None:
         *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"),
         *("--local_addr", "127.0.0.1", "--log_dir", "/private", "--max_restarts=1", "--no_python"),
         *("/bin/python3", "-I", "-S", RANK_JOB, "--record", "/private/rank-{rank}"),
-        *("/bin/python3", "-u", RANK_CHILD, "--script", "train.py", "--x"),
+        *("/bin/python3", "-u", RANK_MAIN, "--script", "train.py", "--x"),
     ]
     chosen = argv(master_port=4000)
     assert "--standalone" not in chosen and chosen[chosen.index("--master_port") + 1] == "4000"

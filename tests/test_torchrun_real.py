@@ -13,7 +13,7 @@ import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
 import pytest
 from support.requirements import require_packages
 
-from metaflow_extensions.gang.core.guard.ports import lease_port
+from metaflow_extensions.gang.core.guard.host.ports import lease_port
 from metaflow_extensions.gang.launchers.torchrun.options import read_options
 from metaflow_extensions.gang.launchers.torchrun.plan import Job, plan
 

@@ -12,7 +12,7 @@ import pytest
 from support.flows import FlowRunner
 from support.remote import remote_gang
 
-from metaflow_extensions.gang.core.guard.ports import lease_port
+from metaflow_extensions.gang.core.guard.host.ports import lease_port
 
 LIMIT_S = 120.0
 

@@ -18,10 +18,10 @@ from support.flows import FlowRunner, flow_environment
 from support.requirements import require_packages
 from support.trees import Tree
 
-from metaflow_extensions.gang.core.alone import alone
-from metaflow_extensions.gang.core.failure import BadAttribute, GuardDied, ProcessFailed
-from metaflow_extensions.gang.core.guard.processes import marked
-from metaflow_extensions.gang.core.launch import LaunchPlan, Process
+from metaflow_extensions.gang.core.exceptions import BadAttribute, GuardDied, ProcessFailed
+from metaflow_extensions.gang.core.gang.launch_plan import LaunchPlan, Process
+from metaflow_extensions.gang.core.guard.processes.process_table import marked
+from metaflow_extensions.gang.core.guard_client.single_node import alone
 from metaflow_extensions.gang.launchers.torchrun.failure import TorchrunException
 from metaflow_extensions.gang.launchers.torchrun.single_node import TorchrunSingleNodeMultiGPU
 
@@ -168,8 +168,8 @@ def test_one_that_fails_ends_the_others_and_the_next_launch_runs(tmp_path: Path)
 FORKS = """
 import os, sys
 import metaflow
-from metaflow_extensions.gang.core.alone import alone
-from metaflow_extensions.gang.core.launch import LaunchPlan, Process
+from metaflow_extensions.gang.core.guard_client.single_node import alone
+from metaflow_extensions.gang.core.gang.launch_plan import LaunchPlan, Process
 
 read, write = os.pipe()
 with alone() as guard:

@@ -18,9 +18,9 @@ PROGRAM = r"""
 import os, sys, time
 sys.path.insert(0, sys.argv[1])
 from support.launches import collected, process, run_launch
-from metaflow_extensions.gang.core.guard import launches
+from metaflow_extensions.gang.core.guard.children import launch
 
-launches.UNKILLABLE_S = 1.0
+launch.UNKILLABLE_S = 1.0
 told = []
 leave = (
     "import os, sys, time\n"
@@ -37,7 +37,7 @@ ended = run_launch(
     process(sys.executable, "-c", leave), grace=0.1,
     meanwhile=lambda loop, launch: setattr(launch, "on_unkillable", told.extend),
 )
-from metaflow_extensions.gang.core.guard.processes import described
+from metaflow_extensions.gang.core.guard.processes.process_table import described
 print(ended.results[0]["exit_code"], f"{time.monotonic() - started:.1f}", [described(pid) for pid in told])
 """
 

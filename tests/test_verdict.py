@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metaflow_extensions.gang.core.guard.verdict import (
+from metaflow_extensions.gang.core.guard.root_cause import (
     DETAIL_LIMIT,
     DETAIL_LINES,
     EVIDENCE,

@@ -1,4 +1,4 @@
-"""The guard's process: ``python -I -S -c BOOT FD PID KIND``, started by ``core/link.py``."""
+"""The guard's process: ``python -I -S -c BOOT FD PID KIND``, started by ``core/guard_client/link.py``."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import signal
 import socket
 import sys
 
+from .children.inherited import take_over
 from .fault import serve
-from .inherited import take_over
-from .loop import Loop
-from .processes import become_subreaper
+from .loop.event_loop import Loop
+from .processes.process_table import become_subreaper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .alone import Alone
-    from .node import Node
+    from .node.node import Node
+    from .single_process import Alone
 
 
 def main(fd: int, task_pid: int, kind: str) -> int:
@@ -35,11 +35,11 @@ def main(fd: int, task_pid: int, kind: str) -> int:
     loop = Loop()
     sock = socket.socket(fileno=fd)
     if kind == "node":
-        from .node import Node
+        from .node.node import Node
 
         node: Node | Alone = Node(loop, sock, task_pid)
     else:
-        from .alone import Alone
+        from .single_process import Alone
 
         node = Alone(loop, sock, task_pid)
     return serve(loop, node.has_fault, node.tidy)

@@ -8,13 +8,13 @@ import signal
 import threading
 import time
 
-from . import processes
+from .processes import process_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from collections.abc import Callable
 
-    from .loop import Loop
+    from .loop.event_loop import Loop
 
 EXIT_CODE = 70
 """Of a guard that has failed by a fault of its own: EX_SOFTWARE of sysexits.h. Its task knows it by that."""
@@ -55,7 +55,7 @@ def serve(loop: Loop, told: Callable[[str, str], None], tidy: Callable[[], None]
         if deadline and time.monotonic() >= deadline:
             with contextlib.suppress(BaseException):
                 tidy()
-            processes.send(processes.descendants([os.getpid()]), signal.SIGKILL)
+            process_table.send(process_table.descendants([os.getpid()]), signal.SIGKILL)
             return EXIT_CODE
 
 

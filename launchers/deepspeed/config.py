@@ -7,8 +7,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...core.failure import BadAttribute
-from ...core.hostfile import write_private
+from ...core.exceptions import BadAttribute
+from ...core.remote_shell.hostfile import write_private
 
 
 def with_files(

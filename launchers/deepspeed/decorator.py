@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib.util
 from typing import Any, ClassVar
 
-from ...core.context import Gang
-from ...core.decorator import GangDecorator
-from ...core.failure import BadAttribute, package_missing
-from ...core.neuron import own_neuron_cores
-from ...core.reach import own_slots
-from ...core.ssh import missing_tools
+from ...core.exceptions import BadAttribute, package_missing
+from ...core.gang.gang import Gang
+from ...core.machine.neuron import own_neuron_cores
+from ...core.remote_shell.choice import own_slots
+from ...core.remote_shell.ssh import missing_tools
+from ...core.step.decorator import GangDecorator
 from .constants import DEEPSPEED_SUFFIX
 from .failure import DeepspeedMissing
 from .launcher import DeepspeedExecutor

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...core.failure import GangException, ToolMissing
+from ...core.exceptions import GangException, ToolMissing
 
 
 class DeepspeedException(GangException):

@@ -8,18 +8,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...core.attributes import declared_port, read_port
-from ...core.context import Gang
-from ...core.entrypoint import Entrypoint, read_entrypoint
-from ...core.extensions import hold_extensions
-from ...core.failure import BadAttribute, PortTaken, ProcessFailed
-from ...core.keywords import suggesting
+from ...core.calls.entrypoint import Entrypoint, read_entrypoint
+from ...core.calls.misplaced_arguments import suggesting
+from ...core.exceptions import BadAttribute, PortTaken, ProcessFailed
+from ...core.gang.gang import Gang
 from ...core.logs import say
-from ...core.network import interface_for, network_variables
-from ...core.outcome import Results, outcome
-from ...core.peers import names
-from ...core.program import explain
-from ...core.rank_job import FOLDER
-from ...core.reach import LEFT_BY_MPICH
+from ...core.machine.network import interface_for, network_variables
+from ...core.ranks.local_process import explain
+from ...core.ranks.rank_wrapper import FOLDER
+from ...core.ranks.returns import Results, outcome
+from ...core.ranks.torch_extensions import hold_extensions
+from ...core.remote_shell.channel import names
+from ...core.remote_shell.choice import LEFT_BY_MPICH
 from .config import with_files
 from .environment import accelerator_variables, difference, environment_file
 from .failure import DeepspeedException

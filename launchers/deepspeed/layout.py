@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...core.attributes import whole_number
-from ...core.failure import BadAttribute
+from ...core.exceptions import BadAttribute
 from .options import Options
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...core.arguments import BadArgument, options_to_argv, plain_flags
-from ...core.failure import BadAttribute
+from ...core.calls.arguments import BadArgument, options_to_argv, plain_flags
+from ...core.exceptions import BadAttribute
 
 TRANSPORTS = ("auto", "ssh", "channel", "none")
 

@@ -10,16 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...core import rank_job
-from ...core.hostfile import hostfile
-from ...core.launch import LaunchPlan, Process
-from ...core.peer_lost import RANK_PEER_LOST, port_taken
-from ...core.rank_report import REPORT
-from ...core.reach import NO_SCHEDULERS, in_allocation
+from ...core.gang.launch_plan import LaunchPlan, Process
+from ...core.ranks import rank_wrapper
+from ...core.ranks.peer_lost import RANK_PEER_LOST, port_taken
+from ...core.ranks.rank_report import REPORT
+from ...core.remote_shell.choice import NO_SCHEDULERS, in_allocation
+from ...core.remote_shell.hostfile import hostfile
 from .layout import Layout
 from .options import Options
 
-RANK_JOB = os.path.abspath(rank_job.__file__)
+RANK_JOB = os.path.abspath(rank_wrapper.__file__)
 
 REPORT_GRACE_S = 0.5
 """What the launcher gets to end by itself once a rank has failed: it looks once in a second, and tells nothing new."""
@@ -122,7 +122,7 @@ def plan(job: Job) -> LaunchPlan:
         argv += ["--no_python", "--no_local_rank", job.python, "-I", "-S", RANK_JOB, job.name]
     process = Process(
         argv=tuple(argv),
-        env={**environ, rank_job.FOLDER: job.folder},
+        env={**environ, rank_wrapper.FOLDER: job.folder},
         title="deepspeed",
         error_file=os.path.join(job.folder, job.name + "-rank-{rank}-error.json"),
         report=REPORT,
@@ -202,7 +202,7 @@ def rank_record(
     devices: tuple[str, ...],
     is_function: bool,
 ) -> dict[str, Any]:
-    """What :mod:`core.rank_job` is told on this node.
+    """What :mod:`core.ranks.rank_wrapper` is told on this node.
 
     Parameters
     ----------

@@ -7,11 +7,11 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ...core.context import Gang
-from ...core.hostfile import write_private
+from ...core.gang.gang import Gang
 from ...core.logs import say
-from ...core.peers import Peers
-from ...core.reach import reach
+from ...core.remote_shell.channel import Peers
+from ...core.remote_shell.choice import reach
+from ...core.remote_shell.hostfile import write_private
 
 # When it is ended itself, DeepSpeed's launcher has pdsh kill by name whatever looks like a launcher on any node, that
 # of another gang on the same machine as well. The guards end what is ours.

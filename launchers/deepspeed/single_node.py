@@ -8,18 +8,18 @@ from typing import Any
 
 from metaflow import current
 
-from ...core.alone import alone
 from ...core.attributes import read_port
-from ...core.entrypoint import read_entrypoint
-from ...core.extensions import hold_extensions
-from ...core.failure import BadAttribute, ProcessFailed
-from ...core.functions import load_return, read_returns
-from ...core.guard.ports import lease_port
-from ...core.keywords import suggesting
-from ...core.network import network_variables
-from ...core.outcome import Results, without_return
-from ...core.program import explain
-from ...core.results import results_prefix
+from ...core.calls.entrypoint import read_entrypoint
+from ...core.calls.misplaced_arguments import suggesting
+from ...core.exceptions import BadAttribute, ProcessFailed
+from ...core.guard.host.ports import lease_port
+from ...core.guard_client.single_node import alone
+from ...core.machine.network import network_variables
+from ...core.ranks.functions import load_return, read_returns
+from ...core.ranks.local_process import explain
+from ...core.ranks.returns import Results, without_return
+from ...core.ranks.torch_extensions import hold_extensions
+from ...core.storage.results import results_prefix
 from .config import with_files
 from .constants import DEEPSPEED_SUFFIX
 from .environment import accelerator_variables, difference, environment_file

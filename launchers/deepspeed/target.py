@@ -6,10 +6,10 @@ import json
 import os
 from collections.abc import Mapping
 
-from ...core.devices import visible_gpus
-from ...core.entrypoint import Entrypoint
-from ...core.functions import RANK_CHILD
-from ...core.hostfile import write_private
+from ...core.calls.entrypoint import Entrypoint
+from ...core.machine.gpus import visible_gpus
+from ...core.ranks.functions import RANK_MAIN
+from ...core.remote_shell.hostfile import write_private
 from .plan import Job, hostfile_text, rank_record
 
 
@@ -28,7 +28,7 @@ def target(
     """Program and arguments; DeepSpeed's ``--local_rank`` goes between the two."""
     python = environ.get("PYTHON_EXEC", python)
     if what.call is not None:
-        return (python, "-u", RANK_CHILD), what.arguments
+        return (python, "-u", RANK_MAIN), what.arguments
     if "no_python" in options:
         return (what.target,), what.arguments
-    return (python, "-u", RANK_CHILD, "--module" if "module" in options else "--script", what.target), what.arguments
+    return (python, "-u", RANK_MAIN, "--module" if "module" in options else "--script", what.target), what.arguments

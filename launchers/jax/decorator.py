@@ -8,10 +8,10 @@ import sys
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from ...core import quick_exit
-from ...core.context import Gang, offered
-from ...core.decorator import GangDecorator
-from ...core.failure import ToolMissing, package_missing
+from ...core.exceptions import ToolMissing, package_missing
+from ...core.gang.gang import Gang, offered
+from ...core.ranks import quick_exit
+from ...core.step.decorator import GangDecorator
 from .cluster import Place, tell_jax
 
 PEER_LOST = (

@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 from typing import Any, ClassVar, Literal
 
-from ...core.context import Gang
-from ...core.decorator import GangDecorator
-from ...core.fabric import efa_devices, efa_variables
-from ...core.failure import BadAttribute, ToolMissing
-from ...core.guard.processes import GANG_MARKER
-from ...core.hostfile import hostfile, write_private
+from ...core.exceptions import BadAttribute, ToolMissing
+from ...core.gang.gang import Gang
+from ...core.guard.processes.process_table import GANG_MARKER
 from ...core.logs import say
-from ...core.network import interface_for
-from ...core.neuron import own_neuron_cores
-from ...core.peers import Peers
-from ...core.reach import LEFT_BY_MPICH, own_slots, reach
-from ...core.ssh import missing_tools
+from ...core.machine.efa import efa_devices, efa_variables
+from ...core.machine.network import interface_for
+from ...core.machine.neuron import own_neuron_cores
+from ...core.remote_shell.channel import Peers
+from ...core.remote_shell.choice import LEFT_BY_MPICH, own_slots, reach
+from ...core.remote_shell.hostfile import hostfile, write_private
+from ...core.remote_shell.ssh import missing_tools
+from ...core.step.decorator import GangDecorator
 from .flavour import Flavour, find_mpi
 from .launcher import VISIBLE, MPIExecutor
 from .plan import Site, clean_environment, common_interface, own_tmpdir

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ...core.failure import GangException, ProcessFailed
-from ...core.guard.verdict import indent
+from ...core.exceptions import GangException, ProcessFailed
+from ...core.guard.root_cause import indent
 
 PEER_LOST = (
     # Open MPI 4's runtime, on control: the one on another node is gone.

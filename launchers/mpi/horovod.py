@@ -15,16 +15,16 @@ from typing import Any
 
 from metaflow import current
 
-from ...core.arguments import BadArgument, entrypoint_argv
 from ...core.attributes import check_variables, read_nproc
-from ...core.context import Gang
-from ...core.entrypoint import check_script
-from ...core.failure import BadAttribute, ProcessFailed, ToolMissing
-from ...core.functions import RANK_CHILD
-from ...core.keywords import suggesting
-from ...core.launch import LaunchPlan, Process
+from ...core.calls.arguments import BadArgument, entrypoint_argv
+from ...core.calls.entrypoint import check_script
+from ...core.calls.misplaced_arguments import suggesting
+from ...core.exceptions import BadAttribute, ProcessFailed, ToolMissing
+from ...core.gang.gang import Gang
+from ...core.gang.launch_plan import LaunchPlan, Process
 from ...core.logs import say
-from ...core.network import interface_for
+from ...core.machine.network import interface_for
+from ...core.ranks.functions import RANK_MAIN
 
 PORT_TRIES = 3
 SERVER_READY = "rendezvous server is listening on "
@@ -182,7 +182,7 @@ def plan(
         error_file = f"{prefix}-rank-{rank}-error.json"
         wanted = {name: environ[name] for name in DEFAULTS if name in environ}
         process = Process(
-            argv=(sys.executable, "-u", RANK_CHILD, "--script", *command),
+            argv=(sys.executable, "-u", RANK_MAIN, "--script", *command),
             env={**environ, **own, **wanted, "TORCHELASTIC_ERROR_FILE": error_file},
             title=f"rank {rank}",
             rank=int(rank),

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ...core.attributes import check_variables
-from ...core.broadcast import broadcast_file
-from ...core.context import Gang
-from ...core.failure import BadAttribute, ProcessFailed
-from ...core.keywords import suggesting
-from ...core.launch import LaunchPlan, Process
+from ...core.calls.misplaced_arguments import suggesting
+from ...core.exceptions import BadAttribute, ProcessFailed
+from ...core.gang.broadcast_file import broadcast_file
+from ...core.gang.gang import Gang
+from ...core.gang.launch_plan import LaunchPlan, Process
 from ...core.logs import say
-from ...core.peers import Peers
+from ...core.remote_shell.channel import Peers
 from .failure import explain
 from .plan import Site, clean_environment, given, is_elsewhere, own_arguments, plan
 from .program import Words, program_words, script_of, under_mpi, words

@@ -9,9 +9,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ...core.launch import LaunchPlan, Process
-from ...core.rank_report import REPORT
-from ...core.reach import NO_SCHEDULERS, in_allocation
+from ...core.gang.launch_plan import LaunchPlan, Process
+from ...core.ranks.rank_report import REPORT
+from ...core.remote_shell.choice import NO_SCHEDULERS, in_allocation
 from .failure import PEER_LOST
 from .flavour import INTEL, OPEN_MPI_4, OPEN_MPI_5, Flavour
 from .rank import ERRORS, USERS_TMPDIR, error_file, told

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ...core.arguments import BadArgument, options_to_argv
-from ...core.failure import BadAttribute
+from ...core.calls.arguments import BadArgument, options_to_argv
+from ...core.exceptions import BadAttribute
 from . import rank_script
 
 RANK_SCRIPT = os.path.abspath(rank_script.__file__)

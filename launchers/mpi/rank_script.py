@@ -1,9 +1,9 @@
 """Runs a Python script or module in a rank of mpirun: ``python [-m mpi4py] rank_script.py SCRIPT ARGUMENT...``, or
 ``... rank_script.py -m MODULE ARGUMENT...``.
 
-As Python itself would run it, and its exception is written down besides, where ``core/rank_child.py`` writes that of
-other launchers' ranks. The process ends as Python ends it: MPI is finalized there, and mpi4py ends the world where the
-script has raised. Standard library only; nothing of this package is imported by its name.
+As Python itself would run it, and its exception is written down besides, where ``core/ranks/rank_main.py`` writes that
+of other launchers' ranks. The process ends as Python ends it: MPI is finalized there, and mpi4py ends the world where
+the script has raised. Standard library only; nothing of this package is imported by its name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main(path: str, arguments: list[str]) -> int:
         sys.argv[:] = [path, *arguments]
         runpy.run_path(path, run_name="__main__")  # a folder or an archive with a __main__.py
         return 0
-    child = os.path.join(here, os.pardir, os.pardir, "core", "rank_child.py")
+    child = os.path.join(here, os.pardir, os.pardir, "core", "ranks", "rank_main.py")
     loader = SourceFileLoader("metaflow_gang_rank_child", os.path.abspath(child))
     spec = spec_from_loader(loader.name, loader)
     module = module_from_spec(spec)  # type: ignore[arg-type]

@@ -10,8 +10,8 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 
-from ...core.entrypoint import check_script
-from ...core.failure import BadAttribute
+from ...core.calls.entrypoint import check_script
+from ...core.exceptions import BadAttribute
 
 EMPTY, LEFT = "", "+"
 """In the place of a path: an empty stdin for all ranks; for every rank what mpirun gives it, since the user has told

@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 
-from ...core.failure import BadAttribute
+from ...core.exceptions import BadAttribute
 
 Stdin = str | os.PathLike[str] | bytes | None
 

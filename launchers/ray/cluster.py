@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...core.attributes import check_variables
-from ...core.context import Gang
-from ...core.entrypoint import Entrypoint, read_entrypoint
-from ...core.functions import load_return, read_returns
-from ...core.keywords import suggesting
-from ...core.program import run_program
+from ...core.calls.entrypoint import Entrypoint, read_entrypoint
+from ...core.calls.misplaced_arguments import suggesting
+from ...core.gang.gang import Gang
+from ...core.ranks.functions import load_return, read_returns
+from ...core.ranks.local_process import run_program
 from .failure import RayException
 
 

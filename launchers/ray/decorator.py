@@ -6,10 +6,10 @@ import os
 from typing import Any, ClassVar
 
 from ...core.attributes import number, read_port, requested
-from ...core.context import Gang
-from ...core.decorator import GangDecorator
-from ...core.failure import BadAttribute, GangInterrupt
+from ...core.exceptions import BadAttribute, GangInterrupt
+from ...core.gang.gang import Gang
 from ...core.logs import say
+from ...core.step.decorator import GangDecorator
 from .cluster import RayCluster
 from .driver import leave_cluster, use_cluster
 from .forming import RayInstall, form_cluster, installed_ray

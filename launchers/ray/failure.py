@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ...core.failure import GangException, ToolMissing
-from ...core.guard.verdict import indent
+from ...core.exceptions import GangException, ToolMissing
+from ...core.guard.root_cause import indent
 
 
 class RayException(GangException):

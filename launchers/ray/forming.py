@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from ...core.context import Gang
-from ...core.failure import BadAttribute, GangException, ProcessFailed, package_missing
-from ...core.guard.processes import GANG_MARKER
-from ...core.guard.verdict import last_lines
-from ...core.hostfile import write_private
-from ...core.launch import Process
+from ...core.exceptions import BadAttribute, GangException, ProcessFailed, package_missing
+from ...core.gang.gang import Gang
+from ...core.gang.launch_plan import Process
+from ...core.guard.processes.process_table import GANG_MARKER
+from ...core.guard.root_cause import last_lines
 from ...core.logs import say
-from ...core.network import network_variables
-from ...core.reach import own_slots, sharing
+from ...core.machine.network import network_variables
+from ...core.remote_shell.choice import own_slots, sharing
+from ...core.remote_shell.hostfile import write_private
 from . import follow
 from .driver import can_take_token
 from .failure import RayNotInstalledException, not_joined

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...core.launch import Process
+from ...core.gang.launch_plan import Process
 from . import start
 from .resources import Offer
 

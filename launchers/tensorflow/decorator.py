@@ -9,10 +9,10 @@ import sys
 from typing import Any, ClassVar
 
 from ...core.attributes import whole_number
-from ...core.context import Gang
-from ...core.decorator import GangDecorator
-from ...core.failure import BadAttribute, package_missing
+from ...core.exceptions import BadAttribute, package_missing
+from ...core.gang.gang import Gang
 from ...core.logs import say
+from ...core.step.decorator import GangDecorator
 from .failure import TensorflowMissing, TooLate, advice
 from .launcher import TensorflowExecutor
 from .roles import PEER_LOST, Roles

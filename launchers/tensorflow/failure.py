@@ -6,7 +6,7 @@ import os
 import re
 import traceback
 
-from ...core.failure import BadAttribute, GangException, ToolMissing
+from ...core.exceptions import BadAttribute, GangException, ToolMissing
 
 
 class TensorflowException(GangException):

@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...core.attributes import check_variables
-from ...core.context import Gang
-from ...core.entrypoint import read_entrypoint
-from ...core.failure import BadAttribute
-from ...core.keywords import suggesting
-from ...core.outcome import Results, outcome
-from ...core.program import run_program
+from ...core.calls.entrypoint import read_entrypoint
+from ...core.calls.misplaced_arguments import suggesting
+from ...core.exceptions import BadAttribute
+from ...core.gang.gang import Gang
+from ...core.ranks.local_process import run_program
+from ...core.ranks.returns import Results, outcome
 from .failure import TensorflowException
 from .roles import PEER_LOST, Roles, acts_as_chief, tf_config
 

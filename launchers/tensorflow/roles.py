@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...core.failure import BadAttribute
+from ...core.exceptions import BadAttribute
 
 PEER_LOST = (
     # A collective, or what prepares one, called another task that is gone: grpc's status 14 is UNAVAILABLE.

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from ...core.attributes import declared_port, read_nproc, read_port
-from ...core.context import Gang
-from ...core.decorator import GangDecorator
-from ...core.failure import BadAttribute, package_missing
-from ...core.results import results_prefix
+from ...core.exceptions import BadAttribute, package_missing
+from ...core.gang.gang import Gang
+from ...core.step.decorator import GangDecorator
+from ...core.storage.results import results_prefix
 from .failure import TorchNotInstalledException
 from .launcher import TorchrunExecutor
 from .options import LAUNCHERS

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ...core.failure import GangException, ProcessFailed, ToolMissing
-from ...core.functions import load_error
-from ...core.guard.verdict import indent
+from ...core.exceptions import GangException, ProcessFailed, ToolMissing
+from ...core.guard.root_cause import indent
+from ...core.ranks.functions import load_error
 
 
 class TorchrunException(GangException):

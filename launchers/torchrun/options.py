@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...core.arguments import BadArgument, options_to_argv, plain_flags, torchrun_list_to_argv
 from ...core.attributes import read_nproc
-from ...core.failure import BadAttribute
+from ...core.calls.arguments import BadArgument, options_to_argv, plain_flags, torchrun_list_to_argv
+from ...core.exceptions import BadAttribute
 
 LAUNCHERS = ("direct", "torchrun")
 

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ...core import rank_job
-from ...core.functions import RANK_CHILD
-from ...core.launch import LaunchPlan, Process
-from ...core.peer_lost import RANK_PEER_LOST, port_taken
+from ...core.gang.launch_plan import LaunchPlan, Process
+from ...core.ranks import rank_wrapper
+from ...core.ranks.functions import RANK_MAIN
+from ...core.ranks.peer_lost import RANK_PEER_LOST, port_taken
 from .options import Options
 from .peer_lost import AGENT_REPORT
 
@@ -22,7 +22,7 @@ HEAD_START_S = 0.1
 store, and a rank that finds it closed tries again only after 0.25 to 0.75 s."""
 
 
-RANK_JOB = os.path.abspath(rank_job.__file__)
+RANK_JOB = os.path.abspath(rank_wrapper.__file__)
 
 _OWN_WAY, _OWN_WAY_BY_VARIABLE = frozenset({"run_path"}), frozenset({"PET_MODULE", "PET_NO_PYTHON", "PET_RUN_PATH"})
 """Options and variables with which the agent gets the user's command as it is."""
@@ -106,7 +106,7 @@ def _rank(job: Job, local_rank: int) -> Process:
         label=f"[rank {rank}] " if local_size > 1 else "",
         error_file=error_file,
         delay=HEAD_START_S if rank else 0.0,
-        records_exceptions=RANK_CHILD in _command(job),
+        records_exceptions=RANK_MAIN in _command(job),
     )
 
 
@@ -119,7 +119,7 @@ def rank_command(entrypoint: str, arguments: tuple[str, ...], options: Options, 
     if "no_python" in options.values:
         return (entrypoint, *arguments)
     kind = "--module" if "module" in options.values else "--script"
-    recorded = () if entrypoint == RANK_CHILD else (RANK_CHILD, kind)
+    recorded = () if entrypoint == RANK_MAIN else (RANK_MAIN, kind)
     return (python, "-u", *recorded, entrypoint, *arguments)
 
 

@@ -7,17 +7,17 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ...core.alone import alone
-from ...core.devices import cpu_count, gpu_count
-from ...core.entrypoint import read_entrypoint
-from ...core.extensions import hold_extensions
-from ...core.failure import ProcessFailed
-from ...core.functions import load_return, read_returns
-from ...core.keywords import suggesting
-from ...core.launch import LaunchPlan
-from ...core.network import network_variables
-from ...core.neuron import neuron_cores
-from ...core.outcome import without_return
+from ...core.calls.entrypoint import read_entrypoint
+from ...core.calls.misplaced_arguments import suggesting
+from ...core.exceptions import ProcessFailed
+from ...core.gang.launch_plan import LaunchPlan
+from ...core.guard_client.single_node import alone
+from ...core.machine.gpus import cpu_count, gpu_count
+from ...core.machine.network import network_variables
+from ...core.machine.neuron import neuron_cores
+from ...core.ranks.functions import load_return, read_returns
+from ...core.ranks.returns import without_return
+from ...core.ranks.torch_extensions import hold_extensions
 from .failure import TorchrunException, explain
 from .options import TORCHRUN_OPTIONS, Options, check_nodes, choose_nproc, read_options
 from .plan import AGENT_GRACE_S, AgentsRanks

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ...core.moved import note_move
-from ...core.objects import Objects, text_of
-from ...core.results import results_prefix
+from ...core.legacy_names import note_move
+from ...core.storage.objects import Objects, text_of
+from ...core.storage.results import results_prefix
 from ...launchers.deepspeed.constants import DEEPSPEED_SUFFIX
 
-note_move("metaflow.plugins.deepspeed_libs.datastore", "metaflow_extensions.gang.core.objects (Objects)")
+note_move("metaflow.plugins.deepspeed_libs.datastore", "metaflow_extensions.gang.core.storage.objects (Objects)")
 
 
 class DeepspeedDatastoreBlob(NamedTuple):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ...core.moved import note_move
-from ...core.objects import ObjectNotFound
+from ...core.legacy_names import note_move
+from ...core.storage.objects import ObjectNotFound
 from ...launchers.deepspeed.failure import DeepspeedException
 
 __all__ = ["DatastoreKeyNotFoundError", "DeepspeedException"]
@@ -11,7 +11,7 @@ __all__ = ["DatastoreKeyNotFoundError", "DeepspeedException"]
 note_move(
     "metaflow.plugins.deepspeed_libs.exceptions",
     "metaflow_extensions.gang.launchers.deepspeed.failure (DeepspeedException) and "
-    "metaflow_extensions.gang.core.objects (ObjectNotFound)",
+    "metaflow_extensions.gang.core.storage.objects (ObjectNotFound)",
 )
 
 DatastoreKeyNotFoundError = ObjectNotFound

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...core.moved import note_move
+from ...core.legacy_names import note_move
 from ...launchers.deepspeed.launcher import DeepspeedExecutor
 
 __all__ = ["DeepspeedExecutor"]

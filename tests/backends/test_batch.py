@@ -32,7 +32,7 @@ import json, os, threading, time
 from functools import partial
 from metaflow import FlowSpec, batch, current, gang, step
 from metaflow.decorators import _base_step_decorator
-from metaflow_extensions.gang.core.decorator import GangDecorator
+from metaflow_extensions.gang.core.step.decorator import GangDecorator
 
 class Tolerant(GangDecorator):
     name = "tolerant"

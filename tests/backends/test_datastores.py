@@ -76,8 +76,8 @@ OPEN = """
 import json, sys
 import metaflow
 from metaflow.datastore.flow_datastore import FlowDataStore
-from metaflow_extensions.gang.core.meeting import DatastoreMeeting, MeetingClosed
-from metaflow_extensions.gang.core.objects import ObjectNotFound, Objects, storage_of
+from metaflow_extensions.gang.core.step.meeting import DatastoreMeeting, MeetingClosed
+from metaflow_extensions.gang.core.storage.objects import ObjectNotFound, Objects, storage_of
 
 kind, root = sys.argv[1:]
 storage = storage_of(kind, root)

@@ -131,7 +131,7 @@ def victim(cell: Cell, place: Place, run: FlowRun) -> int:
         pattern = LAUNCHER_WORDS.get(cell.launcher, r"(^|/)(torchrun|mpirun|deepspeed)\b")
         guard = guard_of(task_of(int(number), place))
         for process in descendants(guard):
-            if re.search(pattern, " ".join(process.command[:4])) and "runner.py" not in " ".join(process.command[:4]):
+            if re.search(pattern, " ".join(process.command[:4])) and "exec.py" not in " ".join(process.command[:4]):
                 return process.pid
         below = "; ".join(" ".join(process.command)[:80] for process in descendants(guard))
         raise NotReached(f"no launcher below guard {guard}, which has: {below or 'nothing'}")

@@ -13,10 +13,10 @@ from typing import Any
 
 import metaflow  # noqa: F401 - before any of its extensions
 
-from metaflow_extensions.gang.core.guard import processes
-from metaflow_extensions.gang.core.guard.children import Child
-from metaflow_extensions.gang.core.guard.launches import Launch
-from metaflow_extensions.gang.core.guard.loop import Loop
+from metaflow_extensions.gang.core.guard.children.child import Child
+from metaflow_extensions.gang.core.guard.children.launch import Launch
+from metaflow_extensions.gang.core.guard.loop.event_loop import Loop
+from metaflow_extensions.gang.core.guard.processes import process_table
 
 END_S = 30.0
 """For threads and processes to end: tells "slow" from "hangs"."""
@@ -45,7 +45,7 @@ def run_launch(
     """
     loop = Loop()
     null = os.open(os.devnull, os.O_WRONLY)
-    processes.become_subreaper()
+    process_table.become_subreaper()
     ended: list[Ended] = []
     try:
         fd = null if out is None else out
@@ -83,7 +83,7 @@ def run_launch(
                 thread.join(2.0)
         return ended[0]
     finally:
-        processes.become_subreaper(False)
+        process_table.become_subreaper(False)
         loop.close()
         os.close(null)
 

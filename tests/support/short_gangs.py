@@ -15,8 +15,8 @@ from typing import Any
 
 import metaflow  # noqa: F401 - before any of its extensions
 
-from metaflow_extensions.gang.core.guard.loop import Loop
-from metaflow_extensions.gang.core.guard.uplink import LocalUplink, RemoteUplink
+from metaflow_extensions.gang.core.guard.coordinator.hub_link import LocalUplink, RemoteUplink
+from metaflow_extensions.gang.core.guard.loop.event_loop import Loop
 
 GANG = ["F", "1", "s", "2", 0]
 HOST = "127.0.0.1"

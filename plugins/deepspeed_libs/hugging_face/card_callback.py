@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ....core.moved import note_move
+from ....core.legacy_names import note_move
 
 # The class is loaded when it is asked for; where transformers is missing, the import of its name says so.
 from ....launchers.huggingface.lazy import __dir__ as __dir__

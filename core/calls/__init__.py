@@ -1,0 +1,1 @@
+"""What a launcher's run() is given: checked, and turned into a command line."""

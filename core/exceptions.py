@@ -1,0 +1,132 @@
+"""What can go wrong, as users see it.
+
+    MetaflowException
+    `- GangException                 catch this one for everything below
+       |- BadAttribute               a mistake in an attribute or argument; nothing was started
+       |- ToolMissing                the image lacks what the launcher starts
+       |- GuardDied                  this node's guard is gone, and with it the connection to the others
+       |- GangFailed                 the gang ended because of another node; the message tells the first failure
+       |- ProcessFailed              a process of this node failed: title, rank, exit_code, tail, traceback
+       |- PortTaken                  a foreign program holds a port that was chosen; launchers try another
+       |- ValueTooStrange            a value that cannot be sent to the other nodes
+       |- BroadcastFailed            nodes that did not get a file; the message names each, with the reason
+       |- ObjectNotFound             what was asked for is not in the datastore
+       `- TorchrunException          @torchrun: a rank failed (launchers have exceptions of their own)
+          `- TorchNotInstalledException   also a ToolMissing
+
+    BaseException
+    `- GangInterrupt                 raised inside an interrupted step body; becomes GangFailed around it
+
+User mistakes and failures of others carry no traceback of ours: the message says what happened, where, and what to do.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from metaflow.exception import MetaflowException
+
+from .guard.root_cause import how_it_ended, indent, last_lines
+
+
+class GangException(MetaflowException):  # type: ignore[misc]
+    """Base of everything that this package raises."""
+
+    headline = "Gang"
+
+
+class BadAttribute(GangException):
+    """An attribute or argument that cannot be meant; the message says what can."""
+
+    headline = "Wrong use of a gang decorator"
+
+
+class ToolMissing(GangException):
+    """Something that the launcher needs is not in this node's image or environment."""
+
+    headline = "Missing in this environment"
+
+
+class GangFailed(GangException):
+    """Another node failed first; the message is the story that every node tells."""
+
+    headline = "The gang failed"
+
+
+class GuardDied(GangException):
+    """This node's guard is gone, and with it the connection to the others."""
+
+    headline = "The gang failed"
+
+
+class PortTaken(GangException):
+    """The port that was chosen for a launch is held by a foreign program."""
+
+    headline = "Port in use"
+
+
+class ValueTooStrange(GangException):
+    """A value cannot be pickled, so the other nodes cannot get it."""
+
+    headline = "Cannot be sent to the other nodes"
+
+
+class BroadcastFailed(GangException):
+    """Some nodes did not get a file; the message names each of them, with its address and the reason."""
+
+    headline = "A file is not on all nodes"
+
+
+class ProcessFailed(GangException):
+    """A process that this node's guard ran has failed.
+
+    Attributes
+    ----------
+    title : str
+        "rank 3", "command".
+    rank : int or None
+    exit_code : int
+        As in :mod:`subprocess`: negative for a signal.
+    ended : str
+        The same as a clause: "was killed by SIGSEGV", "called sys.exit(3)".
+    tail : str
+        Its last output, both streams.
+    traceback : str
+        The Python traceback it left, or "".
+    detail : str
+        What is told of its end on every node: the traceback, else its last lines.
+    error_file : str or None
+    """
+
+    headline = "A process of the gang failed"
+
+    def __init__(self, record: dict[str, Any]) -> None:
+        self.title: str = record["title"]
+        self.rank: int | None = record["rank"]
+        self.exit_code: int = record["exit_code"]
+        self.ended: str = record.get("ended") or how_it_ended(self.exit_code)
+        self.tail: str = record["tail"]
+        self.traceback: str = record.get("traceback", "")
+        self.error_file: str | None = record.get("error_file")
+        self.detail: str = record.get("detail") or self.traceback or last_lines(self.tail)
+        super().__init__(self.describe())
+
+    def describe(self) -> str:
+        """What happened, with the traceback or else the last lines of output."""
+        detail = self.detail
+        return f"{self.title} {self.ended}" + (f":\n{indent(detail)}" if detail.strip() else ".")
+
+
+class GangInterrupt(BaseException):
+    """Ends an interrupted body past every ``except Exception``; the gang's wrapper turns it into
+    :class:`GangFailed`.
+    """
+
+
+def package_missing(step: str, title: str, package: str) -> str:
+    """What a :class:`ToolMissing` says where a step's framework is not in its environment."""
+    return (
+        f'Step *{step}* needs {title}, and its environment has none. Add @pypi(packages={{"{package}": "..."}}) to the '
+        "step and run the flow with --environment=pypi, or give @kubernetes or @batch an image that has it; on your "
+        f"own machine: pip install {package if package.isidentifier() else repr(package)}."
+    )

@@ -1,0 +1,343 @@
+"""Who am I, who are the others: the nodes of a gang, and what user code may ask of them."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..attributes import check_variables
+from ..exceptions import BadAttribute, GangException, PortTaken, ProcessFailed
+from ..guard.host.private_folder import is_private
+from ..guard.root_cause import indent, last_lines
+from ..guard_client.link import Link
+from ..step.termination import Preemption
+from .collectives import gather
+from .launch_plan import LaunchPlan, Process, ProcessResult
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """Which attempt of which task this is."""
+
+    flow_name: str
+    run_id: str
+    step_name: str
+    task_id: str
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Node:
+    """One machine, or one local process, of the gang.
+
+    ``address`` is how the other nodes reach it, ``cpus`` and ``gpus`` what its task may use.
+    """
+
+    index: int
+    address: str
+    hostname: str
+    cpus: int
+    gpus: int
+
+
+@dataclass(frozen=True)
+class Gang:
+    """``current.gang``: this node's view of the gang while the step's body runs.
+
+    Parameters
+    ----------
+    node_index : int
+        This node; 0 is control.
+    nodes : tuple of Node
+        All nodes, by index.
+    folder : str
+        A private folder of this node and attempt, removed when the gang ends.
+
+    Example
+    -------
+    >>> losses = current.gang.all_gather(loss)      # on every node
+    """
+
+    node_index: int
+    nodes: tuple[Node, ...]
+    folder: str
+    _link: Link = field(repr=False, compare=False)
+    _only_on_control: str = field(default="", repr=False, compare=False)
+    """The decorator, where it has the body run on node 0 alone, so that the others never come to a collective."""
+    _preemption: Preemption = field(default_factory=Preemption, repr=False, compare=False)
+    _offer: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What node 0's decorator had all nodes know from the start; see :meth:`GangDecorator.offer`."""
+    _sequence: Iterator[int] = field(default_factory=lambda: itertools.count(), repr=False, compare=False)
+
+    @property
+    def num_nodes(self) -> int:
+        """How many nodes the gang has."""
+        return len(self.nodes)
+
+    @property
+    def main_address(self) -> str:
+        """Where the other nodes reach control."""
+        return self.nodes[0].address
+
+    @property
+    def node(self) -> Node:
+        """This node."""
+        return self.nodes[self.node_index]
+
+    @property
+    def is_control(self) -> bool:
+        """Whether this is node 0."""
+        return self.node_index == 0
+
+    def another_address(self) -> str:
+        """The address of some other node, to find out how it is reached; this node's own where it is alone."""
+        return self.nodes[1].address if self.is_control and self.num_nodes > 1 else self.main_address
+
+    def barrier(self) -> None:
+        """Wait until every node has called it.
+
+        Raises :class:`GangFailed` (by way of the body's end) when a node cannot come any more.
+        """
+        self._gather("barrier()", None)
+
+    def all_gather(self, value: Any) -> list[Any]:
+        """Give ``value`` to all nodes and get everybody's, by node index. Every node must call it.
+
+        Parameters
+        ----------
+        value : any picklable
+            Of any size; what is large travels encrypted, beside the control connections.
+
+        Raises
+        ------
+        ValueTooStrange
+            When ``value`` cannot be pickled.
+
+        Example
+        -------
+        >>> ports = current.gang.all_gather(current.gang.free_port())
+        """
+        return self._gather("all_gather()", value)
+
+    def broadcast(self, value: Any, source: int = 0) -> Any:
+        """Get the ``value`` that node ``source`` gave. Every node must call it; what the others give is not sent.
+
+        Parameters
+        ----------
+        value : any picklable
+            Only that of node ``source`` counts.
+        source : int
+            Index of the node whose value it is.
+        """
+        if not 0 <= source < self.num_nodes:
+            raise BadAttribute(f"broadcast(source={source}): this gang has nodes 0 to {self.num_nodes - 1}.")
+        return self._gather("broadcast()", value if self.node_index == source else None)[source]
+
+    def free_port(self) -> int:
+        """A port of this node that no other program has and no other gang of this user gets, until the gang ends."""
+        return int(self.lease_port())
+
+    def lease_port(self, exact: int | None = None) -> int:
+        """As :meth:`free_port`, or the very port ``exact``; raises :class:`BadAttribute` where it is not to be had."""
+        return lease_port(self._link, exact)
+
+    def own_folder(self, path: str) -> None:
+        """Make a folder of this user alone outside of :attr:`folder`, as in shared memory, that goes with the gang.
+
+        Raises
+        ------
+        OSError
+            It cannot be made, or is there and somebody else's.
+        """
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+        if not is_private(path):
+            raise PermissionError(f"{path} is not a private folder of this user.")
+        self._link.request("own", path=path)
+
+    def own_files(self, pattern: str) -> None:
+        """Have files removed when the gang ends that programs name so, and leave when they are killed.
+
+        Only this user's, made from now on, and used by no process then.
+
+        Parameters
+        ----------
+        pattern : str
+            Of paths, as in :mod:`glob`.
+        """
+        self._link.request("own", pattern=pattern)
+
+    def run(
+        self,
+        argv: str | Sequence[str | os.PathLike[str]],
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        check: bool = True,
+    ) -> int:
+        """Run a program on this node and wait for it; its output goes to this node's log as it comes.
+
+        The program and everything it starts end with the gang. It is not a collective: any node may call it alone.
+
+        Parameters
+        ----------
+        argv : str or sequence of str
+            The program, or the program and its arguments. No shell is involved.
+        env : mapping of str to str, optional
+            Added to the task's environment.
+        cwd : path, optional
+            Working folder; the task's own by default.
+        check : bool
+            Whether a program that fails fails the gang. With False its exit code is returned.
+
+        Returns
+        -------
+        int
+            The exit code; negative for a signal.
+
+        Raises
+        ------
+        ProcessFailed
+            With ``check``, when it did not exit with 0.
+
+        Example
+        -------
+        >>> current.gang.run(["./simulate", "--seed", str(current.gang.node_index)])
+        """
+        words = [argv] if isinstance(argv, str) else [os.fspath(word) for word in argv]
+        if not words:
+            raise BadAttribute("current.gang.run() needs a program: its argv is empty.")
+        check_variables("current.gang.run", env)
+        process = Process(
+            argv=tuple(words),
+            env={**os.environ, **(env or {})},
+            cwd=os.path.abspath(cwd) if cwd is not None else os.getcwd(),
+            title=os.path.basename(words[0]),
+        )
+        return self.launch(LaunchPlan((process,), check=check))[0].exit_code
+
+    def launch(self, plan: LaunchPlan) -> list[ProcessResult]:
+        """Run a launcher's plan on this node; how its processes ended, in the plan's order.
+
+        Raises
+        ------
+        ProcessFailed
+            When a process of this node has failed.
+        PortTaken
+            On every node, when a foreign program holds the plan's port.
+        """
+        header, _ = self._link.request("launch", plan=plan.to_json())
+        if header.get("port_taken"):
+            raise PortTaken("Another program took the port that was chosen for this launch.")
+        if "failed" in header:
+            raise ProcessFailed(header["failed"])
+        return [
+            ProcessResult(record["title"], record["rank"], record["exit_code"], record["tail"])
+            for record in header["results"]
+        ]
+
+    def start(self, process: Process, ready: str, timeout: float = 30.0, shown: bool = False) -> None:
+        """Start a program of this node that runs beside the body, until the gang ends; returns when it is ready.
+
+        A failure tells the end of its output. Once it is ready, its unexpected end fails the gang,
+        whatever its exit code. It is not a collective: any node may call it alone.
+
+        Parameters
+        ----------
+        process : Process
+            What to run. It must stay in the foreground: what it leaves behind ends with it.
+        ready : str
+            Regular expression that says, in its output of either stream, that it is ready.
+        timeout : float
+            Seconds that it may take until then.
+        shown : bool
+            Whether its output goes to this node's log.
+
+        Raises
+        ------
+        ProcessFailed
+            When it ended before it was ready. The gang goes on if this is caught.
+        GangException
+            When it was not ready in time, and so was ended. The gang goes on if this is caught.
+        BadAttribute
+            When ``ready`` is not a regular expression.
+
+        Example
+        -------
+        >>> server = Process(("redis-server", "--port", str(port)), dict(os.environ), title="redis")
+        >>> current.gang.start(server, ready="Ready to accept connections")
+        """
+        try:
+            re.compile(ready.encode())
+        except re.error as error:
+            raise BadAttribute(f"current.gang.start(ready={ready!r}) is not a regular expression: {error}.") from None
+        plan = LaunchPlan((process,)).to_json()
+        header, _ = self._link.request("start", plan=plan, ready=ready, timeout=timeout, shown=shown)
+        if "failed" in header:
+            raise ProcessFailed(header["failed"])
+        if "late" in header:
+            said = last_lines(header["late"]["tail"])
+            raise GangException(
+                f"{process.title} on node {self.node_index} was not ready within {timeout:g} s, and was ended. "
+                + (f"Its last output:\n{indent(said)}" if said.strip() else "It wrote nothing.")
+            )
+
+    def on_preemption(self, save: Callable[[], object], seconds: float = 30.0) -> None:
+        """Have ``save`` called before the gang ends because some node of it is told to end: by SIGTERM, or since its
+        machine is taken away. The step then fails, on every node, and @retry starts it again.
+
+        On every node that has registered one, the body is interrupted, what the gang runs there is ended, ``save`` is
+        called in the step's own process, and the step fails when that is done on all nodes. The other members of
+        ``current.gang`` that need the gang are of no use any more then. It is not a collective.
+
+        Parameters
+        ----------
+        save : callable without arguments
+            What it raises is shown in the log. Several are called in the order in which they were registered.
+        seconds : float
+            How long the programs that the gang runs, ranks included, may take from SIGTERM to their end, and then, as
+            long again, all ``save`` of a node. The largest that any node gave counts for all.
+
+        Raises
+        ------
+        BadAttribute
+
+        Example
+        -------
+        >>> current.gang.on_preemption(lambda: torch.save(model.state_dict(), "/mnt/shared/last.pt"))
+        """
+        if not callable(save):
+            raise BadAttribute(f"current.gang.on_preemption({save!r}): it takes a function that has no arguments.")
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < float("inf"):
+            raise BadAttribute(
+                f"current.gang.on_preemption(seconds={seconds!r}): seconds is how long saving may take, more than 0."
+            )
+        self._link.request("save-seconds", seconds=float(seconds))
+        self._preemption.saves.append(save)
+
+    # -- collectives -------------------------------------------------------------------------------------------------
+
+    def _gather(self, kind: str, value: Any) -> list[Any]:
+        if self._only_on_control:
+            raise BadAttribute(
+                f"current.gang.{kind} needs all nodes, but the body of a step with {self._only_on_control} runs on "
+                "node 0 alone. Let the programs that it starts talk to each other, or use @gang."
+            )
+        return gather(self, kind, value)
+
+
+def offered(gang: Gang) -> Mapping[str, Any]:
+    """What the launcher of node 0 gave to all nodes as they joined; see :meth:`GangDecorator.offer`."""
+    return gang._offer
+
+
+def lease_port(link: Link, exact: int | None = None) -> int:
+    """See :meth:`Gang.lease_port`; before there is a gang, too."""
+    header, _ = link.request("port", exact=exact)
+    if "error" in header:
+        raise BadAttribute(header["error"])
+    return int(header["port"])

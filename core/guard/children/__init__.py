@@ -1,0 +1,1 @@
+"""Processes that the guard starts: how they start, what they print, how they end."""

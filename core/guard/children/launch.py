@@ -1,0 +1,251 @@
+"""The processes of one launch, and the other nodes' tasks of a local gang: started together, ended with theirs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+
+from ..loop.event_loop import Loop
+from ..processes import process_table
+from ..rank_reports.complaints import matches
+from ..rank_reports.rank_end import ended_well, has_ranks
+from ..root_cause import Failure, how_it_ended, last_lines, last_traceback
+from .child import Child
+from .output import Labelled, Log, Raw
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from typing import Any
+
+    from .output import Sink
+
+UNKILLABLE_S = 30.0
+"""Seconds after its SIGKILL in which a process has to be gone. One that waits in the kernel for a disk or a driver, or
+that belongs to another user, may not be: it is told, and not waited for any more. The task's setting takes its place.
+"""
+
+SWEEP_MOST_S = 1.0
+"""The same as :data:`SWEEP_S` where they have been looked at for long: a look reads the whole process table."""
+
+SWEEP_S = 0.02
+"""Between two looks at what is left while processes are being ended: the kernel tells only about direct children."""
+
+LEFT_S = 1.0
+"""What processes that a launch has left behind may take to end by themselves, once all of it has ended well."""
+
+
+class Launch:
+    """The processes of one plan on this node.
+
+    ``on_done(results)`` is called when all have ended and nothing of them is left; ``on_failure(child)`` before, when
+    the first of a checked plan fails. Output goes to ``sinks(stream)`` of each stream where given, else to ``out`` and
+    ``err``; ``stdin`` is a descriptor, or /dev/null.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        name: str,
+        plan: dict[str, Any],
+        out: int,
+        err: int,
+        sinks: Callable[[str], list[Sink]] | None = None,
+        stdin: int = subprocess.DEVNULL,
+    ) -> None:
+        self.name = name
+        self.key: str = plan.get("key", "")
+        self.check: bool = plan.get("check", True)
+        self.lasting: bool = plan.get("lasting", False)
+        self.grace: float = plan.get("grace", 0.5)
+        self.port_taken: str | None = plan.get("port_taken")
+        self.failed: Child | None = None
+        self.cancelled = False
+        self.on_done: Callable[[Launch], None] = lambda launch: None
+        self.on_failure: Callable[[Launch, Child], None] = lambda launch, child: None
+        self.on_unkillable: Callable[[list[int]], None] = lambda pids: None
+        self._loop = loop
+        self._ending = False
+        self._kill_at = 0.0
+        self._given_up = False
+        self._ended_from = 0.0
+        self._done = False
+        self._seen: set[int] = set()
+        self.children: list[Child] = []
+        for spec in plan["processes"]:
+            more = {
+                "env": {**spec["env"], process_table.LAUNCH_MARKER: name},
+                "peer_lost": list(plan.get("peer_lost", ())),
+            }
+            label = spec.get("label", "")
+
+            def console(stream: str, label: str = label) -> list[Sink]:
+                fd = out if stream == "stdout" else err
+                return [Labelled(fd, label) if label else Raw(fd)]
+
+            child = Child(loop, {**spec, **more}, sinks or console, (), stdin)
+            child.on_end = self._ended
+            child.on_overdue = self._overdue
+            self.children.append(child)
+
+    def find(self, pid: int) -> Child | None:
+        return next((child for child in self.children if child.pid == pid and child.alive), None)
+
+    def undrained(self) -> list[Child]:
+        """Those that have failed, but of which nobody was told: something that they started holds their output."""
+        if not self.check or self._ending:
+            return []
+        return [child for child in self.children if child.exit_code and not child.settled]
+
+    def ended_well(self) -> dict[int, float] | None:
+        """The ranks that ended with code 0 before the launch was stopped, and when; None where it has no ranks."""
+        if not any(has_ranks(child) for child in self.children):
+            return None
+        stopped_at = self._ended_from or time.time()
+        return {rank: moment for child in self.children for rank, moment in ended_well(child, stopped_at)}
+
+    def results(self) -> list[dict[str, Any]]:
+        return [child.result() for child in self.children]
+
+    def port_is_taken(self) -> bool:
+        """Whether the process that failed says that a foreign program holds the plan's port."""
+        return (
+            self.failed is not None
+            and bool(self.port_taken)
+            and matches([str(self.port_taken)], self.failed.tail.text())
+        )
+
+    def end(self, grace: float = 0.0) -> None:
+        """End what is left: SIGTERM, and SIGKILL after ``grace`` seconds, at least the plan's. ``on_done`` follows."""
+        if self._ending:
+            return
+        self._ending = True
+        self._ended_from = time.time()
+        for child in self.children:
+            child.asked_at = self._ended_from
+        self._kill_at = time.monotonic() + max(self.grace, grace)
+        process_table.terminate(self._living())
+        self._sweep()
+
+    def _living(self) -> set[int]:
+        """Everything that descends from this launch, whatever session it is in or whoever adopted it."""
+        if not process_table.sees_all():
+            return self._known_to_live()
+        entries = process_table.table()
+        mine = process_table.descendants([os.getpid()], entries)
+        roots = {child.pid for child in self.children if child.alive and child.pid in mine}
+        roots |= process_table.marked(process_table.LAUNCH_MARKER, self.name, mine)
+        return roots | process_table.descendants(roots, entries)
+
+    def _known_to_live(self) -> set[int]:
+        """Where there is no /proc: its processes' groups, and what has been seen to descend from its processes."""
+        entries = process_table.table()
+        alive = {child.pid for child in self.children if child.alive and child.pid > 0}
+        self._seen = {pid for pid in self._seen if pid in entries and entries[pid].state not in "ZX"}
+        self._seen |= process_table.descendants(alive, entries)
+        return self._seen | process_table.groups(child.pid for child in self.children if child.pid > 0)
+
+    def _sweep(self) -> None:
+        living = self._living()
+        since = time.monotonic() - self._kill_at
+        if not living:
+            self._maybe_done()
+            return
+        if since >= 0.0:
+            process_table.send(living, signal.SIGKILL)
+        if since >= UNKILLABLE_S:
+            self._give_up(living)
+        else:
+            self._loop.call_later(min(max(SWEEP_S, since / 10), SWEEP_MOST_S), self._sweep)
+
+    def _give_up(self, living: set[int]) -> None:
+        """Nobody can end these: the launch ends without."""
+        self._given_up = True
+        self.on_unkillable(sorted(living))
+        for child in self.children:
+            child.give_up()
+        self._maybe_done()
+
+    def _ended(self, child: Child) -> None:
+        if child.has_failed and self.check and not self._ending and self.failed is None:
+            self.failed = child
+            self.on_failure(self, child)
+        elif all(not child.alive for child in self.children) and not self._ending:
+            self._end_what_is_left(time.monotonic() + LEFT_S)
+        elif self._ending:
+            self._maybe_done()
+
+    def _end_what_is_left(self, deadline: float) -> None:
+        """All have ended well: what they have started may finish by itself, as a program that reads their pipe does."""
+        if self._ending:
+            return
+        if time.monotonic() < deadline and self._living():
+            self._loop.call_later(SWEEP_S, lambda: self._end_what_is_left(deadline))
+        else:
+            self.end()
+
+    def _overdue(self, child: Child) -> None:
+        """It has told that a rank failed, and does not end."""
+        if child.alive and self.check and not self._ending and self.failed is None:
+            self.failed = child
+            self.on_failure(self, child)
+
+    def _maybe_done(self) -> None:
+        gone = all(child.settled for child in self.children)
+        if gone and not self._done and (self._given_up or not self._living()):
+            self._done = True
+            if self.check:
+                self.failed = self._culprit()
+            self.on_done(self)
+
+    def _culprit(self) -> Child | None:
+        """Of all that failed before anything was ended here, the one that explains the rest.
+
+        It need not be the one that was told first: a rank that lost its peer may be gone a moment before the peer,
+        which has its exception to write down.
+        """
+
+        def before_the_end(child: Child) -> bool:
+            return child.has_failed and (
+                child.ended_at <= self._ended_from or 0.0 < child.told_at() <= self._ended_from
+            )
+
+        def rank_of_cause(child: Child) -> tuple[int, float]:
+            failure = child.failure(0)
+            return failure.order, failure.time
+
+        return min(filter(before_the_end, self.children), key=rank_of_cause, default=self.failed)
+
+
+class NodeTask(Child):
+    """In a local gang: the task of another node, which control's guard starts and whose log it keeps."""
+
+    def __init__(
+        self, loop: Loop, node: int, spec: dict[str, Any], out: int, err: int, log_folder: str, meeting_fd: int
+    ) -> None:
+        self.node = node
+        self.logs = {name: os.path.join(log_folder, f"node-{node}.{name}") for name in ("stdout", "stderr")}
+
+        def sinks(stream: str) -> list[Sink]:
+            # The log first: it has to be whole whatever becomes of the console.
+            console = Labelled(out if stream == "stdout" else err, f"[node {node}] ", progress_period=1.0)
+
+            def log_ends(error: OSError) -> None:
+                console.write(f"[gang] The stored log of this node's {stream} ends here: {error.strerror}.\n".encode())
+
+            return [Log(self.logs[stream], log_ends), console]
+
+        super().__init__(loop, {**spec, "title": f"node {node}'s task"}, sinks, (meeting_fd,))
+
+    def failure(self, node: int) -> Failure:
+        code = self.exit_code or 0
+        tail = self.tail.text()
+        return Failure(
+            self.node,
+            "task-signal" if code < 0 else "task-exit",
+            f"the node's task {how_it_ended(code)}{'' if code else ' without finishing its step'}",
+            self.ended_at,
+            last_traceback(tail) or last_lines(tail) if code >= 0 else "",
+        )

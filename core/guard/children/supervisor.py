@@ -1,0 +1,225 @@
+"""What this guard has running: launches of its task, and, on control of a local gang, the other nodes' tasks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
+
+from ..loop.event_loop import Loop
+from ..processes import process_table
+from ..processes.stopped import stopped_below
+from ..root_cause import Failure
+from . import launch as launches
+from .child import Child
+from .launch import Launch, NodeTask
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from ..loop.framing import Header
+    from .output import Sink
+
+
+LOOK_S = 1.0
+"""Between two looks at the children of which the kernel has told nothing."""
+
+_TOLD = 8
+"""Processes that cannot be ended of which one line tells."""
+
+
+class Work:
+    """Every child of this guard, from its start until it is gone and its output drained.
+
+    ``on_failure(failure)`` tells of a process of a launch that failed; ``on_port_taken(key)`` of one that could not
+    have its port; ``on_task_end(task)`` of a node's task that has ended; ``on_ranks_ended(ranks)``, before the launch
+    is ``done``, of its ranks that ended with code 0, and when.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        out: int,
+        err: int,
+        on_failure: Callable[[Failure], None],
+        on_port_taken: Callable[[str], None],
+        on_task_end: Callable[[NodeTask], None],
+    ) -> None:
+        self.launches: dict[str, Launch] = {}
+        self.tasks: dict[int, NodeTask] = {}
+        self.killed: set[int] = set()  # nodes whose tasks we have ended for good
+        self._loop = loop
+        self._out = out
+        self._err = err
+        self._on_failure = on_failure
+        self._on_port_taken = on_port_taken
+        self._on_task_end = on_task_end
+        self._launched = 0
+        self.on_ranks_ended: Callable[[dict[int, float] | None], None] = lambda ranks: None
+        self._cancelled: set[str] = set()
+        self.say: Callable[[str], None] = lambda text: None  # a line for the user
+        loop.on_signal(signal.SIGCHLD, self._reap)
+        self._look()
+
+    def launch(
+        self,
+        owner: str,
+        node: int,
+        plan: Header,
+        done: Callable[[Launch], None],
+        sinks: Callable[[str], list[Sink]] | None = None,
+        stdin: int = subprocess.DEVNULL,
+    ) -> Launch:
+        """Start a plan's processes; ``done`` when nothing of them is left. Their streams: see :class:`Launch`."""
+        self._launched += 1
+        name = f"{owner}.{self._launched}"
+        launch = Launch(self._loop, name, plan, self._out, self._err, sinks, stdin)
+        self.launches[launch.name] = launch
+
+        def failed(launch: Launch, child: Child) -> None:
+            if launch.port_is_taken():
+                self._on_port_taken(launch.key)
+            else:
+                self._on_failure(child.failure(node))
+            launch.end()
+
+        def ended(launch: Launch) -> None:
+            del self.launches[launch.name]
+            self.on_ranks_ended(launch.ended_well())
+            done(launch)
+
+        launch.on_failure = failed
+        launch.on_done = ended
+        launch.on_unkillable = self._say_unkillable
+        return launch
+
+    def _say_unkillable(self, pids: list[int]) -> None:
+        told = "; ".join(map(process_table.described, pids[:_TOLD]))
+        more = f"; and {len(pids) - _TOLD} more" if len(pids) > _TOLD else ""
+        self.say(
+            f"Could not be ended within {launches.UNKILLABLE_S:g} s of SIGKILL, and is not waited for any more: "
+            f"{told}{more}."
+        )
+
+    def stream(self, name: str) -> int:
+        """The task's own "stdout" or "stderr", where what runs here speaks to the user."""
+        return self._out if name == "stdout" else self._err
+
+    def is_cancelled(self, key: str) -> bool:
+        """Whether the launch that all nodes call ``key`` has ended elsewhere, perhaps before it began here."""
+        return key in self._cancelled
+
+    def cancel(self, key: str) -> None:
+        """End the launch that all nodes call ``key``, without that being a failure."""
+        self._cancelled.add(key)
+        for launch in list(self.launches.values()):
+            if launch.key == key:
+                launch.cancelled = True
+                launch.end()
+
+    def end_launches(self, lasting: bool = True, grace: float = 0.0) -> None:
+        """End all of them, or only those that need not outlive the body; each one's ``done`` follows.
+
+        Their processes have ``grace`` seconds to do so, or their plan's where that is longer.
+        """
+        for launch in list(self.launches.values()):
+            if lasting or not launch.lasting:
+                launch.end(grace)
+
+    def longest_grace(self) -> float:
+        """Seconds that the launches may take to end."""
+        return max((launch.grace for launch in self.launches.values()), default=0.0)
+
+    def untold_deaths(self, node: int) -> Iterator[Failure]:
+        """Evidence of processes that have failed, but whose output has not ended: it may take its time."""
+        for launch in self.launches.values():
+            for child in launch.undrained():
+                yield child.failure(node)
+
+    def dying_words(self, node: int, since: float) -> Iterator[Failure]:
+        """Evidence of processes that have failed, but not ended."""
+        for launch in self.launches.values():
+            for child in launch.children:
+                words = child.dying_words(node, since)
+                if words is not None:
+                    yield words
+
+    def start_task(self, spec: Header, variable: str, announcement: bytes, folder: str) -> None:
+        """Start another node's task; it reads ``announcement`` from the descriptor that ``variable`` names."""
+        read, write = os.pipe()
+        env = {**spec["env"], variable: str(read)}
+        task = NodeTask(self._loop, spec["node"], {**spec, "env": env}, self._out, self._err, folder, read)
+        # Some hundred bytes always fit an empty pipe; and it has a reader as long as this end is open.
+        os.write(write, announcement)
+        os.close(write)
+        os.close(read)
+        task.on_end = lambda child: self._on_task_end(task)
+        self.tasks[task.node] = task
+
+    def kill_tasks(self, nodes: Iterable[int]) -> None:
+        """End the tasks of ``nodes`` that run here for good; from here on their deaths are ours."""
+        self.killed.update(nodes)
+        tasks = [task for task in self.tasks.values() if task.alive and task.node in self.killed]
+        process_table.send([task.pid for task in tasks], signal.SIGKILL)
+        if tasks:
+            self._loop.call_later(launches.UNKILLABLE_S, lambda: self._give_up(tasks))
+
+    def _give_up(self, tasks: list[NodeTask]) -> None:
+        left = [task for task in tasks if task.alive]
+        if left:
+            self._say_unkillable([task.pid for task in left])
+        for task in left:
+            task.give_up()
+
+    @property
+    def tasks_settled(self) -> bool:
+        """Whether all other nodes' tasks are gone, and their logs whole."""
+        return all(task.settled for task in self.tasks.values())
+
+    def logs(self) -> dict[str, dict[str, str]]:
+        """Where the other nodes' output is, by node index and stream."""
+        return {str(task.node): task.logs for task in self.tasks.values()}
+
+    def watched(self, node: int) -> dict[int, tuple[int, str]]:
+        """What runs: pid to node and title."""
+        found = {
+            child.pid: (node, child.title)
+            for launch in self.launches.values()
+            for child in launch.children
+            if child.alive
+        }
+        starters = [child for launch in self.launches.values() for child in launch.children if child.starts_ranks]
+        entries = process_table.table() if any(child.alive for child in starters) else {}
+        for child in starters:
+            found.update({pid: (node, title) for pid, title in stopped_below(child.pid, child.title, entries).items()})
+        found.update({task.pid: (task.node, "the node's task") for task in self.tasks.values() if task.alive})
+        return found
+
+    def _look(self) -> None:
+        """A death whose signal is lost is seen all the same."""
+        self._reap()
+        self._loop.call_later(LOOK_S, self._look)
+
+    def _reap(self) -> None:
+        dead: list[Child] = []
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if not pid:
+                break
+            child = self._find(pid)
+            if child is not None:
+                child.died(os.waitstatus_to_exitcode(status))
+                dead.append(child)
+        # All deaths are noted before the first is told, since what is told may end the others.
+        for child in dead:
+            child.reaped()
+
+    def _find(self, pid: int) -> Child | None:
+        for launch in self.launches.values():
+            child = launch.find(pid)
+            if child is not None:
+                return child
+        return next((task for task in self.tasks.values() if task.pid == pid and task.alive), None)

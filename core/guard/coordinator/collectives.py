@@ -1,0 +1,84 @@
+"""The collectives under way: what each node has given to which, and calls that cannot belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+
+from ..loop.framing import Nonsense
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from ..loop.framing import Header
+
+
+MOST_OPEN = 1024
+"""Collectives under way at once. A thread has one at a time."""
+
+MOST_BYTES = 8 << 20
+"""Of one node, in all collectives that are under way."""
+
+
+class Mismatch(Exception):
+    """Node ``node`` calls something else than the others; the message is a clause that follows its name."""
+
+    def __init__(self, node: int, text: str) -> None:
+        super().__init__(text)
+        self.node = node
+
+
+class _Gather:
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.entries: dict[int, tuple[Header, bytes]] = {}
+
+
+class Gathers:
+    """Of a gang of ``num_nodes`` nodes, by the number that each node counts its calls with."""
+
+    def __init__(self, num_nodes: int) -> None:
+        self._num_nodes = num_nodes
+        self._open: dict[int, _Gather] = {}
+        self._bytes: dict[int, int] = {}
+
+    def add(self, node: int, header: Header, payload: bytes) -> tuple[Header, bytes] | None:
+        """What ``node`` gives. Returns the message with everybody's part once all have given theirs.
+
+        Raises
+        ------
+        Mismatch
+            Another node made another call at this place.
+        Nonsense
+            It has given its part already, or more than a node can have under way.
+        """
+        number, kind = int(header["seq"]), str(header["kind"])
+        if number in self._open:
+            if node in self._open[number].entries:
+                raise Nonsense(f"its part of collective {number} twice")
+        elif len(self._open) >= MOST_OPEN:
+            raise Nonsense(f"a collective beside {MOST_OPEN} that are under way")
+        self._bytes[node] = self._bytes.get(node, 0) + len(payload)
+        if self._bytes[node] > MOST_BYTES:
+            raise Nonsense(f"more than {MOST_BYTES} bytes for collectives that are under way")
+        gather = self._open.setdefault(number, _Gather(kind))
+        if gather.kind != kind:
+            raise Mismatch(
+                node,
+                f"called {kind} where node {min(gather.entries)} called {gather.kind}: every node must make the same "
+                "collective calls in the same order",
+            )
+        gather.entries[node] = (header.get("entry", {}), payload)
+        if len(gather.entries) < self._num_nodes:
+            return None
+        del self._open[number]
+        for index, (_, data) in gather.entries.items():
+            self._bytes[index] -= len(data)
+        ordered = [gather.entries[index] for index in range(self._num_nodes)]
+        entries = [{**entry, "size": len(data)} for entry, data in ordered]
+        return {"op": "gathered", "seq": number, "entries": entries}, b"".join(data for _, data in ordered)
+
+    def check_deserted(self, done: Set[int]) -> None:
+        """Raises Mismatch for a node among those whose body is ``done``, which others still wait for."""
+        for gather in self._open.values():
+            for node in sorted(done - gather.entries.keys()):
+                waiting = min(gather.entries)
+                raise Mismatch(node, f"finished its step while node {waiting} waits for it in {gather.kind}")

@@ -1,0 +1,194 @@
+"""What the hub hears of failures: the first one stops the gang, and what all nodes know makes the story of it."""
+
+from __future__ import annotations
+
+import time
+
+from ..loop.timeouts import SILENT
+from ..node.preemption import KIND, extra_s, stop_message
+from ..root_cause import CUT, DIED, LOST, PEER, Failure, causes, ranks_that_left, story
+from .liveness import FROZEN, kernel_state
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from ..loop.framing import Header
+    from .hub import Hub
+
+STORY_WAIT_S = 1.0
+"""How long the story waits for the other nodes' records after the first failure. Stopping does not wait for it."""
+
+SILENCE_WAIT_S = 1.5
+"""How much longer it waits where all that is known is that nodes lost a peer, and one of them has said nothing."""
+
+STORY_SETTLE_S = 0.1
+"""The least wait: a death is seen by several guards, and the one that knows most may be second by milliseconds."""
+
+
+class Failures:
+    """Of the gang of ``hub``; see there.
+
+    Attributes
+    ----------
+    stopping : bool
+        Whether a failure has stopped the gang.
+    """
+
+    def __init__(self, hub: Hub) -> None:
+        self.stopping = False
+        self._hub = hub
+        self._records: list[Failure] = []
+        self._since = 0.0
+        self._told: Header | None = None  # the story, once it is told
+        self._stopped: set[int] = set()
+        self._heard: set[int] = set()  # since the first failure
+        self._questions = 0
+        self._asked: dict[int, tuple[int, Failure]] = {}  # by number: who was asked, and what is told if it answers
+
+    def add(self, failure: Failure) -> None:
+        """Record a failure; the first one stops the gang, unless it tolerates it."""
+        tolerance = self._hub.tolerance
+        if self._told is not None or (tolerance is not None and tolerance.takes(failure)):
+            return
+        if failure.peer is not None and not self.stopping:
+            self._ask(failure, failure.peer)
+        else:
+            self._record(failure)
+
+    def _record(self, failure: Failure) -> None:
+        self._records.append(failure)
+        if self.stopping:
+            return
+        hub = self._hub
+        self.stopping = True
+        self._since = time.monotonic()
+        hub.roll.end()
+        if hub.tolerance is not None:
+            hub.tolerance.ending = True
+        hub.broadcast(stop_message(failure))
+        # Whoever tells the story ends, and with node 0, or a pod, a cluster ends those that still save.
+        saving = extra_s(hub.save_s) if failure.kind == KIND else 0.0
+        hub.loop.call_later(STORY_WAIT_S + saving, self._tell_what_is_known)
+        hub.loop.call_later(STORY_SETTLE_S, self._maybe_tell)
+
+    def messages(self) -> list[Header]:
+        """What a node gets that joins while the gang ends: all that the others have got."""
+        stop = stop_message(self._records[0])
+        return [stop] if self._told is None else [stop, self._told]
+
+    def first_line(self) -> str:
+        """The first failure in one line, as a part of a sentence, for a node that was restarted."""
+        short = [failure.replaced(detail="") for failure in self._records]
+        line = story(short, self._hub.hostnames).splitlines()[0]
+        return line[:1].lower() + line[1:]
+
+    # -- a node that lost another one --------------------------------------------------------------------------------
+
+    def _ask(self, failure: Failure, peer: int) -> None:
+        """A node lost its connection to ``peer``, which has maybe only left: it says so before it answers.
+
+        One that does not answer is lost to node 0 too, which tells so by itself.
+        """
+        if peer in self._hub.members:
+            self._questions += 1
+            self._asked[self._questions] = (peer, failure)
+            self._hub.send(peer, {"op": "ask", "number": self._questions})
+
+    def answered(self, node: int, number: int) -> None:
+        """``node`` has answered question ``number``: it is there, so its network to the other one is cut."""
+        if self._asked.get(number, (None, None))[0] != node:
+            return
+        peer, failure = self._asked.pop(number)
+        if self._told is not None or not self._hub.left.isdisjoint((peer, failure.node)):
+            return
+        if self._hub.tolerance is not None:
+            self._hub.tolerance.cut(failure, peer)
+        else:
+            self._record(failure)
+
+    # -- what comes of the nodes -------------------------------------------------------------------------------------
+
+    def heard(self, node: int, op: str) -> None:
+        """A message of ``node`` has come."""
+        if self.stopping or op == "fail":
+            self._heard.add(node)
+
+    def stopped(self, node: int) -> None:
+        """Nothing of ``node`` runs any more, or nobody waits for it."""
+        self._stopped.add(node)
+        self._maybe_tell()
+
+    def lost(self, node: int) -> None:
+        """The gang goes on without ``node``."""
+        self._stopped.add(node)
+        self._heard.add(node)
+
+    def closed(self, node: int, reason: str) -> None:
+        """The connection of ``node`` has ended."""
+        # A guard that stops says so before it closes. That one is gone counts only where all others blame somebody.
+        is_cause = not self.stopping or (node not in self._stopped and self._blames_a_peer())
+        if node not in self._hub.left and is_cause:
+            how = reason or "closed before its work was done"
+            text = f"the connection from it to node 0 was lost ({how}): {CUT if reason in SILENT else DIED}"
+            self.add(Failure(node, "lost", text, time.time(), order=LOST))
+        self.ended(node)
+
+    def ended(self, node: int) -> None:
+        """There is no connection to ``node`` any more."""
+        self.stopped(node)
+        self._maybe_all_gone()
+
+    # -- the story ---------------------------------------------------------------------------------------------------
+
+    def _maybe_tell(self) -> None:
+        if not self.stopping or time.monotonic() - self._since < STORY_SETTLE_S:
+            return
+        if self._stopped >= set(self._hub.infos):
+            self._tell()
+
+    def _tell_what_is_known(self) -> None:
+        if self._blames_a_peer() and self._unheard():
+            # Where somebody's silence is to be the cause, a machine that is busy gets more than a moment.
+            self._hub.loop.call_later(SILENCE_WAIT_S, self._tell)
+        else:
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._told is not None:
+            return
+        if self._hub.tolerance is not None:
+            self._hub.tolerance.tell()
+        self._blame_the_silent()
+        told = causes(self._records)
+        left = ranks_that_left(told, self._hub.ended_ranks)
+        self._told = {
+            "op": "story",
+            "story": story(self._records, self._hub.hostnames, left),
+            "causes": [{"node": failure.teller} for failure in told],
+            "left": left,
+        }
+        self._hub.broadcast(self._told)
+        self._maybe_all_gone()
+
+    def _maybe_all_gone(self) -> None:
+        if self.stopping and not self._hub.members_left:
+            self._hub.deliver({"op": "all-gone"}, b"")
+
+    def _blame_the_silent(self) -> None:
+        """Where nobody knows a cause but that another one is gone, it is who does not even answer a stop."""
+        if not self._blames_a_peer():
+            return
+        # What a guard has to say of a stop comes in milliseconds, whatever its task does.
+        for node in self._unheard():
+            connection = self._hub.members.get(node)
+            state = kernel_state(connection.sock) if connection is not None else None
+            is_there = state is not None and state[1] == 0
+            text = f"does not answer node 0, {FROZEN}" if is_there else f"answers node 0 no more: {CUT}"
+            self._records.append(Failure(node, "lost", text, time.time(), order=LOST))
+
+    def _unheard(self) -> list[int]:
+        """Who has said nothing since the first failure."""
+        return sorted(self._hub.infos.keys() - self._heard - self._hub.left - self._stopped)
+
+    def _blames_a_peer(self) -> bool:
+        """Whether all that is known are failures of nodes that say themselves that another one went first."""
+        return bool(self._records) and all(failure.order == PEER for failure in self._records)

@@ -1,0 +1,69 @@
+"""The wait for all nodes of a gang: who is late is named from time to time, and fails the gang in the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+
+from ..loop.event_loop import Loop, Timer
+from ..root_cause import Failure
+
+PROGRESS_S = (5.0, 15.0, 60.0)
+"""When a late node is named; the last is repeated."""
+
+
+class RollCall:
+    """Of ``num_nodes`` nodes, of which those in ``joined`` are there; see :class:`~.hub.Hub` for the rest."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        num_nodes: int,
+        timeout_s: float,
+        joined: Collection[int],
+        say: Callable[[str], None],
+        fail: Callable[[Failure], None],
+    ) -> None:
+        self._loop = loop
+        self._num_nodes = num_nodes
+        self._timeout_s = timeout_s
+        self._joined = joined
+        self._say = say
+        self._fail = fail
+        self._started = time.monotonic()
+        self._timers: list[Timer] = [loop.call_later(timeout_s, self._overdue)]
+        self._progress(0)
+
+    def end(self) -> None:
+        """Nobody is waited for any more."""
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
+
+    def _late(self) -> list[int]:
+        return [index for index in range(self._num_nodes) if index not in self._joined]
+
+    def _missing(self) -> str:
+        missing = self._late()
+        names = ", ".join(str(index) for index in missing[:8])
+        names += f" and {len(missing) - 8} more" if len(missing) > 8 else ""
+        return f"node {names}" if len(missing) == 1 else f"nodes {names}"
+
+    def _progress(self, stage: int) -> None:
+        def tell() -> None:
+            waited = time.monotonic() - self._started
+            self._say(
+                f"{len(self._joined)} of {self._num_nodes} nodes have joined after {waited:.0f} s; "
+                f"waiting for {self._missing()}."
+            )
+            self._progress(min(stage + 1, len(PROGRESS_S) - 1))
+
+        self._timers.append(self._loop.call_later(PROGRESS_S[stage], tell))
+
+    def _overdue(self) -> None:
+        text = (
+            f"did not join within {self._timeout_s:g} s (all_nodes_started_timeout): {len(self._joined)} of "
+            f"{self._num_nodes} nodes had joined, {self._missing()} had not. Look at that node's own log and "
+            "whether the cluster had room for it"
+        )
+        self._fail(Failure(self._late()[0], "timeout", text, time.time()))

@@ -1,0 +1,156 @@
+"""What a node may send to the hub, checked before the hub acts on it.
+
+A member has proved the secret, and may still have gone wrong: then its own node ends, and not the hub. Every message of
+another node passes here first; an operation that is new in :meth:`.hub.Hub.receive` needs its line in ``_FIELDS``.
+"""
+
+from __future__ import annotations
+
+from ..loop.framing import Nonsense
+from ..loop.untrusted import integer, number, shown, string
+from ..root_cause import DETAIL_LIMIT, EVIDENCE, PEER, TEXT_LIMIT
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from collections.abc import Callable
+
+    from ..loop.framing import Header
+
+HEADER_BYTES = 256 * 1024
+"""Of one message: a failure's text and the end of its output, each character written as up to twelve bytes."""
+
+INLINE_TOTAL = 1 << 20
+"""Bytes of payload that all nodes together give to one collective (as in core/gang/collectives.py)."""
+
+MOST = {"fail": 1_000, "cancel": 10_000, "save-seconds": 1_000}
+"""How often one node may send what makes the hub remember something, or tell all."""
+
+_LAST_NUMBER = 1 << 53
+_RANKS = 4096
+"""Of one node."""
+_YEAR = 365 * 86400.0
+_END_OF_TIME = 1e12
+
+
+def inline_bytes(num_nodes: int) -> int:
+    """Bytes of payload that one node may give to one collective; what is larger goes by bulk streams."""
+    return max(1024, INLINE_TOTAL // num_nodes)
+
+
+def check_info(info: Header) -> None:
+    """What a node tells of itself when it joins. Raises :class:`Nonsense` where others could not use it."""
+    string(info, "hostname", 255)
+    integer(info, "cpus", 0, 1 << 20)
+    integer(info, "gpus", 0, 1 << 20)
+    integer(info, "ring_port", 1, 65535)
+    _plain(info, "info")
+
+
+class Checker:
+    """Checks the messages of one node of a gang of ``num_nodes``."""
+
+    def __init__(self, num_nodes: int) -> None:
+        self.num_nodes = num_nodes
+        self._counts: dict[str, int] = {}
+
+    def check(self, header: Header, payload: bytes) -> None:
+        """Raises :class:`Nonsense` unless the hub can act on this message."""
+        op = header.get("op")
+        check = _FIELDS.get(op) if isinstance(op, str) else None
+        if not isinstance(op, str) or check is None:
+            raise Nonsense(f"the operation {shown(op)}")
+        if payload and op != "gather":
+            raise Nonsense(f"{len(payload)} bytes with the operation {op!r}, which has none")
+        if op in MOST:
+            count = self._counts[op] = self._counts.get(op, 0) + 1
+            if count > MOST[op]:
+                raise Nonsense(f"the operation {op!r} more than {MOST[op]} times")
+        check(self, header, payload)
+
+
+def _nothing(checker: Checker, header: Header, payload: bytes) -> None:
+    pass
+
+
+def _gather(checker: Checker, header: Header, payload: bytes) -> None:
+    integer(header, "seq", 0, _LAST_NUMBER)
+    string(header, "kind", 200)
+    most = inline_bytes(checker.num_nodes)
+    if len(payload) > most:
+        raise Nonsense(f"{len(payload)} bytes for a collective, in which a node has {most}")
+    entry = header.get("entry", {})
+    if not isinstance(entry, dict):
+        raise Nonsense(f"'entry' is {shown(entry)}")
+    _plain(entry, "entry")
+
+
+def _fail(checker: Checker, header: Header, payload: bytes) -> None:
+    failure, last = header.get("failure"), checker.num_nodes - 1
+    if not isinstance(failure, dict):
+        raise Nonsense(f"'failure' is {shown(failure)}")
+    integer(failure, "node", 0, last)
+    string(failure, "kind", 60)
+    string(failure, "text", TEXT_LIMIT + 10)
+    number(failure, "time", 0.0, _END_OF_TIME)
+    if "detail" in failure:
+        string(failure, "detail", DETAIL_LIMIT)
+    if "order" in failure:
+        integer(failure, "order", EVIDENCE, PEER)
+    if "uncertainty" in failure:
+        number(failure, "uncertainty", 0.0, _END_OF_TIME)
+    for key, most in (("rank", 1 << 30), ("peer", last), ("teller", last)):
+        if failure.get(key) is not None:
+            integer(failure, key, 0, most)
+
+
+def _heard(checker: Checker, header: Header, payload: bytes) -> None:
+    if "number" in header:
+        integer(header, "number", 0, _LAST_NUMBER)
+
+
+def _cancel(checker: Checker, header: Header, payload: bytes) -> None:
+    string(header, "key", 300)
+
+
+def _ranks_ended(checker: Checker, header: Header, payload: bytes) -> None:
+    ranks = header.get("ranks")
+    if not isinstance(ranks, list) or len(ranks) > _RANKS:
+        raise Nonsense(f"'ranks' is {shown(ranks)}")
+    for pair in ranks:
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise Nonsense(f"'ranks' has {shown(pair)}")
+        integer({"rank": pair[0]}, "rank", 0, 1 << 30)
+        number({"moment": pair[1]}, "moment", 0.0, _END_OF_TIME)
+
+
+def _save_seconds(checker: Checker, header: Header, payload: bytes) -> None:
+    number(header, "seconds", 0.0, _YEAR)
+
+
+def _plain(record: Header, name: str) -> None:
+    """Raises :class:`Nonsense` unless all values are plain and small."""
+    if len(record) > 32:
+        raise Nonsense(f"{name!r} has {len(record)} fields")
+    for key, value in record.items():
+        small = (
+            value is None or isinstance(value, (bool, int, float)) or (isinstance(value, str) and len(value) <= 1000)
+        )
+        if not small or len(key) > 100:
+            raise Nonsense(f"{shown(key)} in {name!r} is {shown(value)}")
+
+
+_FIELDS: dict[str, Callable[[Checker, Header, bytes], None]] = {
+    "gather": _gather,
+    "fail": _fail,
+    "cancel": _cancel,
+    "ranks-ended": _ranks_ended,
+    "save-seconds": _save_seconds,
+    "stopped": _nothing,
+    "ends-task": _nothing,
+    "bye": _nothing,
+    "done": _nothing,
+    "bulk": _nothing,
+    "heard": _heard,
+    "ask": _nothing,
+    "tolerate": _nothing,  # of control alone; of others it does nothing
+}

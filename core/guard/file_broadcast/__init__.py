@@ -1,0 +1,1 @@
+"""A file from one node to all others, along a chain."""

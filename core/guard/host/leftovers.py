@@ -1,0 +1,62 @@
+"""Files that killed programs have left behind: known by the names that programs of their kind give them."""
+
+from __future__ import annotations
+
+import glob
+import os
+import time
+from contextlib import suppress
+
+from ..processes import process_table
+
+GONE_S = 1.0
+"""How long our own processes, which have been killed, may take to let go of what they have mapped."""
+
+_STEP_S = 0.02
+
+_SECOND_LOOK_S = 0.25
+"""For another program to map, or to tell its children of, a file that it had just made at the first look."""
+
+
+def remove_unused(pattern: str, since: float) -> None:
+    """Remove files whose paths match ``pattern``: this user's, made after ``since`` (epoch), and used by no process.
+
+    Another program of this user, of the same kind, may be at work on this machine. What a living process has mapped, or
+    was told of in its environment, stays.
+    """
+    found = _made(pattern, since)
+    if not found:
+        return
+    deadline = time.monotonic() + GONE_S
+    while process_table.descendants([os.getpid()]) and time.monotonic() < deadline:
+        time.sleep(_STEP_S)
+    found -= _used(found)
+    if found:
+        time.sleep(_SECOND_LOOK_S)
+    for path in found - _used(found):
+        with suppress(OSError):
+            os.unlink(path)
+
+
+def _made(pattern: str, since: float) -> set[str]:
+    found = set()
+    for path in glob.glob(pattern):
+        with suppress(OSError):
+            status = os.lstat(path)
+            if status.st_uid == os.geteuid() and status.st_ctime >= since:
+                found.add(path)
+    return found
+
+
+def _used(paths: set[str]) -> set[str]:
+    """Those that a process has mapped or has in its environment, as far as we may look."""
+    if not process_table.sees_all():
+        return paths
+    used = set()
+    for pid in process_table.table() if paths else ():
+        text = b""
+        for name in ("maps", "environ"):
+            with suppress(OSError), open(f"/proc/{pid}/{name}", "rb") as file:
+                text += file.read()
+        used |= {path for path in paths if os.fsencode(path) in text}
+    return used

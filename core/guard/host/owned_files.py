@@ -1,0 +1,111 @@
+"""What a guard owns beside its private folder. It is written down there, and who finds that guard dead removes it.
+
+The file is locked as long as its guard lives, so that a guard that was killed can be told from one that is still busy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import time
+
+from ..processes import process_table
+from .private_folder import remove_if_empty
+
+_NAME = "owned"
+"""Of the file in the private folder: a JSON array on each line, the process of the task first."""
+
+
+class Owned:
+    """Folders elsewhere, and patterns of files that killed processes leave, which go as the private folder does."""
+
+    def __init__(self) -> None:
+        self._entries: list[list[str | float]] = []
+        self._fd = -1
+
+    def keep(self, folder: str, task_pid: int) -> None:
+        """Write down in the private ``folder`` what is owned from now on. One that has no room is told by others."""
+        with contextlib.suppress(OSError):
+            self._fd = os.open(os.path.join(folder, _NAME), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._write(["task", task_pid])
+
+    def add_folder(self, path: str) -> None:
+        self._add(["folder", path])
+
+    def add_pattern(self, pattern: str) -> None:
+        """Of files that are this user's, made from now on, and used by nobody in the end."""
+        self._add(["pattern", pattern, time.time()])
+
+    def remove(self) -> None:
+        """Remove all of it."""
+        _remove(self._entries)
+
+    def _add(self, entry: list[str | float]) -> None:
+        self._entries.append(entry)
+        with contextlib.suppress(OSError):  # it is only for the case that this guard is killed
+            self._write(entry)
+
+    def _write(self, entry: list[str | float]) -> None:
+        if self._fd >= 0:
+            os.write(self._fd, json.dumps(entry).encode() + b"\n")
+
+
+def remove_folder(folder: str) -> None:
+    """Remove a node's private folder, and the folders above it where they are empty then."""
+    if folder:
+        shutil.rmtree(folder, ignore_errors=True)
+        gangs = os.path.dirname(folder)
+        remove_if_empty(gangs, os.path.dirname(gangs))
+
+
+def remove_in_its_stead(folder: str) -> None:
+    """The guard whose private ``folder`` this is has died: remove it, and what that guard owned, leases included."""
+    with contextlib.suppress(OSError, ValueError):
+        _remove(_read(os.path.join(folder, _NAME))[1:])
+    with contextlib.suppress(OSError):
+        from .ports import sweep
+
+        sweep()
+    remove_folder(folder)
+
+
+def remove_abandoned(own: str, gang_id: str) -> None:
+    """Do so for all nodes of the gang on this machine whose guard and task are dead; ``own`` is this node's folder."""
+    gangs = os.path.dirname(own)
+    with contextlib.suppress(OSError):
+        for name in os.listdir(gangs):
+            folder = os.path.join(gangs, name)
+            if name.startswith(f"{gang_id}-") and folder != own and _is_abandoned(folder):
+                remove_in_its_stead(folder)
+
+
+def _is_abandoned(folder: str) -> bool:
+    path = os.path.join(folder, _NAME)
+    try:
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            (_, task_pid), *_ = _read(path)
+    except (OSError, ValueError):  # it is at work, has gone meanwhile, or was killed in the midst of its first line
+        return False
+    entry = process_table.lookup(int(task_pid))
+    return entry is None or entry.state in "ZX"
+
+
+def _read(path: str) -> list[list[str | float]]:
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def _remove(entries: list[list[str | float]]) -> None:
+    for kind, what, *_ in entries:
+        if kind == "folder":
+            shutil.rmtree(str(what), ignore_errors=True)
+    for kind, what, *more in entries:
+        if kind == "pattern":
+            from .leftovers import remove_unused
+
+            remove_unused(str(what), float(more[0]))

@@ -1,0 +1,1 @@
+"""The guard's event loop, and messages as frames on a stream."""

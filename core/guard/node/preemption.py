@@ -1,0 +1,109 @@
+"""A node that is told to end, by a SIGTERM or by the notice that its machine is taken away: what its guard does.
+
+It is a failure like any other, but that bodies may save before the gang is gone (``current.gang.on_preemption``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from functools import partial
+
+from ..root_cause import Failure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from ..loop.framing import Header
+    from .node import Node
+
+TOLD = signal.SIGURG
+"""Says that there is a file :data:`NESTED`; this signal harms no guard that is not ready for it."""
+
+NESTED = "nested"
+"""A file of the private folder: the task's command was started again inside of its body; its text says what to do."""
+
+KIND = "preempted"
+"""Of the records of such failures."""
+
+LOOK_S = 1.0
+"""A notice comes minutes before the end, as a file: it is looked for this often."""
+
+BY_SIGNAL = "was told to end (SIGTERM): a preemption, or somebody ended its task"
+
+UNWIND_S = 3.0
+"""How long a body may take until it begins to save, and a task until it has ended after that."""
+
+
+def extra_s(save_s: float) -> float:
+    """Seconds by which a gang's end may be later because of those who save: processes have ``save_s`` from SIGTERM to
+    SIGKILL, and then the functions of ``on_preemption`` as long again.
+    """
+    return 2 * save_s + UNWIND_S if save_s else 0.0
+
+
+def stop_message(failure: Failure) -> Header:
+    """What tells a node to stop, since ``failure`` came first."""
+    return {"op": "stop", "order": failure.order, "preempted": failure.kind == KIND}
+
+
+class Preemption:
+    """Of one node: whether it is told to end, and how long saving may take.
+
+    Attributes
+    ----------
+    save_s : float
+        Seconds, the longest that any node of the gang asked for; 0 where nobody did.
+    stops : bool
+        Whether it is for a preemption that this node stops.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self.save_s = 0.0
+        self.stops = False
+        self._node = node
+        node.loop.on_signal(TOLD, self._nested)
+
+    def listen(self, pipe: int) -> None:
+        """Read ``pipe``, a descriptor, into which the task's handler of SIGTERM writes."""
+
+        def read() -> None:
+            if os.read(pipe, 65536):
+                self._tell(BY_SIGNAL)
+            else:
+                self._node.loop.remove_reader(pipe)
+                os.close(pipe)
+
+        self._node.loop.add_reader(pipe, read)
+
+    def watch(self, path: str, since: float) -> None:
+        """Look for a notice at ``path`` that was written after ``since`` (seconds since the epoch)."""
+        try:
+            noticed = os.stat(path).st_mtime >= since
+        except OSError:
+            noticed = False
+        if noticed:
+            self._tell(f"is to lose its machine{_when(path)}: a preemption (spot termination notice)")
+        else:
+            self._node.loop.call_later(LOOK_S, partial(self.watch, path, since))
+
+    def _nested(self) -> None:
+        node = self._node
+        with contextlib.suppress(OSError), open(os.path.join(node.folder, NESTED), encoding="utf-8") as file:
+            node.fail(Failure(node.index, "nested", file.read(), time.time()))
+
+    def _tell(self, text: str) -> None:
+        node = self._node
+        if not node.bye and not node.unwound:
+            node.fail(Failure(node.index, KIND, text, time.time()))
+
+
+def _when(path: str) -> str:
+    """The moment that a notice names, which is one line."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            moment = file.read(100).strip()
+    except OSError:
+        return ""
+    return f" at {moment}" if moment.isprintable() and moment else ""

@@ -1,0 +1,1 @@
+"""Commands that one node has another one run."""

@@ -1,0 +1,50 @@
+"""What one node has another do: run a command there (:mod:`remote`), take a file and pass it on (:mod:`chain`)."""
+
+from __future__ import annotations
+
+import hmac
+
+from ..loop.limits import Complaint
+from ..tls.endpoints import SecureServer
+from ..tls.link import BulkError, Link
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from ..node.node import Node
+
+
+def peer_key(secret: bytes) -> bytes:
+    """The key that nodes show each other. Whoever reads it cannot join the gang, nor talk to its hub."""
+    return hmac.digest(secret, b"gang peers", "sha256")
+
+
+class PeerServer(SecureServer):
+    """Serves the other nodes of ``node``'s gang on its address ``host``.
+
+    Parameters
+    ----------
+    env, cwd
+        The environment and working folder in which commands run: those of this node's task.
+    """
+
+    def __init__(self, node: Node, host: str, key: bytes, env: dict[str, str], cwd: str) -> None:
+        from ..file_broadcast import sender
+        from . import server  # now: no descriptor may be left when they are needed
+
+        self._chain, self._remote = sender, server
+        self._node, self._env, self._cwd = node, env, cwd
+        complain = Complaint(node.say, f"node {node.index}", "for commands and files of other nodes")
+        super().__init__(host, key, node.folder, complain=complain)
+
+    def serve(self, link: Link) -> None:
+        request = link.header()
+        if "run" in request:
+            self._remote.serve(link, request, self._node, self._env, self._cwd)
+        elif "take" in request:
+            self._chain.take(link, request, self._secret, self._cwd)
+        else:
+            raise BulkError("The request is none that a node knows.")
+
+    def close(self) -> None:
+        super().close()
+        self._chain.close()  # files that have come in part

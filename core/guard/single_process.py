@@ -1,0 +1,95 @@
+"""A guard without a gang: it runs what one process asks for, and ends that and itself with it.
+
+The process says "setup", then "launch" and "own" as often as it likes. When it has closed its end, or is dead, what
+still runs is ended with all its descendants, the private folder goes, and the guard with it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+
+from .children import launch as launches
+from .children.launch import Launch
+from .children.supervisor import Work
+from .host.owned_files import Owned, remove_folder
+from .loop.event_loop import Loop
+from .loop.stream import Stream
+from .node.pending_requests import Desk
+from .node.user_log import Voice
+from .processes import process_table
+from .processes.watch import TaskWatch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from .loop.framing import Header
+
+
+class Alone:
+    """The guard of process ``owner_pid``, joined to it by ``sock``; ``out`` and ``err`` are that process's streams."""
+
+    def __init__(self, loop: Loop, sock: socket.socket, owner_pid: int, out: int = 1, err: int = 2) -> None:
+        self._loop = loop
+        self._err = err
+        self._name = ""
+        self._folder = ""
+        self._leaving = False
+        self._owned = Owned()
+        self._owner_pid = owner_pid
+        # A process that fails ends its launch, whose answer tells of it: there is nobody else to be told.
+        self._work = Work(loop, out, err, lambda failure: None, lambda key: None, lambda task: None)
+        self._work.say = Voice(err).say
+        stream = Stream(loop, sock)
+        stream.on_close = lambda reason: self._leave()
+        self._desk = Desk(stream, self._handle)
+        # The end of the pair does not tell of a death where a process that the owner forked holds it open.
+        self._watch = TaskWatch(loop, owner_pid, self._leave)
+
+    def _handle(self, op: str, header: Header, payload: bytes) -> None:
+        number: int = header["id"]
+        if op == "setup":
+            self._name, self._folder = header["gang_id"], header["folder"]
+            launches.UNKILLABLE_S = header.get("unkillable_timeout", launches.UNKILLABLE_S)
+            self._owned.keep(self._folder, self._owner_pid)
+            self._desk.answer(number, {})
+            return
+        if op == "own":
+            self._owned.add_pattern(header["pattern"])
+            self._desk.answer(number, {})
+            return
+        try:
+            self._work.launch(self._name, 0, header["plan"], lambda launch: self._launched(number, launch))
+        except (OSError, RuntimeError, ValueError) as error:  # no descriptor or thread is left
+            self._desk.answer(number, {"error": f"{type(error).__name__}: {error}"})
+
+    def _launched(self, number: int, launch: Launch) -> None:
+        failed = launch.failed
+        told = {} if failed is None else {"failed": {**failed.result(), "traceback": failed.traceback()}}
+        self._desk.answer(number, told)
+        self._maybe_exit()
+
+    def has_fault(self, text: str, trace: str) -> None:
+        """A callback of this guard has raised: it tells so, and ends."""
+        os.write(self._err, f"[gang] {text}\n{trace}\n".encode(errors="replace"))
+        self._leave()
+
+    def tidy(self) -> None:
+        """Remove what was made for the process that this guard served."""
+        self._owned.remove()
+        remove_folder(self._folder)
+
+    def _leave(self) -> None:
+        """The owner has gone, or needs us no more."""
+        self._leaving = True
+        self._watch.close()
+        self._desk.close()
+        self._work.end_launches()
+        self._maybe_exit()
+
+    def _maybe_exit(self) -> None:
+        if self._leaving and not self._work.launches:
+            # Whatever slipped out of its launch, without the marker in its environment, has come to us as orphans do.
+            process_table.send(process_table.descendants([os.getpid()]), signal.SIGKILL)
+            self.tidy()
+            self._loop.stop()

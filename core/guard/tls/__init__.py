@@ -1,0 +1,1 @@
+"""Encrypted connections between the nodes of one gang, for files and for commands."""

@@ -1,0 +1,120 @@
+"""Processes outside of any gang, under a guard all the same: they end with the process that wanted them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+
+from ..attributes import setting
+from ..exceptions import GangException, GuardDied, ProcessFailed
+from ..gang.launch_plan import LaunchPlan
+from ..guard.children.launch import UNKILLABLE_S
+from ..guard.host.owned_files import remove_in_its_stead
+from ..guard.host.private_folder import in_base
+from ..guard.processes.process_table import GANG_MARKER
+from .link import Link
+
+_END_S = 15.0
+"""How long a guard may take to end what runs, the plan's grace included; far more than it needs."""
+
+
+class _AloneLink(Link):
+    """To a guard that has nobody but us, and no body to interrupt: it only answers, and goes when it is let go."""
+
+    _kind = "alone"
+
+    def _attach(self) -> None:
+        pass
+
+    def _died(self) -> GuardDied:
+        died = GuardDied(
+            f"The guard process of what was started here (process {self.guard_pid}) has died, so all of it was ended. "
+            + self._how_the_guard_ended()
+        )
+        died.headline = "The guard has died"  # there is no gang that could have failed
+        return died
+
+    def close(self) -> None:
+        """Have the guard end what runs, and wait until it is gone."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)  # a process that user code forked may hold it open
+        self._sock.close()
+        os.close(self.sigterm_pipe)
+        try:
+            self._guard.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            self._guard.kill()
+            self._guard.wait()
+
+    @property
+    def in_order(self) -> bool:
+        """Whether the guard, which is gone, could put things in order before."""
+        return self._guard.returncode == 0
+
+
+class Alone:
+    """A guard and a private folder for this machine alone, made by :func:`alone`."""
+
+    def __init__(self, link: Link, name: str, folder: str) -> None:
+        self.folder = folder
+        self._link = link
+        self._name = name
+
+    def own_files(self, pattern: str) -> None:
+        """As :meth:`Gang.own_files`: files that programs leave when they are killed go with the guard."""
+        self._link.request("own", pattern=pattern)
+
+    def launch(self, plan: LaunchPlan) -> None:
+        """Run a plan and wait for its end; output goes to this process's stdout and stderr as it comes.
+
+        May be interrupted, as by Ctrl-C: what runs is ended with the block of :func:`alone`.
+
+        Raises
+        ------
+        ProcessFailed
+            One of its processes has failed; the others were ended.
+        GuardDied
+            There is nobody left who could tell how they ended.
+        """
+        for stream in (sys.stdout, sys.stderr):
+            # What was printed before is to be seen before; the guard writes to the descriptors beneath.
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                stream.flush()
+        marked = tuple(replace(process, env={**process.env, GANG_MARKER: self._name}) for process in plan.processes)
+        header, _ = self._link.request("launch", plan=replace(plan, processes=marked).to_json())
+        if "error" in header:
+            raise GangException(f"Nothing could be started on this machine: {header['error']}.")
+        if "failed" in header:
+            raise ProcessFailed(header["failed"])
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[Alone]:
+    """A guard for the length of the block. Whatever it runs is gone, with its folder, when the block has ended, or soon
+    after this process has died.
+
+    Example
+    -------
+    ``with alone() as guard: guard.launch(LaunchPlan((Process(("make",), env=os.environ),)))``
+    """
+    name = secrets.token_hex(8)
+    link = _AloneLink()
+    folder = ""
+    try:
+        folder = in_base("gangs", lambda parent: tempfile.mkdtemp(prefix=f"{name}-alone-", dir=parent))
+        link.request(
+            "setup", gang_id=name, folder=folder, unkillable_timeout=setting("unkillable_timeout", UNKILLABLE_S)
+        )
+        yield Alone(link, name, folder)
+    finally:
+        link.close()
+        if not link.in_order:
+            link.clean_up_after_guard(name)
+            remove_in_its_stead(folder)

@@ -1,0 +1,1 @@
+"""What this machine offers a node: addresses, network adapters, accelerators and processors."""

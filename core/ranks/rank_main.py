@@ -1,0 +1,348 @@
+"""Runs in a rank's own process: a function that :mod:`functions` wrote down, or a script or module as Python itself
+would run it.
+
+Started as a script, ``python -u rank_main.py CALL``, ``python -u rank_main.py --script SCRIPT ARGUMENT...`` or
+``python -u rank_main.py --module MODULE ARGUMENT...``, by whatever starts the ranks. Standard library only, and
+nothing of this package is imported: the child pays for what the user's code needs and for no more. What it adds is a
+record of how the code ended: an exception, or the code or text of ``sys.exit()``, is written to the error file before
+any file or socket of the process is closed. The process itself ends as Python ends one: threads are awaited, exit
+handlers run, objects are finalized and open files are flushed and closed.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if __name__ == "__main__" and sys.path and __file__.startswith(sys.path[0] + "/"):
+    # The script's own folder comes first on the path, where its neighbours would hide modules of the user.
+    del sys.path[0]
+
+import atexit
+import base64
+import builtins
+import contextlib
+import faulthandler
+import importlib.util
+import json
+import os
+import pickle
+import signal
+import time
+import traceback
+from collections.abc import Callable
+from importlib.machinery import SourceFileLoader
+from types import ModuleType, TracebackType
+from typing import Any
+
+_RANK_PID = os.getpid()
+"""Of the rank itself. What a process that it forks raises or returns is not the rank's."""
+
+
+_TEXT_LIMIT, _TEXT_LINES = 30_000, 600
+"""Characters and lines of a traceback, its message included, that are printed and written down."""
+
+_EXIT_TEXT_LIMIT = 200
+"""Characters of what ``sys.exit()`` was called with that the failure's sentence has; the traceback has all of it."""
+
+
+RECORD = "METAFLOW_GANG_RECORD"
+"""Where an exception is written down besides the launcher's own error file; see ``rank_wrapper.py``."""
+
+NUMBERED = "METAFLOW_GANG_NUMBERED"
+"""Set where ranks share an output: the lines of a traceback bear the rank's number then, as torch's own do."""
+
+
+class BadReturn(TypeError):
+    """The function returned what cannot travel to the step."""
+
+
+def main(path: str) -> int:
+    """Does the call that is written down at ``path``; 0, or 1 where it raised."""
+    with contextlib.suppress(Exception):
+        faulthandler.enable(all_threads=True)
+    prefix = ""
+    try:
+        with open(path, "rb") as file:
+            call = pickle.load(file)
+        prefix = f"[rank{_rank()}]: " if call["number_lines"] else ""
+        sys.path[:] = call["sys_path"]
+        sys.argv[:] = [call["main_file"] or path]
+        if call["main_file"]:
+            _import_main(call["main_file"], call["main_package"])
+        function, args, kwargs = pickle.loads(call["body"])
+        name = call["name"]
+        del call
+        try:
+            value = function(*args, **kwargs)
+        except SystemExit as end:
+            if end.code not in (None, 0):
+                _record_exit(end)
+                raise
+            # It ended the process as done: there is nothing to return.
+            value = None
+        if os.getpid() == _RANK_PID:
+            _leave(path, _dump(name, value))
+        return 0
+    except Exception as error:
+        _print_error(error, prefix)
+        _record_error(error)
+        return 1
+
+
+def run_script(path: str, arguments: list[str]) -> int:
+    """Does what ``python SCRIPT ARGUMENT...`` does with a file; 0, or 1 where it raised."""
+    if not os.path.isfile(path):
+        # A folder or an archive with a __main__.py; Python finds its way in.
+        os.execv(sys.executable, [sys.executable, "-u", path, *arguments])
+    full = os.path.abspath(path)
+    sys.argv[:] = [path, *arguments]
+    if not getattr(sys.flags, "safe_path", False):
+        sys.path.insert(0, os.path.dirname(os.path.realpath(path)))
+    module = ModuleType("__main__")
+    module.__dict__.update(__file__=full, __builtins__=builtins, __loader__=SourceFileLoader("__main__", full))
+    module.__dict__.update(__cached__=None, __annotations__={})
+
+    def code() -> Any:
+        with open(full, "rb") as file:
+            return compile(file.read(), full, "exec", dont_inherit=True)
+
+    return _run_main(module, code)
+
+
+def run_module(name: str, arguments: list[str]) -> int:
+    """Does what ``python -m MODULE ARGUMENT...`` does; 0, or 1 where it raised or is not there."""
+    if not getattr(sys.flags, "safe_path", False):
+        sys.path.insert(0, os.getcwd())
+    sys.argv[:] = ["-m", *arguments]
+    module = ModuleType("__main__")
+    module.__dict__.update(__builtins__=builtins)
+
+    def code() -> Any:
+        spec = _module_spec(name)
+        module.__dict__.update(
+            __file__=spec.origin, __cached__=spec.cached, __loader__=spec.loader, __package__=spec.parent, __spec__=spec
+        )
+        sys.argv[0] = spec.origin
+        return spec.loader.get_code(spec.name)
+
+    return _run_main(module, code)
+
+
+def _module_spec(name: str) -> Any:
+    """What is to be run of the module ``name``: of a package, its ``__main__``. Raises SystemExit where it has none."""
+    try:
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.submodule_search_locations is not None:
+            spec = importlib.util.find_spec(f"{name}.__main__")
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        if not isinstance(error, ModuleNotFoundError) or not f"{name}.".startswith(f"{error.name}."):
+            raise  # of a package's own code
+        spec = None
+    if spec is None or not hasattr(spec.loader, "get_code"):
+        sys.exit(f"{sys.executable}: No module named {name}")
+    return spec
+
+
+def _run_main(module: ModuleType, code: Callable[[], Any]) -> int:
+    """Runs ``code()`` as the program of this process."""
+    sys.modules["__main__"] = module
+    try:
+        exec(code(), module.__dict__)
+    except SystemExit as end:
+        _record_exit(end)
+        raise
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        error.__traceback__ = _users_frames(error)
+        _record_error(error, {"pickle": None}, replace=False)  # torch's @record may have been here first
+        # As the interpreter does it, so that what the frames hold lives as long as it would there.
+        sys.last_type, sys.last_value, sys.last_traceback = type(error), error, error.__traceback__
+        if sys.version_info >= (3, 12):
+            sys.last_exc = error
+        if sys.excepthook is sys.__excepthook__ and (NUMBERED in os.environ or _is_long(error)):
+            _print_error(error, f"[rank{_rank()}]: " if NUMBERED in os.environ else "")
+        else:
+            sys.excepthook(type(error), error, error.__traceback__)
+        return 1
+    return 0
+
+
+def _mark_the_end() -> None:
+    """Leaves a mark that this rank's code came to its end with code 0, for the guard that gave it its error file.
+
+    Others that still need this rank complain about it from now on; finalizing the interpreter may take longer.
+    """
+    path = os.environ.get(RECORD)
+    if not path and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        # The agent's error files may be in a folder of the user.
+        path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path and os.getpid() == _RANK_PID:
+        with contextlib.suppress(OSError):
+            open(f"{path}.ended", "w").close()
+
+
+def _finish_in_spite_of_sigterm() -> None:
+    """Lets the interpreter's finalization close and flush what is open although the gang is being stopped.
+
+    A rank that has come to its end has its own cause, or is done; SIGTERM would only cut off the data that its files
+    still buffer. The guard's SIGKILL, after the grace, ends one that does not finish. A handler of the user stays. This
+    one is a function and not SIG_IGN, which programs that exit handlers start would inherit.
+    """
+    with contextlib.suppress(ValueError):  # not the main thread, in a process that a thread forked
+        if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, lambda number, frame: None)
+
+
+def _import_main(path: str, package: str | None) -> None:
+    """Runs the flow file under another name, so that its ``if __name__ == "__main__"`` does not start the flow.
+
+    ``multiprocessing`` does the same for its children and uses the same name. Pickled names of ``__main__`` are found.
+    """
+    module = ModuleType("__mp_main__")
+    module.__file__ = path
+    module.__package__ = package
+    # Known by both names before it runs: dataclasses look up their module while they are made, and multiprocessing,
+    # when it is first imported, registers whatever is __main__ under the other name.
+    sys.modules["__main__"] = sys.modules["__mp_main__"] = module
+    with open(path, "rb") as file:
+        code = compile(file.read(), path, "exec")
+    try:
+        exec(code, module.__dict__)
+    except SystemExit as end:
+        raise RuntimeError(
+            f"{path} ended the interpreter (exit code {end.code}) while it was imported for a function of it. Put what "
+            'starts the flow under `if __name__ == "__main__":`.'
+        ) from end
+
+
+def _dump(name: str, value: Any) -> bytes:
+    try:
+        return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    except Exception as error:
+        kind = type(value)
+        raise BadReturn(
+            f"{name}() returned a {kind.__module__}.{kind.__qualname__} that cannot be pickled ({error}). Return plain "
+            "data: numbers, strings, lists, dicts, arrays, or objects of classes at the top level of a module."
+        ) from error
+
+
+def _leave(path: str, value: bytes) -> None:
+    """The value goes beside the call, in a file named after the rank. It appears whole or not at all."""
+    target = f"{path}.return.{_rank()}"
+    partial = f"{target}.{os.getpid()}"
+    with open(partial, "wb") as file:
+        file.write(value)
+    os.replace(partial, target)
+
+
+def _rank() -> int:
+    """The global rank, by the variables of those who start ranks."""
+    for name in ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"):
+        if os.environ.get(name, "").isdecimal():
+            return int(os.environ[name])
+    return 0
+
+
+def _users_frames(error: BaseException) -> TracebackType | None:
+    """The traceback without this file's frames at its start, which tell the user nothing."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
+        frames = frames.tb_next
+    return frames
+
+
+def _is_long(error: BaseException) -> bool:
+    return len(str(error)) > _TEXT_LIMIT or str(error).count("\n") > _TEXT_LINES
+
+
+def _text(error: BaseException) -> str:
+    """The traceback, without its middle where it is long: whoever shows it does so line by line."""
+    text = "".join(traceback.format_exception(type(error), error, _users_frames(error) or error.__traceback__))
+    if len(text) <= _TEXT_LIMIT and text.count("\n") <= _TEXT_LINES:
+        return text
+    part, lines = _TEXT_LIMIT // 3, _TEXT_LINES // 3
+    start = "".join(text[:part].splitlines(keepends=True)[:lines])
+    rest = text[max(len(start), len(text) - 2 * part) :]
+    end = "".join(rest.splitlines(keepends=True)[-2 * lines :])
+    left_out = len(text) - len(start) - len(end)
+    return f"{start.rstrip(chr(10))}\n[gang] ... {left_out} characters are left out here ...\n{end}"
+
+
+def _print_error(error: BaseException, prefix: str) -> None:
+    # One write, so that the lines of several ranks do not mix.
+    sys.stderr.write("".join(prefix + line for line in _text(error).splitlines(keepends=True)))
+    sys.stderr.flush()
+
+
+def _record_exit(end: SystemExit) -> None:
+    """Writes the error file for a ``sys.exit()`` with a code other than 0, or with a text; its code is 1 then."""
+    if end.code in (None, 0):
+        return
+    end.__traceback__ = _users_frames(end) or end.__traceback__
+    code = end.code & 0xFF if isinstance(end.code, int) else 1
+    if code:
+        how = f"called sys.exit({end.code!r:.{_EXIT_TEXT_LIMIT}})"
+        _record_error(end, {"exit_code": code, "how": how, "printed": isinstance(end.code, int)})
+
+
+def _record_error(error: BaseException, more: dict[str, Any] | None = None, replace: bool = True) -> None:
+    """Writes the error file as torch's ``@record`` does, plus the exception itself, and ``more``, under "gang".
+
+    ``replace`` is whether in place of one that is there.
+    """
+    paths = {os.environ.get("TORCHELASTIC_ERROR_FILE"), os.environ.get(RECORD)}
+    wanted = [path for path in paths if path and (replace or not os.path.exists(path))]
+    if not wanted or os.getpid() != _RANK_PID:
+        return
+    kind = type(error)
+    now = time.time()
+    record = {
+        "message": {
+            "message": f"{kind.__name__}: {error}",
+            "extraInfo": {"py_callstack": _text(error), "timestamp": str(int(now))},
+        },
+        "gang": {
+            "type": f"{kind.__module__}.{kind.__qualname__}",
+            "time": now,
+            "exit_code": 1,
+            "pickle": _pickled(error) if isinstance(error, Exception) else None,
+            **(more or {}),
+        },
+    }
+    for path in wanted:
+        # Whole or not at all: the guard may read it at any moment.
+        partial = f"{path}.{_RANK_PID}"
+        with contextlib.suppress(OSError):
+            with open(partial, "w") as file:
+                json.dump(record, file)
+            os.replace(partial, path)
+
+
+def _pickled(error: BaseException) -> str | None:
+    """The exception in base64; None where it would not come out as it went in."""
+    if isinstance(error, BadReturn):
+        error = TypeError(*error.args)
+    try:
+        data = pickle.dumps(error, pickle.HIGHEST_PROTOCOL)
+        if type(pickle.loads(data)) is not type(error):
+            return None
+    except Exception:
+        return None
+    return base64.b64encode(data).decode()
+
+
+if __name__ == "__main__":
+    try:
+        run = {"--script": run_script, "--module": run_module}.get(sys.argv[1])
+        ended = run(sys.argv[2], sys.argv[3:]) if run is not None else main(sys.argv[1])
+        if not ended:
+            _mark_the_end()
+    except SystemExit as end:
+        if not end.code:
+            _mark_the_end()
+        raise
+    finally:
+        # Registered last, so it runs before the other exit handlers, once the threads have ended.
+        atexit.register(_finish_in_spite_of_sigterm)
+    sys.exit(ended)

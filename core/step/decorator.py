@@ -1,0 +1,307 @@
+"""GangDecorator: the one lifecycle that ``@gang`` and every launcher share, on top of Metaflow's own @parallel."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, ClassVar
+
+from metaflow import current
+from metaflow.plugins.parallel_decorator import ParallelDecorator
+from metaflow.unbounded_foreach import UBF_CONTROL
+
+from ..attributes import (
+    SILENCE_S,
+    check_neighbours,
+    check_scheduler,
+    check_split,
+    number,
+    number_or_setting,
+    requested,
+    setting,
+)
+from ..exceptions import BadAttribute, GangException, GangInterrupt
+from ..gang.gang import Gang, TaskInfo
+from ..guard.children.launch import UNKILLABLE_S
+from ..guard.processes.process_table import GANG_MARKER
+from ..logs import LOG_BYTES
+from ..machine.network import require_tls
+from ..machine.proxies import reach_nodes_directly
+from ..storage.results import results_prefix
+from . import absence, interrupt
+from .exception_record import record
+from .lifecycle import Lifecycle
+from .live_output import show_lines_at_once
+from .local_nodes import control_environment, task_ids
+from .nested_run import refuse_to_nest
+
+_BEFORE_BODY = "Metaflow or a decorator, before the step's body,"
+
+_SKIPPED = (
+    "A step decorator took the place of the step's body (skip_step, or a function of its own). The nodes of a gang run "
+    "their step together: skip it by a branch before it, or decide in the body, on all nodes alike."
+)
+
+
+class GangDecorator(ParallelDecorator):  # type: ignore[misc]
+    """
+    Runs the step on all nodes of a cluster that lives as long as the step. Start it with
+    `self.next(self.step_name, num_parallel=N)`.
+
+    Parameters
+    ----------
+    all_nodes_started_timeout : float, default 600
+        Seconds in which all nodes must have joined, counted from this node's own start.
+    lost_host_timeout : float, default 30
+        Seconds in which a host that does not answer any more ends the gang. An interruption of the network that is
+        shorter than two thirds of it ends nothing.
+    frozen_node_timeout : float, default 60
+        Seconds after which a node ends the gang that does not answer while its host does: a paused container.
+    end_timeout : float, default 30
+        Seconds that what Metaflow and other decorators do after a body may take once the gang has failed.
+
+    MF Add To Current
+    -----------------
+    gang -> metaflow_extensions.gang.core.gang.gang.Gang
+        This node's view of the gang.
+
+        @@ Returns
+        -------
+        Gang
+            `node_index`, `num_nodes`, `nodes`, `main_address`, `is_control`; `barrier()`, `all_gather()`,
+            `broadcast()`, `free_port()`, `run()`.
+    """
+
+    name = "gang"
+    defaults: ClassVar[dict[str, Any]] = {
+        "all_nodes_started_timeout": 600,
+        "end_timeout": 30,
+        "lost_host_timeout": None,
+        "frozen_node_timeout": None,
+    }
+
+    runs_on_control_only = False
+    """Whether the body runs on node 0 only, and the others hold until it ends."""
+
+    interrupt: ClassVar[type[GangInterrupt]] = GangInterrupt
+    """What is raised in an interrupted body: a class of its own, where the framework lets only some exceptions pass."""
+
+    peer_lost: ClassVar[tuple[str, ...]] = ()
+    """Regular expressions found in what the body raises, where that says that another node went first."""
+
+    aborts_with_others: ClassVar[bool] = False
+    """Whether the framework may end the task by itself, at any moment, once another node is gone."""
+
+    replaces_sigterm: ClassVar[bool] = False
+    """Whether the framework's C code puts a handler for SIGTERM in the place of ours once it has started."""
+
+    sigterm_module: ClassVar[str] = ""
+    """The module of the framework that does so by Python's own ``signal.signal``; "" where there is none."""
+
+    task: TaskInfo
+    flow_datastore: Any
+    task_datastore: Any
+    environment: Any
+    input_paths: list[str]
+    gpus: int | None = None
+    cpus: int | None = None
+    _lifecycle: Lifecycle | None = None
+    _unfit: Exception | None = None
+    """What :meth:`preflight` raised."""
+    _in_foreach = False
+    _elsewhere = False
+    """Whether the step's tasks run on a cluster, where Metaflow says itself which node is which."""
+
+    # -- what a launcher fills in --------------------------------------------------------------------------------------
+
+    def check_attributes(self) -> None:
+        """Raise :class:`BadAttribute` for a value that cannot be meant. Runs before anything is scheduled."""
+
+    def preflight(self) -> None:
+        """Raise :class:`ToolMissing` where this node lacks what the launcher starts. Runs before the gang forms."""
+
+    def offer(self, free_port: Callable[[], int]) -> dict[str, Any]:
+        """What all nodes are to know from the start, by :func:`~.context.offered`; called on node 0, before it joins.
+
+        It arrives with the list of nodes, so that no collective is needed for it.
+
+        Parameters
+        ----------
+        free_port : callable
+            Leases a port of node 0, as :meth:`Gang.free_port` does.
+
+        Returns
+        -------
+        dict
+            Of what JSON has, some hundred bytes at most.
+        """
+        return {}
+
+    def form(self, gang: Gang) -> dict[str, object]:
+        """What appears on ``current`` besides ``gang``; may exchange what the launcher needs first."""
+        return {}
+
+    def leave(self, ok: bool) -> None:
+        """Undo what the body may have left open. Called when it is over, well or not (``ok``), and before what
+        :meth:`form` started ends.
+        """
+
+    def advice(self, error: BaseException) -> str:
+        """A sentence for the user of a body that has raised ``error``, where the launcher knows what to do; or ""."""
+        return ""
+
+    def tolerates_lost_nodes(self) -> bool:
+        """Whether the step goes on without other nodes that are lost once the body has begun. It counts only where the
+        body :attr:`runs_on_control_only`: the others take part in collectives. Such a node's task is not joined.
+        """
+        return False
+
+    # -- Metaflow's hooks ----------------------------------------------------------------------------------------------
+
+    def step_init(
+        self, flow: Any, graph: Any, step: str, decos: list[Any], environment: Any, flow_datastore: Any, logger: Any
+    ) -> None:
+        super().step_init(flow, graph, step, decos, environment, flow_datastore, logger)
+        refuse_to_nest()
+        self.flow_datastore = flow_datastore
+        check_scheduler(self, step)
+        check_neighbours(self, step, decos)
+        check_split(self.name, step, graph)
+        for name in ("all_nodes_started_timeout", "end_timeout"):
+            self.attributes[name] = number(self, name)
+        self._elsewhere = any(other.name in ("batch", "kubernetes") for other in decos)
+        for name, usual in SILENCE_S.items():
+            self.attributes[name] = number_or_setting(self, name, usual, least=2.0)
+        self.unkillable_timeout = setting("unkillable_timeout", UNKILLABLE_S)
+        self.log_bytes = int(min(setting("log_megabytes", LOG_BYTES >> 20, unit="megabytes"), 1 << 20) * (1 << 20))
+        self.gpus, self.cpus = requested(decos, "gpu"), requested(decos, "cpu")
+        self.check_attributes()
+        interrupt.heed_one_interrupt()
+        absence.expect(step)
+
+    def runtime_init(self, flow: Any, graph: Any, package: Any, run_id: str) -> None:
+        super().runtime_init(flow, graph, package, run_id)
+        interrupt.pass_on_interrupts()
+        show_lines_at_once()
+
+    def runtime_step_cli(
+        self, cli_args: Any, retry_count: int, max_user_code_retries: int, ubf_context: str | None
+    ) -> None:
+        super().runtime_step_cli(cli_args, retry_count, max_user_code_retries, ubf_context)
+        if ubf_context == UBF_CONTROL:
+            task, name = cli_args.task, secrets.token_hex(8)
+            cli_args.env[interrupt.CONTROL_MARKER] = str(os.getpid())
+            cli_args.env[GANG_MARKER] = f"{name}.0"
+            if not self._elsewhere:
+                environ = {**os.environ, **cli_args.env}
+                num_nodes = int(task.ubf_iter.num_parallel)
+                cli_args.env.update(control_environment(num_nodes, self.gpus, str(task.task_id), name, environ))
+
+    def task_pre_step(
+        self,
+        step_name: str,
+        task_datastore: Any,
+        metadata: Any,
+        run_id: str,
+        task_id: str,
+        flow: Any,
+        graph: Any,
+        retry_count: int,
+        max_user_code_retries: int,
+        ubf_context: str | None,
+        inputs: Any,
+    ) -> None:
+        if getattr(flow, "_parallel_ubf_iter", None) is None:
+            raise BadAttribute(f"Step *{step_name}* has no node: num_parallel has to be 1 or more.")
+        super().task_pre_step(
+            step_name,
+            task_datastore,
+            metadata,
+            run_id,
+            task_id,
+            flow,
+            graph,
+            retry_count,
+            max_user_code_retries,
+            ubf_context,
+            inputs,
+        )
+        self.task = TaskInfo(flow.name, str(run_id), step_name, str(task_id), int(retry_count))
+        self.task_datastore = task_datastore
+        try:
+            require_tls()
+            self.preflight()
+        except Exception as error:
+            # The others are on their way, and would wait for this node: it joins, and tells them.
+            self._unfit = error
+
+    def task_decorate(
+        self,
+        step_func: Callable[[], None],
+        flow: Any,
+        graph: Any,
+        retry_count: int,
+        max_user_code_retries: int,
+        ubf_context: str | None,
+    ) -> Callable[[], None]:
+        # The nodes themselves are one level.
+        self._in_foreach = len(getattr(flow, "_foreach_stack", None) or ()) > 1
+        num_nodes = flow._parallel_ubf_iter.num_parallel
+        is_control = ubf_context == UBF_CONTROL
+        self._lifecycle = Lifecycle(self, flow, num_nodes, is_control)
+        if self._unfit is not None:
+            self._lifecycle.cannot_take_part(self._unfit, "what the step needs")
+        if is_control and not getattr(flow, "_control_mapper_tasks", None):
+            # The backends have set it by now; locally it is ours to say which tasks the join gets.
+            prefix = f"{self.task.run_id}/{self.task.step_name}/"
+            flow._control_mapper_tasks = [prefix + task_id for task_id in task_ids(self.task.task_id, num_nodes)]
+        return partial(self._lifecycle.run, step_func)
+
+    def task_post_step(
+        self, step_name: str, flow: Any, graph: Any, retry_count: int, max_user_code_retries: int
+    ) -> None:
+        if self._lifecycle is not None and not self._lifecycle.begun and self._lifecycle.has_others:
+            self._lifecycle.tell_before_the_body(GangException(_SKIPPED), "a step decorator")
+
+    def task_exception(
+        self, exception: Exception, step_name: str, flow: Any, graph: Any, retry_count: int, max_user_code_retries: int
+    ) -> bool | None:
+        if self._lifecycle is None:
+            told = record(exception, _BEFORE_BODY)
+            absence.tell(told["text"], told["detail"], told["kind"])
+        elif self._lifecycle.begun:
+            self._lifecycle.failed_outside(exception)
+        else:
+            with contextlib.suppress(Exception):  # it raises this very exception, or tells another node's
+                self._lifecycle.tell_before_the_body(exception, _BEFORE_BODY)
+        return None
+
+    def task_finished(
+        self, step_name: str, flow: Any, graph: Any, is_task_ok: bool, retry_count: int, max_retries: int
+    ) -> None:
+        if self._lifecycle is not None:
+            self._lifecycle.finished(bool(is_task_ok))
+
+    def results_prefix(self, suffix: str, attempt: int | None = None) -> str:
+        """Where a launcher's results go in the flow's datastore; see :func:`~.results.results_prefix`.
+
+        As the older packages had it, for scripts that look there; but the gangs of a foreach would meet in one folder.
+        """
+        task = self.task
+        control_task = os.environ.get("MF_PARALLEL_CONTROL_TASK_ID", task.task_id) if self._in_foreach else None
+        return results_prefix(suffix, task.flow_name, task.run_id, task.step_name, control_task, attempt)
+
+    def appear(self, gang: Gang) -> None:
+        """Put the gang, and what the launcher has, on ``current``."""
+        reach_nodes_directly([gang.main_address, *(node.address for node in gang.nodes)], os.environ)
+        members = self.form(gang)
+        if self.runs_on_control_only:
+            gang = replace(gang, _only_on_control=f"@{self.name}")
+        current._update_env({"gang": gang, **members})
+
+
+absence.watch()  # as early as this: the flow file, which is being loaded, may not come to its end

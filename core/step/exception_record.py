@@ -1,0 +1,86 @@
+"""An exception of a task, as the guards tell it: a clause, the traceback where it helps, and whether it is a cause."""
+
+from __future__ import annotations
+
+import os
+import re
+import traceback
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+from ..exceptions import GangException
+from ..guard.root_cause import EVIDENCE, PEER, TEXT_LIMIT, shortened
+
+SHOWN_LIMIT = 30_000
+"""Characters of an exception's message that a step raises; its lines are limited as those of a failure's details."""
+
+_CHAIN = 100
+"""Exceptions of one chain that are looked at."""
+
+_WRAPPER = os.path.join(os.path.dirname(__file__), "lifecycle.py")
+"""What calls the step's body."""
+
+
+def record(error: BaseException, who: str, peer_lost: Sequence[str] = ()) -> dict[str, Any]:
+    """The fields of a failure record.
+
+    Parameters
+    ----------
+    who : str
+        What raised it: "the step's body".
+    peer_lost : sequence of str
+        Regular expressions of what only says that another node went first.
+    """
+    told = _told(error, who)
+    said = f"{told['text']}\n{told['detail']}"
+    return {**told, "order": PEER if any(re.search(pattern, said) for pattern in peer_lost) else EVIDENCE}
+
+
+def _told(error: BaseException, who: str) -> dict[str, str]:
+    if isinstance(error, KeyboardInterrupt):
+        return {"kind": "interrupted", "text": "was interrupted (Ctrl-C, SIGINT)", "detail": ""}
+    if isinstance(error, GangException):
+        return {"kind": "exception", "text": str(error).strip()[: TEXT_LIMIT + 1], "detail": ""}
+    text = f"{who} raised {_named(error)}"
+    detail = "".join(traceback.format_exception(*_users_part(error)))
+    # Cut here too: a message may be longer than the guard takes.
+    return {"kind": "exception", "text": text[: TEXT_LIMIT + 1], "detail": shortened(detail)}
+
+
+def _named(error: BaseException) -> str:
+    """The exception's name without its module, and the first line of its message, where there is one."""
+    kind = type(error)
+    for line in traceback.format_exception_only(kind, error):
+        for prefix in (f"{kind.__module__}.{kind.__qualname__}", kind.__qualname__):
+            if line.startswith(prefix):
+                return kind.__name__ + line[len(prefix) :].partition("\n")[0]
+    return kind.__name__
+
+
+def _users_part(error: BaseException) -> tuple[type[BaseException], BaseException, TracebackType | None]:
+    """The exception with a traceback that begins in the step's body, not in what calls it."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename == _WRAPPER:
+        trace = trace.tb_next
+    return type(error), error, trace
+
+
+def shorten(error: BaseException) -> None:
+    """Cut the middle out of a message that is too long for a console, in ``error`` and in what it came of.
+
+    Metaflow prints the exception that a step raises line by line, some thousand a second. Only the usual kind of
+    exception is changed, whose message is its first argument.
+    """
+    seen: set[int] = set()
+    left: list[BaseException | None] = [error]
+    while left:
+        one = left.pop()
+        if one is None or id(one) in seen or len(seen) >= _CHAIN:
+            continue
+        seen.add(id(one))
+        left += [one.__cause__, one.__context__]
+        if one.args and isinstance(one.args[0], str):
+            short = shortened(one.args[0], SHOWN_LIMIT)
+            if short != one.args[0] and str(one) == one.args[0]:
+                one.args = (short, *one.args[1:])

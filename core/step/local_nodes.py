@@ -1,0 +1,193 @@
+"""The local gang: what Metaflow would have started on this machine, started under the guard."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..exceptions import BadAttribute
+from ..gang.gang import TaskInfo
+from ..guard.processes.process_table import GANG_MARKER
+from ..logs import say
+from ..machine.gpus import TooFewGpus, share_gpus, visible_gpus
+from .interrupt import CONTROL_MARKER
+
+MEETING_VARIABLE = "METAFLOW_GANG_MEETING"
+"""Number of the descriptor from which another node's task reads where to join. Never the secret itself."""
+
+SHARES_VARIABLE = "METAFLOW_GANG_GPU_SHARES"
+"""From the run to control's task: what CUDA_VISIBLE_DEVICES is on each node, and a notice for the user, as JSON.
+Control has its own share already, and could not see what there was to share.
+"""
+
+
+def is_local() -> bool:
+    """Whether the nodes of this gang are processes of this machine, which Metaflow's own backends say."""
+    return os.environ.get("METAFLOW_RUNTIME_ENVIRONMENT", "local") == "local"
+
+
+def is_of_a_run(task_id: str) -> bool:
+    """Whether a run started this control task. What its body starts has the same variables, but another task's id."""
+    return CONTROL_MARKER in os.environ and os.environ.get("MF_PARALLEL_CONTROL_TASK_ID") == task_id
+
+
+def gang_id(task_id: str) -> str:
+    """What names the gang of this control task: what the run gave it, or something new where it was started by hand.
+
+    The run gives it as the task starts, so that whatever the task forks bears it too.
+    """
+    if is_of_a_run(task_id):
+        return os.environ[GANG_MARKER].rpartition(".")[0]
+    return secrets.token_hex(8)
+
+
+def task_ids(control_task: str, num_nodes: int) -> list[str]:
+    """The ids of all nodes' tasks, as Metaflow names them locally."""
+    return [control_task, *(f"{control_task}_node_{node}" for node in range(1, num_nodes))]
+
+
+def read_meeting() -> bytes:
+    """Another node's task: where to join, from the pipe that control's guard left open; then the pipe is gone."""
+    with os.fdopen(int(os.environ.pop(MEETING_VARIABLE)), "rb") as pipe:
+        return pipe.read()
+
+
+def write_whole_lines() -> None:
+    """Control's task: write a line at once, since its guard writes the other nodes' output to the same streams.
+
+    Metaflow runs tasks unbuffered, and an unbuffered ``print`` writes the end of a line after the line.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError):  # replaced by something that is no text stream
+            stream.reconfigure(line_buffering=True, write_through=False)  # type: ignore[union-attr]
+
+
+def control_environment(
+    num_nodes: int, requested_gpus: int | None, control_task: str, gang_id: str, environ: Mapping[str, str]
+) -> dict[str, str]:
+    """In the run's process: what control's task gets, so that from its first line on it knows its place in the gang, as
+    nodes on a cluster do. Decorators and modules of the flow file ask before the gang forms.
+
+    Parameters
+    ----------
+    environ : mapping
+        What the task gets besides: whether GPUs are chosen there.
+    """
+    environment = {**_place(0, num_nodes, control_task), GANG_MARKER: f"{gang_id}.0"}
+    try:
+        shares = share_gpus(visible_gpus(environ), num_nodes, requested_gpus)
+    except TooFewGpus:
+        return environment  # the task finds it out again, and fails in its own name
+    own = shares.values[0]
+    if own is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = own
+        environment[SHARES_VARIABLE] = json.dumps({"values": shares.values, "notice": shares.notice})
+    return environment
+
+
+def node_environments(
+    num_nodes: int, requested_gpus: int | None, control_task: str, gang_id: str
+) -> list[dict[str, str]]:
+    """What each node's task gets besides control's own environment: who it is, and its share of the GPUs.
+
+    Raises :class:`BadAttribute` when the machine has fewer GPUs than the nodes ask for.
+    """
+    values, notice = _gpu_shares(num_nodes, requested_gpus)
+    if notice:
+        say(notice)
+    environments = []
+    for node, visible in enumerate(values):
+        environment = {**_place(node, num_nodes, control_task), GANG_MARKER: f"{gang_id}.{node}"}
+        if visible is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = visible
+        environments.append(environment)
+    return environments
+
+
+def _place(node: int, num_nodes: int, control_task: str) -> dict[str, str]:
+    """The variables that Metaflow's ``current.parallel`` reads."""
+    return {
+        "MF_PARALLEL_NUM_NODES": str(num_nodes),
+        "MF_PARALLEL_MAIN_IP": "127.0.0.1",
+        "MF_PARALLEL_CONTROL_TASK_ID": control_task,
+        "MF_PARALLEL_NODE_INDEX": str(node),
+    }
+
+
+def _gpu_shares(num_nodes: int, requested: int | None) -> tuple[Sequence[str | None], str]:
+    """Each node's CUDA_VISIBLE_DEVICES, and a notice: as the run has shared them, unless another decorator has then
+    chosen GPUs itself.
+    """
+    given = json.loads(os.environ.pop(SHARES_VARIABLE, "{}"))
+    if len(given.get("values", ())) == num_nodes and os.environ.get("CUDA_VISIBLE_DEVICES") == given["values"][0]:
+        return given["values"], given["notice"]
+    try:
+        shares = share_gpus(visible_gpus(), num_nodes, requested)
+    except TooFewGpus as error:
+        raise BadAttribute(str(error)) from None
+    return shares.values, shares.notice
+
+
+def node_tasks(
+    task: TaskInfo, input_paths: Sequence[str], environments: Sequence[dict[str, str]]
+) -> list[dict[str, Any]]:
+    """The other nodes' tasks, as the guard starts them: the command that started control's, with their own ids.
+
+    The interpreter is control's own, which the run has chosen: the one that runs the flow, or that of the step's @conda
+    or @pypi. An environment's ``executable()`` is for machines on which Metaflow has installed it, and may be several
+    words, as uv's is.
+    """
+    from metaflow.cli_args import cli_args
+    from metaflow.unbounded_foreach import UBF_TASK
+
+    tasks = []
+    for node, task_id in enumerate(task_ids(task.task_id, len(environments))):
+        options = {
+            **cli_args.step_kwargs,
+            "split_index": str(node),
+            "run_id": task.run_id,
+            "task_id": task_id,
+            "input_paths": ",".join(input_paths),
+            "input_paths_filename": None,
+            "ubf_context": UBF_TASK,
+            "retry_count": str(task.attempt),
+        }
+        command = cli_args.step_command("", sys.argv[0], task.step_name, step_kwargs=options)[1:]
+        argv = [sys.executable, *(str(word) for word in command)]
+        tasks.append({"node": node, "argv": argv, "env": {**os.environ, **environments[node]}, "cwd": os.getcwd()})
+    return tasks[1:]
+
+
+def log_paths(folder: str, num_nodes: int) -> dict[str, dict[str, str]]:
+    """Where control's guard keeps the other nodes' output, by node index and stream."""
+    streams = ("stdout", "stderr")
+    return {str(n): {s: os.path.join(folder, f"node-{n}.{s}") for s in streams} for n in range(1, num_nodes)}
+
+
+def log_saver(flow_datastore: Any, task: TaskInfo, num_nodes: int, folder: str, limit: int) -> dict[str, Any]:
+    """The program that stores the other nodes' logs when this task cannot, ``limit`` bytes of each stream, as the guard
+    would start it.
+    """
+    nodes = [str(node) for node in range(1, num_nodes)]
+    spec = {
+        "datastore": flow_datastore.TYPE,
+        "root": flow_datastore.datastore_root,
+        "flow": task.flow_name,
+        "run": task.run_id,
+        "step": task.step_name,
+        "attempt": task.attempt,
+        "logs": log_paths(folder, num_nodes),
+        "limit": limit,
+        "task_ids": dict(zip(nodes, task_ids(task.task_id, num_nodes)[1:], strict=True)),
+    }
+    path = os.path.join(folder, "log-saver.json")
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(spec, file)
+    module = __name__.rpartition(".")[0] + ".logs"
+    program = f"import sys, metaflow, importlib; importlib.import_module({module!r}).main(sys.argv[1])"
+    return {"argv": [sys.executable, "-c", program, path], "env": dict(os.environ), "cwd": os.getcwd()}

@@ -1,0 +1,1 @@
+"""Objects, folders and results in the flow's datastore."""
