@@ -4,6 +4,7 @@
 # make backends  all tests on AWS Batch, Kubernetes, Argo and the datastores, the long ones included
 # make coverage  the tests once more with the lines of core/ counted, guards and tasks included
 # make test-all  the long tests and the other versions of Python and Metaflow; goes on where it was stopped
+# make docs      writes the parts of docs/ that are made of the code
 # make chaos     ROUNDS=200 SEED=7: a random walk over the matrix of faults; HEALTHY=1: only gangs that must not fail
 # make clean     removes what the targets above made
 
@@ -33,7 +34,7 @@ TEST_PROCESSES ?= 2
 SYSTEM_PACKAGES := findutils g++ gcc git iproute2 libc6-dev libopenmpi-dev openmpi-bin openssh-client openssh-server pdsh procps \
 	redis-server sysvinit-utils util-linux
 
-.PHONY: demo test backends lint coverage test-all chaos clean package types system
+.PHONY: demo test backends docs lint coverage test-all chaos clean package types system
 .NOTPARALLEL:
 
 demo: $(VENV)/demo-installed package
@@ -66,6 +67,10 @@ test-all: system
 
 chaos: system $(VENV)/test-installed package
 	$(BIN)/python tests/faults/chaos.py $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) $(if $(HEALTHY),--healthy)
+
+# The list of files in docs/architecture.md.
+docs: $(BIN)/python
+	$(BIN)/python tests/tools/file_list.py
 
 clean:
 	rm -rf $(VENV) build dist toplevel/*.egg-info .test-all .coverage .coverage.* .pytest_cache .ruff_cache

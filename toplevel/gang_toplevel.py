@@ -3,8 +3,8 @@
 ``__mf_extensions__`` and ``__version__`` are what Metaflow's banner says of us.
 """
 
+from ..launchers.horovod.run import horovod_run
 from ..launchers.huggingface import lazy as huggingface_card_callback
-from ..launchers.mpi.horovod import horovod_run
 from ..launchers.torchrun.single_node import TorchrunSingleNodeMultiGPU
 
 __all__ = ["TorchrunSingleNodeMultiGPU", "horovod_run", "huggingface_card_callback"]

@@ -20,7 +20,7 @@ PEER_LOST = (
     r"assert \(!closed\) failed",
 )
 """Regular expressions that say: another node or rank went first. Found in the output of ranks and hosts that were
-killed (tests/test_mpi_failures.py).
+killed (tests/launchers/mpi/test_mpi_failures.py).
 """
 
 

@@ -1,0 +1,293 @@
+"""Horovod without MPI: ``horovod_run`` starts its ranks on all nodes of a gang and gives them its gloo contract.
+
+Horovod itself is imported in processes of their own only: in the ranks, and in the server through which they find each
+other, which is Horovod's and runs on control.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from metaflow import current
+
+from ...core.attributes import check_variables, read_nproc
+from ...core.calls.arguments import BadArgument, entrypoint_argv
+from ...core.calls.entrypoint import check_script
+from ...core.calls.misplaced_arguments import suggesting
+from ...core.exceptions import BadAttribute, ProcessFailed, ToolMissing
+from ...core.gang.gang import Gang
+from ...core.gang.launch_plan import LaunchPlan, Process
+from ...core.logs import say
+from ...core.machine.network import interface_for
+from ...core.ranks.functions import RANK_MAIN
+
+PORT_TRIES = 3
+SERVER_READY = "rendezvous server is listening on "
+ADDRESS_IN_USE = "Address already in use"
+SERVER_START_S = 60.0
+"""Seconds for Python to start and import Horovod's server, on a busy machine and from a slow disk."""
+
+DEFAULTS = ("HOROVOD_CONTROLLER", "HOROVOD_CPU_OPERATIONS", "HOROVOD_GLOO_IFACE", "NCCL_SOCKET_IFNAME")
+"""Of what a rank gets, that which the user's own value replaces. The rest says who it is and where the others are."""
+
+PEER_LOST = (
+    # A peer has left in the middle of the training. Horovod says the same to a rank whose own thread failed, so that of
+    # ranks that all say so the first is blamed.
+    r"HorovodInternalError: Horovod has been shut down\.",
+    # A peer has left, or is silent, while the ranks find each other.
+    r"'gloo::IoException'\n +what\(\): [^\n]*(?:gloo/transport/\w+/\w+|http_store)\.cc:\d+\] "
+    r"(?:Connection closed by peer|Read error|Write error|connect \[|Timed out waiting|Wait timeout)",
+)
+"""What ranks write who have lost another one: each line was seen in the output of Horovod 0.28.1."""
+
+_told: set[str] = set()
+
+_HOW_TO_BUILD = (
+    "Build it where torch is installed: HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1 HOROVOD_WITH_PYTORCH=1 pip install "
+    "--no-build-isolation horovod, with CMAKE_CXX_STANDARD raised to 20 in its two CMakeLists.txt for torch 2.13 "
+    "(docs/horovod.md has the commands), or give @kubernetes or @batch an image that has it."
+)
+
+
+@suggesting("horovod_run", {"entrypoint_args": ()})
+def horovod_run(
+    entrypoint: str | os.PathLike[str],
+    entrypoint_args: Mapping[str, Any] | Sequence[Any] | None = None,
+    nproc_per_node: int | str | None = None,
+    env: Mapping[str, str] | None = None,
+) -> None:
+    """Runs a script in every rank of a Horovod world over gloo, on all nodes at once. Every node has to call it.
+
+    It belongs into a step whose body runs on all nodes, as @gang's does; ``hvd.init()`` in the script finds the others.
+    Returns when all ranks of this node have ended well. Each call is a world of its own.
+
+    Parameters
+    ----------
+    entrypoint : str or path
+        A Python script.
+    entrypoint_args : dict or list, optional
+        Its arguments: {"epochs": 3} becomes ``--epochs 3``, a list passes as it is.
+    nproc_per_node : int or str, optional
+        Ranks on this node: a number, "gpu", "cpu" or "auto" (the node's GPUs, or 1), which is the default. Nodes may
+        differ.
+    env : mapping of str to str, optional
+        Added to the task's environment for the ranks of this node, e.g. {"HOROVOD_GLOO_TIMEOUT_SECONDS": "120"}.
+
+    Raises
+    ------
+    BadAttribute
+        An argument that cannot be meant, or a step without a gang or with a body on control alone. Nothing was started.
+    ToolMissing
+        This Python has no Horovod.
+    ProcessFailed
+        A rank of this node failed, or on control the server of the rendezvous.
+    GangFailed
+        Another node failed first.
+
+    Example
+    -------
+    ``horovod_run("train.py", {"epochs": 3}, nproc_per_node=2)``
+    """
+    gang = _gang()
+    script, arguments = _script(entrypoint, entrypoint_args)
+    environ = {**os.environ, **_checked(env)}
+    node = gang.node
+    slots_here = read_nproc("auto" if nproc_per_node is None else nproc_per_node, node.gpus, node.cpus)
+    _require_horovod()
+    _require_ipv4(gang.main_address)
+    answers = gang.all_gather((slots_here, interface_for(gang.another_address())))
+    slots = [answer[0] for answer in answers]
+    names = unique_names([node.hostname for node in gang.nodes])
+    port = gang.broadcast(_start_server(gang, names, slots) if gang.is_control else None)
+    world = horovod_environment(names, slots, [answer[1] for answer in answers], gang.main_address, port)
+    first = sum(slots[: gang.node_index])
+    variables = world[first : first + slots_here]
+    _tell(variables[0], environ)
+    gang.launch(plan([script, *arguments], variables, environ, os.path.join(gang.folder, f"horovod-{port}")))
+
+
+def horovod_environment(
+    hostnames: Sequence[str],
+    slots: Sequence[int],
+    interfaces: Sequence[str | None],
+    rendezvous_address: str,
+    rendezvous_port: int,
+) -> list[dict[str, str]]:
+    """What Horovod's own launcher would tell each rank of a world over gloo, in the order of ranks.
+
+    Parameters
+    ----------
+    hostnames : sequence of str
+        Of the nodes, by index, each different: ranks with the same one take themselves for neighbours on a host.
+    slots : sequence of int
+        Ranks on each node.
+    interfaces : sequence of str or None
+        Through which each node reaches the others; gloo looks for one itself where None.
+    rendezvous_address, rendezvous_port : str, int
+        Where control's server listens.
+
+    Example
+    -------
+    ``horovod_environment(["a", "b"], [2, 1], ["eth0", "eth0"], "10.0.0.1", 20001)[2]["HOROVOD_RANK"] == "2"``
+    """
+    world: list[dict[str, str]] = []
+    for node, (hostname, local_size) in enumerate(zip(hostnames, slots, strict=True)):
+        for local_rank in range(local_size):
+            # The ranks with the same local rank: nodes that have fewer are not among them.
+            across = [other for other, size in enumerate(slots) if size > local_rank]
+            variables: dict[str, object] = {
+                "HOROVOD_HOSTNAME": hostname,
+                "HOROVOD_RANK": len(world),
+                "HOROVOD_SIZE": sum(slots),
+                "HOROVOD_LOCAL_RANK": local_rank,
+                "HOROVOD_LOCAL_SIZE": local_size,
+                "HOROVOD_CROSS_RANK": across.index(node),
+                "HOROVOD_CROSS_SIZE": len(across),
+                "HOROVOD_GLOO_RENDEZVOUS_ADDR": rendezvous_address,
+                "HOROVOD_GLOO_RENDEZVOUS_PORT": rendezvous_port,
+                "HOROVOD_CONTROLLER": "gloo",
+                "HOROVOD_CPU_OPERATIONS": "gloo",
+            }
+            interface = interfaces[node]
+            if interface is not None:
+                variables["HOROVOD_GLOO_IFACE"] = variables["NCCL_SOCKET_IFNAME"] = interface
+            world.append({name: str(value) for name, value in variables.items()})
+    return world
+
+
+def plan(
+    command: Sequence[str], variables: Sequence[Mapping[str, str]], environ: Mapping[str, str], prefix: str
+) -> LaunchPlan:
+    """The ranks of one node. Starts nothing, and asks the system nothing.
+
+    Parameters
+    ----------
+    command : sequence of str
+        The script and its arguments.
+    variables : sequence of mapping
+        Those of :func:`horovod_environment` that are this node's.
+    environ : mapping
+        What every rank gets besides; wins for :data:`DEFAULTS`.
+    prefix : str
+        Of the paths of error files.
+    """
+    processes = []
+    for own in variables:
+        rank = own["HOROVOD_RANK"]
+        error_file = f"{prefix}-rank-{rank}-error.json"
+        wanted = {name: environ[name] for name in DEFAULTS if name in environ}
+        process = Process(
+            argv=(sys.executable, "-u", RANK_MAIN, "--script", *command),
+            env={**environ, **own, **wanted, "TORCHELASTIC_ERROR_FILE": error_file},
+            title=f"rank {rank}",
+            rank=int(rank),
+            label=f"[rank {rank}] " if len(variables) > 1 else "",
+            error_file=error_file,
+        )
+        processes.append(process)
+    return LaunchPlan(tuple(processes), peer_lost=PEER_LOST)
+
+
+def unique_names(hostnames: Sequence[str]) -> list[str]:
+    """The nodes' hostnames, with their indices where several nodes are on one machine, as in a local gang.
+
+    Horovod puts them into addresses of its server, so of other characters than those of hostnames nothing is left.
+    """
+    plain = [re.sub(r"[^\w.-]", "-", name, flags=re.ASCII) for name in hostnames]
+    if len(set(plain)) == len(plain):
+        return plain
+    return [f"{name}-node{index}" for index, name in enumerate(plain)]
+
+
+def _gang() -> Gang:
+    if current.get("mpi") is not None:
+        raise BadAttribute(
+            "horovod_run() starts ranks on the node that calls it, and the body of an @mpi step runs on node 0 alone. "
+            'Use @gang instead of @mpi, or, with a Horovod that was built with MPI, current.mpi.run(program="...").'
+        )
+    gang = current.get("gang")
+    if not isinstance(gang, Gang):
+        raise BadAttribute(
+            "horovod_run() was called outside of a gang. Call it in the body of a step with @gang that the step before "
+            "starts by self.next(..., num_parallel=N)."
+        )
+    return gang
+
+
+def _script(
+    entrypoint: str | os.PathLike[str], entrypoint_args: Mapping[str, Any] | Sequence[Any] | None
+) -> tuple[str, list[str]]:
+    if not isinstance(entrypoint, str | os.PathLike):
+        raise BadAttribute(
+            f"horovod_run() runs a script, not a {type(entrypoint).__name__}: give its path, as in "
+            'horovod_run("train.py").'
+        )
+    script = os.fsdecode(entrypoint)
+    check_script(script)
+    try:
+        return script, entrypoint_argv(entrypoint_args)
+    except BadArgument as error:
+        raise BadAttribute(f"entrypoint_args: {error}") from None
+
+
+def _checked(env: Mapping[str, str] | None) -> Mapping[str, str]:
+    known = set(horovod_environment(["a"], [1], [None], "", 0)[0]) - set(DEFAULTS)
+    check_variables("horovod_run", env)
+    for name in env or {}:
+        if name in known:
+            raise BadAttribute(f"horovod_run(env={{{name!r}: ...}}): every rank has a {name} of its own. Leave it out.")
+    return env or {}
+
+
+def _require_horovod() -> None:
+    """As the ranks would look for it, whose working folder, path and interpreter are the task's."""
+    found = importlib.util.find_spec("horovod")
+    if found is None or found.origin is None:
+        raise ToolMissing(f"horovod_run() needs Horovod, and {sys.executable} has none. {_HOW_TO_BUILD}")
+    if found.submodule_search_locations is None:
+        raise BadAttribute(
+            f"{found.origin} hides the package horovod from `import horovod`. Give the file another name."
+        )
+
+
+def _require_ipv4(address: str) -> None:
+    if ":" in address:
+        raise BadAttribute(
+            f"Horovod's gloo rendezvous knows IPv4 alone, and the nodes of this gang reach control at {address}. Give "
+            "them an IPv4 network, or use @mpi."
+        )
+
+
+def _start_server(gang: Gang, names: Sequence[str], slots: Sequence[int]) -> int:
+    """Horovod's rendezvous for this world, running on this node until the gang ends; its port."""
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "rendezvous.py")
+    hosts = ",".join(f"{name}:{count}" for name, count in zip(names, slots, strict=True))
+    for attempt in range(PORT_TRIES):
+        port = gang.free_port()
+        server = Process(
+            argv=(sys.executable, "-u", script, gang.main_address, str(port), hosts),
+            env=dict(os.environ),
+            title="Horovod's rendezvous server",
+        )
+        try:
+            gang.start(server, SERVER_READY, SERVER_START_S)
+            break
+        except ProcessFailed as failure:
+            # Another program was faster.
+            if ADDRESS_IN_USE not in failure.tail or attempt == PORT_TRIES - 1:
+                raise
+    return port
+
+
+def _tell(variables: Mapping[str, str], environ: Mapping[str, str]) -> None:
+    """What was set where the user set nothing, once in this task."""
+    chosen = [f"{name}={variables[name]}" for name in DEFAULTS if name in variables and name not in environ]
+    untold = [text for text in chosen if text not in _told]
+    if untold:
+        say(f"Set for the ranks, since you set none: {', '.join(untold)}")
+        _told.update(untold)
