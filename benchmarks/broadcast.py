@@ -42,7 +42,7 @@ def cpu_seconds() -> float:
 def receive(address: str, folder: str, size: str) -> None:
     """A node: serve until standard input ends, then say how much processor time that took."""
     sys.path.insert(0, str(ROOT / "core"))
-    from guard.peer import PeerServer
+    from guard.remote_command.node_server import PeerServer
 
     key = bytes.fromhex(sys.stdin.readline())
     node: Any = SimpleNamespace(folder=folder)
@@ -58,7 +58,7 @@ def receive(address: str, folder: str, size: str) -> None:
 def send() -> None:
     """Control: send, and say how many seconds and how much processor time that took."""
     sys.path.insert(0, str(ROOT / "core"))
-    from guard.chain import send
+    from guard.file_broadcast.sender import send
 
     order = json.loads(sys.stdin.readline())
     begun = time.monotonic()

@@ -21,9 +21,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "core"))
 
-from guard import session
-from guard.channel import Acceptor, ConnectError, Connection, Identity, connect, send_to_all
-from guard.loop import Loop
+from guard.channel import connection
+from guard.channel.names import Acceptor, ConnectError, Connection, Identity, connect, send_to_all
+from guard.loop.event_loop import Loop
 
 GANG = Identity("Benchmark", "1", "join", "1", 0)
 TIMEOUT_S = 120.0
@@ -46,14 +46,14 @@ def more_files() -> None:
 
 def unpack_once() -> None:
     """Unpack a roster that has come before from memory."""
-    unpack, known = session._unpacked, {}
+    unpack, known = connection._unpacked, {}
 
     def unpacked(data: bytes) -> dict[str, object]:
         if data not in known:
             known[data] = unpack(data)
         return known[data]
 
-    session._unpacked = unpacked
+    connection._unpacked = unpacked
 
 
 def accept(count: int) -> None:

@@ -903,7 +903,7 @@ loop.run()
 def _guard_folder() -> str:
     source = sys.modules[Loop.__module__].__file__
     assert source is not None
-    return str(Path(source).resolve().parent.parent)
+    return str(Path(source).resolve().parents[2])
 
 
 def test_the_kernel_watches_both_ends(bench: Bench) -> None:
