@@ -1,5 +1,7 @@
 # make demo      train the digits on two local nodes, in a virtual environment made here
-# make test      every check: ruff, mypy --strict, pytest; installs what they need, system packages included
+# make test      ruff, mypy --strict and the tests, but for the slow ones; installs what they need, system packages included
+# make test-more the slow tests: whole frameworks, hosts with networks between them, the simulated backends
+# make test-quick ruff, mypy and the tests that start no flow, for the inner loop
 # make lint      the checkers alone
 # make backends  all tests on AWS Batch, Kubernetes, Argo and the datastores, the long ones included
 # make coverage  the tests once more with the lines of core/ counted, guards and tasks included
@@ -29,24 +31,36 @@ SITE = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("pur
 
 # Most tests wait for processes that they started, so that two run in little more than half the time on two cores.
 TEST_PROCESSES ?= 2
+PYTEST = $(BIN)/pytest -n $(TEST_PROCESSES) --dist worksteal
+
+# Tests that start no flow and few processes.
+QUICK_TESTS := $(addprefix tests/,core/machine core/storage core/remote_shell core/ranks/test_arguments.py \
+	core/ranks/test_misplaced_arguments.py docs/test_architecture.py guard/channel/test_event_loop.py \
+	guard/coordinator/test_root_cause.py launchers/*/test_*_plan.py launchers/torchrun/test_torchrun_explain.py)
 
 # What the tests run besides Python. (The server of redis-server is started by its test, not by the package.)
 SYSTEM_PACKAGES := findutils g++ gcc git iproute2 libc6-dev libopenmpi-dev openmpi-bin openssh-client openssh-server pdsh procps \
 	redis-server sysvinit-utils util-linux
 
-.PHONY: demo test backends docs lint coverage test-all chaos clean package types system
+.PHONY: demo test test-more test-quick backends docs lint coverage test-all chaos clean package types system
 .NOTPARALLEL:
 
 demo: $(VENV)/demo-installed package
 	METAFLOW_USER="$${METAFLOW_USER:-$(DEMO_USER)}" $(BIN)/python examples/torchrun/digits.py --datastore local --metadata local run
 
 test: system $(VENV)/test-installed package lint
-	$(BIN)/pytest -n $(TEST_PROCESSES) --dist worksteal
+	$(PYTEST) -m "not big and not slow"
+
+test-more: system $(VENV)/test-installed package
+	$(PYTEST) -m "slow and not big"
+
+test-quick: $(VENV)/test-installed package lint
+	$(PYTEST) -m "not big and not slow" $(wildcard $(QUICK_TESTS))
 
 backends: system $(VENV)/test-installed package
 	tests/tools/system_packages.sh npm
 	tests/tools/install_azurite.sh $(BIN)/python
-	$(BIN)/pytest -n $(TEST_PROCESSES) --dist worksteal -m "big or not big" tests/backends
+	$(PYTEST) -m "big or not big" tests/backends
 
 lint: $(VENV)/test-installed types
 	$(BIN)/ruff check .

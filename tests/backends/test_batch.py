@@ -114,6 +114,7 @@ def test_a_job_whose_lost_node_is_tolerated_ends_with_its_body(batch: Batch) -> 
     assert given["sharedMemorySize"] == 512
 
 
+@pytest.mark.slow
 def test_a_node_that_dies_while_its_state_is_stored_ends_the_job_at_once(batch: Batch) -> None:
     place = batch(2)
     run = place.run(flow(2, "gang", "Unstorable() if current.gang.node_index else 0"))

@@ -162,6 +162,7 @@ def ask(host: Host, datastore: Datastore, program: str, folder: Path) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_nodes_meet_and_leave_their_results(served: Served, tmp_path: Path) -> None:
     hosts, datastore = served
     (tmp_path / "rank.py").write_text(RANK)
@@ -199,6 +200,7 @@ URLS = {
 }
 
 
+@pytest.mark.slow
 def test_ray_reads_there_what_it_wrote(served: Served, tmp_path: Path) -> None:
     require_packages("ray")
     hosts, datastore = served

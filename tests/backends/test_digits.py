@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
+import pytest
 
 import metaflow_extensions.gang.core
 
@@ -13,6 +14,8 @@ from .places import Places, everywhere
 from .places import place as place
 from .workplace import RUN_S, result
 from .workplace import image as image
+
+pytestmark = pytest.mark.slow
 
 
 @everywhere("kubernetes")

@@ -33,6 +33,7 @@ def logs_of_first_attempt(workplace: Any, run: Any, *nodes: int) -> list[str]:
     return [workplace.task_logs(run, index) for index in nodes]
 
 
+@pytest.mark.slow
 @everywhere("batch")
 def test_a_killed_child_is_named_in_controls_log_before_the_backend_ends_it(place: Places) -> None:
     workplace = place(2)
@@ -127,6 +128,7 @@ def test_a_node_whose_image_lacks_mpirun_is_told_by_all(place: Places) -> None:
         assert index == 1 or "The first failure was on node 1" in said, said
 
 
+@pytest.mark.slow
 @everywhere("kubernetes")
 def test_a_spot_instances_notice_lets_all_nodes_save(place: Places) -> None:
     workplace = place(3)

@@ -173,6 +173,7 @@ MPIS = [(OPEN_MPI_4, "channel"), (OPEN_MPI_5, "ssh")]
 """Each transport; all pairs run on hosts, in test_mpi_hosts.py."""
 
 
+@pytest.mark.slow
 @image_with("mpi4py", "numpy")
 @pytest.mark.parametrize(("kind", "transport"), [MPIS[0], *(pytest.param(*mpi, marks=BIG) for mpi in MPIS[1:])])
 def test_mpi(kubernetes: Kubernetes, image: Image, kind: str, transport: str) -> None:

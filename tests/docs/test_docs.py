@@ -75,6 +75,7 @@ def shown_failure() -> list[str]:
     return match[2].splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("training")
 def test_the_failure_in_the_readme_is_real_output(flow_run: FlowRunner) -> None:
     output = flow_run(EXAMPLES / "torchrun" / "fails_on_purpose.py").fails(LIMIT)
@@ -88,6 +89,7 @@ def test_the_failure_in_the_readme_is_real_output(flow_run: FlowRunner) -> None:
         assert line in real, f"{line!r} is shown in the README, but not printed, or not in this place, in:\n{output}"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("training")
 def test_the_first_flow_of_the_readme_trains(flow_run: FlowRunner) -> None:
     run = flow_run(blocks(ROOT / "README.md", "python")[0]).ok(LIMIT)

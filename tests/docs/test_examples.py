@@ -43,6 +43,7 @@ def test_the_demo_learns_the_digits(flow_run: FlowRunner) -> None:
     assert list(run.folder.glob("*.ckpt*")) == [], "the checkpoint is not needed once the model is an artifact"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("training")
 def test_the_demo_resumes_from_its_checkpoint(flow_run: FlowRunner) -> None:
     run = flow_run(EXAMPLES / "torchrun" / "digits.py", "--epochs", "60")
@@ -96,18 +97,21 @@ def test_zero_learns_the_digits_and_goes_on_after_a_failure(flow_run: FlowRunner
 # ---------------------------------------------------------------- mpi
 
 
+@pytest.mark.slow
 def test_mpi_hello(flow_run: FlowRunner) -> None:
     run = flow_run(EXAMPLES / "mpi" / "hello.py", env={"PATH": path_with(MPICH)}).ok(LIMIT)
     assert printed(run.output, r"the other nodes: (.*)") == "127.0.0.1"
     assert re.findall(r"rank (\d) of 4 on \S+", run.output) == ["0", "1", "2", "3"]
 
 
+@pytest.mark.slow
 def test_mpi_matrix(flow_run: FlowRunner) -> None:
     run = flow_run(EXAMPLES / "mpi" / "matrix.py", "--size", "50", env={"PATH": path_with(OPEN_MPI_4)}).ok(LIMIT)
     assert float(printed(run.output, r"\d+ ranks, largest error (\S+)")) < 1e-9
     assert float(printed(run.output, r"the product's trace is (\S+)")) == pytest.approx(run.artifact("end", "trace"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [OPEN_MPI_4, OPEN_MPI_5, MPICH])
 def test_mpi_compiled(flow_run: FlowRunner, kind: str) -> None:
     run = flow_run(EXAMPLES / "mpi" / "compiled.py", env={"PATH": path_with(kind)}).ok(LIMIT)
@@ -118,6 +122,7 @@ def test_mpi_compiled(flow_run: FlowRunner, kind: str) -> None:
 # ---------------------------------------------------------------- gang
 
 
+@pytest.mark.slow
 def test_simple(flow_run: FlowRunner) -> None:
     run = flow_run(EXAMPLES / "gang" / "simple.py").ok(LIMIT)
     assert run.artifact("join", "squares") == [0, 1, 4]
@@ -126,11 +131,13 @@ def test_simple(flow_run: FlowRunner) -> None:
         assert f"node {node} of 3 on " in run.node_log("compute", node)
 
 
+@pytest.mark.slow
 def test_sockets(flow_run: FlowRunner) -> None:
     run = flow_run(EXAMPLES / "gang" / "sockets.py").ok(LIMIT)
     assert run.artifact("join", "messages") == ["hello from node 1", "hello from node 2"]
 
 
+@pytest.mark.slow
 def test_redis_coordination(flow_run: FlowRunner) -> None:
     require_tool("redis-server", "redis-server")
     run = flow_run(EXAMPLES / "gang" / "redis_coordination.py").ok(LIMIT)
@@ -138,6 +145,7 @@ def test_redis_coordination(flow_run: FlowRunner) -> None:
     assert run.artifact("join", "total") == sum(number**2 for number in range(30))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("training")
 def test_torch_in_step(flow_run: FlowRunner) -> None:
     run = flow_run(EXAMPLES / "gang" / "torch_in_step.py").ok(LIMIT)
@@ -151,6 +159,7 @@ def test_local_testing(flow_run: FlowRunner) -> None:
     assert len(re.findall(r"on .+, process \d+", run.output)) == 2
 
 
+@pytest.mark.slow
 def test_checkpoint_recovery(flow_run: FlowRunner) -> None:
     run = flow_run(EXAMPLES / "gang" / "checkpoint_recovery.py").ok(LIMIT)
     assert "node 1 fails on purpose in epoch 2 of the first attempt" in run.output
@@ -159,6 +168,7 @@ def test_checkpoint_recovery(flow_run: FlowRunner) -> None:
     assert list(run.folder.glob("*.ckpt*")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("training")
 @pytest.mark.parametrize("hook", ["fp16", "powersgd"])
 def test_compression_hook(flow_run: FlowRunner, hook: str) -> None:
@@ -167,6 +177,7 @@ def test_compression_hook(flow_run: FlowRunner, hook: str) -> None:
     assert 0 < run.artifact("join", "difference") < 0.05, "compressed, and yet as good"
 
 
+@pytest.mark.slow
 def test_plain_parallel_beside_ours(flow_run: FlowRunner) -> None:
     # Metaflow's own @parallel starts its nodes with the `python` of PATH.
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"

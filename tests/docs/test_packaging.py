@@ -144,6 +144,7 @@ def test_there_is_no_dependency(wheel: Path) -> None:
     assert head["License-Expression"] == "Apache-2.0"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["wheel", "checkout", "editable"])
 def test_metaflow_packs_the_tree_and_says_our_version(
     how: str, wheel: Path, checkout: Path, fresh_python: Path, tmp_path: Path
@@ -158,6 +159,7 @@ def test_metaflow_packs_the_tree_and_says_our_version(
     assert names[-1] == "exported TorchrunSingleNodeMultiGPU horovod_run"
 
 
+@pytest.mark.slow
 def test_it_leaves_outerbounds_metaflow_in_place_and_says_what_is_missing(wheel: Path, tmp_path: Path) -> None:
     venv.create(tmp_path / "venv")
     python = tmp_path / "venv" / "bin" / "python"
@@ -196,6 +198,7 @@ def test_it_leaves_outerbounds_metaflow_in_place_and_says_what_is_missing(wheel:
     )
 
 
+@pytest.mark.slow
 def test_ours_wins_beside_metaflow_torchrun(checkout: Path, fresh_python: Path, tmp_path: Path) -> None:
     """Also from the checkout's own root, where what the build left behind is on Python's path."""
     run(fresh_python, "-m", "pip", "install", "--quiet", "metaflow-torchrun==0.2.2", cwd=tmp_path)

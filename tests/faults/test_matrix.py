@@ -61,11 +61,13 @@ def stays(cell: Cell, folder: Path) -> None:
     assert result.green, f"{result}\n{result.output[-8000:]}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", bare(), ids=lambda cell: cell.slug)
 def test_the_bare_gang_ends_and_tells_the_cause(cell: Cell, tmp_path: Path) -> None:
     stays(cell, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", of_today(), ids=lambda cell: cell.slug)
 def test_the_launcher_of_the_day_does_too(cell: Cell, tmp_path: Path) -> None:
     if cell.launcher == "mpi" and shutil.which("mpirun") is None:

@@ -125,6 +125,7 @@ def test_a_killed_host_is_named_by_the_others(tmp_path: Path) -> None:
             ), output
 
 
+@pytest.mark.slow
 def test_a_killed_host_of_control_is_named_by_the_others(tmp_path: Path) -> None:
     with remote_gang(tmp_path, FLOW, 3) as gang:
         tasks = gang.start_all()
@@ -135,6 +136,7 @@ def test_a_killed_host_of_control_is_named_by_the_others(tmp_path: Path) -> None
             assert f"The first failure was on node 0: the connection from node {node} to it was lost (" in output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["silent", pytest.param("spoke last", marks=pytest.mark.big)])
 def test_a_host_cut_off_is_named_on_both_sides(tmp_path: Path, how: str) -> None:
     """Whether the hub or the ring notices it first, which is a matter of who spoke last on their connections."""
@@ -152,6 +154,7 @@ def test_a_host_cut_off_is_named_on_both_sides(tmp_path: Path, how: str) -> None
             assert "still reach" not in output, "nobody knows that of a node which answers nobody"
 
 
+@pytest.mark.slow
 def test_a_cut_off_control_is_named_by_the_others(tmp_path: Path) -> None:
     with remote_gang(tmp_path, FLOW, 3) as gang:
         tasks = gang.start_all()
@@ -167,6 +170,7 @@ def test_a_cut_off_control_is_named_by_the_others(tmp_path: Path) -> None:
         ), outputs[0]
 
 
+@pytest.mark.slow
 def test_two_nodes_cut_off_from_each_other_are_both_named(tmp_path: Path) -> None:
     ip = require_tool("ip", "iproute2")
     with remote_gang(tmp_path, FLOW, 3) as gang:
@@ -187,6 +191,7 @@ def test_two_nodes_cut_off_from_each_other_are_both_named(tmp_path: Path) -> Non
             assert any(re.search(pattern, output) for pattern in told), output
 
 
+@pytest.mark.slow
 def test_a_node_that_cannot_come_says_why_and_the_others_name_it(tmp_path: Path) -> None:
     with remote_gang(tmp_path, FLOW, 3) as gang:
         gang.hosts.cut(2)
@@ -200,6 +205,7 @@ def test_a_node_that_cannot_come_says_why_and_the_others_name_it(tmp_path: Path)
         assert "security group, firewall or network policy" in outputs[2], "what to check"
 
 
+@pytest.mark.slow
 def test_control_under_an_unknown_name_is_said_when_the_time_is_over(tmp_path: Path) -> None:
     with remote_gang(tmp_path, FLOW, 2, hosts=1, main="nowhere") as gang:
         output = gang.start(1, on=0, JOIN_S="3").fails(START_S)
@@ -211,6 +217,7 @@ def test_control_under_an_unknown_name_is_said_when_the_time_is_over(tmp_path: P
         assert "Traceback" not in output
 
 
+@pytest.mark.slow
 def test_a_node_that_comes_twice_in_one_attempt_ends_the_gang(tmp_path: Path) -> None:
     with remote_gang(tmp_path, FLOW, 3) as gang:
         with struck([gang.start(0), gang.start(1), gang.start(1, on=2)], START_S, "node 1 twice") as outputs:
@@ -222,6 +229,7 @@ def test_a_node_that_comes_twice_in_one_attempt_ends_the_gang(tmp_path: Path) ->
         assert "refused by the gang: node 1 has joined already, and was restarted" in second
 
 
+@pytest.mark.slow
 def test_a_retry_does_not_meet_what_an_earlier_attempt_left(tmp_path: Path) -> None:
     with remote_gang(tmp_path, FLOW, 2, hosts=3) as gang:
         gang.start(0)
@@ -289,6 +297,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_ranks_train_over_the_network_and_a_killed_one_is_named(tmp_path: Path) -> None:
     require_packages("torch")
     (tmp_path / "ranks.py").write_text(RANKS)

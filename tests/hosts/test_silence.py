@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from support.remote import START_S, RemoteGang, RemoteTask, all_fail, remote_gang
 
+pytestmark = pytest.mark.slow
+
 FROZEN_S = 5.0
 FREEZE = {"METAFLOW_GANG_FROZEN_NODE_TIMEOUT": f"{FROZEN_S:g}"}
 

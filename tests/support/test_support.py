@@ -247,6 +247,7 @@ def test_a_missing_tool_fails_in_ci_and_skips_elsewhere(monkeypatch: pytest.Monk
 # ---------------------------------------------------------------- flows
 
 
+@pytest.mark.slow
 def test_a_flow_is_run_watched_and_looked_into(flow_run: FlowRunner) -> None:
     run = flow_run(PLAIN_GANG, env=stock_path()).ok(120)
     assert run.artifact("join", "nodes") == [0, 1]
@@ -255,6 +256,7 @@ def test_a_flow_is_run_watched_and_looked_into(flow_run: FlowRunner) -> None:
     assert run.left(5) == []
 
 
+@pytest.mark.slow
 def test_the_tasks_of_a_gang_are_found_and_a_flow_that_hangs_is_ended(flow_run: FlowRunner) -> None:
     run = flow_run(PLAIN_GANG, env={**stock_path(), "PLAIN_GANG": "wait"})
     run.wait_for("is here", 60, count=2)

@@ -10,6 +10,8 @@ from support.flows import FlowRun, FlowRunner
 from support.paths import TESTS
 from support.requirements import require_root
 
+pytestmark = pytest.mark.slow
+
 END_S = 90.0
 """For a flow, on a machine that is busy with other tests."""
 

@@ -142,12 +142,14 @@ def serving(run: FlowRun, node: int) -> dict[str, int]:
     return {what: int((run.folder / f"{what}-{node}").read_text()) for what in ("task", "server")}
 
 
+@pytest.mark.slow
 def test_a_daemon_runs_unseen_beside_the_body_and_ends_with_it(flow_run: FlowRunner) -> None:
     run = flow_run(FLOW, "--how", "well").ok(START_S)
     assert "not shown" not in run.output and "listening" not in run.output
     assert run.left(END_S) == [], "its descendants that have a session of their own are gone, too"
 
 
+@pytest.mark.slow
 def test_one_that_is_shown_speaks_in_its_own_nodes_log(flow_run: FlowRunner) -> None:
     run = flow_run(FLOW, "--how", "shown").ok(START_S)
     for node, other in ((0, 1), (1, 0)):
@@ -159,6 +161,7 @@ def test_one_that_is_shown_speaks_in_its_own_nodes_log(flow_run: FlowRunner) -> 
     assert run.left(END_S) == []
 
 
+@pytest.mark.slow
 def test_one_that_does_not_become_ready_is_the_callers_to_judge(flow_run: FlowRunner) -> None:
     run = flow_run(FLOW, "--how", "not_ready").ok(START_S)
     assert "went on 0;" in run.output and "went on 1;" in run.output
@@ -171,6 +174,7 @@ def test_one_that_does_not_become_ready_fails_the_gang_where_nobody_catches_it(f
     assert re.search(r"The first failure was on node 1 \(.*\): server exited with code 1:\n\s+\| +no room", told), told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["killed", "exits with 0"])
 def test_one_that_ends_later_fails_the_gang(flow_run: FlowRunner, how: str) -> None:
     run = flow_run(FLOW, "--how", "ends")
@@ -199,6 +203,7 @@ def test_one_that_is_stopped_is_told(flow_run: FlowRunner) -> None:
         assert run.left(END_S) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("node", [0, 1])
 def test_it_ends_with_a_task_that_is_killed(flow_run: FlowRunner, node: int) -> None:
     run = flow_run(FLOW, "--how", "ends")

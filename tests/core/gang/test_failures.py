@@ -101,6 +101,7 @@ def test_a_killed_task_ends_all_and_is_named_everywhere(flow_run: FlowRunner) ->
     assert "ready 1" in run.node_log("work", 1)
 
 
+@pytest.mark.slow
 def test_control_killed_is_told_by_the_others(flow_run: FlowRunner) -> None:
     run = flow_run(WAITING)
     pids = ready(run)
@@ -113,6 +114,7 @@ def test_control_killed_is_told_by_the_others(flow_run: FlowRunner) -> None:
     assert "Node 0's task is dead" in run.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("node", [0, 1])
 def test_a_killed_guard_ends_all(flow_run: FlowRunner, node: int) -> None:
     run = flow_run(WAITING)
@@ -150,6 +152,7 @@ def test_a_process_of_a_node_killed(flow_run: FlowRunner) -> None:
     assert "sh was killed by SIGKILL" in run.node_log("work", 1, "stderr")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["gil", "deaf"])
 def test_a_body_that_cannot_be_interrupted_shows_its_stacks_and_is_killed(flow_run: FlowRunner, how: str) -> None:
     run = flow_run(WAITING, "--how", how)
@@ -170,6 +173,7 @@ def test_ctrl_c_ends_all(flow_run: FlowRunner) -> None:
         assert "was interrupted (Ctrl-C, SIGINT)" in run.node_log("work", node, "stderr")
 
 
+@pytest.mark.slow
 def test_an_interrupt_of_the_runs_process_alone_ends_all(flow_run: FlowRunner) -> None:
     run = flow_run(WAITING)
     ready(run)
@@ -179,6 +183,7 @@ def test_an_interrupt_of_the_runs_process_alone_ends_all(flow_run: FlowRunner) -
         assert "was interrupted (Ctrl-C, SIGINT)" in run.node_log("work", node, "stderr")
 
 
+@pytest.mark.slow
 def test_the_runs_process_killed_ends_all(flow_run: FlowRunner) -> None:
     run = flow_run(WAITING)
     pids = ready(run)
@@ -219,6 +224,7 @@ BRANCHES = (
 )
 
 
+@pytest.mark.slow
 def test_another_branch_that_fails_ends_the_gang(flow_run: FlowRunner) -> None:
     run = flow_run(BRANCHES)
     ready(run)
@@ -260,6 +266,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_node_that_never_comes_is_named_at_the_timeout(flow_run: FlowRunner) -> None:
     run = flow_run(NEVER)
     run.wait_for("2 of 3 nodes have joined after 5 s; waiting for node 2.", START_S)
@@ -307,6 +314,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "told"),
     [

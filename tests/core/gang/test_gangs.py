@@ -9,6 +9,7 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
 from metaflow import metaflow_config
 from support.flows import FlowRunner
 
@@ -150,6 +151,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_gangs_in_a_foreach_in_branches_beside_parallel_and_one_after_the_other(flow_run: FlowRunner) -> None:
     # Metaflow's own @parallel starts the "python" of PATH.
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
@@ -371,6 +373,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_failed_attempt_is_tried_again_and_leaves_nothing_to_the_next(flow_run: FlowRunner) -> None:
     import metaflow
 

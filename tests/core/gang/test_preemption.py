@@ -123,6 +123,7 @@ def saved(folder: Path) -> dict[str, str]:
 ONCE = {f"saved-{node}": "attempt 0\n" for node in range(3)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "node"), [("body", 1), ("body", 0), ("run", 1), ("wait", 1), ("wait", 0)])
 def test_all_nodes_save_once_and_the_retry_goes_on(flow_run: FlowRunner, how: str, node: int) -> None:
     run = flow_run(FLOW, env={"HOW": how})
@@ -140,6 +141,7 @@ def test_all_nodes_save_once_and_the_retry_goes_on(flow_run: FlowRunner, how: st
     assert "killed by" not in run.output
 
 
+@pytest.mark.slow
 def test_without_anything_to_save_it_ends_at_once(flow_run: FlowRunner) -> None:
     run = flow_run(FLOW, env={"HOW": "none"})
     pids = tasks_of(run)
@@ -149,6 +151,7 @@ def test_without_anything_to_save_it_ends_at_once(flow_run: FlowRunner) -> None:
     assert run.artifact("join", "resumed") == [False] * 3
 
 
+@pytest.mark.slow
 def test_a_handler_that_the_body_installs_is_left_alone(flow_run: FlowRunner) -> None:
     run = flow_run(FLOW, env={"HOW": "own"})
     pids = tasks_of(run)
@@ -157,11 +160,13 @@ def test_a_handler_that_the_body_installs_is_left_alone(flow_run: FlowRunner) ->
     assert "heard by its own handler on 1" in run.output and saved(run.folder) == {}
 
 
+@pytest.mark.slow
 def test_a_process_that_the_body_forks_is_ended_by_sigterm_alone(flow_run: FlowRunner) -> None:
     run = flow_run(FLOW, env={"HOW": "fork"}).ok(START_S)
     assert run.output.count(f"child ended with -{int(signal.SIGTERM)};") == 3 and saved(run.folder) == {}
 
 
+@pytest.mark.slow
 def test_a_save_that_does_not_end_is_shown_and_killed(flow_run: FlowRunner) -> None:
     run = flow_run(FLOW, env={"HOW": "hang"})
     pids = tasks_of(run)
@@ -172,6 +177,7 @@ def test_a_save_that_does_not_end_is_shown_and_killed(flow_run: FlowRunner) -> N
     assert len(re.findall(TOLD % 1, run.output)) >= 2 and "interrupted for a preemption" in run.output, run.story()
 
 
+@pytest.mark.slow
 def test_torchs_ranks_hear_it_and_have_the_time(flow_run: FlowRunner) -> None:
     require_packages("torch")
     source = FLOW.replace("import FlowSpec, current, gang,", "import FlowSpec, current, torchrun as gang,").replace(
@@ -194,6 +200,7 @@ def all_fail(tasks: list[RemoteTask], timeout: float = END_S) -> list[str]:
     return [task.fails(timeout) for task in tasks]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("node", [0, 1])
 def test_hosts_wait_for_the_one_that_saves_longest_and_a_retry_goes_on(tmp_path: Path, node: int) -> None:
     with remote_gang(tmp_path, FLOW, 3) as gang:
@@ -215,6 +222,7 @@ def test_hosts_wait_for_the_one_that_saves_longest_and_a_retry_goes_on(tmp_path:
     assert saved(tmp_path) == ONCE
 
 
+@pytest.mark.slow
 def test_a_spot_notice_is_a_preemption(tmp_path: Path) -> None:
     notice = tmp_path / "notice-1"
     (tmp_path / "notice-0").write_text("2001-01-01T00:00:00Z")
@@ -231,6 +239,7 @@ def test_a_spot_notice_is_a_preemption(tmp_path: Path) -> None:
     assert sorted(saved(tmp_path)) == ["saved-0", "saved-1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("node", [0, 1])
 def test_before_the_gang_has_formed(tmp_path: Path, node: int) -> None:
     with remote_gang(tmp_path, FLOW, 3) as gang:
@@ -242,6 +251,7 @@ def test_before_the_gang_has_formed(tmp_path: Path, node: int) -> None:
     assert saved(tmp_path) == {}
 
 
+@pytest.mark.slow
 def test_a_node_that_looks_for_node_0(tmp_path: Path) -> None:
     with remote_gang(tmp_path, FLOW, 2) as gang:
         task = gang.start(1)

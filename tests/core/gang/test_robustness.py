@@ -228,6 +228,7 @@ def test_a_killed_rank_is_the_cause_though_its_output_is_held_open(flow_run: Flo
     assert "rank 1 was killed by SIGKILL" in run.node_log("work", node, "stderr")
 
 
+@pytest.mark.slow
 def test_a_command_that_a_thread_left_running_ends_with_the_step(flow_run: FlowRunner) -> None:
     run = flow_run(FLOW, "--how", "left_running")
     run.wait_for("ready 0", START_S)
@@ -260,6 +261,7 @@ def test_what_a_killed_control_had_forked_is_ended(flow_run: FlowRunner) -> None
     run.fails(END_S)
 
 
+@pytest.mark.slow
 def test_processes_get_the_signals_and_folders_that_they_would_get_without_us(flow_run: FlowRunner) -> None:
     run = flow_run(FLOW, "--how", "signals").ok(START_S)
     for node in (0, 1):
@@ -268,15 +270,18 @@ def test_processes_get_the_signals_and_folders_that_they_would_get_without_us(fl
         assert "at below" in log
 
 
+@pytest.mark.slow
 def test_a_guard_that_is_asked_to_end_stays_for_its_task(flow_run: FlowRunner) -> None:
     flow_run(FLOW, "--how", "guard_asked_to_end").ok(START_S)
 
 
+@pytest.mark.slow
 def test_a_stream_made_non_blocking_loses_nothing(flow_run: FlowRunner) -> None:
     run = flow_run(FLOW, "--how", "non_blocking").ok(START_S)
     assert len(re.findall(r"line \d{6} of node 1\n", run.output)) == 30000
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_a_log_and_not_the_gang(flow_run: FlowRunner) -> None:
     run = flow_run(FLOW, "--how", "much_output", env={"FILE_SIZE": "200000"}).ok(START_S)
     assert "[gang] The stored log of this node's stdout ends here: File too large." in run.output
@@ -292,10 +297,12 @@ def test_logs_that_cannot_be_stored_do_not_hide_the_cause(flow_run: FlowRunner) 
     assert "the step's body raised ValueError: the real cause" in log
 
 
+@pytest.mark.slow
 def test_an_exit_of_controls_body_is_no_success(flow_run: FlowRunner) -> None:
     assert "the step's body raised SystemExit: 0" in finish(flow_run(FLOW, "--how", "exit"))
 
 
+@pytest.mark.slow
 def test_an_artifact_that_cannot_be_stored_is_told_by_control(flow_run: FlowRunner) -> None:
     run = flow_run(FLOW, "--how", "cannot_be_stored")
     finish(run)
@@ -304,6 +311,7 @@ def test_an_artifact_that_cannot_be_stored_is_told_by_control(flow_run: FlowRunn
     assert "Cannot pickle" in log and "SIGKILL" not in log
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_does_not_cut_short_the_first_end(flow_run: FlowRunner) -> None:
     run = flow_run(FLOW, "--how", "second_interrupt")
     finish(run)
@@ -311,11 +319,13 @@ def test_a_second_interrupt_does_not_cut_short_the_first_end(flow_run: FlowRunne
     assert "KeyboardInterrupt" not in run.output
 
 
+@pytest.mark.slow
 def test_what_a_body_leaves_behind_does_not_become_its_zombies(flow_run: FlowRunner) -> None:
     run = flow_run(FLOW, "--how", "orphans").ok(START_S)
     assert sorted(re.findall(r"zombies of node \d: \d+;", run.output)) == [f"zombies of node {n}: 0;" for n in (0, 1)]
 
 
+@pytest.mark.slow
 def test_a_forked_process_cannot_take_the_steps_answers(flow_run: FlowRunner) -> None:
     run = flow_run(FLOW, "--how", "fork")
     run.wait_for("ready 0", START_S)
@@ -323,6 +333,7 @@ def test_a_forked_process_cannot_take_the_steps_answers(flow_run: FlowRunner) ->
     assert "child: current.gang belongs to the step's own process" in run.output
 
 
+@pytest.mark.slow
 def test_a_low_soft_limit_of_open_files_is_raised_for_the_guard(flow_run: FlowRunner) -> None:
     flow_run(FLOW, "--how", "nothing", "--nodes", "8", env={"OPEN_FILES": "25 1000"}).ok(START_S)
 
@@ -337,6 +348,7 @@ def test_no_node_at_all_is_a_mistake_told_in_a_sentence(flow_run: FlowRunner) ->
     assert "num_parallel has to be 1 or more" in flow_run(FLOW, "--how", "nothing", "--nodes", "0").fails(START_S)
 
 
+@pytest.mark.slow
 def test_a_port_taken_elsewhere_before_the_launch_here_is_known_here(flow_run: FlowRunner) -> None:
     run = flow_run(FLOW, "--how", "port_taken_before_start")
     run.wait_for("ready 0", START_S)
@@ -344,6 +356,7 @@ def test_a_port_taken_elsewhere_before_the_launch_here_is_known_here(flow_run: F
     assert "node 0 knows" in run.output and "node 1 knows" in run.output
 
 
+@pytest.mark.slow
 def test_text_that_is_no_utf8_is_told(flow_run: FlowRunner) -> None:
     output = finish(flow_run(FLOW, "--how", "strange_text"))
     assert re.search(r"\[gang\] The first failure was on node 1 .*ValueError: a name \? that is no UTF-8", output)

@@ -111,6 +111,7 @@ def lost(text: str, node: int = 2, host: str = r"\S+") -> re.Pattern[str]:
     return re.compile(rf"\[gang\] node {node} \({host}\) was lost: {text}.*\. The step goes on without it\.")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("victim", "number", "told"),
     [
@@ -146,6 +147,7 @@ def test_the_step_goes_on_without_a_node(flow_run: FlowRunner, victim: str, numb
         assert re.search(r"The first failure was on node 2 \(.*\): the server was killed by SIGKILL", own), own
 
 
+@pytest.mark.slow
 def test_the_last_other_node_may_be_lost_too(flow_run: FlowRunner) -> None:
     run = flow_run(FLOW)
     pids = running(run)
@@ -157,6 +159,7 @@ def test_the_last_other_node_may_be_lost_too(flow_run: FlowRunner) -> None:
     assert run.artifact("join", "joined") == [0]
 
 
+@pytest.mark.slow
 def test_a_run_with_a_lost_node_can_be_resumed(flow_run: FlowRunner) -> None:
     flow = FLOW.replace("[node.index for node in inputs]", "[node.index for node in inputs if not how or 1 / 0]")
     run = flow_run(flow, env={"HOW": "join fails"})
@@ -170,6 +173,7 @@ def test_a_run_with_a_lost_node_can_be_resumed(flow_run: FlowRunner) -> None:
     assert again.artifact("join", "joined") == [0, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["task", "daemon"])
 def test_control_is_never_tolerated(flow_run: FlowRunner, victim: str) -> None:
     run = flow_run(FLOW)
@@ -241,6 +245,7 @@ def test_a_killed_host_is_done_without(tmp_path: Path, node: int) -> None:
         goes_on(gang, tasks, node, "the connection from it to node 0 was lost", since)
 
 
+@pytest.mark.slow
 def test_a_host_that_is_cut_off_is_done_without(tmp_path: Path) -> None:
     with remote_gang(tmp_path, FLOW, 3) as gang:
         tasks = started(gang)

@@ -6,8 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from support.flows import FlowRunner
 from support.requirements import require_tool
+
+pytestmark = pytest.mark.slow
 
 RUN_S = 120.0
 """For a flow to end, on a machine that is busy with other tests."""

@@ -132,6 +132,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "launcher", ["gang", *(pytest.param(name, marks=pytest.mark.big) for name in ("tensorflow", "jax", "metaflow_ray"))]
 )

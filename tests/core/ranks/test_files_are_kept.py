@@ -61,6 +61,7 @@ def fresh(tmp_path: Path, name: str) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ENDS)
 def test_files_are_as_plain_python_leaves_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
     if end == "raise" and importlib.util.find_spec("tensorboardX"):
@@ -133,6 +134,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_what_a_body_leaves_running_may_finish(flow_run: FlowRunner) -> None:
     run = flow_run(LEAVES).ok(FLOW_S)
     for node in (0, 1):
@@ -192,6 +194,7 @@ LAUNCHERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["success", "exit1", "raise"])
 @pytest.mark.parametrize(
     "launcher", ["direct", *(pytest.param(name, marks=pytest.mark.big) for name in list(LAUNCHERS)[1:])]

@@ -173,6 +173,7 @@ def environment(user: Account | None) -> dict[str, str]:
     return {"PATH": os.environ.get("PATH", os.defpath), "HOME": home, "FOREIGN": "does not travel"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["root", "ganger"])
 def test_nodes_run_commands_on_each_other_and_nobody_else_does(name: str) -> None:
     for tool, package in (("ssh", "openssh-client"), ("ssh-keygen", "openssh-client"), ("sshd", "openssh-server")):
@@ -301,6 +302,7 @@ def attack(gang: RemoteGang, folder: Path, meshes: list[dict[str, Any]], user: A
     assert unknown.returncode == 255 and "Host key verification failed" in unknown.stderr
 
 
+@pytest.mark.slow
 def test_odd_folders_and_taken_ports_do_not_hinder_it_and_a_cut_link_ends_a_command() -> None:
     for tool in ("ssh", "sshd"):
         require_tool(tool, "openssh-server")
@@ -323,6 +325,7 @@ def test_odd_folders_and_taken_ports_do_not_hinder_it_and_a_cut_link_ends_a_comm
         assert not list(odd.glob("*/gangs/*"))
 
 
+@pytest.mark.slow
 def test_a_node_that_cannot_take_part_is_told_on_all_nodes_and_they_go_on() -> None:
     sshd = require_tool("sshd", "openssh-server")
     with open_folder() as folder, remote_gang(folder, FLOW, 2) as gang:

@@ -11,6 +11,8 @@ import pytest
 from support.flows import FlowRunner
 from support.remote import START_S, all_fail, remote_gang
 
+pytestmark = pytest.mark.slow
+
 END_S = 15.0
 """For all tasks to end once the last of them is there: what it is meant to take is 5 s, on a machine not busy."""
 

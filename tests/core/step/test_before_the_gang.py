@@ -6,6 +6,8 @@ import pytest
 from support.flows import FlowRunner
 from support.requirements import require_packages
 
+pytestmark = pytest.mark.slow
+
 RUN_S = 120.0
 """For a flow to end, on a machine that is busy with other tests."""
 

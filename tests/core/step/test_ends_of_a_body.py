@@ -11,6 +11,8 @@ import pytest
 from support.flows import FlowRunner
 from support.requirements import require_packages
 
+pytestmark = pytest.mark.slow
+
 END_S = 90.0
 """For a run that begins and fails, on a machine that is busy with other tests."""
 

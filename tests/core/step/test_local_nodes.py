@@ -79,6 +79,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_local_nodes_share_the_gpus_that_the_user_made_visible(flow_run: FlowRunner) -> None:
     run = flow_run(GPUS, env={"CUDA_VISIBLE_DEVICES": "0,1,2,3"}).ok(RUN_S)
     both = run.client()["both"].task.data

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from support.flows import FlowRun
 
+pytestmark = pytest.mark.slow
+
 END_S = 90.0
 
 FLOW = """

@@ -72,6 +72,7 @@ def said(run: FlowRun) -> str:
     return " ".join(line.strip() for line in lines)
 
 
+@pytest.mark.slow
 def test_what_the_decorators_say_is_checked_before_anything_is_scheduled(flow_run: FlowRunner) -> None:
     runs = {}
     for written in BEFORE_ANYTHING:

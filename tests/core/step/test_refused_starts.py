@@ -6,6 +6,7 @@ import re
 import signal
 import time
 
+import pytest
 from support.flows import FlowRunner
 
 RUN_S = 120.0
@@ -93,6 +94,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_step_that_starts_its_own_command_again_is_told_how_ranks_are_started(flow_run: FlowRunner) -> None:
     run = flow_run(AGAIN)
     output = run.fails(RUN_S)

@@ -9,6 +9,8 @@ import pytest
 from support.faults import kill_process
 from support.flows import FlowRun, FlowRunner
 
+pytestmark = pytest.mark.slow
+
 START_S = 90.0
 """For a flow to be up, on a machine that is busy with other tests."""
 

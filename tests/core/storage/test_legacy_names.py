@@ -84,6 +84,7 @@ def run_script(folder: Path, text: str, **changes: str) -> subprocess.CompletedP
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("module", "name", "new"), NAMES, ids=[name for _, name, _ in NAMES])
 def test_an_old_name_works_and_says_the_new_one_once(module: str, name: str, new: str, tmp_path: Path) -> None:
     text = f"import metaflow\nfor _ in range(3):\n    from {module} import {name}\nprint({name} is not None)"

@@ -840,6 +840,7 @@ def test_a_stopped_process_stays_connected(bench: Bench) -> None:
     until(bench.loop, lambda: bool(bench.hub.closed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sends", [False, True], ids=["idle", "sending"])
 def test_the_kernel_ends_the_connection_of_a_lost_host(sends: bool) -> None:
     """The acceptor runs on one host, the member on another whose cable is cut without a sound.

@@ -95,6 +95,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_lines_that_come_together_are_shown_together(flow_run: FlowRunner) -> None:
     """Metaflow would show the first and keep the others until more comes."""
     head, _, _ = FLOW.partition("        if current.gang")
@@ -128,6 +129,7 @@ def test_whole_lines_in_a_pipe_are_counted_without_waiting() -> None:
         assert reader.readline() == b"and" and buffered_lines(reader) == 0
 
 
+@pytest.mark.slow
 def test_all_output_of_a_node_arrives_in_its_own_log_and_labelled_on_the_console(flow_run: FlowRunner) -> None:
     started = time.monotonic()
     run = flow_run(FLOW, files={"speaker.py": SPEAKER}).ok(RUN_S)

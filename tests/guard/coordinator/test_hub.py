@@ -564,6 +564,7 @@ def test_a_guard_that_does_not_run_is_told_while_its_host_answers(
     assert gang.hub.members_left == (frozen < 3)
 
 
+@pytest.mark.slow
 def test_any_byte_is_an_answer_and_the_hub_s_own_sleep_does_not_count(
     bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:

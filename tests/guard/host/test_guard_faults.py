@@ -43,6 +43,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", [0, 1])
 def test_a_fault_of_a_guard_is_told_by_all_with_its_traceback(where: int, tmp_path: Path) -> None:
     file = tmp_path / "flow.py"

@@ -11,6 +11,8 @@ import pytest
 from support.flows import FlowRunner
 from support.processes import read_process
 
+pytestmark = pytest.mark.slow
+
 RUN_S = 120.0
 """For a flow to end, on a machine that is busy with other tests."""
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 import signal
 
+import pytest
 from support.faults import kill_process
 from support.flows import FlowRun, FlowRunner
+
+pytestmark = pytest.mark.slow
 
 START_S = 90.0
 """For a flow to be up, on a machine that is busy with other tests."""

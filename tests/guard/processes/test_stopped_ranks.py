@@ -10,6 +10,8 @@ import pytest
 from support.faults import kill_process
 from support.flows import FlowRunner
 
+pytestmark = pytest.mark.slow
+
 END_S = 60.0
 
 TOLD_S = 25.0

@@ -480,6 +480,7 @@ def test_nodes_that_are_down(net: Net, down: set[int]) -> None:
     assert_have([node for node in nodes if node.index not in down], source, "x")
 
 
+@pytest.mark.slow
 def test_a_node_that_dies_in_the_middle(net: Net) -> None:
     """The one before goes on with the one after, from where that one is."""
     nodes = net.grow(4)
@@ -497,6 +498,7 @@ def test_a_node_that_dies_in_the_middle(net: Net) -> None:
     assert after.bytes < 40 * MIB, "node 3 was sent again what it had"
 
 
+@pytest.mark.slow
 def test_the_last_node_dies_in_the_middle(net: Net) -> None:
     nodes = net.grow(3)
     hold = Hold()
@@ -530,6 +532,7 @@ def test_wrong_bytes_again_and_again(net: Net) -> None:
     assert nodes[1].files == []
 
 
+@pytest.mark.slow
 def test_a_node_that_stops_reading(net: Net) -> None:
     """The kernel gives up after twice ``lost_host_timeout``; the node is left out, and tried once more by control."""
     nodes = net.grow(3)
@@ -545,6 +548,7 @@ def test_a_node_that_stops_reading(net: Net) -> None:
     assert_have(nodes, source, "x")
 
 
+@pytest.mark.slow
 def test_a_closed_node_leaves_nothing(net: Net) -> None:
     nodes = net.grow(3)
     hold = Hold()
@@ -597,6 +601,7 @@ def test_a_large_chain_fits_no_header(net: Net) -> None:
 # -- over hosts --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_cut_link(tmp_path: Path) -> None:
     """Packets of one host vanish without a word: the others get the file, and the host is named."""
     with Hosts(4, rate=100) as hosts:
@@ -690,6 +695,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_broadcast_file_in_a_gang(tmp_path: Path) -> None:
     with remote_gang(tmp_path, FLOW, 3) as gang:
         tasks = gang.start_all()
@@ -703,6 +709,7 @@ def test_broadcast_file_in_a_gang(tmp_path: Path) -> None:
     assert outputs[0].count("failed: node 2 (10.77.0.12) did not get relative: ") == 1
 
 
+@pytest.mark.slow
 def test_broadcast_file_in_a_local_gang(tmp_path: Path, flow_run: Callable[..., Any]) -> None:
     """All nodes are this machine: a file is where it is, or is copied."""
     shared = tmp_path / "shm"

@@ -407,6 +407,7 @@ def test_what_the_command_leaves_running_is_ended_with_it(gang: LocalGang) -> No
     assert not running(seconds)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_when_the_caller_ends_the_command_ends_with_all_it_started(gang: LocalGang, number: int) -> None:
     seconds = unique()
@@ -691,6 +692,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_real_hosts_by_any_of_their_names(tmp_path: Path) -> None:
     with remote_gang(tmp_path, FLOW, 3) as gang:
         tasks = gang.start_all()

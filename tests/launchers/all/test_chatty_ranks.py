@@ -8,6 +8,8 @@ import pytest
 from support.chatty import CALLS, round_of
 from support.mpi import MPICH, OPEN_MPI_5, path_with
 
+pytestmark = pytest.mark.slow
+
 END_S = 120.0
 """For one run, on a machine that has other things to do."""
 

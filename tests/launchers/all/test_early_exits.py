@@ -7,6 +7,8 @@ import re
 import pytest
 from support.flows import FlowRun, FlowRunner
 
+pytestmark = pytest.mark.slow
+
 END_S = 120.0
 
 FLOW = """

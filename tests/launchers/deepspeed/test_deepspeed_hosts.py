@@ -147,6 +147,7 @@ def rank_process(host: Host, pid: int) -> Process:
     raise AssertionError(f"process {pid} is not on {host.name}")
 
 
+@pytest.mark.slow
 def test_digits_are_learned_by_two_hosts(folder: Path) -> None:
     assert min(trained(folder, "none", [1])) >= 0.95
 
@@ -182,6 +183,7 @@ def trained(folder: Path, transport: str, stages: list[int]) -> list[float]:
     return results
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transport", ["channel", pytest.param("none", marks=BIG), pytest.param("ssh", marks=BIG)])
 def test_secrets_stay_where_they_are(folder: Path, transport: str) -> None:
     needs(transport)
@@ -219,6 +221,7 @@ def holders(folder: Path, secret: str) -> list[Path]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transport", ["none", pytest.param("ssh", marks=BIG), pytest.param("channel", marks=BIG)])
 def test_a_rank_that_raises(folder: Path, transport: str) -> None:
     needs(transport)
@@ -231,6 +234,7 @@ def test_a_rank_that_raises(folder: Path, transport: str) -> None:
         assert re.search(r"first failure was on node 1 \(gang1\): rank 3 exited with code 1", output), output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transport", ["channel", pytest.param("ssh", marks=BIG), pytest.param("none", marks=BIG)])
 def test_a_rank_that_is_killed(folder: Path, transport: str) -> None:
     needs(transport)
@@ -244,6 +248,7 @@ def test_a_rank_that_is_killed(folder: Path, transport: str) -> None:
             assert re.search(r"rank 2\b.* was killed by SIGKILL", output), output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transport", [pytest.param("none", marks=BIG), pytest.param("ssh", marks=BIG), "channel"])
 def test_a_host_that_is_killed(folder: Path, transport: str) -> None:
     needs(transport)

@@ -319,6 +319,7 @@ def test_the_accelerator_is_named_where_there_is_none() -> None:
     assert accelerator_variables(1, {}) == accelerator_variables(0, {"DS_ACCELERATOR": "xpu"}) == {}
 
 
+@pytest.mark.slow
 def test_a_lock_that_a_killed_builder_left_is_removed_unless_others_build(tmp_path: Path) -> None:
     folder = tmp_path / "metaflow-gang" / "torch_extensions"
     lock = folder / "py311_cpu" / "deepspeed_shm_comm" / "lock"

@@ -128,6 +128,7 @@ def row(text: str, name: str) -> list[str]:
 # ---------------------------------------------------------------- a real Trainer
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("trainer")
 def test_the_example_shows_its_training(flow_run: FlowRunner, place: Path) -> None:
     run = flow_run(EXAMPLE, "--steps", "40", folder=place).ok(LIMIT)
@@ -169,6 +170,7 @@ def arguments() -> Any:
     return transformers.TrainingArguments(output_dir="unused", report_to="none", use_cpu=True, hub_token="hf_secret")
 
 
+@pytest.mark.slow
 def test_the_callback_writes_what_is_tracked_in_the_order_asked_for(real: Any, tmp_path: Path) -> None:
     told = real.MetaflowHuggingFaceCardCallback(["eval_loss", "loss"], save_file_name="card.json")
     told.on_train_begin(arguments(), state(log_history=[{"step": 2, "loss": 5.0, "epoch": 1.0}]), None)
@@ -251,6 +253,7 @@ def test_the_name_that_the_old_examples_import_is_loaded_when_it_is_used() -> No
     assert "metaflow.huggingface_card_callback has no 'Other'" in out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("trainer")
 def test_both_ways_to_import_it_give_the_callback() -> None:
     out = python(
@@ -293,6 +296,7 @@ def train(flow):
 """
 
 
+@pytest.mark.slow
 def test_cards_are_live_and_a_failed_step_has_its_last_state(flow_run: FlowRunner, place: Path) -> None:
     run = train(flow_run, LIVE, place)
     output = run.fails(LIMIT)
@@ -321,6 +325,7 @@ def train(flow):
 """
 
 
+@pytest.mark.slow
 def test_what_is_no_training_is_nothing_yet(flow_run: FlowRunner, place: Path) -> None:
     # The file of an earlier training lies in the working folder.
     old = json.dumps({"metrics": {"loss": [{"step": 1, "value": 1.0}]}})
@@ -342,6 +347,7 @@ def train(flow):
 """
 
 
+@pytest.mark.slow
 def test_cards_of_ones_own_stay_as_they_are(flow_run: FlowRunner, place: Path) -> None:
     decorators = '@card(type="blank", id="mine")\n    @huggingface_card\n    @card(type="blank")'
     run = train(flow_run, OWN, place, decorators=decorators).ok(LIMIT)
@@ -367,6 +373,7 @@ def train(flow):
 """
 
 
+@pytest.mark.slow
 def test_a_step_whose_cards_cannot_be_fed_runs(flow_run: FlowRunner, place: Path) -> None:
     # Imported by the flow's file, and so in the task: no folder can be made for the file.
     full = """
@@ -381,6 +388,7 @@ def test_a_step_whose_cards_cannot_be_fed_runs(flow_run: FlowRunner, place: Path
     assert "There are no cards of the training: OSError: [Errno 28] no space" in run.output
 
 
+@pytest.mark.slow
 def test_a_path_of_ones_own_is_kept(flow_run: FlowRunner, place: Path) -> None:
     run = train(flow_run, GIVEN, place, env={FILE_VARIABLE: "mine.json"}).ok(LIMIT)
     assert curves(run.client()["train"].task) == {"loss": [(1, 0.5)]}
@@ -421,6 +429,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_of_a_gang_the_node_of_rank_0_shows_the_training(flow_run: FlowRunner, place: Path) -> None:
     run = flow_run(GANG_FLOW, folder=place, files={"body.py": TELL}).ok(LIMIT)
     tasks = run.node_tasks("train")

@@ -170,6 +170,7 @@ def test_jax_that_is_initialized_twice_says_so(flow_run: FlowRunner) -> None:
     assert STACKS not in said and run.left(5) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "node"),
     [("raise", 1), *(pytest.param(how, node, marks=BIG) for how, node in (("wait", 1), ("wait", 0), ("idle", 0)))],
@@ -206,6 +207,7 @@ def all_ready(gang: RemoteGang, how: str) -> list[RemoteTask]:
     return tasks
 
 
+@pytest.mark.slow
 def test_three_hosts_sum_and_learn(folder: Path) -> None:
     with remote_gang(folder, FLOW, 3) as gang:
         outputs = [task.ok(START_S) for task in gang.start_all(HOW="learn", **QUIET)]

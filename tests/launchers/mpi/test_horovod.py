@@ -328,6 +328,7 @@ def test_a_server_whose_port_is_taken_says_so(tmp_path: Path) -> None:
     assert horovod.ADDRESS_IN_USE in done.stderr
 
 
+@pytest.mark.slow
 def test_ranks_and_server_come_together_with_a_stand_in(flow_run: FlowRunner, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
@@ -359,6 +360,7 @@ def test_ranks_and_server_come_together_with_a_stand_in(flow_run: FlowRunner, tm
     assert run.output.count(f"{told}HOROVOD_GLOO_IFACE=lo, NCCL_SOCKET_IFNAME=lo") == 2, "once on each node"
 
 
+@pytest.mark.slow
 def test_a_rank_that_fails_is_told_with_a_stand_in(flow_run: FlowRunner, tmp_path: Path) -> None:
     run = flow_run(
         STAND_IN_FLOW,

@@ -92,6 +92,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [pytest.param(OPEN_MPI_4, marks=BIG), pytest.param(OPEN_MPI_5, marks=BIG), MPICH])
 def test_a_rank_that_exits(folder: Path, kind: str) -> None:
     with remote_gang(folder, FLOW, 3) as gang:
@@ -103,6 +104,7 @@ def test_a_rank_that_exits(folder: Path, kind: str) -> None:
             assert re.search(r"first failure was on node 1 \(gang1\): rank 3 exited with code 7", said), said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [OPEN_MPI_4, pytest.param(OPEN_MPI_5, marks=BIG), pytest.param(MPICH, marks=BIG)])
 def test_a_rank_that_raises(folder: Path, kind: str) -> None:
     with remote_gang(folder, FLOW, 3) as gang:
@@ -112,6 +114,7 @@ def test_a_rank_that_raises(folder: Path, kind: str) -> None:
             assert "rank 3" in said and "ValueError: of rank 3" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [OPEN_MPI_4, OPEN_MPI_5, MPICH])
 def test_a_rank_that_is_killed(folder: Path, kind: str) -> None:
     with remote_gang(folder, FLOW, 3) as gang:
@@ -125,6 +128,7 @@ def test_a_rank_that_is_killed(folder: Path, kind: str) -> None:
             assert re.search(r"first failure was on node 2 \(gang2\): rank 4 was killed by SIGKILL", said), said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "transport"),
     [

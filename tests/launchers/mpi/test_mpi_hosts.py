@@ -14,6 +14,8 @@ from support.paths import ROOT
 from support.remote import remote_gang
 from support.requirements import require_tool
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = ROOT / "examples" / "mpi"
 END_S = 150.0
 """For a step of some seconds, on a machine that is busy: tells an end from a hang."""

@@ -11,6 +11,8 @@ from support.flows import FlowRunner
 from support.mpi import ALL, path_with
 from support.remote import remote_gang
 
+pytestmark = pytest.mark.slow
+
 END_S = 150.0
 """For a step of some seconds, on a machine that is busy: tells an end from a hang."""
 

@@ -14,6 +14,8 @@ from support.remote import RemoteGang, remote_gang
 from support.requirements import require_tool
 from support.snapshots import looks
 
+pytestmark = pytest.mark.slow
+
 END_S = 60.0
 """Tells an end from a hang, on a machine that is busy."""
 

@@ -17,6 +17,8 @@ from support.processes import read_process
 from support.ray import END_S, START_S, free_port, no_ray_leaks, ray_processes
 from support.requirements import require_packages
 
+pytestmark = pytest.mark.slow
+
 FLOW = """
 import os, time
 from metaflow import FlowSpec, current, metaflow_ray, resources, step

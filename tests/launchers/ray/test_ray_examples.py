@@ -16,6 +16,7 @@ LIMIT = 300.0
 """Seconds: tells "slow" from "hangs". A flow with Ray takes a quarter of a minute on a machine that is idle."""
 
 
+@pytest.mark.slow
 def test_every_node_counts_by_one_actor(flow_run: FlowRunner) -> None:
     require_packages("ray")
     run = flow_run(RAY / "counter.py", "--nodes", "3").ok(LIMIT)
@@ -23,6 +24,7 @@ def test_every_node_counts_by_one_actor(flow_run: FlowRunner) -> None:
     assert re.findall(r"node (\d) did 5 tasks", run.output) == ["0", "1", "2"]
 
 
+@pytest.mark.slow
 def test_a_script_runs_on_the_cluster(flow_run: FlowRunner) -> None:
     require_packages("ray", "numpy")
     run = flow_run(RAY / "script.py").ok(LIMIT)

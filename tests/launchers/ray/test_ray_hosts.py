@@ -226,6 +226,7 @@ def kill(host: Host, program: str) -> None:
     os.kill(process.pid, 9)
 
 
+@pytest.mark.slow
 def test_four_hosts_are_one_cluster(folder: Path) -> None:
     with ray_gang(folder, 4) as gang:
         gang.hosts[3].run(["mount", "-o", "remount,size=64m", "/dev/shm"])

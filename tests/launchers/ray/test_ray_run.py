@@ -18,6 +18,8 @@ from support.flows import FlowRun, FlowRunner
 from support.ray import END_S, START_S, folders, no_ray_leaks, other_ray, ray_processes
 from support.requirements import require_packages
 
+pytestmark = pytest.mark.slow
+
 RICH = """
 import collections, os, sys, time
 from metaflow import FlowSpec, current, metaflow_ray, resources, step

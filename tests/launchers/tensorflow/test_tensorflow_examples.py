@@ -17,6 +17,7 @@ LIMIT = 300.0
 """Seconds: tells "slow" from "hangs". A flow with TensorFlow takes half a minute on two processors."""
 
 
+@pytest.mark.slow
 def test_two_workers_learn_the_digits(flow_run: FlowRunner) -> None:
     require_packages("tensorflow", "sklearn")
     run = flow_run(TENSORFLOW / "digits.py", env=QUIET).ok(LIMIT)
@@ -52,6 +53,7 @@ def test_the_failure_on_purpose_is_told(flow_run: FlowRunner) -> None:
     assert run.left(5) == []
 
 
+@pytest.mark.slow
 def test_two_processes_of_jax_learn_the_digits(flow_run: FlowRunner) -> None:
     require_packages("jax", "sklearn")
     run = flow_run(JAX / "digits.py", env=QUIET).ok(LIMIT)

@@ -70,6 +70,7 @@ def all_ready(gang: RemoteGang, how: str, where: str) -> list[RemoteTask]:
     return tasks
 
 
+@pytest.mark.slow
 def test_three_hosts_learn_the_digits_and_the_chiefs_model_loads(folder: Path) -> None:
     with remote_gang(folder, FLOW, 3) as gang:
         outputs = [task.ok(START_S) for task in gang.start_all(HOW="train", **QUIET)]
@@ -97,6 +98,7 @@ def test_what_a_worker_raises_is_told_on_all_hosts(folder: Path, where: str) -> 
         assert index == 1 or "The first failure was on node 1 (gang1): " in output, output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "node"),
     [("body", 0), *(pytest.param(where, node, marks=BIG) for where, node in (("body", 1), ("run", 1), ("run", 0)))],

@@ -144,6 +144,7 @@ def in_python(code: str, **env: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_what_comes_too_late() -> None:
     require_packages("tensorflow")
     said = in_python(

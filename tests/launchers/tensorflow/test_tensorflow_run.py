@@ -75,6 +75,7 @@ def packages() -> None:
     require_packages("tensorflow", "sklearn")
 
 
+@pytest.mark.slow
 def test_two_nodes_learn_the_digits_and_the_join_scores_the_chiefs_model(flow_run: FlowRunner) -> None:
     run = flow_run(RICH, files=FILES, env=QUIET).ok(2 * START_S)
     nodes = run.artifact("join", "nodes")
@@ -126,6 +127,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pairs", [1, pytest.param(10, marks=[BIG, pytest.mark.timeout(1800)])])
 def test_runs_at_once_and_in_a_row_have_ports_of_their_own(flow_run: FlowRunner, pairs: int) -> None:
     for _ in range(pairs):
@@ -203,6 +205,7 @@ def test_what_a_worker_raises_ends_the_others_in_their_collective(flow_run: Flow
     assert (STACKS in run.output and "in totals" in run.output) == (where == "body"), run.story()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "node"), [("run", 1), pytest.param("body", 1, marks=BIG), pytest.param("body", 0, marks=BIG)]
 )
@@ -352,6 +355,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_roles_and_a_tf_config_of_the_users_own(flow_run: FlowRunner) -> None:
     run = flow_run(ROLES, env=QUIET).ok(START_S)
     configs, chiefs, types = zip(*run.artifact("join", "roles"), strict=True)
@@ -372,6 +376,7 @@ if "work" in sys.argv:
 """
 
 
+@pytest.mark.slow
 def test_using_tensorflow_at_the_top_of_the_flow_is_too_early(flow_run: FlowRunner) -> None:
     run = flow_run(AT_THE_TOP + "    tf.constant(1)\n" + ONCE, files=FILES, env=QUIET)
     said = run.fails(START_S)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from support.flows import FlowRunner
 
+pytestmark = pytest.mark.slow
+
 END_S = 60.0
 
 FLOW = """

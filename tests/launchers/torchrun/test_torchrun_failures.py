@@ -11,6 +11,8 @@ import pytest
 from support.faults import kill_process
 from support.flows import FlowRun, FlowRunner
 
+pytestmark = pytest.mark.slow
+
 START_S = 120.0
 """For four ranks to import torch, on a machine that is busy with other tests."""
 

@@ -17,6 +17,8 @@ from metaflow_extensions.gang.core.guard.host.ports import lease_port
 from metaflow_extensions.gang.launchers.torchrun.options import read_options
 from metaflow_extensions.gang.launchers.torchrun.plan import Job, plan
 
+pytestmark = pytest.mark.slow
+
 require_packages("torch")
 
 DEADLINE_S = 120

@@ -114,6 +114,7 @@ if rank == 0:
 """
 
 
+@pytest.mark.slow
 def test_a_port_that_a_foreign_program_took_is_got_round(flow_run: FlowRunner) -> None:
     run = flow_run(flow(), "--keywords", json.dumps({"entrypoint": "meet.py"}), files={"meet.py": SQUATTED}).ok(LIMIT_S)
     tried = [(run.folder / f"ports-{rank}").read_text().split() for rank in range(3)]
@@ -124,6 +125,7 @@ def test_a_port_that_a_foreign_program_took_is_got_round(flow_run: FlowRunner) -
 MEETS = "import os; open('port-' + os.environ['RANK'], 'w').write(os.environ['MASTER_PORT'])"
 
 
+@pytest.mark.slow
 def test_a_port_of_the_users_choice_is_used_or_refused(flow_run: FlowRunner) -> None:
     keywords = json.dumps({"entrypoint": "meets.py"})
     lease = lease_port("127.0.0.1")
@@ -224,6 +226,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_c10d_meets_on_hosts_whose_names_have_no_address_and_rank_0_is_on_node_0(tmp_path: Path) -> None:
     with remote_gang(tmp_path, C10D, 3) as gang:
         for node, host in enumerate(gang.hosts[index] for index in range(3)):

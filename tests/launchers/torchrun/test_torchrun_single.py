@@ -46,6 +46,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_at_once(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     script = tmp_path / "adds.py"
     script.write_text(ADDS)
@@ -69,6 +70,7 @@ def test_two_at_once(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) 
     assert capfdbinary.readouterr().out.decode().count("total 3.0 ['--name', 'é $HOME']") == 4
 
 
+@pytest.mark.slow
 def test_a_failed_rank_is_told(tmp_path: Path) -> None:
     script = tmp_path / "adds.py"
     script.write_text(ADDS)
@@ -91,6 +93,7 @@ def fail(rank):
 """
 
 
+@pytest.mark.slow
 def test_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "gang_test_functions.py").write_text(FUNCTIONS)
     monkeypatch.syspath_prepend(tmp_path)
@@ -124,6 +127,7 @@ def spreads(ready: Path, then: str) -> str:
     )
 
 
+@pytest.mark.slow
 def test_what_was_started_is_gone_when_the_step_is_interrupted(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     os.mkfifo(ready)
@@ -242,6 +246,7 @@ def test_a_killed_script_leaves_no_rank(tmp_path: Path) -> None:
         assert tree.left(END_S) == []
 
 
+@pytest.mark.slow
 def test_several_runs_in_a_script_one_after_the_other(tmp_path: Path) -> None:
     (tmp_path / "rank.py").write_text("import os, sys; sys.stdout.write(f\"rank {os.environ['RANK']}\\n\")")
     (tmp_path / "script.py").write_text(SCRIPT)
@@ -281,11 +286,13 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_several_runs_in_a_plain_step(flow_run: FlowRunner) -> None:
     run = flow_run(FLOW, "--how", "well").ok(DEADLINE_S)
     assert run.artifact("start", "returned") == [[4, 5], [9, 10]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_plain_step_that_is_ended_leaves_no_rank(flow_run: FlowRunner, number: int) -> None:
     run = flow_run(FLOW, "--how", "hangs", files={"hangs.py": HANGS})
