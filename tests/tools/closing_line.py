@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
+from datetime import timedelta
 
 ORDER = ("failed", "passed", "skipped", "deselected", "xfailed", "xpassed", "warning", "error")
 
@@ -20,11 +21,13 @@ def total(lines: list[str]) -> str:
                 counts[what if what in ORDER else what.rstrip("s")] += int(number)
         found = re.search(r"in ([0-9.]+)s", line)
         seconds += float(found[1]) if found else 0.0
-    plural = {"warning": "warnings", "error": "errors"}
-    parts = [
-        f"{counts[what]} {plural.get(what, what) if counts[what] != 1 else what}" for what in ORDER if counts[what]
-    ]
-    return f" {', '.join(parts) or 'no tests ran'} in {seconds:.2f}s ".center(80, "=")
+    parts = []
+    for what in ORDER:
+        if counts[what]:
+            many = what in ("warning", "error") and counts[what] > 1
+            parts.append(f"{counts[what]} {what}{'s' if many else ''}")
+    clock = f" ({timedelta(seconds=int(seconds))})" if seconds >= 60 else ""
+    return f" {', '.join(parts) or 'no tests ran'} in {seconds:.2f}s{clock} ".center(80, "=")
 
 
 if __name__ == "__main__":
