@@ -52,9 +52,10 @@ PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "program.py")
 
 def launcher(function):
     decorator = getattr(metaflow, NAMES.get(LAUNCHER, LAUNCHER))
-    return decorator(all_nodes_started_timeout=float(os.environ["FAULTS_JOIN_S"]), **OPTIONS.get(LAUNCHER, {}))(
-        function
-    )
+    limits = {"all_nodes_started_timeout": float(os.environ["FAULTS_JOIN_S"])}
+    if "FAULTS_END_S" in os.environ:
+        limits["end_timeout"] = float(os.environ["FAULTS_END_S"])
+    return decorator(**limits, **OPTIONS.get(LAUNCHER, {}))(function)
 
 
 @user_step_decorator

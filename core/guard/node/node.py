@@ -243,7 +243,8 @@ class Node:
         self._stopped.gang_stops()
         if self.work.tasks:
             # Each of the other nodes has a guard that sees to its end: this is for those whose guard is dead.
-            self._kill_tasks_in(self._longest_s(save_s), list(self.work.tasks))
+            longest_s = self._longest_s(save_s)
+            self.loop.call_later(longest_s, lambda: self._kill_overdue(longest_s))
             # What has stored its state is only to exit.
             self._kill_tasks_in(self.ending.exit_s, [node for node in self.work.tasks if self._has_left(node)])
             self.loop.call_later(ABSENT_S + extra_s(save_s), self._kill_the_absent)
@@ -260,6 +261,15 @@ class Node:
     def _kill_tasks_in(self, seconds: float, nodes: list[int]) -> None:
         if nodes:
             self.loop.call_later(seconds, lambda: self.work.kill_tasks(nodes))
+
+    def _kill_overdue(self, seconds: float) -> None:
+        for task in self.work.tasks.values():
+            if task.alive:
+                self.say(
+                    f"node {task.node}'s task did not end within {seconds:.3g} s of the gang's stop (end_timeout is "
+                    f"{self.ending.hooks_s:g} s of that), and its guard did not end it: it is killed."
+                )
+        self.work.kill_tasks(list(self.work.tasks))
 
     def _has_left(self, node: int) -> bool:
         return self.uplink is not None and self.uplink.has_left(node)
