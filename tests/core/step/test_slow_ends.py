@@ -119,6 +119,6 @@ def test_an_end_that_takes_too_long_is_cut_though_the_guard_is_dead(flow_run: Fl
     run = flow_run(FLOW, env={"HOOKS": "2=1000", "WAITS": "1", "END_TIMEOUT": "3"})
     kill_process(pids(run)[2]["guard"])
     run.fails(END_S)
-    cut = "node 2's task did not end within 8.7 s of the gang's stop (end_timeout is 3 s of that), and its guard did not"
+    cut = "node 2's task did not end within 8.7 s of the gang's stop (end_timeout is 3 s of that), and its guard"
     assert cut in run.output, run.story()
     assert "The first failure was on node 2" in run.output and "node 1's task did not" not in run.output
