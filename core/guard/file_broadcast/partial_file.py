@@ -182,6 +182,8 @@ class Part:
                 raise self.fail("What arrived is not what was sent: the SHA-256 differs.")
             try:
                 os.fchmod(self._fd, self.mode)
+                # A file system of another machine says only when a descriptor is closed that its disk is full.
+                os.close(os.dup(self._fd))
                 os.replace(self._path, self.target)
             except OSError as error:
                 raise self.fail(f"{self.target}: {error.strerror or error}.") from None

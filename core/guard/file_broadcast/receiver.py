@@ -23,6 +23,10 @@ KEEP_SECONDS = 30.0
 _BUSY_SECONDS = 2.0
 
 
+class _NoThread(Lost):
+    """This node cannot pass the file on."""
+
+
 class Delivery:
     """One transfer on one node: its part, whoever sends it, and the passing on."""
 
@@ -38,17 +42,25 @@ class Delivery:
         self._running: set[Passing] = set()
 
     def receive(self, link: Link, hops: list[Hop]) -> None:
-        """Take what is missing from ``link``, which takes the place of whoever sent before."""
-        self._attach(link, hops)
+        """Take what is missing from ``link``, which takes the place of whoever sent before.
+
+        Raises
+        ------
+        Lost
+            This node cannot have the file, or cannot pass it on.
+        BulkError
+            The connection broke.
+        """
         self.part.hold()
         try:
+            self._attach(link, hops)
             with self._writing:  # the thread of the one before may still be writing what it has got
                 if self.part.lost is not None:
                     raise self.part.lost
                 link.timeout(STALL_SECONDS)
                 link.send_header({"have": self.part.have})
                 self._fill(link)
-        except BulkError:
+        except (BulkError, _NoThread):
             self._detach(link)
             raise
         finally:
@@ -124,7 +136,8 @@ class Delivery:
             self._passing = None
             self._running.discard(passing)
             self.part.release()
-            raise BulkError(f"The guard has {what_ran_out(error)} to send the file on.") from None
+            # Not of the part itself, which control will send to this node alone.
+            raise _NoThread(f"The guard has {what_ran_out(error)} to send the file on.", everywhere=False) from None
 
     def _detach(self, link: Link) -> None:
         """The sender is gone: wait for another one, for some time."""
@@ -133,9 +146,16 @@ class Delivery:
                 self._link = None
                 self.part.fed = False
                 if not self.part.complete and self.part.lost is None:
-                    self._keeper = threading.Timer(KEEP_SECONDS, self._give_up)
-                    self._keeper.daemon = True
-                    self._keeper.start()
+                    self._keep()
+
+    def _keep(self) -> None:
+        self._keeper = threading.Timer(KEEP_SECONDS, self._give_up)
+        self._keeper.daemon = True
+        try:
+            self._keeper.start()
+        except RuntimeError as error:
+            self._keeper = None
+            self.part.fail(f"The guard has {what_ran_out(error)} to wait for another sender.")
 
     def _give_up(self) -> None:
         with self._changed:

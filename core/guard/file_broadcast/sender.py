@@ -13,6 +13,7 @@ import time
 
 from ..channel.connection import sentence
 from ..tls.link import BulkError, Link
+from . import receiver
 from .hop import Passing, receive_body
 from .partial_file import Lost, Original
 
@@ -110,8 +111,6 @@ def take(link: Link, request: dict[str, Any], key: bytes, cwd: str) -> None:
     A relative target is one below ``cwd``. When the connection breaks, what has come is kept for some seconds, for
     another sender (:data:`~.delivery.KEEP_SECONDS`).
     """
-    from . import receiver
-
     body = receive_body(link)
     try:
         mine, hops = receiver.find(request, body, key, cwd)
@@ -124,6 +123,4 @@ def take(link: Link, request: dict[str, Any], key: bytes, cwd: str) -> None:
 
 def close() -> None:
     """This node takes no more and passes on no more: remove every part that is not complete."""
-    from . import receiver
-
     receiver.close_all()

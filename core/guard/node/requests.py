@@ -202,21 +202,27 @@ class Requests:
     def broadcast(self, request: int, header: Header, payload: bytes) -> None:
         """Send a file to other nodes, each of which passes it on to the next; on a thread."""
 
-        def work() -> None:
-            from ..file_broadcast.sender import send
-            from ..remote_command.node_server import peer_key
+        from ..file_broadcast.sender import send  # here and not in the thread: no descriptor may be left then
+        from ..remote_command.node_server import peer_key
+        from ..tls.link import BulkError
 
+        whose = f"The guard of node {self._node.index}"
+
+        def work() -> None:
             assert self._node.uplink is not None
             answer: Header = {}
             try:
                 send(peer_key(self._node.uplink.secret), header["path"], header["to"], header["hops"], self._node.say)
+            except MemoryError as error:
+                answer = {"error": f"{whose} has {what_ran_out(error)} to send the file."}
             except (BulkError, OSError, ValueError) as error:
                 answer = {"error": str(error)}
             self._node.loop.call_soon_threadsafe(lambda: self._node.desk.answer(request, answer))
 
-        from ..tls.link import BulkError
-
-        threading.Thread(target=work, name="broadcast", daemon=True).start()
+        try:
+            threading.Thread(target=work, name="broadcast", daemon=True).start()
+        except RuntimeError as error:
+            self._node.desk.answer(request, {"error": f"{whose} has {what_ran_out(error)} to send the file."})
 
     def launch(self, request: int, header: Header, payload: bytes) -> None:
         def done(launch: Launch) -> None:

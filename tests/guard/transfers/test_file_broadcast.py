@@ -10,6 +10,8 @@ import contextlib
 import hashlib
 import json
 import os
+import re
+import resource
 import socket
 import stat
 import subprocess
@@ -28,6 +30,8 @@ from support.hosts import Host, Hosts
 from support.remote import START_S, remote_gang
 
 from metaflow_extensions.gang.core.guard.file_broadcast import sender
+from metaflow_extensions.gang.core.guard.file_broadcast.hop import Passing
+from metaflow_extensions.gang.core.guard.file_broadcast.partial_file import Original
 from metaflow_extensions.gang.core.guard.tls.link import BulkError
 
 KEY = os.urandom(32)
@@ -444,6 +448,24 @@ def test_a_node_without_room(net: Net) -> None:
     assert nodes[1].files == []
 
 
+def test_a_node_without_a_thread_to_pass_it_on(net: Net) -> None:
+    """It says so, the one before it sends to the one after it, and control to it alone, which needs one thread less."""
+    nodes = net.grow(3)
+    before, pid = resource.prlimit(nodes[1].process.pid, resource.RLIMIT_AS), nodes[1].process.pid
+    memory = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.prlimit(pid, resource.RLIMIT_AS, (memory + 13 * MIB, before[1]))  # a thread's stack has 8 MiB
+    source = net.source(5 * MIB)
+    original = Original(str(source))
+    passing = Passing(original, "once", "y", [(node.index, HOST, node.port) for node in nodes[1:]], KEY)
+    passing.run()
+    original.close()
+    assert list(passing.missed) == [2]
+    assert "refuses: The guard has no thread left (can't start new thread" in passing.missed[2]
+    assert send(source, "x", [node.hop for node in nodes]) == []
+    assert [node.files for node in nodes] == [["x"], ["x"], ["x", "y"]]
+    assert len({digest(node.cwd / "x") for node in nodes} | {digest(source)}) == 1
+
+
 @pytest.mark.parametrize("change", ["shorter", "longer", "other"])
 def test_a_source_that_changes(net: Net, change: str) -> None:
     """Nobody gets anything, and no part waits for more."""
@@ -632,8 +654,42 @@ def test_a_cut_link(tmp_path: Path) -> None:
                 node.end()
 
 
+def test_a_disk_that_fills_up_on_the_way(tmp_path: Path) -> None:
+    """The node is named with its folder, those after it have the file, and what had come is removed."""
+    with Hosts(4, rate=200) as hosts:
+        nodes: list[Node] = []
+        try:
+            for host in (hosts[1], hosts[2], hosts[3]):
+                host.run(["mount", "-t", "tmpfs", "-o", "size=64M", "tmpfs", "/mnt"])
+                nodes.append(Node(host.index, tmp_path, host))
+            source = tmp_path / "source"
+            source.write_bytes(os.urandom(48 * MIB))
+            control = hosts[0].popen(
+                [sys.executable, "-c", CONTROL], cwd="/", stdin=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+            assert control.stdin is not None
+            order = {"key": KEY.hex(), "path": str(source), "to": "/mnt/x", "hops": [node.hop for node in nodes]}
+            control.stdin.write(json.dumps(order) + "\n")
+            control.stdin.flush()
+            has_some = ["sh", "-c", f"test $(stat -c %s /mnt/.*.part) -gt {4 * MIB}"]
+            wait(lambda: hosts[2].popen(has_some, stderr=subprocess.DEVNULL).wait() == 0)
+            # As much as the file was promised at its start.
+            hosts[2].run(["sh", "-c", "dd if=/dev/zero of=/mnt/other bs=1M count=50 2> /dev/null || true"])
+            _, said = control.communicate(timeout=3 * WAIT_S)
+            # It stopped in the middle; control, which tries once more, finds no room at the start.
+            why = rf"There is no room for {48 * MIB} bytes in /mnt|/mnt: No space left on device"
+            assert re.search(rf"node 2 \({hosts[2].address}\) did not get source: .*({why})\.\n$", said), said
+            assert "node 1 " not in said and "node 3 " not in said
+            for host, files in ((hosts[1], "x"), (hosts[2], "other"), (hosts[3], "x")):
+                assert host.run(["ls", "-A", "/mnt"]).stdout.split() == [files]
+            assert digest(source) in hosts[3].run(["sha256sum", "/mnt/x"]).stdout
+        finally:
+            for node in nodes:
+                node.end()
+
+
 FLOW = """
-import hashlib, os
+import hashlib, os, resource
 from metaflow import FlowSpec, current, gang, step
 
 class Spread(FlowSpec):
@@ -651,6 +707,16 @@ class Spread(FlowSpec):
         gang = current.gang
         here, there = "/dev/shm/it's\\n ä", "/dev/shm/new/place"  # each host has a /dev/shm of its own
         peers = Peers.form(gang, dict(os.environ), "/dev/shm")
+        if gang.is_control:
+            guard, kind = gang._link.guard_pid, resource.RLIMIT_AS
+            with open(f"/proc/{guard}/statm") as statm:
+                memory = int(statm.read().split()[0]) * resource.getpagesize()
+            before = resource.prlimit(guard, kind, (memory + (4 << 20), -1))  # a thread's stack has 8 MiB
+            try:
+                broadcast_file(gang, peers, __file__)
+            except BroadcastFailed as error:
+                print("without a thread:", error.message)
+            resource.prlimit(guard, kind, before)
         data = gang.broadcast(os.urandom(3_000_000))
         if gang.is_control:
             with open(here, "wb") as file:
@@ -707,6 +773,10 @@ def test_broadcast_file_in_a_gang(tmp_path: Path) -> None:
     assert outputs[0].count("refused: ") == 4
     assert "is not there" in outputs[0] and "is a folder" in outputs[0] and "path is a path" in outputs[0]
     assert outputs[0].count("failed: node 2 (10.77.0.12) did not get relative: ") == 1
+    without = (
+        r"without a thread: The guard of node 0 has no thread left \(can't start new thread: .*\) to send the file"
+    )
+    assert len(re.findall(without, outputs[0])) == 1
 
 
 @pytest.mark.slow
