@@ -114,7 +114,7 @@ def test_hooks_have_their_time_though_node_0_or_a_guard_is_dead(flow_run: FlowRu
         assert f"hook of node {node} has uploaded" in run.node_log("work", node), run.story()
 
 
-@pytest.mark.big
+@pytest.mark.slow
 def test_an_end_that_takes_too_long_is_cut_though_the_guard_is_dead(flow_run: FlowRunner) -> None:
     run = flow_run(FLOW, env={"HOOKS": "2=1000", "WAITS": "1", "END_TIMEOUT": "3"})
     kill_process(pids(run)[2]["guard"])

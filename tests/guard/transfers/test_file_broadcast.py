@@ -654,6 +654,7 @@ def test_a_cut_link(tmp_path: Path) -> None:
                 node.end()
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_on_the_way(tmp_path: Path) -> None:
     """The node is named with its folder, those after it have the file, and what had come is removed."""
     with Hosts(4, rate=200) as hosts:
