@@ -34,8 +34,7 @@ TEST_PROCESSES ?= 2
 PYTEST = $(BIN)/pytest -n $(TEST_PROCESSES) --dist worksteal
 
 # Tests that start no flow and few processes.
-QUICK_TESTS := $(addprefix tests/,core/machine core/storage core/remote_shell core/ranks/test_arguments.py \
-	core/ranks/test_misplaced_arguments.py docs/test_architecture.py guard/channel/test_event_loop.py \
+QUICK_TESTS := $(addprefix tests/,core/machine core/storage core/remote_shell core/calls docs/test_architecture.py guard/channel/test_event_loop.py \
 	guard/coordinator/test_root_cause.py launchers/*/test_*_plan.py launchers/torchrun/test_torchrun_explain.py)
 
 # What the tests run besides Python. (The server of redis-server is started by its test, not by the package.)

@@ -31,12 +31,13 @@ from ..guard.processes.process_table import GANG_MARKER
 from ..logs import LOG_BYTES
 from ..machine.network import require_tls
 from ..machine.proxies import reach_nodes_directly
+from ..rendezvous import absence_report
+from ..rendezvous.local_nodes import control_environment, task_ids
 from ..storage.results import results_prefix
-from . import absence, interrupt
+from . import run_interrupt
 from .exception_record import record
 from .lifecycle import Lifecycle
 from .live_output import show_lines_at_once
-from .local_nodes import control_environment, task_ids
 from .nested_run import refuse_to_nest
 
 _BEFORE_BODY = "Metaflow or a decorator, before the step's body,"
@@ -180,12 +181,12 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
         self.log_bytes = int(min(setting("log_megabytes", LOG_BYTES >> 20, unit="megabytes"), 1 << 20) * (1 << 20))
         self.gpus, self.cpus = requested(decos, "gpu"), requested(decos, "cpu")
         self.check_attributes()
-        interrupt.heed_one_interrupt()
-        absence.expect(step)
+        run_interrupt.heed_one_interrupt()
+        absence_report.expect(step)
 
     def runtime_init(self, flow: Any, graph: Any, package: Any, run_id: str) -> None:
         super().runtime_init(flow, graph, package, run_id)
-        interrupt.pass_on_interrupts()
+        run_interrupt.pass_on_interrupts()
         show_lines_at_once()
 
     def runtime_step_cli(
@@ -194,7 +195,7 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
         super().runtime_step_cli(cli_args, retry_count, max_user_code_retries, ubf_context)
         if ubf_context == UBF_CONTROL:
             task, name = cli_args.task, secrets.token_hex(8)
-            cli_args.env[interrupt.CONTROL_MARKER] = str(os.getpid())
+            cli_args.env[run_interrupt.CONTROL_MARKER] = str(os.getpid())
             cli_args.env[GANG_MARKER] = f"{name}.0"
             if not self._elsewhere:
                 environ = {**os.environ, **cli_args.env}
@@ -272,7 +273,7 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
     ) -> bool | None:
         if self._lifecycle is None:
             told = record(exception, _BEFORE_BODY)
-            absence.tell(told["text"], told["detail"], told["kind"])
+            absence_report.tell(told["text"], told["detail"], told["kind"])
         elif self._lifecycle.begun:
             self._lifecycle.failed_outside(exception)
         else:
@@ -304,4 +305,4 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
         current._update_env({"gang": gang, **members})
 
 
-absence.watch()  # as early as this: the flow file, which is being loaded, may not come to its end
+absence_report.watch()  # as early as this: the flow file, which is being loaded, may not come to its end

@@ -24,9 +24,10 @@ from ..guard_client.link import INTERRUPT, STACKS, Link
 from ..logs import say
 from ..machine.gpus import cpu_count, gpu_count
 from ..machine.network import NoRoute, own_address_within
-from . import absence, interrupt, local_nodes, nested_run
+from ..rendezvous import absence_report, local_nodes
+from ..rendezvous.datastore_meeting import DatastoreMeeting, MeetingFailed
+from . import nested_run, run_interrupt
 from .exception_record import record
-from .meeting import DatastoreMeeting, MeetingFailed
 from .termination import LOADED, Preemption
 
 if TYPE_CHECKING:
@@ -105,8 +106,8 @@ class Forming:
         end_stdin()
         if local_nodes.is_local() and self._is_control:
             if local_nodes.is_of_a_run(self._task.task_id):
-                self._run = interrupt.run_of()
-                interrupt.refuse_without_a_run(self._run)
+                self._run = run_interrupt.run_of()
+                run_interrupt.refuse_without_a_run(self._run)
             else:
                 self._run = os.getppid()
 
@@ -118,8 +119,8 @@ class Forming:
         if self._num_nodes == 1:
             for name, value in _ALONE.items():
                 os.environ.setdefault(name, value)
-        self._node = absence.node_index(self._is_control)
-        task, control_task = self._task, absence.control_task(self._task)
+        self._node = absence_report.node_index(self._is_control)
+        task, control_task = self._task, absence_report.control_task(self._task)
         identity = [task.flow_name, task.run_id, task.step_name, control_task, task.attempt]
         self._gang_id = self._gang_id or os.environ.get(GANG_MARKER, "").rpartition(".")[0] or secrets.token_hex(8)
         os.environ[GANG_MARKER] = f"{self._gang_id}.{self._node}"
@@ -158,7 +159,7 @@ class Forming:
             joining["failure"] = {"node": self._node, "time": time.time(), **record(self._unfit, self._who)}
         header = self._join(link, joining, control_task)
         self._joined = True
-        absence.settle()
+        absence_report.settle()
         if self._meeting is not None and self._is_control:
             self._meeting.close()
         nodes = tuple(
@@ -263,8 +264,10 @@ class Forming:
         """At the meeting place, for those who wait: this node will not join. Nothing is done where nodes are local."""
         if local_nodes.is_local() or self._num_nodes == 1:
             return
-        node = absence.node_index(self._is_control)
-        absence.leave_word(self._datastore_meeting(absence.control_task(self._task)), node, record(error, who))
+        node = absence_report.node_index(self._is_control)
+        absence_report.leave_word(
+            self._datastore_meeting(absence_report.control_task(self._task)), node, record(error, who)
+        )
 
     def _datastore_meeting(self, control_task: str) -> DatastoreMeeting:
         task = self._task

@@ -12,7 +12,7 @@ from ..exceptions import GangException, GangFailed, GangInterrupt, GuardDied
 from ..guard.host.owned_files import remove_in_its_stead
 from ..guard_client.link import Link
 from ..logs import save_node_logs, say, say_and_store
-from . import absence, local_nodes
+from ..rendezvous import absence_report, local_nodes
 from .exception_record import record, shorten
 from .forming import Forming
 
@@ -178,15 +178,15 @@ class Lifecycle(Forming):
 
     def _close_the_meeting(self, raised: BaseException) -> None:
         """Who comes now finds the story there; and control, what became of a node that has failed before it joined."""
-        absence.settle()
+        absence_report.settle()
         if local_nodes.is_local() or (self._num_nodes == 1 and self._meeting is None):
             return
         with contextlib.suppress(Exception):  # the datastore may be what failed; the attempt is in the key anyway
-            meeting = self._meeting or self._datastore_meeting(absence.control_task(self._task))
+            meeting = self._meeting or self._datastore_meeting(absence_report.control_task(self._task))
             if self._is_control:
                 meeting.close(self._story or str(raised))
             elif not self._joined and not isinstance(raised, GangFailed):
-                absence.leave_word(meeting, absence.node_index(False), record(raised, self._who))
+                absence_report.leave_word(meeting, absence_report.node_index(False), record(raised, self._who))
 
     def _clean_up_after_guard(self, link: Link, logs: bool) -> None:
         """What the guard would have done in the end, storing the other local nodes' ``logs`` included."""

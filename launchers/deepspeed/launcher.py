@@ -9,14 +9,14 @@ from typing import Any
 
 from ...core.attributes import declared_port, read_port
 from ...core.calls.entrypoint import Entrypoint, read_entrypoint
+from ...core.calls.local_process import explain
 from ...core.calls.misplaced_arguments import suggesting
+from ...core.calls.returns import Results, outcome
 from ...core.exceptions import BadAttribute, PortTaken, ProcessFailed
 from ...core.gang.gang import Gang
 from ...core.logs import say
 from ...core.machine.network import interface_for, network_variables
-from ...core.ranks.local_process import explain
 from ...core.ranks.rank_wrapper import FOLDER
-from ...core.ranks.returns import Results, outcome
 from ...core.ranks.torch_extensions import hold_extensions
 from ...core.remote_shell.channel import names
 from ...core.remote_shell.choice import LEFT_BY_MPICH

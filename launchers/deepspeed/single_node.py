@@ -10,14 +10,14 @@ from metaflow import current
 
 from ...core.attributes import read_port
 from ...core.calls.entrypoint import read_entrypoint
+from ...core.calls.local_process import explain
 from ...core.calls.misplaced_arguments import suggesting
+from ...core.calls.returns import Results, without_return
 from ...core.exceptions import BadAttribute, ProcessFailed
 from ...core.guard.host.ports import lease_port
 from ...core.guard_client.single_node import alone
 from ...core.machine.network import network_variables
 from ...core.ranks.functions import load_return, read_returns
-from ...core.ranks.local_process import explain
-from ...core.ranks.returns import Results, without_return
 from ...core.ranks.torch_extensions import hold_extensions
 from ...core.storage.results import results_prefix
 from .config import with_files

@@ -9,10 +9,10 @@ from typing import Any
 
 from ...core.attributes import check_variables
 from ...core.calls.entrypoint import Entrypoint, read_entrypoint
+from ...core.calls.local_process import run_program
 from ...core.calls.misplaced_arguments import suggesting
 from ...core.gang.gang import Gang
 from ...core.ranks.functions import load_return, read_returns
-from ...core.ranks.local_process import run_program
 from .failure import RayException
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from ...core.attributes import check_variables
 from ...core.calls.entrypoint import read_entrypoint
+from ...core.calls.local_process import run_program
 from ...core.calls.misplaced_arguments import suggesting
+from ...core.calls.returns import Results, outcome
 from ...core.exceptions import BadAttribute
 from ...core.gang.gang import Gang
-from ...core.ranks.local_process import run_program
-from ...core.ranks.returns import Results, outcome
 from .failure import TensorflowException
 from .roles import PEER_LOST, Roles, acts_as_chief, tf_config
 

@@ -10,12 +10,12 @@ from typing import Any
 from ...core.attributes import declared_port, read_port
 from ...core.calls.entrypoint import Entrypoint, read_entrypoint
 from ...core.calls.misplaced_arguments import suggesting
+from ...core.calls.returns import Results, outcome
 from ...core.exceptions import BadAttribute, PortTaken, ProcessFailed
 from ...core.gang.gang import Gang, offered
 from ...core.logs import say
 from ...core.machine.network import network_variables
 from ...core.machine.neuron import own_neuron_cores
-from ...core.ranks.returns import Results, outcome
 from ...core.ranks.torch_extensions import hold_extensions
 from .failure import TorchrunException, explain
 from .options import TORCHRUN_OPTIONS, Options, check_nodes, choose_launcher, choose_nproc, read_options

@@ -9,6 +9,7 @@ from typing import Any
 
 from ...core.calls.entrypoint import read_entrypoint
 from ...core.calls.misplaced_arguments import suggesting
+from ...core.calls.returns import without_return
 from ...core.exceptions import ProcessFailed
 from ...core.gang.launch_plan import LaunchPlan
 from ...core.guard_client.single_node import alone
@@ -16,7 +17,6 @@ from ...core.machine.gpus import cpu_count, gpu_count
 from ...core.machine.network import network_variables
 from ...core.machine.neuron import neuron_cores
 from ...core.ranks.functions import load_return, read_returns
-from ...core.ranks.returns import without_return
 from ...core.ranks.torch_extensions import hold_extensions
 from .failure import TorchrunException, explain
 from .options import TORCHRUN_OPTIONS, Options, check_nodes, choose_nproc, read_options

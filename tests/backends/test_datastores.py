@@ -76,7 +76,7 @@ OPEN = """
 import json, sys
 import metaflow
 from metaflow.datastore.flow_datastore import FlowDataStore
-from metaflow_extensions.gang.core.step.meeting import DatastoreMeeting, MeetingClosed
+from metaflow_extensions.gang.core.rendezvous.datastore_meeting import DatastoreMeeting, MeetingClosed
 from metaflow_extensions.gang.core.storage.objects import ObjectNotFound, Objects, storage_of
 
 kind, root = sys.argv[1:]

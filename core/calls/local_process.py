@@ -7,12 +7,12 @@ import re
 import sys
 from collections.abc import Mapping
 
-from ..calls.entrypoint import Entrypoint
 from ..exceptions import GangException, ProcessFailed
 from ..gang.gang import Gang
 from ..gang.launch_plan import LaunchPlan, Process
 from ..guard.root_cause import indent
-from .functions import RANK_MAIN, load_error
+from ..ranks.functions import RANK_MAIN, load_error
+from .entrypoint import Entrypoint
 
 
 def run_program(

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..calls.entrypoint import Entrypoint
 from ..exceptions import BadAttribute, GangException
 from ..gang.gang import Gang
 from ..logs import say
+from ..ranks.functions import FunctionCall, load_return, read_returns
 from ..storage.results import BadFolder, cloud_folder, push_folder
-from .functions import FunctionCall, load_return, read_returns
+from .entrypoint import Entrypoint
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import pytest
 from metaflow.datastore.flow_datastore import FlowDataStore
 from metaflow.plugins.datastores.local_storage import LocalStorage
 
-from metaflow_extensions.gang.core.step.meeting import (
+from metaflow_extensions.gang.core.rendezvous.datastore_meeting import (
     DatastoreMeeting,
     MeetingClosed,
     MeetingFailed,
@@ -50,7 +50,7 @@ WAIT = """
 import sys, metaflow
 from metaflow.datastore.flow_datastore import FlowDataStore
 from metaflow.plugins.datastores.local_storage import LocalStorage
-from metaflow_extensions.gang.core.step.meeting import DatastoreMeeting
+from metaflow_extensions.gang.core.rendezvous.datastore_meeting import DatastoreMeeting
 store = FlowDataStore("Train", storage_impl=LocalStorage, ds_root=sys.argv[1])
 print("waiting", flush=True)
 print(DatastoreMeeting(store, "Train", "7", "train", "12", 0).poll(60).hex())

@@ -10,12 +10,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .. import logs
 from ..exceptions import BadAttribute
 from ..gang.gang import TaskInfo
 from ..guard.processes.process_table import GANG_MARKER
-from ..logs import say
 from ..machine.gpus import TooFewGpus, share_gpus, visible_gpus
-from .interrupt import CONTROL_MARKER
+from ..step.run_interrupt import CONTROL_MARKER
 
 MEETING_VARIABLE = "METAFLOW_GANG_MEETING"
 """Number of the descriptor from which another node's task reads where to join. Never the secret itself."""
@@ -99,7 +99,7 @@ def node_environments(
     """
     values, notice = _gpu_shares(num_nodes, requested_gpus)
     if notice:
-        say(notice)
+        logs.say(notice)
     environments = []
     for node, visible in enumerate(values):
         environment = {**_place(node, num_nodes, control_task), GANG_MARKER: f"{gang_id}.{node}"}
@@ -188,6 +188,5 @@ def log_saver(flow_datastore: Any, task: TaskInfo, num_nodes: int, folder: str, 
     path = os.path.join(folder, "log-saver.json")
     with open(path, "w", encoding="utf-8") as file:
         json.dump(spec, file)
-    module = __name__.rpartition(".")[0] + ".logs"
-    program = f"import sys, metaflow, importlib; importlib.import_module({module!r}).main(sys.argv[1])"
+    program = f"import sys, metaflow, importlib; importlib.import_module({logs.__name__!r}).main(sys.argv[1])"
     return {"argv": [sys.executable, "-c", program, path], "env": dict(os.environ), "cwd": os.getcwd()}

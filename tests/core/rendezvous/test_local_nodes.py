@@ -10,7 +10,7 @@ from support.flows import FlowRunner, without_gzip
 
 from metaflow_extensions.gang.core.exceptions import BadAttribute
 from metaflow_extensions.gang.core.guard.processes.process_table import GANG_MARKER
-from metaflow_extensions.gang.core.step import local_nodes
+from metaflow_extensions.gang.core.rendezvous import local_nodes
 
 RUN_S = 120.0
 """For a flow to end, on a machine that is busy with other tests."""

@@ -18,9 +18,9 @@ from typing import Any
 
 from ..gang.gang import TaskInfo
 from ..guard.root_cause import Failure, story
-from . import nested_run
+from ..step import nested_run
+from .datastore_meeting import DatastoreMeeting
 from .local_nodes import is_local
-from .meeting import DatastoreMeeting
 
 _expected = False
 """Whether this process runs a step of ours, which our decorators know once the flow file is loaded."""
