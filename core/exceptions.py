@@ -26,7 +26,7 @@ from typing import Any
 
 from metaflow.exception import MetaflowException
 
-from .guard.root_cause import how_it_ended, indent, last_lines
+from .guard.text import how_it_ended, indent, last_lines
 
 
 class GangException(MetaflowException):  # type: ignore[misc]

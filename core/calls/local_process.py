@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from ..exceptions import GangException, ProcessFailed
 from ..gang.gang import Gang
 from ..gang.launch_plan import LaunchPlan, Process
-from ..guard.root_cause import indent
+from ..guard.text import indent
 from ..ranks.functions import RANK_MAIN, load_error
 from .entrypoint import Entrypoint
 

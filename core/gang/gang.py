@@ -13,7 +13,7 @@ from typing import Any
 from ..attributes import check_variables
 from ..exceptions import BadAttribute, GangException, PortTaken, ProcessFailed
 from ..guard.host.private_folder import is_private
-from ..guard.root_cause import indent, last_lines
+from ..guard.text import indent, last_lines
 from ..guard_client.link import Link
 from ..step.termination import Preemption
 from .collectives import gather

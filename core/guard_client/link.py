@@ -27,7 +27,7 @@ from ..guard.loop.framing import Decoder, WireError, encode
 from ..guard.processes import process_table
 from ..guard.processes.lineage import give_number
 from ..guard.processes.pipe_writers import left_by_task, pipes, started
-from ..guard.root_cause import how_it_ended
+from ..guard.text import how_it_ended
 
 INTERRUPT = getattr(signal, "SIGRTMIN", signal.SIGUSR2 - 7) + 7 if sys.platform == "linux" else signal.SIGUSR2
 """Interrupts the body. A real-time signal where there are such: user code is free to use SIGUSR1 and SIGUSR2."""

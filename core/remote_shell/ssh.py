@@ -25,7 +25,7 @@ from ..exceptions import GangException, ProcessFailed, ToolMissing
 from ..gang.gang import Gang
 from ..gang.launch_plan import Process
 from ..guard.processes.process_table import GANG_MARKER
-from ..guard.root_cause import last_lines
+from ..guard.text import last_lines
 from .hostfile import write_private
 from .ssh_config import (
     Peer,

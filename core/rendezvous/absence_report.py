@@ -17,7 +17,8 @@ from types import TracebackType
 from typing import Any
 
 from ..gang.gang import TaskInfo
-from ..guard.root_cause import Failure, story
+from ..guard.coordinator.root_cause import failure_report
+from ..guard.failure_record import Failure
 from ..step import nested_run
 from .datastore_meeting import DatastoreMeeting
 from .local_nodes import is_local
@@ -54,7 +55,7 @@ def leave_word(meeting: DatastoreMeeting, node: int, told: dict[str, Any]) -> No
     failure = Failure(node, told["kind"], told["text"], time.time(), told["detail"])
     with contextlib.suppress(Exception):
         if node == 0:
-            meeting.close(story([failure], {0: socket.gethostname()}))
+            meeting.close(failure_report([failure], {0: socket.gethostname()}))
         else:
             meeting.leave_word(failure.to_json())
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
-from ..guard.root_cause import Failure
+from ..guard.failure_record import Failure
 
 _MAGIC = b"mf.gang"
 _OPEN, _CLOSED, _FAILED = b"open", b"closed", b"failed"

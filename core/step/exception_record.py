@@ -10,7 +10,8 @@ from types import TracebackType
 from typing import Any
 
 from ..exceptions import GangException
-from ..guard.root_cause import EVIDENCE, PEER, TEXT_LIMIT, shortened
+from ..guard.failure_record import EVIDENCE, PEER, TEXT_LIMIT
+from ..guard.text import shortened
 
 SHOWN_LIMIT = 30_000
 """Characters of an exception's message that a step raises; its lines are limited as those of a failure's details."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...core.exceptions import GangException, ProcessFailed
-from ...core.guard.root_cause import indent
+from ...core.guard.text import indent
 
 PEER_LOST = (
     # Open MPI 4's runtime, on control: the one on another node is gone.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...core.exceptions import GangException, ToolMissing
-from ...core.guard.root_cause import indent
+from ...core.guard.text import indent
 
 
 class RayException(GangException):

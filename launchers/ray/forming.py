@@ -17,7 +17,7 @@ from ...core.exceptions import BadAttribute, GangException, ProcessFailed, packa
 from ...core.gang.gang import Gang
 from ...core.gang.launch_plan import Process
 from ...core.guard.processes.process_table import GANG_MARKER
-from ...core.guard.root_cause import last_lines
+from ...core.guard.text import last_lines
 from ...core.logs import say
 from ...core.machine.network import network_variables
 from ...core.remote_shell.choice import own_slots, sharing

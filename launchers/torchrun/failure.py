@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...core.exceptions import GangException, ProcessFailed, ToolMissing
-from ...core.guard.root_cause import indent
+from ...core.guard.text import indent
 from ...core.ranks.functions import load_error
 
 

@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+from ..failure_record import EVIDENCE, PEER, Failure
 from ..loop.event_loop import Loop, Timer
 from ..processes import process_table
 from ..rank_reports.complaints import matches, telling_lines
 from ..rank_reports.rank_end import LEFT_EARLY, Words, how_a_rank_ended, left_by_ranks, read_words
-from ..root_cause import EVIDENCE, PEER, Failure, last_lines, last_traceback, said_by
+from ..text import last_lines, last_traceback, said_by
 from . import inherited
 from .output import Pump
 from .tail import Tail

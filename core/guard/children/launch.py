@@ -8,11 +8,12 @@ import subprocess
 import time
 from collections.abc import Callable
 
+from ..failure_record import Failure
 from ..loop.event_loop import Loop
 from ..processes import process_table
 from ..rank_reports.complaints import matches
 from ..rank_reports.rank_end import ended_well, has_ranks
-from ..root_cause import Failure, how_it_ended, last_lines, last_traceback
+from ..text import how_it_ended, last_lines, last_traceback
 from .child import Child
 from .output import Labelled, Log, Raw
 

@@ -6,7 +6,8 @@ import re
 import time
 from collections.abc import Callable
 
-from ..root_cause import Failure, how_it_ended
+from ..failure_record import Failure
+from ..text import how_it_ended
 from .awaited_line import Search
 from .output import Labelled
 

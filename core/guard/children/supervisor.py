@@ -7,10 +7,10 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
 
+from ..failure_record import Failure
 from ..loop.event_loop import Loop
 from ..processes import process_table
 from ..processes.stopped import stopped_below
-from ..root_cause import Failure
 from . import launch as launches
 from .child import Child
 from .launch import Launch, NodeTask

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 
+from ..failure_record import CUT, DIED, LOST, PEER, Failure
 from ..loop.timeouts import SILENT
 from ..node.preemption import KIND, extra_s, stop_message
-from ..root_cause import CUT, DIED, LOST, PEER, Failure, causes, ranks_that_left, story
 from .liveness import FROZEN, kernel_state
+from .root_cause import causes, failure_report, ranks_that_left
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
@@ -78,7 +79,7 @@ class Failures:
     def first_line(self) -> str:
         """The first failure in one line, as a part of a sentence, for a node that was restarted."""
         short = [failure.replaced(detail="") for failure in self._records]
-        line = story(short, self._hub.hostnames).splitlines()[0]
+        line = failure_report(short, self._hub.hostnames).splitlines()[0]
         return line[:1].lower() + line[1:]
 
     # -- a node that lost another one --------------------------------------------------------------------------------
@@ -162,7 +163,7 @@ class Failures:
         left = ranks_that_left(told, self._hub.ended_ranks)
         self._told = {
             "op": "story",
-            "story": story(self._records, self._hub.hostnames, left),
+            "story": failure_report(self._records, self._hub.hostnames, left),
             "causes": [{"node": failure.teller} for failure in told],
             "left": left,
         }

@@ -10,15 +10,16 @@ import time
 from collections.abc import Callable
 
 from ..channel.connection import Connection, cannot_understand, send_to_all
+from ..failure_record import LOST, Failure
 from ..loop.event_loop import Loop
 from ..loop.timeouts import TIMEOUTS
 from ..node.preemption import stop_message
-from ..root_cause import LOST, Failure, story
 from .collectives import Gathers, Mismatch
 from .failures import Failures
 from .join_deadline import RollCall
 from .liveness import Liveness, Silent
 from .messages import Checker, check_info
+from .root_cause import failure_report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
@@ -255,7 +256,8 @@ class Hub:
         self.members.pop(failure.node, None)
         self._liveness.forget(connection)
         connection.send(stop_message(failure))
-        connection.send({"op": "story", "story": story([failure], self.hostnames), "causes": [{"node": failure.node}]})
+        report = failure_report([failure], self.hostnames)
+        connection.send({"op": "story", "story": report, "causes": [{"node": failure.node}]})
         connection.close()
         if failure.node not in self.left:
             self.fail(failure)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 
+from ..failure_record import Failure
 from ..loop.event_loop import Loop, Timer
-from ..root_cause import Failure
 
 PROGRESS_S = (5.0, 15.0, 60.0)
 """When a late node is named; the last is repeated."""

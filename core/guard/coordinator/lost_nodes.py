@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable, Set
 
 from ..channel.connection import Connection
+from ..failure_record import Failure
 from ..loop.event_loop import Loop
 from ..node.preemption import stop_message
-from ..root_cause import Failure, causes, story
 from .failures import STORY_SETTLE_S, STORY_WAIT_S
+from .root_cause import causes, failure_report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
@@ -81,7 +82,7 @@ class LostNode:
         name, text = _name(self._node, self._hostname), _clause(told[0])
         self._say(f"{name} was lost: {text}. The step goes on without it.")
         if self.connection is not None:
-            said = story(self._failures, {self._node: self._hostname})
+            said = failure_report(self._failures, {self._node: self._hostname})
             self.connection.send({"op": "story", "story": said, "causes": [{"node": told[0].teller}]})
         self._on_told()
 

@@ -6,9 +6,10 @@ another node passes here first; an operation that is new in :meth:`.hub.Hub.rece
 
 from __future__ import annotations
 
+from ..failure_record import EVIDENCE, PEER, TEXT_LIMIT
 from ..loop.framing import Nonsense
 from ..loop.untrusted import integer, number, shown, string
-from ..root_cause import DETAIL_LIMIT, EVIDENCE, PEER, TEXT_LIMIT
+from ..text import DETAIL_LIMIT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import

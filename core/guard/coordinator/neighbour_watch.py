@@ -13,9 +13,9 @@ from contextlib import suppress
 from ..channel.accept import Acceptor
 from ..channel.connect import LONGEST_PAUSE, ConnectError, Dial, connect
 from ..channel.connection import Connection, Identity, cannot_understand
+from ..failure_record import LOST, Failure
 from ..loop.event_loop import Timer
 from ..loop.timeouts import SILENT, TIMEOUTS, tune
-from ..root_cause import LOST, Failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import

@@ -12,6 +12,8 @@ import time
 
 from ..children.launch import NodeTask
 from ..children.supervisor import Work
+from ..coordinator.root_cause import causes, failure_report
+from ..failure_record import CUT, LOST, PEER, Failure
 from ..host.owned_files import Owned
 from ..loop.event_loop import Loop
 from ..loop.stream import Stream
@@ -19,7 +21,6 @@ from ..processes.exit_status import Program, deserted, task_failure
 from ..processes.stopped import Stopped
 from ..processes.task_children import TaskChildren
 from ..processes.watch import TaskWatch
-from ..root_cause import CUT, LOST, PEER, Failure, causes, story
 from . import cleanup
 from .pending_requests import Desk
 from .preemption import KIND, Preemption, extra_s
@@ -202,7 +203,7 @@ class Node:
         self._stop(failure.order, failure.kind == KIND)
         if self.told is None:
             told = causes(self._failures)
-            self._tell({"story": story(told, {}), "causes": [{"node": cause.teller} for cause in told]})
+            self._tell({"story": failure_report(told, {}), "causes": [{"node": cause.teller} for cause in told]})
 
     def has_fault(self, text: str, trace: str) -> None:
         """A callback of this guard has raised: the gang ends, as far as this guard can still see to that."""

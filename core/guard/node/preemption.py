@@ -11,7 +11,7 @@ import signal
 import time
 from functools import partial
 
-from ..root_cause import Failure
+from ..failure_record import Failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import

@@ -10,12 +10,12 @@ from functools import partial
 from ..children import launch as launches
 from ..children.launch import Launch
 from ..coordinator.hub_link import LocalUplink, RemoteUplink
+from ..failure_record import EVIDENCE, Failure
 from ..loop.framing import WireError
 from ..loop.limits import too_few_files, what_ran_out
 from ..processes import process_table
 from ..processes.stopped import control_guard_of
 from ..processes.watch import TaskWatch
-from ..root_cause import EVIDENCE, Failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 
-from ..root_cause import Failure, how_it_ended
+from ..failure_record import Failure
+from ..text import how_it_ended
 from . import process_table
 
 TYPE_CHECKING = False

@@ -6,7 +6,7 @@ import os
 import signal
 import time
 
-from ..root_cause import Failure
+from ..failure_record import Failure
 from . import process_table
 
 TYPE_CHECKING = False

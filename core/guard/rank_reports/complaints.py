@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..root_cause import LAST_LINES
+from ..text import LAST_LINES
 
 ALIKE = 3
 """Lines alike but for their numbers that are shown of what several ranks have written together."""

@@ -8,7 +8,7 @@ import os
 import re
 import signal
 
-from ..root_cause import how_it_ended, shortened, signal_name
+from ..text import how_it_ended, shortened, signal_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import

@@ -13,7 +13,8 @@ import pytest
 from support.faults import kill_process
 from support.flows import FlowRun, FlowRunner
 
-from metaflow_extensions.gang.core.guard.root_cause import Failure, story
+from metaflow_extensions.gang.core.guard.coordinator.root_cause import failure_report
+from metaflow_extensions.gang.core.guard.failure_record import Failure
 
 START_S = 90.0
 """For a flow to be up, on a machine that is busy with other tests."""
@@ -248,7 +249,7 @@ def test_a_message_of_any_length_is_told(flow_run: FlowRunner) -> None:
 
 
 def test_many_failures_of_one_moment_fit_a_message() -> None:
-    told = story([Failure(node, "exception", "raised", 1.0, "trace\n" * 2000) for node in range(1024)], {})
+    told = failure_report([Failure(node, "exception", "raised", 1.0, "trace\n" * 2000) for node in range(1024)], {})
     assert len(told) < 500_000
     assert "node 0: raised" in told and "1016 more, on nodes 8, 9, 10" in told
 

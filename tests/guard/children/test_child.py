@@ -20,9 +20,10 @@ from support.processes import read_process, wait_gone
 from metaflow_extensions.gang.core.guard.children import child as children
 from metaflow_extensions.gang.core.guard.children.child import Child
 from metaflow_extensions.gang.core.guard.children.launch import Launch
+from metaflow_extensions.gang.core.guard.failure_record import EVIDENCE, PEER
 from metaflow_extensions.gang.core.guard.loop.event_loop import Loop
 from metaflow_extensions.gang.core.guard.processes import process_table
-from metaflow_extensions.gang.core.guard.root_cause import EVIDENCE, LAST_LINES, PEER
+from metaflow_extensions.gang.core.guard.text import LAST_LINES
 from metaflow_extensions.gang.core.ranks.rank_report import REPORT
 
 PYTHON = sys.executable

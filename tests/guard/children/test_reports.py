@@ -10,13 +10,7 @@ import pytest
 
 from metaflow_extensions.gang.core.guard.rank_reports.complaints import matches, telling_lines
 from metaflow_extensions.gang.core.guard.rank_reports.reports import KEPT, NUMBERED_RANKS, Reports, chosen
-from metaflow_extensions.gang.core.guard.root_cause import (
-    DETAIL_LIMIT,
-    DETAIL_LINES,
-    last_traceback,
-    said_by,
-    shortened,
-)
+from metaflow_extensions.gang.core.guard.text import DETAIL_LIMIT, DETAIL_LINES, last_traceback, said_by, shortened
 from metaflow_extensions.gang.core.ranks.peer_lost import RANK_PEER_LOST, port_taken
 from metaflow_extensions.gang.core.ranks.rank_report import REPORT
 from metaflow_extensions.gang.launchers.mpi.failure import PEER_LOST as MPI_PEER_LOST

@@ -18,10 +18,10 @@ from metaflow_extensions.gang.core.guard.channel.connection import Connection, I
 from metaflow_extensions.gang.core.guard.coordinator.failures import STORY_SETTLE_S, STORY_WAIT_S
 from metaflow_extensions.gang.core.guard.coordinator.hub import Hub
 from metaflow_extensions.gang.core.guard.coordinator.hub_link import RemoteUplink
+from metaflow_extensions.gang.core.guard.failure_record import EVIDENCE, LOST, PEER, Failure
 from metaflow_extensions.gang.core.guard.loop.event_loop import Loop
 from metaflow_extensions.gang.core.guard.loop.timeouts import TIMEOUTS
 from metaflow_extensions.gang.core.guard.node.preemption import KIND
-from metaflow_extensions.gang.core.guard.root_cause import EVIDENCE, LOST, PEER, Failure
 
 SECRET = os.urandom(32)
 GANG = Identity("TrainFlow", "17", "train", "4", 0)

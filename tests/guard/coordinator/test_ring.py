@@ -18,8 +18,8 @@ from support.paths import TESTS
 
 from metaflow_extensions.gang.core.guard.channel.connection import Connection, Identity
 from metaflow_extensions.gang.core.guard.coordinator.neighbour_watch import Ring
+from metaflow_extensions.gang.core.guard.failure_record import Failure
 from metaflow_extensions.gang.core.guard.loop.event_loop import Loop
-from metaflow_extensions.gang.core.guard.root_cause import Failure
 
 GANG = Identity("F", "1", "s", "2", 0)
 SHORT_GANGS = TESTS / "support" / "short_gangs.py"

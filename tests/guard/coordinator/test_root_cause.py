@@ -12,23 +12,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metaflow_extensions.gang.core.guard.root_cause import (
+from metaflow_extensions.gang.core.guard.coordinator.root_cause import (
+    TIE_S,
+    causes,
+    failure_report,
+    merge,
+    ranks_that_left,
+)
+from metaflow_extensions.gang.core.guard.failure_record import EVIDENCE, LOST, PEER, Failure
+from metaflow_extensions.gang.core.guard.text import (
     DETAIL_LIMIT,
     DETAIL_LINES,
-    EVIDENCE,
-    LOST,
-    PEER,
-    TIE_S,
-    Failure,
-    causes,
     how_it_ended,
     indent,
     last_traceback,
-    merge,
-    ranks_that_left,
     said_by,
     signal_name,
-    story,
 )
 
 NOW = 1_700_000_000.0
@@ -139,13 +138,13 @@ def test_a_record_travels_whole_and_its_detail_is_cut_in_the_middle() -> None:
 
 
 def test_the_story_names_node_host_and_last_words() -> None:
-    assert story([], {}) == "The gang ended without a known cause."
+    assert failure_report([], {}) == "The gang ended without a known cause."
     record = failure(2, text="rank 5 was killed by SIGSEGV", detail="a\nb\n")
-    assert story([record, failure(0, 1.0)], {2: "host-b"}) == (
+    assert failure_report([record, failure(0, 1.0)], {2: "host-b"}) == (
         "The first failure was on node 2 (host-b): rank 5 was killed by SIGSEGV\n  | a\n  | b"
     )
-    assert story([failure(2)], {}) == "The first failure was on node 2: rank 2 exited with code 1"
-    both = story([failure(2), failure(1)], {1: "host-a"})
+    assert failure_report([failure(2)], {}) == "The first failure was on node 2: rank 2 exited with code 1"
+    both = failure_report([failure(2), failure(1)], {1: "host-a"})
     assert both == (
         "These failed within the same moment:\n"
         "- node 2: rank 2 exited with code 1\n- node 1 (host-a): rank 1 exited with code 1"
@@ -200,7 +199,7 @@ def test_ranks_that_left_are_named_beside_the_one_that_misses_them_and_beside_no
         "while others still needed it."
     )
     left = ranks_that_left([complains], {1: [(3, NOW + 9.8)]})
-    assert story([complains], {}, left).splitlines()[-1] == (
+    assert failure_report([complains], {}, left).splitlines()[-1] == (
         "Rank 3 on node 1 had ended with code 0, 0.2 s before, while others still needed it."
     )
     many = ranks_that_left([complains], {1: [(rank, NOW) for rank in range(100, 120)]})

@@ -20,7 +20,7 @@ import os, signal, subprocess, sys
 import metaflow, metaflow_extensions.gang.core
 with open(sys.argv[1], "w") as procs:
     procs.write(str(os.getpid()))
-from metaflow_extensions.gang.core.guard.root_cause import how_it_ended
+from metaflow_extensions.gang.core.guard.text import how_it_ended
 hog = "held = []\\nwhile True: held.append(bytearray(b'x') * (1 << 20))"
 print(how_it_ended(-signal.SIGKILL), flush=True)
 print(subprocess.run([sys.executable, "-c", "open('/proc/self/oom_score_adj', 'w').write('1000')\\n" + hog]).returncode)

@@ -17,8 +17,8 @@ from support.paths import TESTS
 
 from metaflow_extensions.gang.core.exceptions import GangException, ProcessFailed, ToolMissing
 from metaflow_extensions.gang.core.guard.children.child import Child
+from metaflow_extensions.gang.core.guard.failure_record import EVIDENCE, PEER
 from metaflow_extensions.gang.core.guard.rank_reports.reports import Report, Reports, chosen
-from metaflow_extensions.gang.core.guard.root_cause import EVIDENCE, PEER
 from metaflow_extensions.gang.core.ranks.functions import RankTraceback
 from metaflow_extensions.gang.core.ranks.peer_lost import RANK_PEER_LOST
 from metaflow_extensions.gang.launchers.torchrun.failure import (

@@ -1,0 +1,129 @@
+"""Which of all failure records is the root cause, and the failure report that every node shows.
+
+Order of causes:
+
+1. evidence: death by a signal that we did not send, an exception, a non-zero exit, a task that vanished;
+2. a lost connection or host;
+3. an error that says "my peer is gone", from a process whose peer did fail.
+
+Within a class the earlier one counts, by the control guard's clock; two that are closer together than their clocks can
+tell apart are both named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ..failure_record import EVIDENCE, PEER, Failure
+from ..text import indent
+
+TIE_S = 0.002
+"""Two records closer than this are a tie even on one clock: it is the time a guard needs to notice two deaths."""
+
+LEAVING_S = 1.0
+"""How long after a complaint about it a rank's end with code 0 may be noted: it closes its connections before."""
+
+TOLD = 8
+"""How many failures of the same moment are told with all they know; the others are named."""
+
+
+def merge(failures: Sequence[Failure]) -> list[Failure]:
+    """One record per dead task, of which its guard knows where in its step it was, and its parent what it wrote last;
+    and none of the ring's about a node that is lost to node 0 as well.
+    """
+    lost = {failure.node for failure in failures if failure.kind == "lost"}
+    words = {failure.node: failure for failure in failures if failure.kind == "task-words"}
+    tasks: dict[int, Failure] = {}
+    others: list[Failure] = []
+    for failure in failures:
+        if failure.rank is None and failure.kind in ("task", "task-signal", "task-exit"):
+            known = tasks.get(failure.node)
+            tasks[failure.node] = failure if known is None else _of_one_task(known, failure)
+        elif failure.kind != "task-words" and (failure.peer is None or lost.isdisjoint((0, failure.peer))):
+            others.append(failure)
+    for node, said in words.items():
+        if node in tasks:
+            tasks[node] = _of_one_task(tasks[node], said).replaced(kind=tasks[node].kind)
+    # A task that ended because its own body failed has told so itself; its exit adds nothing.
+    told_nodes = {failure.node for failure in others if failure.order == EVIDENCE}
+    return others + [task for node, task in tasks.items() if node not in told_nodes or task.kind == "task-signal"]
+
+
+def _of_one_task(one: Failure, other: Failure) -> Failure:
+    """What its guard and its parent say of a dead task: its end by the one that knows it, and by its guard where both
+    do, which adds where in its step the task was; the last output by its parent, which has it.
+    """
+    plain, told = sorted((one, other), key=lambda record: (record.kind != "task", len(record.text)))
+    return told.replaced(time=min(one.time, other.time), detail=told.detail or plain.detail)
+
+
+def causes(failures: Sequence[Failure]) -> list[Failure]:
+    """The record that explains the rest, or several where the clocks cannot tell which was first."""
+    records = merge(failures)
+    if not records:
+        return []
+    order = min(record.order for record in records)
+    ranked = sorted((record for record in records if record.order == order), key=lambda record: record.time)
+    first = ranked[0]
+    return [
+        record
+        for record in ranked
+        if record is first
+        or (record.node != first.node and record.time - first.time <= TIE_S + first.uncertainty + record.uncertainty)
+    ]
+
+
+def ranks_that_left(told: Sequence[Failure], ended: Mapping[int, Sequence[tuple[int, float]]]) -> str:
+    """A sentence about the ranks that had ended with code 0 where all that is known is that others miss one; else "".
+
+    Parameters
+    ----------
+    told : sequence of Failure
+        What :func:`causes` gives.
+    ended : mapping
+        By node, its ranks of the last launch that ended with code 0, and when.
+    """
+    if not told or told[0].order != PEER:
+        return ""
+    # A rank closes its connections before it is gone, so its end may be noted after the complaint.
+    found = sorted(
+        (moment, rank, node)
+        for node, ranks in ended.items()
+        for rank, moment in ranks
+        if moment <= told[0].time + LEAVING_S and rank not in {failure.rank for failure in told}
+    )
+    if not found:
+        return ""
+    names = [
+        f"rank {rank} on node {node} had ended with code 0{_before(told[0].time - moment)}"
+        for moment, rank, node in found[:TOLD]
+    ]
+    more = f", and {len(found) - TOLD} more ranks" if len(found) > TOLD else ""
+    sentence = f"{', '.join(names)}{more}, while others still needed it."
+    return sentence[0].upper() + sentence[1:]
+
+
+def _before(seconds: float) -> str:
+    return f", {seconds:.1f} s before" if seconds >= 0.05 else " at that moment"
+
+
+def failure_report(failures: Sequence[Failure], hostnames: dict[int, str], left: str = "") -> str:
+    """What every node tells: the first failure, by node, with its traceback or last output.
+
+    ``left`` is a sentence to be told with it: see :func:`ranks_that_left`.
+    """
+    told = causes(failures)
+    if not told:
+        return "The gang ended without a known cause."
+    parts = []
+    for record in told[:TOLD]:
+        host = hostnames.get(record.node, "")
+        where = f"node {record.node}" + (f" ({host})" if host else "")
+        parts.append(f"{where}: {record.text}" + (f"\n{indent(record.detail)}" if record.detail.strip() else ""))
+    after = f"\n{left}" if left else ""
+    if len(parts) == 1:
+        return "The first failure was on " + parts[0] + after
+    if len(told) > TOLD:
+        more = ", ".join(str(record.node) for record in told[TOLD : TOLD + 100])
+        parts.append(f"{len(told) - TOLD} more, on nodes {more}" + (" ..." if len(told) > TOLD + 100 else ""))
+    return "These failed within the same moment:\n" + "\n".join("- " + part for part in parts) + after

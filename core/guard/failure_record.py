@@ -1,0 +1,79 @@
+"""The record of one failure on one node, as it travels between the guards and into the failure report."""
+
+from __future__ import annotations
+
+from .text import shortened
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from typing import Any
+
+EVIDENCE, LOST, PEER = 1, 2, 3
+
+DIED = (
+    "its container ran out of memory, which can kill all of its processes at once, or its host, its container or its "
+    "guard process has died"
+)
+"""What may be behind a connection whose other side has ended it, or has reset it: a kernel there answered. From version
+1.28 on Kubernetes ends a whole container for want of memory, and nobody is left there who could tell.
+"""
+
+CUT = f"{DIED}, or the network between them is cut"
+"""What may be behind a connection on which nothing comes any more."""
+
+TEXT_LIMIT = 2_000
+"""Characters of a clause; an exception's message may be of any length."""
+
+
+class Failure:
+    """One thing that went wrong on one node.
+
+    ``time`` is seconds since the epoch on the clock of whoever holds the record; ``uncertainty`` what that may be off
+    by. ``text`` is a clause that follows the node's name: "rank 3 was killed by SIGKILL"; ``detail`` a traceback or the
+    last output; ``peer`` the node to which ``node`` lost its connection of the ring; ``teller`` the node whose task
+    raises its own exception about it, ``node`` but for ranks that another node has started. (A dataclass would be
+    shorter, but importing dataclasses takes the guard half of its start-up time.)
+    """
+
+    __slots__ = ("detail", "kind", "node", "order", "peer", "rank", "teller", "text", "time", "uncertainty")
+
+    def __init__(
+        self,
+        node: int,
+        kind: str,
+        text: str,
+        time: float,
+        detail: str = "",
+        rank: int | None = None,
+        order: int = EVIDENCE,
+        uncertainty: float = 0.0,
+        peer: int | None = None,
+        teller: int | None = None,
+    ) -> None:
+        self.node = node
+        self.kind = kind
+        self.text = text if len(text) <= TEXT_LIMIT else text[:TEXT_LIMIT] + " ..."
+        self.time = time
+        self.detail = shortened(detail)
+        self.rank = rank
+        self.order = order
+        self.uncertainty = uncertainty
+        self.peer = peer
+        self.teller = node if teller is None else teller
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Failure:
+        return cls(**{name: record[name] for name in cls.__slots__ if name in record})
+
+    def replaced(self, **changes: Any) -> Failure:
+        return Failure(**{**self.to_json(), **changes})
+
+    def corrected(self, offset: float, uncertainty: float) -> Failure:
+        """The same record on a clock that is ``offset`` seconds ahead of the one it was made on."""
+        return self.replaced(time=self.time + offset, uncertainty=self.uncertainty + uncertainty)
+
+    def __repr__(self) -> str:
+        return f"Failure({self.to_json()})"
