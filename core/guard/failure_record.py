@@ -10,6 +10,9 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
 
 EVIDENCE, LOST, PEER = 1, 2, 3
 
+PREEMPTED = "preempted"
+"""Kind of the failure of a node that is told to end; bodies may save before the gang is gone."""
+
 DIED = (
     "its container ran out of memory, which can kill all of its processes at once, or its host, its container or its "
     "guard process has died"

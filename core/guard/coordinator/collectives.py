@@ -26,18 +26,18 @@ class Mismatch(Exception):
         self.node = node
 
 
-class _Gather:
+class _Collective:
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.entries: dict[int, tuple[Header, bytes]] = {}
 
 
-class Gathers:
+class Collectives:
     """Of a gang of ``num_nodes`` nodes, by the number that each node counts its calls with."""
 
     def __init__(self, num_nodes: int) -> None:
         self._num_nodes = num_nodes
-        self._open: dict[int, _Gather] = {}
+        self._open: dict[int, _Collective] = {}
         self._bytes: dict[int, int] = {}
 
     def add(self, node: int, header: Header, payload: bytes) -> tuple[Header, bytes] | None:
@@ -59,7 +59,7 @@ class Gathers:
         self._bytes[node] = self._bytes.get(node, 0) + len(payload)
         if self._bytes[node] > MOST_BYTES:
             raise Nonsense(f"more than {MOST_BYTES} bytes for collectives that are under way")
-        gather = self._open.setdefault(number, _Gather(kind))
+        gather = self._open.setdefault(number, _Collective(kind))
         if gather.kind != kind:
             raise Mismatch(
                 node,

@@ -3,40 +3,55 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
-from ..failure_record import CUT, DIED, LOST, PEER, Failure
+from ..failure_record import CUT, DIED, LOST, PEER, PREEMPTED, Failure
+from ..loop.event_loop import Loop
 from ..loop.timeouts import SILENT
-from ..node.preemption import KIND, extra_s, stop_message
 from .liveness import FROZEN, kernel_state
-from .root_cause import causes, failure_report, ranks_that_left
+from .root_cause import REPORT_SETTLE_S, REPORT_WAIT_S, causes, failure_report, ranks_that_left
+from .stopping import extra_s, stop_message
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from ..loop.framing import Header
-    from .hub import Hub
-
-STORY_WAIT_S = 1.0
-"""How long the story waits for the other nodes' records after the first failure. Stopping does not wait for it."""
+    from .lost_nodes import LostNodes
+    from .roster import Roster
 
 SILENCE_WAIT_S = 1.5
 """How much longer it waits where all that is known is that nodes lost a peer, and one of them has said nothing."""
 
-STORY_SETTLE_S = 0.1
-"""The least wait: a death is seen by several guards, and the one that knows most may be second by milliseconds."""
-
 
 class Failures:
-    """Of the gang of ``hub``; see there.
+    """The failures of a gang, from the first one to the report of all.
+
+    Parameters
+    ----------
+    roster : Roster
+        Whose nodes are stopped, asked and told.
+    on_stop : callable
+        Called once, when the first failure stops the gang.
 
     Attributes
     ----------
     stopping : bool
         Whether a failure has stopped the gang.
+    lost_nodes : LostNodes or None
+        Set once the gang goes on without the nodes that it loses.
+    ended_ranks : dict
+        By node, its ranks of the last launch that ended with code 0, and when.
+    save_s : float
+        Seconds that a body may take to save when it is preempted, the longest of all nodes.
     """
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, loop: Loop, roster: Roster, on_stop: Callable[[], None]) -> None:
         self.stopping = False
-        self._hub = hub
+        self.lost_nodes: LostNodes | None = None
+        self.ended_ranks: dict[int, list[tuple[int, float]]] = {}
+        self.save_s = 0.0
+        self._loop = loop
+        self._roster = roster
+        self._on_stop = on_stop
         self._records: list[Failure] = []
         self._since = 0.0
         self._told: Header | None = None  # the story, once it is told
@@ -47,8 +62,7 @@ class Failures:
 
     def add(self, failure: Failure) -> None:
         """Record a failure; the first one stops the gang, unless it tolerates it."""
-        tolerance = self._hub.tolerance
-        if self._told is not None or (tolerance is not None and tolerance.takes(failure)):
+        if self._told is not None or (self.lost_nodes is not None and self.lost_nodes.takes(failure)):
             return
         if failure.peer is not None and not self.stopping:
             self._ask(failure, failure.peer)
@@ -59,17 +73,16 @@ class Failures:
         self._records.append(failure)
         if self.stopping:
             return
-        hub = self._hub
         self.stopping = True
         self._since = time.monotonic()
-        hub.roll.end()
-        if hub.tolerance is not None:
-            hub.tolerance.ending = True
-        hub.broadcast(stop_message(failure))
+        self._on_stop()
+        if self.lost_nodes is not None:
+            self.lost_nodes.ending = True
+        self._roster.broadcast(stop_message(failure))
         # Whoever tells the story ends, and with node 0, or a pod, a cluster ends those that still save.
-        saving = extra_s(hub.save_s) if failure.kind == KIND else 0.0
-        hub.loop.call_later(STORY_WAIT_S + saving, self._tell_what_is_known)
-        hub.loop.call_later(STORY_SETTLE_S, self._maybe_tell)
+        saving = extra_s(self.save_s) if failure.kind == PREEMPTED else 0.0
+        self._loop.call_later(REPORT_WAIT_S + saving, self._tell_what_is_known)
+        self._loop.call_later(REPORT_SETTLE_S, self._maybe_tell)
 
     def messages(self) -> list[Header]:
         """What a node gets that joins while the gang ends: all that the others have got."""
@@ -79,7 +92,7 @@ class Failures:
     def first_line(self) -> str:
         """The first failure in one line, as a part of a sentence, for a node that was restarted."""
         short = [failure.replaced(detail="") for failure in self._records]
-        line = failure_report(short, self._hub.hostnames).splitlines()[0]
+        line = failure_report(short, self._roster.hostnames).splitlines()[0]
         return line[:1].lower() + line[1:]
 
     # -- a node that lost another one --------------------------------------------------------------------------------
@@ -89,20 +102,20 @@ class Failures:
 
         One that does not answer is lost to node 0 too, which tells so by itself.
         """
-        if peer in self._hub.members:
+        if peer in self._roster.members:
             self._questions += 1
             self._asked[self._questions] = (peer, failure)
-            self._hub.send(peer, {"op": "ask", "number": self._questions})
+            self._roster.send(peer, {"op": "ask", "number": self._questions})
 
     def answered(self, node: int, number: int) -> None:
         """``node`` has answered question ``number``: it is there, so its network to the other one is cut."""
         if self._asked.get(number, (None, None))[0] != node:
             return
         peer, failure = self._asked.pop(number)
-        if self._told is not None or not self._hub.left.isdisjoint((peer, failure.node)):
+        if self._told is not None or not self._roster.left.isdisjoint((peer, failure.node)):
             return
-        if self._hub.tolerance is not None:
-            self._hub.tolerance.cut(failure, peer)
+        if self.lost_nodes is not None:
+            self.lost_nodes.cut(failure, peer)
         else:
             self._record(failure)
 
@@ -127,7 +140,7 @@ class Failures:
         """The connection of ``node`` has ended."""
         # A guard that stops says so before it closes. That one is gone counts only where all others blame somebody.
         is_cause = not self.stopping or (node not in self._stopped and self._blames_a_peer())
-        if node not in self._hub.left and is_cause:
+        if node not in self._roster.left and is_cause:
             how = reason or "closed before its work was done"
             text = f"the connection from it to node 0 was lost ({how}): {CUT if reason in SILENT else DIED}"
             self.add(Failure(node, "lost", text, time.time(), order=LOST))
@@ -141,38 +154,38 @@ class Failures:
     # -- the story ---------------------------------------------------------------------------------------------------
 
     def _maybe_tell(self) -> None:
-        if not self.stopping or time.monotonic() - self._since < STORY_SETTLE_S:
+        if not self.stopping or time.monotonic() - self._since < REPORT_SETTLE_S:
             return
-        if self._stopped >= set(self._hub.infos):
+        if self._stopped >= set(self._roster.infos):
             self._tell()
 
     def _tell_what_is_known(self) -> None:
         if self._blames_a_peer() and self._unheard():
             # Where somebody's silence is to be the cause, a machine that is busy gets more than a moment.
-            self._hub.loop.call_later(SILENCE_WAIT_S, self._tell)
+            self._loop.call_later(SILENCE_WAIT_S, self._tell)
         else:
             self._tell()
 
     def _tell(self) -> None:
         if self._told is not None:
             return
-        if self._hub.tolerance is not None:
-            self._hub.tolerance.tell()
+        if self.lost_nodes is not None:
+            self.lost_nodes.tell()
         self._blame_the_silent()
         told = causes(self._records)
-        left = ranks_that_left(told, self._hub.ended_ranks)
+        left = ranks_that_left(told, self.ended_ranks)
         self._told = {
             "op": "story",
-            "story": failure_report(self._records, self._hub.hostnames, left),
+            "story": failure_report(self._records, self._roster.hostnames, left),
             "causes": [{"node": failure.teller} for failure in told],
             "left": left,
         }
-        self._hub.broadcast(self._told)
+        self._roster.broadcast(self._told)
         self._maybe_all_gone()
 
     def _maybe_all_gone(self) -> None:
-        if self.stopping and not self._hub.members_left:
-            self._hub.deliver({"op": "all-gone"}, b"")
+        if self.stopping and not self._roster.members_left:
+            self._roster.deliver({"op": "all-gone"}, b"")
 
     def _blame_the_silent(self) -> None:
         """Where nobody knows a cause but that another one is gone, it is who does not even answer a stop."""
@@ -180,7 +193,7 @@ class Failures:
             return
         # What a guard has to say of a stop comes in milliseconds, whatever its task does.
         for node in self._unheard():
-            connection = self._hub.members.get(node)
+            connection = self._roster.members.get(node)
             state = kernel_state(connection.sock) if connection is not None else None
             is_there = state is not None and state[1] == 0
             text = f"does not answer node 0, {FROZEN}" if is_there else f"answers node 0 no more: {CUT}"
@@ -188,7 +201,7 @@ class Failures:
 
     def _unheard(self) -> list[int]:
         """Who has said nothing since the first failure."""
-        return sorted(self._hub.infos.keys() - self._heard - self._hub.left - self._stopped)
+        return sorted(self._roster.infos.keys() - self._heard - self._roster.left - self._stopped)
 
     def _blames_a_peer(self) -> bool:
         """Whether all that is known are failures of nodes that say themselves that another one went first."""

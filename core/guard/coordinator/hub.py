@@ -9,22 +9,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from ..channel.connection import Connection, cannot_understand, send_to_all
+from ..channel.connection import Connection, cannot_understand
 from ..failure_record import LOST, Failure
 from ..loop.event_loop import Loop
 from ..loop.timeouts import TIMEOUTS
-from ..node.preemption import stop_message
-from .collectives import Gathers, Mismatch
+from .collectives import Collectives, Mismatch
 from .failures import Failures
-from .join_deadline import RollCall
+from .join_deadline import JoinDeadline
 from .liveness import Liveness, Silent
 from .messages import Checker, check_info
 from .root_cause import failure_report
+from .roster import Roster
+from .stopping import stop_message
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from ..loop.framing import Header
-    from .lost_nodes import Tolerance
 
 ENDING = "this gang is ending: "
 """What the refusal of a restarted node begins with where the gang ends for another reason, which follows."""
@@ -34,7 +34,7 @@ ALONE = "its own network is cut"
 
 
 class Hub:
-    """Roster, collectives and the verdict for ``num_nodes`` nodes; node 0 is control's own.
+    """The gang's roster, collectives and failures, for ``num_nodes`` nodes; node 0 is control's own.
 
     Parameters
     ----------
@@ -57,47 +57,27 @@ class Hub:
         say: Callable[[str], None],
         start_bulk: Callable[[], int],
     ) -> None:
-        self.loop = loop
+        self._loop = loop
         self._num_nodes = num_nodes
-        self.deliver = deliver
         self._say = say
         self._start_bulk = start_bulk
-        self.infos: dict[int, Header] = {}
-        self.members: dict[int, Connection] = {}
-        self._gathers = Gathers(num_nodes)
-        self._done: set[int] = set()  # whose body has ended well
-        self.left: set[int] = set()  # and whose state is stored besides
-        self.silent: set[int] = set()  # who does not answer, for which nobody waits
-        self.save_s = 0.0
-        self.ended_ranks: dict[int, list[tuple[int, float]]] = {}  # by node: rank, and when it ended with code 0
+        self.roster = Roster(deliver)
+        self._collectives = Collectives(num_nodes)
         self._complete = False
-        self.tolerance: Tolerance | None = None
-        self.failures = Failures(self)
         self._liveness = Liveness(loop, self._not_answering)
-        self.roll = RollCall(loop, num_nodes, timeout_s, self.infos, say, self.fail)
+        self._deadline = JoinDeadline(loop, num_nodes, timeout_s, self.roster.infos, say, self.fail)
+        self.failures = Failures(loop, self.roster, self._deadline.end)
 
     # -- joining -----------------------------------------------------------------------------------------------------
 
-    @property
-    def hostnames(self) -> dict[int, str]:
-        return {node: str(info.get("hostname", "")) for node, info in self.infos.items()}
-
-    @property
-    def members_left(self) -> bool:
-        """Whether any other node is still connected, and answers."""
-        return not self.silent.issuperset(self.members)
-
-    def has_left(self, node: int) -> bool:
-        """Whether ``node`` has stored its state and said goodbye."""
-        return node in self.left
-
     def close(self, then: Callable[[], None]) -> None:
         """Say goodbye to whoever is still connected; ``then`` when that is out."""
-        self.roll.end()
+        self._deadline.end()
         self._liveness.close()
-        lost = self.tolerance.connections() if self.tolerance is not None else []
-        waiting = [*self.members.values(), *lost]
-        self.members.clear()
+        lost_nodes = self.failures.lost_nodes
+        lost = lost_nodes.connections() if lost_nodes is not None else []
+        waiting = [*self.roster.members.values(), *lost]
+        self.roster.members.clear()
         remaining = [len(waiting)]
 
         def one_closed() -> None:
@@ -114,7 +94,7 @@ class Hub:
         """Why ``node``, which has proved the secret, may not join; None where it may."""
         if role != "member" or not 0 < node < self._num_nodes:
             return f"this gang has nodes 0 to {self._num_nodes - 1}, no {role} {node}"
-        if node in self.infos:
+        if node in self.roster.infos:
             if self.failures.stopping:
                 return ENDING + self.failures.first_line()
             self.fail(Failure(node, "restarted", "was restarted: it joined twice in one attempt", time.time()))
@@ -134,23 +114,25 @@ class Hub:
 
         connection.on_frame = on_frame
         connection.on_close = lambda conn, reason: self._closed(conn, reason)
-        self.members[node] = connection
+        self.roster.members[node] = connection
         port = connection.info.get("ring_port")
         self._liveness.watch(connection, (connection.address, port) if type(port) is int else None)
         self.join(node, {**connection.info, "address": connection.address})
 
     def join(self, node: int, info: Header) -> None:
-        self.infos[node] = info
+        """Add ``node`` to the gang; the last one completes it."""
+        infos = self.roster.infos
+        infos[node] = info
         if self.failures.stopping:
             # It has failed at nothing: it is to tell what the others tell, and so it is taken.
             for message in self.failures.messages():
-                self.send(node, message)
-        elif len(self.infos) == self._num_nodes and not any(info.get("unfit") for info in self.infos.values()):
+                self.roster.send(node, message)
+        elif len(infos) == self._num_nodes and not any(info.get("unfit") for info in infos.values()):
             # (One that is unfit tells its failure next: no body is to begin before that, which might even end.)
             self._complete = True
-            self.roll.end()
-            roster = [self.infos[index] for index in range(self._num_nodes)]
-            self.broadcast({"op": "roster", "nodes": roster, "timeouts": TIMEOUTS.as_list()})
+            self._deadline.end()
+            nodes = [infos[index] for index in range(self._num_nodes)]
+            self.roster.broadcast({"op": "roster", "nodes": nodes, "timeouts": TIMEOUTS.as_list()})
 
     # -- messages ----------------------------------------------------------------------------------------------------
 
@@ -162,49 +144,47 @@ class Hub:
             self._gather(node, header, payload)
         elif op == "fail":
             failure = Failure.from_json(header["failure"])
-            connection = self.members.get(node)
+            connection = self.roster.members.get(node)
             if connection is not None:
                 failure = failure.corrected(connection.offset, connection.uncertainty)
             self.fail(failure)
         elif op == "ranks-ended":
-            offset = connection.offset if (connection := self.members.get(node)) is not None else 0.0
-            self.ended_ranks[node] = [(rank, moment + offset) for rank, moment in header["ranks"]]
+            offset = connection.offset if (connection := self.roster.members.get(node)) is not None else 0.0
+            self.failures.ended_ranks[node] = [(rank, moment + offset) for rank, moment in header["ranks"]]
         elif op == "stopped":
             self.failures.stopped(node)
         elif op == "ends-task":
-            self.deliver({"op": "ends-task", "node": node}, b"")
+            self.roster.deliver({"op": "ends-task", "node": node}, b"")
         elif op == "bye":
             self._leave(node)
         elif op == "done":
-            self._done.add(node)
+            self.roster.done.add(node)
             self._check_deserted()
             if node == 0:
-                self.broadcast({"op": "control-done"})
+                self.roster.broadcast({"op": "control-done"})
         elif op == "heard" and type(header.get("number")) is int:
             self.failures.answered(node, header["number"])
         elif op == "cancel":
-            self.broadcast({"op": "cancel", "key": header["key"]})
+            self.roster.broadcast({"op": "cancel", "key": header["key"]})
         elif op == "bulk":
             self._open_bulk(node)
         elif op == "tolerate" and node == 0:
             self._tolerate()
         elif op == "save-seconds":
-            self.save_s = max(self.save_s, header["seconds"])
-            self.broadcast({"op": "save-seconds", "seconds": self.save_s})
+            self.failures.save_s = max(self.failures.save_s, header["seconds"])
+            self.roster.broadcast({"op": "save-seconds", "seconds": self.failures.save_s})
 
     def _tolerate(self) -> None:
         """From here on the gang goes on without the nodes that it loses."""
         if not self.failures.stopping:
-            from .lost_nodes import Tolerance
+            from .lost_nodes import LostNodes
 
-            self.tolerance = Tolerance(
-                self.loop, self.members, self.left, self.hostnames, self._say, self._lost, self._check_all_left
-            )
-            self.broadcast({"op": "tolerate"})
+            self.failures.lost_nodes = LostNodes(self._loop, self.roster, self._say, self._lost, self._check_all_left)
+            self.roster.broadcast({"op": "tolerate"})
 
     def _lost(self, node: int) -> None:
         self.failures.lost(node)
-        self.deliver({"op": "lost", "node": node}, b"")
+        self.roster.deliver({"op": "lost", "node": node}, b"")
 
     def _open_bulk(self, node: int) -> None:
         try:
@@ -213,23 +193,23 @@ class Hub:
             text = f"its guard could not open the way for large values: {error}"
             self.fail(Failure(0, "guard", text, time.time()))
         else:
-            self.send(node, {"op": "bulk", "port": port})
+            self.roster.send(node, {"op": "bulk", "port": port})
 
     def _gather(self, node: int, header: Header, payload: bytes) -> None:
         try:
-            whole = self._gathers.add(node, header, payload)
+            whole = self._collectives.add(node, header, payload)
         except Mismatch as mismatch:
             self._blame(mismatch)
             return
         if whole is None:
             self._check_deserted()
         else:
-            self.broadcast(*whole)
+            self.roster.broadcast(*whole)
 
     def _check_deserted(self) -> None:
         """A collective that a node whose body is done can never take part in."""
         try:
-            self._gathers.check_deserted(self._done)
+            self._collectives.check_deserted(self.roster.done)
         except Mismatch as mismatch:
             self._blame(mismatch)
 
@@ -238,41 +218,43 @@ class Hub:
             self.fail(Failure(mismatch.node, "mismatch", str(mismatch), time.time()))
 
     def _leave(self, node: int) -> None:
-        self.send(node - 1, {"op": "left"})
-        if node in self._done:  # else its guard ends without that, and says why
-            self.left.add(node)
+        self.roster.send(node - 1, {"op": "left"})
+        if node in self.roster.done:  # else its guard ends without that, and says why
+            self.roster.left.add(node)
             self._check_all_left()
 
     def _check_all_left(self) -> None:
-        left, told = self.left, True
-        if self.tolerance is not None:
-            left, told = left | self.tolerance.lost.keys(), self.tolerance.all_told
+        left, told, lost_nodes = self.roster.left, True, self.failures.lost_nodes
+        if lost_nodes is not None:
+            left, told = left | lost_nodes.lost.keys(), lost_nodes.all_told
         if self._complete and told and len(left - {0}) == self._num_nodes - 1:
-            self.deliver({"op": "all-left"}, b"")
+            self.roster.deliver({"op": "all-left"}, b"")
 
     def _misbehaved(self, connection: Connection, error: Exception) -> None:
         """A node sent what cannot be understood: that node ends, and is told why."""
         failure = Failure(connection.node, "nonsense", cannot_understand(error), time.time())
-        self.members.pop(failure.node, None)
+        self.roster.members.pop(failure.node, None)
         self._liveness.forget(connection)
         connection.send(stop_message(failure))
-        report = failure_report([failure], self.hostnames)
+        report = failure_report([failure], self.roster.hostnames)
         connection.send({"op": "story", "story": report, "causes": [{"node": failure.node}]})
         connection.close()
-        if failure.node not in self.left:
+        if failure.node not in self.roster.left:
             self.fail(failure)
         self.failures.ended(failure.node)
 
     def _closed(self, connection: Connection, reason: str) -> None:
         node = connection.node
-        self.members.pop(node, None)
+        self.roster.members.pop(node, None)
         self._liveness.forget(connection)
         self.failures.closed(node, reason)
 
     def _not_answering(self, silent: list[Silent], answering: int) -> None:
         """Nodes that have sent nothing for too long. Their connections stay: one that goes on hears why it must end."""
-        nodes = [one.connection.node for one in silent if self.members.get(one.connection.node) is one.connection]
-        self.silent.update(nodes)
+        nodes = [
+            one.connection.node for one in silent if self.roster.members.get(one.connection.node) is one.connection
+        ]
+        self.roster.silent.update(nodes)
         now = time.time()
         alone = len(nodes) > 1 and not answering and not any(one.frozen for one in silent)
         if alone:
@@ -288,15 +270,3 @@ class Hub:
     def fail(self, failure: Failure) -> None:
         """Record a failure; the first one stops the gang, unless it tolerates it."""
         self.failures.add(failure)
-
-    # -- sending -----------------------------------------------------------------------------------------------------
-
-    def send(self, node: int, header: Header, payload: bytes = b"") -> None:
-        if node == 0:
-            self.deliver(header, payload)
-        elif node in self.members:
-            self.members[node].send(header, payload)
-
-    def broadcast(self, header: Header, payload: bytes = b"") -> None:
-        send_to_all(list(self.members.values()), header, payload)
-        self.deliver(header, payload)

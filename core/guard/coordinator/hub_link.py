@@ -134,20 +134,24 @@ class LocalUplink:
         ready(self.address, self._start_bulk(), self.secret)
 
     def has_left(self, node: int) -> bool:
-        return self._hub.has_left(node)
+        return node in self._hub.roster.left
 
     def has_joined(self, node: int) -> bool:
-        return node in self._hub.hostnames
+        return node in self._hub.roster.infos
 
     def guards(self) -> dict[int, int]:
-        found = {node: self._hub.infos[node].get("guard") for node in self._hub.members if node in self._hub.infos}
+        found = {
+            node: self._hub.roster.infos[node].get("guard")
+            for node in self._hub.roster.members
+            if node in self._hub.roster.infos
+        }
         return {node: pid for node, pid in found.items() if type(pid) is int and pid > 1}
 
     def leave(self, then: Callable[[], None]) -> None:
         then()
 
     def may_leave(self, told: bool) -> bool:
-        return told and not self._hub.members_left
+        return told and not self._hub.roster.members_left
 
     def close(self, then: Callable[[], None]) -> None:
         self._acceptor.close()

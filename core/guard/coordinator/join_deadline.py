@@ -12,7 +12,7 @@ PROGRESS_S = (5.0, 15.0, 60.0)
 """When a late node is named; the last is repeated."""
 
 
-class RollCall:
+class JoinDeadline:
     """Of ``num_nodes`` nodes, of which those in ``joined`` are there; see :class:`~.hub.Hub` for the rest."""
 
     def __init__(

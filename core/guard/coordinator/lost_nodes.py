@@ -7,18 +7,18 @@ ends that node: its guard is told to stop as all are when a gang ends, while nob
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Set
+from collections.abc import Callable
 
 from ..channel.connection import Connection
 from ..failure_record import Failure
 from ..loop.event_loop import Loop
-from ..node.preemption import stop_message
-from .failures import STORY_SETTLE_S, STORY_WAIT_S
-from .root_cause import causes, failure_report
+from .root_cause import REPORT_SETTLE_S, REPORT_WAIT_S, causes, failure_report
+from .stopping import stop_message
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from ..loop.framing import Header
+    from .roster import Roster
 
 
 class LostNode:
@@ -48,9 +48,9 @@ class LostNode:
             connection.on_frame = lambda conn, header, payload: self._receive(conn, header)
             connection.on_close = lambda conn, reason: self._gone()
             connection.send(stop_message(failure))
-        loop.call_later(STORY_WAIT_S, self.tell)
+        loop.call_later(REPORT_WAIT_S, self.tell)
         # As with a whole gang, several guards see a death, and the one that knows most may be second.
-        loop.call_later(STORY_SETTLE_S, self._maybe_tell)
+        loop.call_later(REPORT_SETTLE_S, self._maybe_tell)
         self._over = connection is None
 
     def add(self, failure: Failure) -> None:
@@ -70,7 +70,7 @@ class LostNode:
         self._maybe_tell()
 
     def _maybe_tell(self) -> None:
-        if self._over and time.monotonic() - self._since >= STORY_SETTLE_S:
+        if self._over and time.monotonic() - self._since >= REPORT_SETTLE_S:
             self.tell()
 
     def tell(self) -> None:
@@ -96,15 +96,15 @@ def _clause(failure: Failure) -> str:
     return (failure.text.splitlines() or [""])[0].rstrip(".")
 
 
-class Tolerance:
+class LostNodes:
     """Decides for the hub what a failure ends, and ends the node where it is only that.
 
     Parameters
     ----------
-    members : dict of int to Connection
-        The hub's: a node that is lost leaves it.
-    left : set of int
-        The hub's: those who have stored their state, and so cannot be lost.
+    roster : Roster
+        A node that is lost leaves its members; one that has left cannot be lost.
+    say : callable
+        Takes a line for the user.
     on_loss : callable
         Takes the index of a node that is lost, at once.
     on_told : callable
@@ -120,9 +120,7 @@ class Tolerance:
     def __init__(
         self,
         loop: Loop,
-        members: dict[int, Connection],
-        left: Set[int],
-        hostnames: dict[int, str],
+        roster: Roster,
         say: Callable[[str], None],
         on_loss: Callable[[int], None],
         on_told: Callable[[], None],
@@ -130,9 +128,7 @@ class Tolerance:
         self.lost: dict[int, LostNode] = {}
         self.ending = False
         self._loop = loop
-        self._members = members
-        self._left = left
-        self._hostnames = hostnames
+        self._roster = roster
         self._say = say
         self._on_loss = on_loss
         self._on_told = on_told
@@ -162,13 +158,13 @@ class Tolerance:
             return True
         if self.ending or node == 0:
             return False
-        if node not in self._left:
-            self._lose(failure, self._members.pop(node, None))
+        if node not in self._roster.left:
+            self._lose(failure, self._roster.members.pop(node, None))
         return True
 
     def _lose(self, failure: Failure, connection: Connection | None) -> None:
         node = failure.teller
-        hostname = self._hostnames.get(node, "")
+        hostname = self._roster.hostnames.get(node, "")
         self.lost[node] = LostNode(self._loop, failure, connection, hostname, self._say, self._on_told)
         self._on_loss(node)
 
@@ -177,5 +173,5 @@ class Tolerance:
         pair = frozenset((failure.node, peer))
         if not self.ending and pair not in self._cut and pair.isdisjoint(self.lost.keys()):
             self._cut.add(pair)
-            name = _name(failure.node, self._hostnames.get(failure.node, ""))
+            name = _name(failure.node, self._roster.hostnames.get(failure.node, ""))
             self._say(f"{name} {_clause(failure)}. The step goes on.")

@@ -11,11 +11,10 @@ import signal
 import time
 from functools import partial
 
-from ..failure_record import Failure
+from ..failure_record import PREEMPTED, Failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from ..loop.framing import Header
     from .node import Node
 
 TOLD = signal.SIGURG
@@ -24,28 +23,10 @@ TOLD = signal.SIGURG
 NESTED = "nested"
 """A file of the private folder: the task's command was started again inside of its body; its text says what to do."""
 
-KIND = "preempted"
-"""Of the records of such failures."""
-
 LOOK_S = 1.0
 """A notice comes minutes before the end, as a file: it is looked for this often."""
 
 BY_SIGNAL = "was told to end (SIGTERM): a preemption, or somebody ended its task"
-
-UNWIND_S = 3.0
-"""How long a body may take until it begins to save, and a task until it has ended after that."""
-
-
-def extra_s(save_s: float) -> float:
-    """Seconds by which a gang's end may be later because of those who save: processes have ``save_s`` from SIGTERM to
-    SIGKILL, and then the functions of ``on_preemption`` as long again.
-    """
-    return 2 * save_s + UNWIND_S if save_s else 0.0
-
-
-def stop_message(failure: Failure) -> Header:
-    """What tells a node to stop, since ``failure`` came first."""
-    return {"op": "stop", "order": failure.order, "preempted": failure.kind == KIND}
 
 
 class Preemption:
@@ -96,7 +77,7 @@ class Preemption:
     def _tell(self, text: str) -> None:
         node = self._node
         if not node.bye and not node.unwound:
-            node.fail(Failure(node.index, KIND, text, time.time()))
+            node.fail(Failure(node.index, PREEMPTED, text, time.time()))
 
 
 def _when(path: str) -> str:

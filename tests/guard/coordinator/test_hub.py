@@ -15,13 +15,12 @@ import pytest
 from metaflow_extensions.gang.core.guard.channel.accept import Acceptor
 from metaflow_extensions.gang.core.guard.channel.connect import ConnectError, connect
 from metaflow_extensions.gang.core.guard.channel.connection import Connection, Identity
-from metaflow_extensions.gang.core.guard.coordinator.failures import STORY_SETTLE_S, STORY_WAIT_S
 from metaflow_extensions.gang.core.guard.coordinator.hub import Hub
 from metaflow_extensions.gang.core.guard.coordinator.hub_link import RemoteUplink
-from metaflow_extensions.gang.core.guard.failure_record import EVIDENCE, LOST, PEER, Failure
+from metaflow_extensions.gang.core.guard.coordinator.root_cause import REPORT_SETTLE_S, REPORT_WAIT_S
+from metaflow_extensions.gang.core.guard.failure_record import EVIDENCE, LOST, PEER, PREEMPTED, Failure
 from metaflow_extensions.gang.core.guard.loop.event_loop import Loop
 from metaflow_extensions.gang.core.guard.loop.timeouts import TIMEOUTS
-from metaflow_extensions.gang.core.guard.node.preemption import KIND
 
 SECRET = os.urandom(32)
 GANG = Identity("TrainFlow", "17", "train", "4", 0)
@@ -166,7 +165,7 @@ def test_the_roster_comes_when_the_last_has_joined_with_all_in_order(bench: Call
     assert [node["hostname"] for node in roster["nodes"]] == ["host-0", "host-1", "host-2", "host-3"]
     assert [node["address"] for node in roster["nodes"]] == ["127.0.0.1"] * 4, "as this machine sees each of them"
     assert all(member.got("roster") == [roster] for member in gang.members.values())
-    assert gang.hub.hostnames == {node: f"host-{node}" for node in range(4)}
+    assert gang.hub.roster.hostnames == {node: f"host-{node}" for node in range(4)}
 
 
 def test_one_node_is_a_gang_at_once(bench: Callable[..., Bench]) -> None:
@@ -289,7 +288,7 @@ def test_a_guard_that_leaves_without_its_step_s_end_has_not_finished_it(bench: C
     how = record.replaced(kind="task-exit", text="the node's task exited with code 3", time=time.time())
     gang.hub.receive(0, {"op": "fail", "failure": how.to_json()}, b"")
     assert gang.story() == "The first failure was on node 1 (host-1): the node's task exited with code 3"
-    assert not gang.hub.has_left(1)
+    assert 1 not in gang.hub.roster.left
 
 
 def test_a_guard_that_leaves_before_its_step_s_end_and_says_nothing_is_lost(bench: Callable[..., Bench]) -> None:
@@ -309,7 +308,7 @@ def test_a_node_that_has_left_deserts_a_collective(bench: Callable[..., Bench], 
     gang.join(1, 2)
     if leaves_first:
         gang.members[2].leaves()
-        until(gang.loop, lambda: gang.hub.has_left(2))
+        until(gang.loop, lambda: 2 in gang.hub.roster.left)
     gang.members[1].say("gather", seq=0, kind="barrier()")
     if not leaves_first:
         gang.members[2].leaves()
@@ -345,7 +344,7 @@ def test_all_have_left_when_every_other_node_has(bench: Callable[..., Bench]) ->
     gang = bench(3)
     gang.join(1, 2)
     gang.members[1].leaves()
-    until(gang.loop, lambda: gang.hub.has_left(1))
+    until(gang.loop, lambda: 1 in gang.hub.roster.left)
     assert not gang.got("all-left")
     gang.members[2].leaves()
     until(gang.loop, lambda: bool(gang.got("all-left")))
@@ -354,7 +353,7 @@ def test_all_have_left_when_every_other_node_has(bench: Callable[..., Bench]) ->
     gang.loop.call_later(0.2, gang.loop.stop)
     gang.loop.run()
     assert not gang.got("stop")
-    assert gang.hub.members_left
+    assert gang.hub.roster.members_left
 
 
 def test_stopping_begins_at_once_and_the_story_waits_for_all_but_a_second_at_most(bench: Callable[..., Bench]) -> None:
@@ -368,7 +367,7 @@ def test_stopping_begins_at_once_and_the_story_waits_for_all_but_a_second_at_mos
     gang.hub.receive(0, {"op": "stopped"}, b"")
     gang.members[1].say("stopped")
     story = gang.story()
-    assert 0.5 * STORY_WAIT_S < time.monotonic() - started < STORY_WAIT_S + 5.0
+    assert 0.5 * REPORT_WAIT_S < time.monotonic() - started < REPORT_WAIT_S + 5.0
     assert story == "The first failure was on node 1 (host-1): rank 1 exited with code 3"
     (told,) = gang.got("story")
     assert [cause["node"] for cause in told["causes"]] == [1]
@@ -381,12 +380,12 @@ def test_the_story_of_a_preemption_waits_for_those_who_save(bench: Callable[...,
     gang.members[2].say("save-seconds", seconds=10.0)
     until(gang.loop, lambda: len(gang.members[1].got("save-seconds")) == 2)
     assert gang.members[1].got("save-seconds")[-1] == {"op": "save-seconds", "seconds": 20.0}, "the largest counts"
-    gang.members[1].fails("was told to end", kind=KIND)
+    gang.members[1].fails("was told to end", kind=PREEMPTED)
     until(gang.loop, lambda: bool(gang.got("stop")))
     assert gang.got("stop") == [{"op": "stop", "order": EVIDENCE, "preempted": True}]
     gang.members[1].say("stopped")
     gang.hub.receive(0, {"op": "stopped"}, b"")
-    end = time.monotonic() + STORY_WAIT_S + 0.5
+    end = time.monotonic() + REPORT_WAIT_S + 0.5
     until(gang.loop, lambda: time.monotonic() > end)
     assert not gang.got("story"), "node 2 still saves"
     gang.members[2].say("stopped")
@@ -405,18 +404,18 @@ def test_the_story_comes_as_soon_as_all_have_stopped_and_hears_them_before(bench
         member.say("stopped")
     gang.hub.receive(0, {"op": "stopped"}, b"")
     assert gang.story() == "The first failure was on node 2 (host-2): raised ValueError"
-    assert time.monotonic() - started < STORY_WAIT_S
+    assert time.monotonic() - started < REPORT_WAIT_S
     # What comes later changes nothing: the story has been told.
     gang.hub.fail(Failure(0, "exit", "too late", time.time() - 100))
     assert len(gang.got("story")) == len(gang.got("stop")) == 1
-    assert STORY_SETTLE_S < STORY_WAIT_S
+    assert REPORT_SETTLE_S < REPORT_WAIT_S
 
 
 def test_a_record_is_put_on_the_hub_s_clock(bench: Callable[..., Bench]) -> None:
     gang = bench(3)
     gang.join(1, 2)
     # Node 1's clock is 50 s slow. What it calls 49 s ago was a second after node 2's failure.
-    for node, member in gang.hub.members.items():
+    for node, member in gang.hub.roster.members.items():
         member.offset = 50.0 if node == 1 else 0.0
     gang.members[1].fails("second", after=-49.0)
     gang.members[2].fails("first")
@@ -445,7 +444,7 @@ def test_a_lost_node_is_told_with_what_the_network_said(bench: Callable[..., Ben
         "host, its container or its guard process has died"
     )
     until(gang.loop, lambda: bool(gang.got("all-gone")))
-    assert not gang.hub.members_left
+    assert not gang.hub.roster.members_left
 
 
 def test_who_is_gone_is_the_cause_where_all_others_blame_a_peer(bench: Callable[..., Bench]) -> None:
@@ -561,7 +560,7 @@ def test_a_guard_that_does_not_run_is_told_while_its_host_answers(
     for node in range(1, 4):
         told = f"node {node} (host-{node}): has not answered node 0 for 2 s, while its host still does: it is frozen"
         assert (told in story) == (node <= frozen), story
-    assert gang.hub.members_left == (frozen < 3)
+    assert gang.hub.roster.members_left == (frozen < 3)
 
 
 @pytest.mark.slow
@@ -617,7 +616,7 @@ def test_a_node_that_fails_is_stopped_and_told_and_nobody_else_is(bench: Callabl
     gang.members[2].leaves()
     gang.members[2].die()
     wait(gang, 0.2)
-    assert not gang.hub.has_left(2)
+    assert 2 not in gang.hub.roster.left
     for who in (gang, gang.members[1]):
         assert not who.got("stop") and not who.got("story") and not who.got("all-left")
 
@@ -638,12 +637,12 @@ def test_the_guard_that_knows_most_is_believed(bench: Callable[..., Bench]) -> N
 def test_all_have_left_when_the_rest_is_lost_and_told(bench: Callable[..., Bench]) -> None:
     gang = tolerant(bench, 4)
     gang.members[1].leaves()
-    until(gang.loop, lambda: gang.hub.has_left(1))
+    until(gang.loop, lambda: 1 in gang.hub.roster.left)
     gang.members[2].die()
     gang.members[3].fails("rank 3 raised")  # and never says that it has stopped
     started = time.monotonic()
     until(gang.loop, lambda: bool(gang.got("all-left")))
-    assert time.monotonic() - started < STORY_WAIT_S + 5.0
+    assert time.monotonic() - started < REPORT_WAIT_S + 5.0
     assert sorted(header["node"] for header in gang.got("lost")) == [2, 3]
     assert len(gang.said) == 2 and gang.said[-1] == lost_line(3, "rank 3 raised")
     assert gang.said[0].startswith("node 2 (host-2) was lost: the connection from it to node 0 was lost (")
@@ -652,7 +651,7 @@ def test_all_have_left_when_the_rest_is_lost_and_told(bench: Callable[..., Bench
 def test_who_has_left_is_not_lost(bench: Callable[..., Bench]) -> None:
     gang = tolerant(bench)
     gang.members[2].leaves()
-    until(gang.loop, lambda: gang.hub.has_left(2))
+    until(gang.loop, lambda: 2 in gang.hub.roster.left)
     gang.hub.receive(0, {"op": "fail", "failure": Failure(2, "task-exit", "ended", time.time()).to_json()}, b"")
     gang.members[2].die()
     wait(gang, 0.3)
