@@ -1,4 +1,4 @@
-"""The connecting side of the channel: find the address, try until it answers, prove the secret."""
+"""The connecting side of the channel: find the address, and try until it answers."""
 
 from __future__ import annotations
 
@@ -9,25 +9,19 @@ import time
 from collections.abc import Callable
 
 from ..loop.event_loop import Loop, Timer
-from ..loop.framing import Nonsense, encode, fault
+from ..loop.framing import encode, fault
 from ..loop.resolver import resolve
 from ..loop.stream import Stream
 from ..loop.timeouts import tune
-from ..loop.untrusted import integer, number, parse
+from ..loop.untrusted import parse
+from .connecting_handshake import CHECK_NETWORK, ConnectingHandshake
 from .connection import (
-    CHANNEL,
-    LAST_NODE,
     PRE_AUTH_BYTES,
     PROOF_BYTES,
     PROTOCOL,
     Connection,
     Identity,
-    cannot_understand,
-    peer_ip,
-    protect,
-    sentence,
 )
-from .proof import Seal, Transcript, is_nonce, new_nonce
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
@@ -42,11 +36,6 @@ LONGEST_PAUSE = 1.0
 
 ATTEMPT_SECONDS = 10.0
 """How long one attempt waits for TCP. The kernel doubles its own pauses, so a fresh attempt is answered sooner."""
-
-_NETWORK = (
-    "Check that the other node runs, and that the security group, firewall or network policy lets the nodes of "
-    "one job reach each other on all ports."
-)
 
 
 class ConnectError(Exception):
@@ -148,7 +137,7 @@ class Dial:
         self._targets: list[Target] = []
         self._sock: socket.socket | None = None
         self._stream: Stream | None = None
-        self._signed = b""
+        self._handshake: ConnectingHandshake | None = None
         self._over = False
         self._deadline = loop.call_later(timeout, self._on_deadline)
         self._timer: Timer = loop.call_later(0, self._resolve)
@@ -214,74 +203,15 @@ class Dial:
         if to_itself:
             self._retry("refused")
             return
-        self._last = "connected, but nothing answered"
-        frame = encode({**self._hello, "nonce": new_nonce()})
-        self._signed = frame[8:]
-        stream.decoder.parse = parse
-        stream.on_frame = self._on_challenge
-        stream.on_close = lambda reason: self._retry(f"connected, then {reason}")
-        stream.on_fault = self._on_fault
-        stream.send_bytes(frame)
+        self._handshake = ConnectingHandshake(stream, self._secret, self._hello, self._proved, self._retry, self._fail)
+        self._handshake.begin()
 
-    # Proving the secret
-
-    def _on_fault(self, error: Exception) -> None:
-        # Before the proof; what the gang itself sends goes to the fault callback of the connection, or below.
-        if isinstance(error, Nonsense):
-            self._retry("something that is no gang answered")
-        else:
-            self._fail(f"{type(error).__name__}: {error}. This is a fault of metaflow-gang; please report it.")
-
-    def _on_challenge(self, frame: Header, payload: bytes) -> None:
-        if frame.get(CHANNEL) == "refused":
-            self._refused(frame)
-            return
-        nonce, stream = frame.get("nonce"), self._stream
-        if stream is None or not is_nonce(nonce) or type(frame.get("node")) is not int:
-            self._fail("something that is no gang answered there. Another program may use this port.")
-            return
-        node = integer(frame, "node", 0, LAST_NODE)
-        transcript = Transcript(self._secret, self._signed, str(nonce), node)
-        if not transcript.proves("accepting", frame.get("proof")):
-            self._fail("what answered does not know this gang's secret. Another gang or program may use this port.")
-            return
-        clock = time.time()
-        stream.send({"clock": clock, "proof": transcript.proof("connecting", clock)})
-        protect(stream, Seal(transcript.key("accepting")))
-        role = self._hello["role"]
-        try:
-            address = peer_ip(self._sock.getpeername()) if self._sock is not None else ""
-        except OSError:
-            address = ""  # the other side has gone meanwhile, which the stream tells next
-        connection = Connection(stream, Seal(transcript.key("connecting")), role, node, self._hello["info"], address)
-        self._last = "connected, but the handshake was not completed"
-        stream.on_frame = lambda header, body: self._on_welcome(connection, header)
-        # No second attempt from here on: the gang may have counted this node as joined already.
-        stream.on_close = lambda reason: self._fail(f"{reason} in the handshake. {_NETWORK}", interrupted=True)
-        stream.on_fault = lambda error: self._fail(f"the gang {cannot_understand(error)}.")
-
-    def _on_welcome(self, connection: Connection, frame: Header) -> None:
-        if frame.get(CHANNEL) == "refused":
-            self._refused(frame, proved=True)
-            return
-        if frame.get(CHANNEL) == "busy":
-            self._retry("connected, but too many others were connecting")
-            return
-        if frame.get(CHANNEL) != "welcome" or self._stream is None:
-            self._fail("the handshake went wrong: the versions of metaflow-gang may differ.")
-            return
-        connection.offset = number(frame, "offset", -1e12, 1e12)
-        connection.uncertainty = number(frame, "uncertainty", 0.0, 1e12)
-        connection.take_over()
-        self._stream = self._sock = None
+    def _proved(self, connection: Connection) -> None:
+        self._stream = self._sock = self._handshake = None
         self.cancel()
         self._on_connection(connection)
 
     # Ending
-
-    def _refused(self, frame: Header, proved: bool = False) -> None:
-        why = sentence(frame.get("why"))
-        self._fail(f"refused by the gang: {why}.", refusal=why if proved else "")
 
     def _retry(self, why: str) -> None:
         if self._over:
@@ -297,10 +227,10 @@ class Dial:
     def _on_deadline(self) -> None:
         took = time.monotonic() - self._started
         tries = "1 attempt" if self._attempts == 1 else f"{self._attempts} attempts"
-        got = self._last or "timed out"
+        got = self._handshake.state if self._handshake is not None else self._last or "timed out"
         if self._sock is not None and self._stream is None:
             got = "timed out"
-        check = _NETWORK if self._attempts else "Check the host's name, and the name service of this node."
+        check = CHECK_NETWORK if self._attempts else "Check the host's name, and the name service of this node."
         self._fail(f"{got} ({tries} in {took:.3g} s). {check}")
 
     def _fail(self, got: str, interrupted: bool = False, refusal: str = "") -> None:
@@ -316,7 +246,7 @@ class Dial:
     def _drop(self) -> None:
         self._timer.cancel()
         stream, sock = self._stream, self._sock
-        self._stream = self._sock = None
+        self._stream = self._sock = self._handshake = None
         if stream is not None:
             stream.close(flush=False)
         elif sock is not None:
