@@ -9,13 +9,14 @@ from __future__ import annotations
 import base64
 import contextlib
 import inspect
-import json
 import os
 import pickle
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from ..guard.rank_reports.error_file import error_record, error_text
 
 RANK_MAIN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "rank_main.py")
 
@@ -140,7 +141,7 @@ def load_error(error_file: str | None, where: str) -> Exception | None:
     where : str
         Told before the rank's traceback: "rank 3 on node 1".
     """
-    record = read_error(error_file)
+    record = error_record(error_file)
     pickled = record.get("gang", {}).get("pickle") if isinstance(record.get("gang"), dict) else None
     if not isinstance(pickled, str):
         return None
@@ -153,28 +154,6 @@ def load_error(error_file: str | None, where: str) -> Exception | None:
         return None
     error.__cause__ = RankTraceback(f"In {where}:\n{error_text(record)}")
     return error
-
-
-def read_error(error_file: str | None) -> dict[str, Any]:
-    """An error file as torch's ``@record`` and our child write it; empty where there is none or it is not whole."""
-    if not error_file:
-        return {}
-    try:
-        with open(error_file, encoding="utf-8") as file:
-            record = json.load(file)
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
-def error_text(record: Mapping[str, Any]) -> str:
-    """The traceback in an error file's record, else its message, else nothing."""
-    message = record.get("message", "")
-    if not isinstance(message, dict):
-        return str(message)
-    extra = message.get("extraInfo")
-    callstack = extra.get("py_callstack") if isinstance(extra, dict) else None
-    return str(callstack or message.get("message", ""))
 
 
 def _name(function: Callable[..., Any]) -> str:

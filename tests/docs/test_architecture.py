@@ -19,9 +19,6 @@ MOST_FILES = 12
 
 TOO_LONG = {
     "core/gang/gang.py",
-    "core/guard/channel/connect.py",
-    "core/guard/children/child.py",
-    "core/guard/coordinator/hub.py",
     "core/guard/coordinator/hub_link.py",
     "core/guard/node/node.py",
     "core/guard/node/requests.py",

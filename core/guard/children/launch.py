@@ -12,7 +12,6 @@ from ..failure_record import Failure
 from ..loop.event_loop import Loop
 from ..processes import process_table
 from ..rank_reports.complaints import matches
-from ..rank_reports.rank_end import ended_well, has_ranks
 from ..text import how_it_ended, last_lines, last_traceback
 from .child import Child
 from .output import Labelled, Log, Raw
@@ -102,10 +101,10 @@ class Launch:
 
     def ended_well(self) -> dict[int, float] | None:
         """The ranks that ended with code 0 before the launch was stopped, and when; None where it has no ranks."""
-        if not any(has_ranks(child) for child in self.children):
+        if not any(child.has_ranks for child in self.children):
             return None
         stopped_at = self._ended_from or time.time()
-        return {rank: moment for child in self.children for rank, moment in ended_well(child, stopped_at)}
+        return {rank: moment for child in self.children for rank, moment in child.ranks_ended_well(stopped_at)}
 
     def results(self) -> list[dict[str, Any]]:
         return [child.result() for child in self.children]
@@ -210,7 +209,7 @@ class Launch:
 
         def before_the_end(child: Child) -> bool:
             return child.has_failed and (
-                child.ended_at <= self._ended_from or 0.0 < child.told_at() <= self._ended_from
+                child.ended_at <= self._ended_from or 0.0 < child.failed_at() <= self._ended_from
             )
 
         def rank_of_cause(child: Child) -> tuple[int, float]:

@@ -136,13 +136,13 @@ class Work:
             for child in launch.undrained():
                 yield child.failure(node)
 
-    def dying_words(self, node: int, since: float) -> Iterator[Failure]:
+    def evidence_before_end(self, node: int, since: float) -> Iterator[Failure]:
         """Evidence of processes that have failed, but not ended."""
         for launch in self.launches.values():
             for child in launch.children:
-                words = child.dying_words(node, since)
-                if words is not None:
-                    yield words
+                evidence = child.evidence_before_end(node, since)
+                if evidence is not None:
+                    yield evidence
 
     def start_task(self, spec: Header, variable: str, announcement: bytes, folder: str) -> None:
         """Start another node's task; it reads ``announcement`` from the descriptor that ``variable`` names."""

@@ -13,7 +13,8 @@ import time
 from ..children.launch import NodeTask
 from ..children.supervisor import Work
 from ..coordinator.root_cause import causes, failure_report
-from ..failure_record import CUT, LOST, PEER, Failure
+from ..coordinator.stopping import extra_s
+from ..failure_record import CUT, LOST, PEER, PREEMPTED, Failure
 from ..host.owned_files import Owned
 from ..loop.event_loop import Loop
 from ..loop.stream import Stream
@@ -23,7 +24,7 @@ from ..processes.task_children import TaskChildren
 from ..processes.watch import TaskWatch
 from . import cleanup
 from .pending_requests import Desk
-from .preemption import KIND, Preemption, extra_s
+from .preemption import Preemption
 from .requests import Requests
 from .task_end import TaskEnd
 from .user_log import Voice
@@ -192,7 +193,7 @@ class Node:
             self.send({"op": "fail", "failure": failure.to_json()})
         else:
             self._tell_hub(failure)
-            self._stop(failure.order, failure.kind == KIND)
+            self._stop(failure.order, failure.kind == PREEMPTED)
 
     def _tell_hub(self, failure: Failure) -> None:
         self._failures.append(failure)
@@ -200,7 +201,7 @@ class Node:
 
     def _fail_alone(self, failure: Failure) -> None:
         self._failures.append(failure)
-        self._stop(failure.order, failure.kind == KIND)
+        self._stop(failure.order, failure.kind == PREEMPTED)
         if self.told is None:
             told = causes(self._failures)
             self._tell({"story": failure_report(told, {}), "causes": [{"node": cause.teller} for cause in told]})
@@ -228,9 +229,9 @@ class Node:
             # Who says that a peer is gone may have waited for less time than a process may be stopped.
             for failure in self._stopped.failures():
                 self._tell_hub(failure)
-            # The cause may be a process here that has raised but not yet ended; its own words tell.
-            for words in self.work.dying_words(self.index, time.time() - LATELY_S):
-                self._tell_hub(words)
+            # The cause may be a process here that has raised but not yet ended; what it wrote tells.
+            for evidence in self.work.evidence_before_end(self.index, time.time() - LATELY_S):
+                self._tell_hub(evidence)
         for launch in self.work.launches.values():
             self._ranks_ended(launch.ended_well())  # now: what is left of it may take longer than the story waits
         grace = max(self.work.longest_grace(), save_s) + save_s

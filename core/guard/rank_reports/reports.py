@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from ..children.tail import TAIL_LIMIT, Tail
+from .tail import TAIL_LIMIT, Tail
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import

@@ -12,6 +12,7 @@ from pathlib import Path
 import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
 import pytest
 
+from metaflow_extensions.gang.core.guard.rank_reports.error_file import error_record, error_text
 from metaflow_extensions.gang.core.ranks import functions
 
 DEADLINE_S = 60
@@ -106,6 +107,7 @@ def leaves_with(code):
 
 def call(function, arguments, folder, ranks=2):
     import metaflow
+    from metaflow_extensions.gang.core.guard.rank_reports.error_file import error_record
     from metaflow_extensions.gang.core.ranks import functions
 
     written = functions.write_call(function, arguments, folder)
@@ -120,7 +122,7 @@ def call(function, arguments, folder, ranks=2):
     for rank, (child, error_file) in enumerate(children):
         texts.append(child.communicate(timeout=50)[1].decode())
         codes.append(child.returncode)
-        errors.append((functions.load_error(error_file, f"rank {rank} on node 0"), functions.read_error(error_file)))
+        errors.append((functions.load_error(error_file, f"rank {rank} on node 0"), error_record(error_file)))
     values = {rank: functions.load_return(value) for rank, value in functions.read_returns(written).items()}
     functions.remove_call(written)
     return codes, values, errors, texts
@@ -346,4 +348,4 @@ def test_error_files_that_tell_nothing(content: str | None, tmp_path: Path) -> N
     if content is not None:
         path.write_text(content)
     assert functions.load_error(str(path), "rank 0") is None
-    assert isinstance(functions.error_text(functions.read_error(str(path))), str)
+    assert isinstance(error_text(error_record(str(path))), str)

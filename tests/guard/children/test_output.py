@@ -25,7 +25,7 @@ from support.flows import FlowRunner
 from support.launches import END_S, collected, process, run_launch
 
 from metaflow_extensions.gang.core.guard.children.output import HELD_LIMIT, Labelled, Log, Pump, Raw, write_all
-from metaflow_extensions.gang.core.guard.children.tail import TAIL_LIMIT, Tail
+from metaflow_extensions.gang.core.guard.rank_reports.tail import TAIL_LIMIT, Tail
 from metaflow_extensions.gang.core.logs import to_mflog
 from metaflow_extensions.gang.core.step.live_output import buffered_lines
 

@@ -1,0 +1,80 @@
+"""Error files, in which a process says why it ended: the format of torch's ``@record``, with a part of our own."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from ..text import shortened
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from collections.abc import Mapping
+    from typing import Any
+
+ERROR_FILE_LIMIT = 64 << 20
+"""Bytes of an error file that the guard reads at all. Ours are cut where they are written; torch's ``@record`` cuts
+nothing.
+"""
+
+
+def error_record(error_file: str | None, most_bytes: int | None = None) -> dict[str, Any]:
+    """The record in ``error_file``; empty where there is none, or it is not whole, or has more than ``most_bytes``."""
+    if not error_file:
+        return {}
+    try:
+        if most_bytes is not None and os.stat(error_file).st_size > most_bytes:
+            return {}
+        with open(error_file, encoding="utf-8", errors="replace") as file:
+            record = json.load(file)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def error_text(record: Mapping[str, Any]) -> str:
+    """The traceback in an error file's record, else its message, else nothing."""
+    message = record.get("message", "")
+    if not isinstance(message, dict):
+        return str(message)
+    extra = message.get("extraInfo")
+    callstack = extra.get("py_callstack") if isinstance(extra, dict) else None
+    return str(callstack or message.get("message", ""))
+
+
+class ErrorFile:
+    """What a process wrote into its error file: "" and 0.0 where there is none, or where it is not in torch's format.
+
+    ``text`` is a traceback or message, ``time`` the file's modification time; ``exit_code`` the code that the process
+    was about to end with, None where the file does not say; ``how`` a clause such as "called sys.exit(3)", "" for an
+    exception; ``printed`` whether the reason, if any, is in what the process printed.
+    """
+
+    __slots__ = ("exit_code", "how", "printed", "text", "time")
+
+    def __init__(
+        self, text: str = "", time: float = 0.0, exit_code: int | None = None, how: str = "", printed: bool = False
+    ) -> None:
+        self.text = text
+        self.time = time
+        self.exit_code = exit_code
+        self.how = how
+        self.printed = printed
+
+
+def read_error_file(error_file: str | None) -> ErrorFile:
+    """What ``error_file`` says."""
+    record = error_record(error_file, ERROR_FILE_LIMIT)
+    message, ours = record.get("message"), record.get("gang")
+    text = shortened(error_text(record))
+    if not error_file or not (isinstance(message, str) or (isinstance(message, dict) and text)):
+        return ErrorFile()
+    try:
+        written = os.stat(error_file).st_mtime
+    except OSError:
+        return ErrorFile()
+    if not isinstance(message, dict) or not isinstance(ours, dict):
+        return ErrorFile(text, written)
+    code = ours.get("exit_code")
+    code = code if isinstance(code, int) else None
+    return ErrorFile(text, written, code, str(ours.get("how", "")), bool(ours.get("printed")))
