@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from ..channel.liveness import FROZEN, kernel_state
 from ..failure_record import CUT, DIED, LOST, PEER, PREEMPTED, Failure
 from ..loop.event_loop import Loop
 from ..loop.timeouts import SILENT
-from .liveness import FROZEN, kernel_state
+from .messages import stop_message
 from .root_cause import REPORT_SETTLE_S, REPORT_WAIT_S, causes, failure_report, ranks_that_left
-from .stopping import extra_s, stop_message
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
@@ -20,6 +20,17 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
 
 SILENCE_WAIT_S = 1.5
 """How much longer it waits where all that is known is that nodes lost a peer, and one of them has said nothing."""
+
+
+UNWIND_S = 3.0
+"""How long a body may take until it begins to save, and a task until it has ended after that."""
+
+
+def extra_s(save_s: float) -> float:
+    """Seconds by which a gang's end may be later because of those who save: processes have ``save_s`` from SIGTERM to
+    SIGKILL, and then the functions of ``on_preemption`` as long again.
+    """
+    return 2 * save_s + UNWIND_S if save_s else 0.0
 
 
 class Failures:

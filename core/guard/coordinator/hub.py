@@ -10,17 +10,16 @@ import time
 from collections.abc import Callable
 
 from ..channel.connection import Connection, cannot_understand
+from ..channel.liveness import Liveness, Silent
 from ..failure_record import LOST, Failure
 from ..loop.event_loop import Loop
 from ..loop.timeouts import TIMEOUTS
 from .collectives import Collectives, Mismatch
 from .failures import Failures
 from .join_deadline import JoinDeadline
-from .liveness import Liveness, Silent
-from .messages import Checker, check_info
+from .messages import Checker, check_info, stop_message
 from .root_cause import failure_report
 from .roster import Roster
-from .stopping import stop_message
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import

@@ -13,12 +13,12 @@ from contextlib import suppress
 from ..channel.accept import Acceptor
 from ..channel.connect import ConnectError, Dial, connect
 from ..channel.connection import Connection, Identity, cannot_understand
+from ..channel.liveness import Liveness, Silent
 from ..failure_record import CUT, DIED, LOST, Failure
 from ..loop.framing import WireError
 from ..loop.limits import Complaint
 from ..loop.timeouts import SILENT, TIMEOUTS, tune
 from .hub import ENDING, Hub
-from .liveness import Liveness, Silent
 from .messages import HEADER_BYTES, inline_bytes
 from .neighbour_watch import Ring
 

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from ..channel.connection import Connection
 from ..failure_record import Failure
 from ..loop.event_loop import Loop
+from .messages import stop_message
 from .root_cause import REPORT_SETTLE_S, REPORT_WAIT_S, causes, failure_report
-from .stopping import stop_message
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import

@@ -1,4 +1,4 @@
-"""What a node may send to the hub, checked before the hub acts on it.
+"""The messages between nodes and hub: what a node may send, checked before the hub acts on it; what stops a node.
 
 A member has proved the secret, and may still have gone wrong: then its own node ends, and not the hub. Every message of
 another node passes here first; an operation that is new in :meth:`.hub.Hub.receive` needs its line in ``_FIELDS``.
@@ -6,7 +6,7 @@ another node passes here first; an operation that is new in :meth:`.hub.Hub.rece
 
 from __future__ import annotations
 
-from ..failure_record import EVIDENCE, PEER, TEXT_LIMIT
+from ..failure_record import EVIDENCE, PEER, PREEMPTED, TEXT_LIMIT, Failure
 from ..loop.framing import Nonsense
 from ..loop.untrusted import integer, number, shown, string
 from ..text import DETAIL_LIMIT
@@ -45,6 +45,11 @@ def check_info(info: Header) -> None:
     integer(info, "gpus", 0, 1 << 20)
     integer(info, "ring_port", 1, 65535)
     _plain(info, "info")
+
+
+def stop_message(failure: Failure) -> Header:
+    """The message that stops a node, because of ``failure``, the first one."""
+    return {"op": "stop", "order": failure.order, "preempted": failure.kind == PREEMPTED}
 
 
 class Checker:

@@ -12,8 +12,8 @@ import time
 
 from ..children.launch import NodeTask
 from ..children.supervisor import Work
+from ..coordinator.failures import extra_s
 from ..coordinator.root_cause import causes, failure_report
-from ..coordinator.stopping import extra_s
 from ..failure_record import CUT, LOST, PEER, PREEMPTED, Failure
 from ..host.owned_files import Owned
 from ..loop.event_loop import Loop

@@ -14,10 +14,10 @@ import sys
 import time
 from collections.abc import Callable
 
-from ..channel.connection import Connection
 from ..failure_record import CUT
 from ..loop.event_loop import Loop, Timer
 from ..loop.timeouts import TIMEOUTS
+from .connection import Connection
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
