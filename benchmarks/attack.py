@@ -29,8 +29,8 @@ from typing import IO, Any
 import metaflow  # noqa: F401 - before any of its extensions
 
 from metaflow_extensions.gang.core.exceptions import GangInterrupt
-from metaflow_extensions.gang.core.guard.channel.connection import PROTOCOL
-from metaflow_extensions.gang.core.guard.channel.names import ConnectError, Connection, Identity, connect
+from metaflow_extensions.gang.core.guard.channel.connect import ConnectError, connect
+from metaflow_extensions.gang.core.guard.channel.connection import PROTOCOL, Connection, Identity
 from metaflow_extensions.gang.core.guard.loop.event_loop import Loop
 from metaflow_extensions.gang.core.guard.loop.framing import encode
 from metaflow_extensions.gang.core.guard.tls import values

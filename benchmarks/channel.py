@@ -22,7 +22,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "core"))
 
 from guard.channel import connection
-from guard.channel.names import Acceptor, ConnectError, Connection, Identity, connect, send_to_all
+from guard.channel.accept import Acceptor
+from guard.channel.connect import ConnectError, connect
+from guard.channel.connection import Connection, Identity, send_to_all
 from guard.loop.event_loop import Loop
 
 GANG = Identity("Benchmark", "1", "join", "1", 0)

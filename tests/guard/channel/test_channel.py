@@ -21,14 +21,13 @@ import pytest
 from support.hosts import Hosts
 from support.paths import ROOT
 
-from metaflow_extensions.gang.core.guard.channel.connection import PRE_AUTH_BYTES, PROTOCOL
-from metaflow_extensions.gang.core.guard.channel.names import (
-    Acceptor,
-    ConnectError,
+from metaflow_extensions.gang.core.guard.channel.accept import Acceptor
+from metaflow_extensions.gang.core.guard.channel.connect import ConnectError, Dial, connect
+from metaflow_extensions.gang.core.guard.channel.connection import (
+    PRE_AUTH_BYTES,
+    PROTOCOL,
     Connection,
-    Dial,
     Identity,
-    connect,
     send_to_all,
 )
 from metaflow_extensions.gang.core.guard.channel.proof import Seal, Transcript
@@ -783,7 +782,8 @@ def test_a_reset_is_called_so(bench: Bench) -> None:
 MEMBER = """
 import sys
 sys.path.insert(0, {folder!r})
-from guard.channel.names import Identity, connect
+from guard.channel.connection import Identity
+from guard.channel.connect import connect
 from guard.loop.event_loop import Loop
 
 def joined(connection):
@@ -874,7 +874,8 @@ def test_the_kernel_ends_the_connection_of_a_lost_host(sends: bool) -> None:
 HUB = """
 import sys
 sys.path.insert(0, {folder!r})
-from guard.channel.names import Acceptor, Identity
+from guard.channel.accept import Acceptor
+from guard.channel.connection import Identity
 from guard.loop.event_loop import Loop
 from guard.loop.timeouts import TIMEOUTS
 
@@ -1088,7 +1089,8 @@ def test_the_benchmark_of_joining_works() -> None:
 FEW_FILES = """
 import json, os, resource, sys
 sys.path.insert(0, {folder!r})
-from guard.channel.names import Acceptor, Identity
+from guard.channel.accept import Acceptor
+from guard.channel.connection import Identity
 from guard.loop.event_loop import Loop
 
 hard = {hard}
