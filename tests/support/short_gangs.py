@@ -15,7 +15,8 @@ from typing import Any
 
 import metaflow  # noqa: F401 - before any of its extensions
 
-from metaflow_extensions.gang.core.guard.coordinator.hub_link import LocalUplink, RemoteUplink
+from metaflow_extensions.gang.core.guard.coordinator.hub_link import RemoteHubLink
+from metaflow_extensions.gang.core.guard.coordinator.local_hub_link import LocalHubLink
 from metaflow_extensions.gang.core.guard.loop.event_loop import Loop
 
 GANG = ["F", "1", "s", "2", 0]
@@ -27,10 +28,10 @@ LONGEST_S = 0.005
 
 
 class Member:
-    """What an uplink needs of its node; the task is done when the gang is complete."""
+    """What a link to the hub needs of its node; the task is done when the gang is complete."""
 
     def __init__(self, index: int, tell: Callable[[str], None], pause: float) -> None:
-        self.loop, self.index, self.folder = Loop(), index, "/tmp"
+        self.loop, self.index = Loop(), index
         self.uplink: Any = None
         self._tell, self._pause = tell, pause
         self.loop.call_later(END_S, lambda: self._over("is not done in time"))
@@ -42,7 +43,7 @@ class Member:
         self._tell(f"node {self.index} tells {failure.text}")
         self.uplink.send({"op": "fail", "failure": failure.to_json()})
 
-    def hub_lost(self, text: str, node: int = 0) -> None:
+    def hub_lost(self, text: str, node: int) -> None:
         self._over(f"node {self.index} lost the hub: {text}")
 
     def from_hub(self, header: dict[str, Any], payload: bytes) -> None:
@@ -67,7 +68,7 @@ def node(index: int, nodes: int, where: tuple[int, int], tell: Callable[[str], N
     """One node's guard, until it has left."""
     member = Member(index, tell, pause)
     if index == 0:
-        hub = LocalUplink(member, nodes, END_S, GANG, HOST)  # type: ignore[arg-type]
+        hub = LocalHubLink(member.loop, "/tmp", member.say, member.from_hub, nodes, END_S, GANG, HOST)
         member.uplink = hub
         for _ in range(nodes - 1):
             os.write(where[1], f"{hub.port:5} {hub.secret.hex()}".encode())
@@ -75,7 +76,15 @@ def node(index: int, nodes: int, where: tuple[int, int], tell: Callable[[str], N
     else:
         port, secret = os.read(where[0], 70).decode().split()
         header = {"address": HOST, "port": int(port), "secret": secret, "host": HOST, "identity": GANG, "info": INFO}
-        member.uplink = RemoteUplink(member, {**header, "timeout": END_S})  # type: ignore[arg-type]
+        member.uplink = RemoteHubLink(
+            member.loop,
+            index,
+            {**header, "timeout": END_S},
+            member.say,
+            member.from_hub,
+            member.hub_lost,
+            member.fail,
+        )
     member.loop.run()
 
 

@@ -1,39 +1,31 @@
-"""A node's way to the hub: in this very process on control, over the channel everywhere else.
-
-Both kinds offer the same to :class:`~.node.Node`; what the hub answers arrives at ``node.from_hub``.
-"""
+"""A node's link to the hub: what every kind of it offers, and the one over the channel, of all nodes but node 0."""
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from ..channel.accept import Acceptor
 from ..channel.connect import ConnectError, Dial, connect
 from ..channel.connection import Connection, Identity, cannot_understand
 from ..channel.liveness import Liveness, Silent
 from ..failure_record import CUT, DIED, LOST, Failure
 from ..loop.framing import WireError
-from ..loop.limits import Complaint
 from ..loop.timeouts import SILENT, TIMEOUTS, tune
-from .hub import ENDING, Hub
-from .messages import HEADER_BYTES, inline_bytes
+from .hub import ENDING
 from .neighbour_watch import Ring
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from typing import Protocol
 
+    from ..loop.event_loop import Loop
     from ..loop.framing import Header
-    from ..node.node import Node
-    from ..tls.values import BulkServer
 
     BulkReady = Callable[[str, int, bytes], None]
 
-    class Uplink(Protocol):
-        """What a node needs of its way to the hub."""
+    class HubLink(Protocol):
+        """What a node needs of its link to the hub."""
 
         all_left: bool
         """On control: whether every other node has stored its state and left."""
@@ -46,7 +38,7 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
 
         @property
         def connected(self) -> bool:
-            """Whether the hub hears what is sent."""
+            """Whether the hub receives what is sent."""
 
         def send(self, header: Header, payload: bytes = b"") -> None:
             """One message to the hub."""
@@ -73,103 +65,41 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
             """Close everything; ``then`` when what was sent is out, or could not be."""
 
 
-class LocalUplink:
-    """Control's: the hub itself, the socket on which the others reach it, and the bulk server."""
+class RemoteHubLink:
+    """A connection to control's guard, and one idle connection to the next node.
 
-    control_done = False
-    connected = True
-
-    def __init__(
-        self,
-        node: Node,
-        num_nodes: int,
-        timeout_s: float,
-        identity: list[str | int],
-        host: str,
-        timeouts: list[float] | None = None,
-    ) -> None:
-        self.secret = os.urandom(32)
-        self.all_left = num_nodes == 1
-        self._node = node
-        self._bulk: BulkServer | None = None
-        self._left: set[int] = set()
-        TIMEOUTS.take(timeouts)
-        self._hub = Hub(node.loop, num_nodes, timeout_s, self._deliver, node.say, self._start_bulk)
-        self._acceptor = Acceptor(
-            node.loop,
-            host,
-            self.secret,
-            Identity(*identity),  # type: ignore[arg-type]
-            self._hub.accept,
-            self._hub.refuse,
-            frame_bytes=HEADER_BYTES + inline_bytes(num_nodes),
-            header_bytes=HEADER_BYTES,
-            say=node.say,
-        )
-        self.address = self._acceptor.address
-        self.port = self._acceptor.port
-
-    def join(self, info: Header) -> None:
-        self._hub.join(0, info)
-
-    def _deliver(self, header: Header, payload: bytes) -> None:
-        if header["op"] == "all-left":
-            self.all_left = True
-        self._node.from_hub(header, payload)
-
-    def _start_bulk(self) -> int:
-        if self._bulk is None:
-            from ..tls.values import BulkServer
-
-            folder = os.path.join(self._node.folder, "bulk")
-            os.makedirs(folder, mode=0o700, exist_ok=True)
-            complain = Complaint(self._node.say, "node 0", "for large values")
-            self._bulk = BulkServer(self.address, self.secret, folder, complain=complain)
-        return self._bulk.port
-
-    def send(self, header: Header, payload: bytes = b"") -> None:
-        self._hub.receive(0, header, payload)
-
-    def with_bulk(self, ready: BulkReady) -> None:
-        ready(self.address, self._start_bulk(), self.secret)
-
-    def has_left(self, node: int) -> bool:
-        return node in self._hub.roster.left
-
-    def has_joined(self, node: int) -> bool:
-        return node in self._hub.roster.infos
-
-    def guards(self) -> dict[int, int]:
-        found = {
-            node: self._hub.roster.infos[node].get("guard")
-            for node in self._hub.roster.members
-            if node in self._hub.roster.infos
-        }
-        return {node: pid for node, pid in found.items() if type(pid) is int and pid > 1}
-
-    def leave(self, then: Callable[[], None]) -> None:
-        then()
-
-    def may_leave(self, told: bool) -> bool:
-        return told and not self._hub.roster.members_left
-
-    def close(self, then: Callable[[], None]) -> None:
-        self._acceptor.close()
-        if self._bulk is not None:
-            self._bulk.close()
-        self._hub.close(then)
-
-
-class RemoteUplink:
-    """Every other node's: a connection to control's guard, and one idle connection to the next node."""
+    Parameters
+    ----------
+    node : int
+        This node's index.
+    header : Header
+        The task's request to join: where the hub is, and what is told of this node.
+    say : callable
+        Takes a line for the user.
+    on_message : callable
+        Takes the hub's messages to this node: ``on_message(header, payload)``.
+    on_lost : callable
+        Called when the hub cannot be reached any more: ``on_lost(text, node)``, where ``node`` is the one at fault.
+    fail : callable
+        Takes a failure of the connections to the neighbours.
+    """
 
     all_left = False
 
-    def __init__(self, node: Node, header: Header) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        node: int,
+        header: Header,
+        say: Callable[[str], None],
+        on_message: Callable[[Header, bytes], None],
+        on_lost: Callable[[str, int], None],
+        fail: Callable[[Failure], None],
+    ) -> None:
         self.control_done = False
         TIMEOUTS.take(header.get("timeouts"))
-        self._node = node
-        self._liveness = Liveness(node.loop, lambda silent, answering: self._hub_silent(silent[0]))
+        self._node, self._on_message, self._on_lost = node, on_message, on_lost
+        self._liveness = Liveness(loop, lambda silent, answering: self._hub_silent(silent[0]))
         self._address: str = header["address"]
         self.secret = bytes.fromhex(header["secret"])
         self._port: int = header["port"]
@@ -178,16 +108,16 @@ class RemoteUplink:
         self._left = False
         self._bulk_waiting: list[BulkReady] = []
         self.on_connected: Callable[[], None] = lambda: None
-        self._ring = Ring(node, self._identity, self.secret, header["host"])
+        self._ring = Ring(loop, node, self._identity, self.secret, header["host"], fail, say)
         info = {**header["info"], "ring_port": self._ring.port}
         self._dial: Dial | None = connect(
-            node.loop,
+            loop,
             self._address,
             self._port,
             self.secret,
             self._identity,
             "member",
-            node.index,
+            node,
             info,
             self._connected,
             self._failed,
@@ -196,7 +126,7 @@ class RemoteUplink:
 
     @property
     def connected(self) -> bool:
-        """Whether the hub hears what is sent."""
+        """Whether the hub receives what is sent."""
         return self._connection is not None
 
     def _connected(self, connection: Connection) -> None:
@@ -213,27 +143,25 @@ class RemoteUplink:
         if error.refusal.startswith(ENDING):
             # This node has failed at nothing: it tells what the others tell.
             first = error.refusal.removeprefix(ENDING)
-            self._node.from_hub({"op": "stop", "order": LOST, "preempted": False}, b"")
-            self._node.from_hub({"op": "story", "story": first[:1].upper() + first[1:], "causes": []}, b"")
+            self._on_message({"op": "stop", "order": LOST, "preempted": False}, b"")
+            self._on_message({"op": "story", "story": first[:1].upper() + first[1:], "causes": []}, b"")
             return
-        self._node.hub_lost(f"could not join the gang: {error}", self._node.index)
+        self._on_lost(f"could not join the gang: {error}", self._node)
 
     def _closed(self, reason: str) -> None:
         self._connection = None
         self._liveness.close()
         if not self._left:
             why = CUT if reason in SILENT else DIED
-            self._node.hub_lost(
-                f"the connection from node {self._node.index} to it was lost ({reason or 'closed'}): {why}"
-            )
+            self._on_lost(f"the connection from node {self._node} to it was lost ({reason or 'closed'}): {why}", 0)
 
     def _hub_silent(self, silent: Silent) -> None:
-        text = f"has not answered node {self._node.index} {silent.text}"
+        text = f"has not answered node {self._node} {silent.text}"
         connection, self._connection = silent.connection, None
         # A guard that goes on later is to know why the others have left.
         connection.send({"op": "fail", "failure": Failure(0, "lost", text, time.time(), order=LOST).to_json()})
         connection.close()
-        self._node.hub_lost(text)
+        self._on_lost(text, 0)
 
     def _adopt(self, timeouts: list[float]) -> None:
         """Node 0's times are those of the gang."""
@@ -247,7 +175,7 @@ class RemoteUplink:
         if not isinstance(error, WireError):
             raise error
         self._connection = None
-        self._node.hub_lost(cannot_understand(error))
+        self._on_lost(cannot_understand(error), 0)
 
     def _receive(self, header: Header, payload: bytes) -> None:
         op = header["op"]
@@ -264,7 +192,7 @@ class RemoteUplink:
             waiting, self._bulk_waiting = self._bulk_waiting, []
             for ready in waiting:
                 ready(self._address, header["port"], self.secret)
-        self._node.from_hub(header, payload)
+        self._on_message(header, payload)
 
     def send(self, header: Header, payload: bytes = b"") -> None:
         if self._connection is not None:

@@ -7,30 +7,50 @@ node 1 and node 2 cannot reach each other. Node 0 is left out, since all are con
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from ..channel.accept import Acceptor
 from ..channel.connect import LONGEST_PAUSE, ConnectError, Dial, connect
 from ..channel.connection import Connection, Identity, cannot_understand
 from ..failure_record import LOST, Failure
-from ..loop.event_loop import Timer
+from ..loop.event_loop import Loop, Timer
 from ..loop.timeouts import SILENT, TIMEOUTS, tune
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from ..loop.framing import Header
-    from ..node.node import Node
 
 RING_BYTES = 4096
 """Of one frame: a connection of the ring is for its end alone."""
 
 
 class Ring:
-    """This node's two ends of the ring: it listens for the node before, and connects to the node after."""
+    """This node's two ends of the ring: it listens for the node before, and connects to the node after.
 
-    def __init__(self, node: Node, identity: Identity, secret: bytes, host: str) -> None:
+    Parameters
+    ----------
+    node : int
+        This node's index.
+    host : str
+        This node's address, on which it listens.
+    fail, say : callable
+        Take a failure of the ring, and a line for the user.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        node: int,
+        identity: Identity,
+        secret: bytes,
+        host: str,
+        fail: Callable[[Failure], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self._loop = loop
         self._node = node
+        self._fail = fail
         self._identity = identity
         self._secret = secret
         self._closed = False
@@ -39,27 +59,27 @@ class Ring:
         self._again: Timer | None = None
         self._connections: list[Connection] = []
         self._acceptor = Acceptor(
-            node.loop,
+            loop,
             host,
             secret,
             identity,
             self._add,
             self._refuse,
-            node=node.index,
+            node=node,
             frame_bytes=RING_BYTES,
             header_bytes=RING_BYTES,
-            say=lambda line: node.say(line),
+            say=say,
         )
         self.port = self._acceptor.port
 
     def _refuse(self, role: str, node: int) -> str | None:
-        if role != "ring" or node != self._node.index - 1:
-            return f"the ring of node {self._node.index} has no {role} {node}"
+        if role != "ring" or node != self._node - 1:
+            return f"the ring of node {self._node} has no {role} {node}"
         return None
 
     def close_the(self, roster: Sequence[Header]) -> None:
         """Connect to the next node, where there is one beside control."""
-        after = self._node.index + 1
+        after = self._node + 1
         if after < len(roster):
             self._next = (roster[after]["address"], roster[after]["ring_port"])
             # The next node has joined, so it runs, and only the network can be in the way.
@@ -69,12 +89,12 @@ class Ring:
     def _connect(self) -> None:
         self._again = None
         self._dial = connect(
-            self._node.loop,
+            self._loop,
             *self._next,
             self._secret,
             self._identity,
             "ring",
-            self._node.index,
+            self._node,
             {},
             self._connected,
             self._failed,
@@ -93,8 +113,8 @@ class Ring:
         connection.on_fault = self._misbehaved
 
     def _misbehaved(self, connection: Connection, error: Exception) -> None:
-        node, text = connection.node, f"{cannot_understand(error)} (to node {self._node.index})"
-        self._node.fail(Failure(node, "nonsense", text, time.time()))
+        node, text = connection.node, f"{cannot_understand(error)} (to node {self._node})"
+        self._fail(Failure(node, "nonsense", text, time.time()))
 
     def _lost(self, connection: Connection, reason: str) -> None:
         if connection in self._connections:
@@ -114,13 +134,13 @@ class Ring:
             return
         if error.interrupted and time.monotonic() < self._deadline:
             # The next node leaves, which we hear by way of node 0; or it was busy, or packets were lost.
-            self._again = self._node.loop.call_later(LONGEST_PAUSE, self._connect)
+            self._again = self._loop.call_later(LONGEST_PAUSE, self._connect)
         else:
-            self._tell(self._node.index + 1, f"cannot reach node {self._node.index + 1}: {error}")
+            self._tell(self._node + 1, f"cannot reach node {self._node + 1}: {error}")
 
     def _tell(self, peer: int, text: str) -> None:
         """Tell the hub, which asks the other node first whether it still takes part."""
-        self._node.fail(Failure(self._node.index, "ring", text, time.time(), order=LOST, peer=peer))
+        self._fail(Failure(self._node, "ring", text, time.time(), order=LOST, peer=peer))
 
     def next_has_left(self) -> None:
         """The next node is done, maybe before this one has reached it."""

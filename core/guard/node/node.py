@@ -31,7 +31,7 @@ from .user_log import Voice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from ..coordinator.hub_link import Uplink
+    from ..coordinator.hub_link import HubLink
     from ..host.ports import PortLease
     from ..loop.framing import Header
     from ..remote_command.local_server import Callers
@@ -79,7 +79,7 @@ class Node:
         self.seen_by_control = False  # whether control's guard is the task's parent, and sees its end
         self.owned = Owned()
         self.task_children = TaskChildren(task_pid)
-        self.uplink: Uplink | None = None
+        self.uplink: HubLink | None = None
         self.peers: PeerServer | None = None
         self.callers: Callers | None = None
         self.work = Work(loop, out, err, self.fail, self._port_taken, self._node_task_ended)
@@ -166,14 +166,14 @@ class Node:
         elif op == "all-gone":
             self._maybe_exit()
 
-    def hub_lost(self, text: str, node: int = 0) -> None:
+    def hub_lost(self, text: str, node: int) -> None:
         """The way to the hub is gone, for good: this node tells its own story."""
         if not self.bye:
             self._fail_alone(Failure(node, "lost", text, time.time(), order=LOST))
 
     def _hub_silent(self) -> None:
         if self.told is None:
-            self.hub_lost(f"has not answered node {self.index} for {STORY_DEADLINE_S:g} s: {CUT}")
+            self.hub_lost(f"has not answered node {self.index} for {STORY_DEADLINE_S:g} s: {CUT}", 0)
 
     def send(self, header: Header, payload: bytes = b"") -> None:
         """One message to the hub, where there is one."""
@@ -346,7 +346,7 @@ class Node:
     def _link_overdue(self, closed_at: float) -> None:
         if self.task_alive:
             self.body_over = True  # there is no way to interrupt it
-            self.fail(deserted(self, self._program, closed_at))
+            self.fail(deserted(self.index, self.task_pid, self._program, closed_at))
             self.ending.end_now()
 
     def _task_gone(self) -> None:
@@ -361,7 +361,7 @@ class Node:
             self.say(self.told["story"])  # it has not heard it: something else was faster, as JAX's own abort is
         self._awaits_story = self.stopping and not self.bye
         if not self.bye and not self.unwound and self._is_to_tell_of_its_task():
-            self.fail(task_failure(self, self._watch.exit_code))
+            self.fail(task_failure(self.index, self._watch.exit_code, self.body_done))
         if not self.bye:
             self.loop.call_later(GONE_GRACE_S, self._gone_long_enough)
         self.maybe_stopped()

@@ -9,7 +9,8 @@ from functools import partial
 
 from ..children import launch as launches
 from ..children.launch import Launch
-from ..coordinator.hub_link import LocalUplink, RemoteUplink
+from ..coordinator.hub_link import RemoteHubLink
+from ..coordinator.local_hub_link import LocalHubLink
 from ..failure_record import EVIDENCE, Failure
 from ..loop.framing import WireError
 from ..loop.limits import too_few_files, what_ran_out
@@ -89,7 +90,10 @@ class Requests:
             self._node.desk.answer(request, {"error": lack})
             return
         where = (header["identity"], header["host"], header.get("timeouts"))
-        hub = self._node.uplink = LocalUplink(self._node, header["num_nodes"], header["timeout"], *where)
+        node = self._node
+        hub = node.uplink = LocalHubLink(
+            node.loop, node.folder, node.say, node.from_hub, header["num_nodes"], header["timeout"], *where
+        )
         self._node.desk.answer(request, {"port": hub.port, "address": hub.address, "secret": hub.secret.hex()})
 
     def start_nodes(self, request: int, header: Header, payload: bytes) -> None:
@@ -101,15 +105,19 @@ class Requests:
 
     def join(self, request: int, header: Header, payload: bytes) -> None:
         """Join the hub; answered as :meth:`joined` is. A ``failure`` ends the gang once the hub hears this node."""
-        if isinstance(self._node.uplink, LocalUplink):
+        if isinstance(self._node.uplink, LocalHubLink):
             self._node.uplink.join({**header["info"], "address": header["address"]})
         else:
             info = {**header["info"], **({"guard": os.getpid()} if self._node.seen_by_control else {})}
             if "failure" in header:
                 info["unfit"] = True
-            self._node.uplink = RemoteUplink(self._node, {**header, "info": info})
+            node = self._node
+            request_to_join = {**header, "info": info}
+            link = node.uplink = RemoteHubLink(
+                node.loop, node.index, request_to_join, node.say, node.from_hub, node.hub_lost, node.fail
+            )
             if "failure" in header:
-                self._node.uplink.on_connected = partial(self._node.fail, Failure.from_json(header["failure"]))
+                link.on_connected = partial(self._node.fail, Failure.from_json(header["failure"]))
         self.joined(request, header, payload)
 
     def joined(self, request: int, header: Header, payload: bytes) -> None:
@@ -188,7 +196,9 @@ class Requests:
 
         assert self._node.uplink is not None
         key = peer_key(self._node.uplink.secret)
-        self._node.callers = Callers(self._node, header["folder"], key, header["nodes"])
+        self._node.callers = Callers(
+            self._node.loop, self._node.say, self._node.index, header["folder"], key, header["nodes"]
+        )
         self._node.desk.answer(request, {})
 
     def own(self, request: int, header: Header, payload: bytes) -> None:

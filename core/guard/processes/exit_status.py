@@ -9,10 +9,6 @@ from ..failure_record import Failure
 from ..text import how_it_ended
 from . import process_table
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from ..node.node import Node
-
 _GET_INFO = 0xC040FF0B
 """ioctl(2) PIDFD_GET_INFO of <linux/pidfd.h>, with the first version of its structure, which has 64 bytes."""
 
@@ -89,27 +85,32 @@ class Program:
         return bool(now[0] and self._seen[0]) and now != self._seen
 
 
-def task_failure(node: Node, code: int | None) -> Failure:
-    """The end of ``node``'s task, which had not said that it is through, as its own guard sees it."""
+def task_failure(node: int, code: int | None, after_body: bool) -> Failure:
+    """The end of the task of node ``node``, which had not finished its step, as its own guard sees it.
+
+    ``code`` is its exit code, None where unknown; ``after_body`` says whether its body had ended well.
+    """
     how = "died" if code is None else how_it_ended(code)
     kind = "task" if code is None else "task-signal" if code < 0 else "task-exit"
-    if node.body_done:
+    if after_body:
         when = " after its body, while Metaflow stored its state"
     elif code is None:
         when = " in the middle of its work"
     else:
         when = " without finishing its step" if code >= 0 else ""
-    return Failure(node.index, kind, f"the node's task {how}{when}", time.time())
+    return Failure(node, kind, f"the node's task {how}{when}", time.time())
 
 
-def deserted(node: Node, program: Program, since: float) -> Failure:
-    """``node``'s task lives, and has closed its end of the pair at ``since``, which the guard's client never does."""
+def deserted(node: int, task_pid: int, program: Program, since: float) -> Failure:
+    """The task ``task_pid`` of node ``node`` lives, and has closed its end of the socket pair at ``since`` (seconds
+    since the epoch), which the guard's client never does. ``program`` is what it ran at first.
+    """
     if program.is_another:
-        now = process_table.described(node.task_pid)
+        now = process_table.described(task_pid)
         text = f"the step's body replaced its own process by another program (exec): {now}"
     else:
         text = (
             "the step's body closed descriptors that it had not opened (as os.closerange() can), and with them the "
             "connection to its guard"
         )
-    return Failure(node.index, "deserted", text, since)
+    return Failure(node, "deserted", text, since)

@@ -20,7 +20,6 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from typing import Any
 
     from ..loop.event_loop import Loop
-    from ..node.node import Node
     from .client import Streams
 
 SOCKET = "callers"
@@ -44,8 +43,12 @@ class Callers:
 
     Parameters
     ----------
-    node : Node
-        Whose loop accepts them.
+    loop : Loop
+        Accepts them.
+    say : callable
+        Takes a line for the user.
+    node : int
+        This node's index.
     folder : str
         A private folder: who may enter it may have commands run.
     key : bytes
@@ -59,8 +62,16 @@ class Callers:
         When there can be no socket in the folder.
     """
 
-    def __init__(self, node: Node, folder: str, key: bytes, nodes: list[dict[str, Any]]) -> None:
-        self._key, self._nodes, self._loop = key, nodes, node.loop
+    def __init__(
+        self,
+        loop: Loop,
+        say: Callable[[str], None],
+        node: int,
+        folder: str,
+        key: bytes,
+        nodes: list[dict[str, Any]],
+    ) -> None:
+        self._key, self._nodes, self._loop = key, nodes, loop
         sock = socket.socket(socket.AF_UNIX)
         try:
             _bind(sock, folder)
@@ -68,11 +79,9 @@ class Callers:
         except OSError:
             sock.close()
             raise
-        complain = self._complain = Complaint(
-            node.say, f"node {node.index}", "for programs that have commands run on other nodes"
-        )
-        self._workers = Workers(node.loop, MOST_CALLS, complain)
-        self._listener = Listener(node.loop, sock, Waiting(MOST_ASKING, ASKING_SECONDS), self._begin, complain)
+        complain = self._complain = Complaint(say, f"node {node}", "for programs that have commands run on other nodes")
+        self._workers = Workers(loop, MOST_CALLS, complain)
+        self._listener = Listener(loop, sock, Waiting(MOST_ASKING, ASKING_SECONDS), self._begin, complain)
 
     def close(self) -> None:
         """Take no more. Those that are served end with their programs."""

@@ -6,7 +6,6 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import metaflow  # noqa: F401 - before any of its extensions
@@ -16,7 +15,7 @@ from metaflow_extensions.gang.core.guard.channel.accept import Acceptor
 from metaflow_extensions.gang.core.guard.channel.connect import ConnectError, connect
 from metaflow_extensions.gang.core.guard.channel.connection import Connection, Identity
 from metaflow_extensions.gang.core.guard.coordinator.hub import Hub
-from metaflow_extensions.gang.core.guard.coordinator.hub_link import RemoteUplink
+from metaflow_extensions.gang.core.guard.coordinator.hub_link import RemoteHubLink
 from metaflow_extensions.gang.core.guard.coordinator.root_cause import REPORT_SETTLE_S, REPORT_WAIT_S
 from metaflow_extensions.gang.core.guard.failure_record import EVIDENCE, LOST, PEER, PREEMPTED, Failure
 from metaflow_extensions.gang.core.guard.loop.event_loop import Loop
@@ -499,18 +498,16 @@ def test_a_node_that_comes_while_the_gang_ends_tells_what_the_others_tell(
     until(gang.loop, lambda: bool(gang.got("story" if told_before else "stop")))
     told: list[dict[str, Any]] = []
     failed: list[str] = []
-    late = SimpleNamespace(
-        loop=gang.loop,
-        index=2,
-        fail=failed.append,
-        from_hub=lambda header, payload: told.append(header),
-        hub_lost=lambda text, node=0: failed.append(text),
-    )
     where = {"address": gang.acceptor.address, "port": gang.acceptor.port, "secret": SECRET.hex(), "host": "127.0.0.1"}
     info = {"hostname": "host-2", "cpus": 1, "gpus": 0}
-    uplink = RemoteUplink(
-        late,  # type: ignore[arg-type]
+    link = RemoteHubLink(
+        gang.loop,
+        2,
         {**where, "identity": GANG.as_list(), "info": info, "timeout": END_S},
+        print,
+        lambda header, payload: told.append(header),
+        lambda text, node: failed.append(text),
+        lambda failure: failed.append(failure.text),
     )
     until(gang.loop, lambda: bool(failed) or any(header["op"] == "story" for header in told))
     stop, ending = (header for header in told if header["op"] != "ask")
@@ -518,7 +515,7 @@ def test_a_node_that_comes_while_the_gang_ends_tells_what_the_others_tell(
     (story,) = {gang.story(), ending["story"]}
     assert story == "The first failure was on node 1 (host-1): raised ValueError\n  | Traceback: line 7"
     over: list[bool] = []
-    uplink.close(lambda: over.append(True))
+    link.close(lambda: over.append(True))
     until(gang.loop, lambda: bool(over))
 
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import metaflow  # noqa: F401 - before any import of the extension
@@ -34,7 +33,7 @@ class Neighbours:
         secret = os.urandom(32)
         secrets = (secret, secret if same_secret else os.urandom(32))
         self.rings = [
-            Ring(SimpleNamespace(loop=self.loop, index=index, fail=self.told.append), GANG, secret, "127.0.0.1")  # type: ignore[arg-type]
+            Ring(self.loop, index, GANG, secret, "127.0.0.1", self.told.append, print)
             for index, secret in enumerate(secrets, 1)
         ]
 

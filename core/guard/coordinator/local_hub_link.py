@@ -1,0 +1,129 @@
+"""Node 0's link to the hub, which is in its own process, with all that the other nodes connect to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from ..channel.accept import Acceptor
+from ..channel.connection import Identity
+from ..loop.limits import Complaint
+from ..loop.timeouts import TIMEOUTS
+from .hub import Hub
+from .messages import HEADER_BYTES, inline_bytes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from ..loop.event_loop import Loop
+    from ..loop.framing import Header
+    from ..tls.values import BulkServer
+    from .hub_link import BulkReady
+
+
+class LocalHubLink:
+    """Control's: the hub itself, the socket on which the others reach it, and the bulk server.
+
+    Parameters
+    ----------
+    folder : str
+        Private; large values are stored in a folder below.
+    say : callable
+        Takes a line for the user.
+    on_message : callable
+        Takes the hub's messages to this node: ``on_message(header, payload)``.
+    timeout_s : float
+        Seconds in which all nodes have to join.
+    identity : list
+        Of the gang, as :class:`Identity` has it.
+    host : str
+        The address on which the others reach the hub.
+    timeouts : list of float, optional
+        The gang's :data:`TIMEOUTS`.
+
+    Raises
+    ------
+    OSError
+        When nothing can listen on ``host``.
+    """
+
+    control_done = False
+    connected = True
+
+    def __init__(
+        self,
+        loop: Loop,
+        folder: str,
+        say: Callable[[str], None],
+        on_message: Callable[[Header, bytes], None],
+        num_nodes: int,
+        timeout_s: float,
+        identity: list[str | int],
+        host: str,
+        timeouts: list[float] | None = None,
+    ) -> None:
+        self.secret = os.urandom(32)
+        self.all_left = num_nodes == 1
+        self._folder, self._say, self._on_message = folder, say, on_message
+        self._bulk: BulkServer | None = None
+        TIMEOUTS.take(timeouts)
+        self._hub = Hub(loop, num_nodes, timeout_s, self._deliver, say, self._start_bulk)
+        self._acceptor = Acceptor(
+            loop,
+            host,
+            self.secret,
+            Identity(*identity),  # type: ignore[arg-type]
+            self._hub.accept,
+            self._hub.refuse,
+            frame_bytes=HEADER_BYTES + inline_bytes(num_nodes),
+            header_bytes=HEADER_BYTES,
+            say=say,
+        )
+        self.address = self._acceptor.address
+        self.port = self._acceptor.port
+
+    def join(self, info: Header) -> None:
+        self._hub.join(0, info)
+
+    def _deliver(self, header: Header, payload: bytes) -> None:
+        if header["op"] == "all-left":
+            self.all_left = True
+        self._on_message(header, payload)
+
+    def _start_bulk(self) -> int:
+        if self._bulk is None:
+            from ..tls.values import BulkServer
+
+            folder = os.path.join(self._folder, "bulk")
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            complain = Complaint(self._say, "node 0", "for large values")
+            self._bulk = BulkServer(self.address, self.secret, folder, complain=complain)
+        return self._bulk.port
+
+    def send(self, header: Header, payload: bytes = b"") -> None:
+        self._hub.receive(0, header, payload)
+
+    def with_bulk(self, ready: BulkReady) -> None:
+        ready(self.address, self._start_bulk(), self.secret)
+
+    def has_left(self, node: int) -> bool:
+        return node in self._hub.roster.left
+
+    def has_joined(self, node: int) -> bool:
+        return node in self._hub.roster.infos
+
+    def guards(self) -> dict[int, int]:
+        roster = self._hub.roster
+        found = {node: roster.infos[node].get("guard") for node in roster.members if node in roster.infos}
+        return {node: pid for node, pid in found.items() if type(pid) is int and pid > 1}
+
+    def leave(self, then: Callable[[], None]) -> None:
+        then()
+
+    def may_leave(self, told: bool) -> bool:
+        return told and not self._hub.roster.members_left
+
+    def close(self, then: Callable[[], None]) -> None:
+        self._acceptor.close()
+        if self._bulk is not None:
+            self._bulk.close()
+        self._hub.close(then)
