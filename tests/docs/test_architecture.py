@@ -19,7 +19,6 @@ MOST_FILES = 12
 
 TOO_LONG = {
     "core/gang/gang.py",
-    "core/guard/coordinator/hub_link.py",
     "core/guard/node/node.py",
     "core/guard/node/requests.py",
     "core/ranks/rank_main.py",

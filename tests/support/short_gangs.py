@@ -15,8 +15,8 @@ from typing import Any
 
 import metaflow  # noqa: F401 - before any of its extensions
 
-from metaflow_extensions.gang.core.guard.coordinator.hub_link import RemoteHubLink
-from metaflow_extensions.gang.core.guard.coordinator.local_hub_link import LocalHubLink
+from metaflow_extensions.gang.core.guard.hub_link.hub_link import RemoteHubLink
+from metaflow_extensions.gang.core.guard.hub_link.local_hub_link import LocalHubLink
 from metaflow_extensions.gang.core.guard.loop.event_loop import Loop
 
 GANG = ["F", "1", "s", "2", 0]

@@ -31,8 +31,8 @@ from .user_log import Voice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from ..coordinator.hub_link import HubLink
     from ..host.ports import PortLease
+    from ..hub_link.hub_link import HubLink
     from ..loop.framing import Header
     from ..remote_command.local_server import Callers
     from ..remote_command.node_server import PeerServer

@@ -9,9 +9,9 @@ from functools import partial
 
 from ..children import launch as launches
 from ..children.launch import Launch
-from ..coordinator.hub_link import RemoteHubLink
-from ..coordinator.local_hub_link import LocalHubLink
 from ..failure_record import EVIDENCE, Failure
+from ..hub_link.hub_link import RemoteHubLink
+from ..hub_link.local_hub_link import LocalHubLink
 from ..loop.framing import WireError
 from ..loop.limits import too_few_files, what_ran_out
 from ..processes import process_table

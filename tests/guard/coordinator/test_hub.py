@@ -15,9 +15,9 @@ from metaflow_extensions.gang.core.guard.channel.accept import Acceptor
 from metaflow_extensions.gang.core.guard.channel.connect import ConnectError, connect
 from metaflow_extensions.gang.core.guard.channel.connection import Connection, Identity
 from metaflow_extensions.gang.core.guard.coordinator.hub import Hub
-from metaflow_extensions.gang.core.guard.coordinator.hub_link import RemoteHubLink
 from metaflow_extensions.gang.core.guard.coordinator.root_cause import REPORT_SETTLE_S, REPORT_WAIT_S
 from metaflow_extensions.gang.core.guard.failure_record import EVIDENCE, LOST, PEER, PREEMPTED, Failure
+from metaflow_extensions.gang.core.guard.hub_link.hub_link import RemoteHubLink
 from metaflow_extensions.gang.core.guard.loop.event_loop import Loop
 from metaflow_extensions.gang.core.guard.loop.timeouts import TIMEOUTS
 

@@ -16,8 +16,8 @@ import pytest
 from support.paths import TESTS
 
 from metaflow_extensions.gang.core.guard.channel.connection import Connection, Identity
-from metaflow_extensions.gang.core.guard.coordinator.neighbour_watch import Ring
 from metaflow_extensions.gang.core.guard.failure_record import Failure
+from metaflow_extensions.gang.core.guard.hub_link.neighbour_watch import Ring
 from metaflow_extensions.gang.core.guard.loop.event_loop import Loop
 
 GANG = Identity("F", "1", "s", "2", 0)

@@ -9,10 +9,10 @@ from contextlib import suppress
 from ..channel.connect import ConnectError, Dial, connect
 from ..channel.connection import Connection, Identity, cannot_understand
 from ..channel.liveness import Liveness, Silent
+from ..coordinator.hub import ENDING
 from ..failure_record import CUT, DIED, LOST, Failure
 from ..loop.framing import WireError
 from ..loop.timeouts import SILENT, TIMEOUTS, tune
-from .hub import ENDING
 from .neighbour_watch import Ring
 
 TYPE_CHECKING = False

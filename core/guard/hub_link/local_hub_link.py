@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 from ..channel.accept import Acceptor
 from ..channel.connection import Identity
+from ..coordinator.hub import Hub
+from ..coordinator.messages import HEADER_BYTES, inline_bytes
 from ..loop.limits import Complaint
 from ..loop.timeouts import TIMEOUTS
-from .hub import Hub
-from .messages import HEADER_BYTES, inline_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
