@@ -2,7 +2,7 @@
 
 import sys
 
-from ..core.metaflow_compat import refuse_to_spin, too_old
+from ..core.metaflow_compat.version import refuse_to_spin, too_old
 
 STEP_DECORATORS_DESC = [
     ("deepspeed", "..launchers.deepspeed.decorator.DeepspeedDecorator"),

@@ -1,4 +1,4 @@
-"""What differs between Metaflows: whether the one at hand is new enough, and what it is told of our decorators."""
+"""Which Metaflow there is: whether it is new enough, and that ``spin`` refuses the steps of gangs."""
 
 from __future__ import annotations
 
