@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from metaflow._vendor import click
-from metaflow.metaflow_config_funcs import from_conf
-
 from .exceptions import BadAttribute
+from .metaflow_compat import environment, steps
+from .metaflow_compat.configuration import command_words, configured
 
 
 def number(decorator: Any, name: str, least: float = 0.0) -> float:
@@ -61,7 +60,7 @@ def setting(name: str, usual: float, least: float = 0.0, unit: str = "seconds") 
         Where it is no number greater than ``least``.
     """
     key = f"GANG_{name.upper()}"
-    value = from_conf(key)
+    value = configured(key)
     found = usual if value in (None, "") else _seconds(value)
     if not found > least:
         raise BadAttribute(f"METAFLOW_{key}={value}: it is a number of {unit} greater than {least:g}.")
@@ -129,7 +128,7 @@ def read_port(value: Any, name: str) -> int | None:
 
 def declared_port(environ: Mapping[str, str]) -> int | None:
     """The port that ``@kubernetes(port=...)`` declares for the pods, which a network policy may allow; None without."""
-    declared = environ.get("MF_MASTER_PORT", "")  # Metaflow writes "None" where there is none
+    declared = environment.declared_port(environ)
     return read_port(declared, "@kubernetes(port=...)") if declared.isdecimal() else None
 
 
@@ -158,13 +157,10 @@ def check_neighbours(decorator: Any, step: str, decorators: list[Any]) -> None:
                 "caught on one node. Remove @catch; @retry works."
             )
         if other.name == "parallel":
-            # Both say the same. Its own way of starting the nodes would start them twice.
-            other.task_decorate = _leave_as_it_is
+            steps.leave_the_body(other)
         elif other.name == "batch":
-            # Node 0's body ends when all nodes have stored their state. Metaflow would ask for 600 s whether they
-            # have, and then fail where it counts others than the gang's: those that were lost, or another gang's.
-            other._wait_for_mapper_tasks = _wait_no_more
-        elif getattr(other, "IS_PARALLEL", False):
+            steps.wait_for_no_other_node(other)
+        elif steps.is_parallel(other):
             raise BadAttribute(
                 f"Step *{step}* has both @{decorator.name} and @{other.name}: a step has one launcher. "
                 "Use a step for each."
@@ -182,22 +178,13 @@ def check_scheduler(decorator: Any, step: str) -> None:
     ------
     BadAttribute
     """
-    # Decorators are asked before the command is looked into: its words are all there is, and Metaflow keeps them so.
-    words = getattr(click.get_current_context(silent=True), "saved_args", None) or [""]
-    scheduler = _WITHOUT_GANGS.get(words[0])
+    words = command_words()
+    scheduler = _WITHOUT_GANGS.get(words[0]) if words else None
     if scheduler is not None and "create" in words:
         raise BadAttribute(
             f"Step *{step}* has @{decorator.name}, and {scheduler} runs no step on several nodes. Argo Workflows "
             "does (argo-workflows create), and so does a run from here, on AWS Batch or on Kubernetes."
         )
-
-
-def _leave_as_it_is(step_func: Any, *context: Any) -> Any:
-    return step_func
-
-
-def _wait_no_more(flow: Any, step: str) -> None:
-    pass
 
 
 def check_split(name: str, step: str, graph: Any) -> None:
@@ -207,9 +194,8 @@ def check_split(name: str, step: str, graph: Any) -> None:
     ------
     BadAttribute
     """
-    for node in graph:
-        if step in node.out_funcs and not node.parallel_foreach:
-            raise BadAttribute(
-                f"Step *{step}* has @{name}, but step *{node.name}* does not say how many nodes: write "
-                f"self.next(self.{step}, num_parallel=N) there."
-            )
+    for before in steps.steps_without_split(graph, step):
+        raise BadAttribute(
+            f"Step *{step}* has @{name}, but step *{before}* does not say how many nodes: write "
+            f"self.next(self.{step}, num_parallel=N) there."
+        )

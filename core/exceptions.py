@@ -3,6 +3,7 @@
     MetaflowException
     `- GangException                 catch this one for everything below
        |- BadAttribute               a mistake in an attribute or argument; nothing was started
+       |- MetaflowChanged            this Metaflow lacks an internal part that the gang uses
        |- ToolMissing                the image lacks what the launcher starts
        |- GuardDied                  this node's guard is gone, and with it the connection to the others
        |- GangFailed                 the gang ended because of another node; the message tells the first failure
@@ -45,6 +46,12 @@ class ToolMissing(GangException):
     """Something that the launcher needs is not in this node's image or environment."""
 
     headline = "Missing in this environment"
+
+
+class MetaflowChanged(GangException):
+    """This Metaflow lacks an internal part that the gang uses; the message names it, and what to install."""
+
+    headline = "Metaflow has changed"
 
 
 class GangFailed(GangException):

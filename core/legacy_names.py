@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 
-# What stands between the line that imports a module and the module's body.
-_MACHINERY = ("importlib", "metaflow.extension_support")
+from .metaflow_compat.configuration import loads_extensions
 
 
 def note_move(old: str, new: str) -> None:
@@ -37,4 +36,5 @@ def note_move(old: str, new: str) -> None:
 
 
 def _is_machinery(module: str) -> bool:
-    return any(module == name or module.startswith(name + ".") for name in _MACHINERY)
+    """Whether a module stands between the line that imports another module and that module's body."""
+    return f"{module}.".startswith("importlib.") or loads_extensions(module)

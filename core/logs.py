@@ -12,10 +12,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from datetime import datetime
 from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from .exceptions import MetaflowChanged
+from .metaflow_compat.datastores import datastore_of_task, open_flow_datastore
+from .metaflow_compat.environment import captured_streams
+from .metaflow_compat.task_logs import around_the_line, save_logs_of_run, save_own_logs
 
 _CAPTURE_S = 1.0
 _TAIL_BYTES = 1 << 16
@@ -47,19 +51,17 @@ def say_and_store(text: str, task_datastore: Any) -> None:
     task_datastore : TaskDataStore
         That of the running task.
     """
-    paths = {stream: os.environ.get(f"MFLOG_{stream.upper()}", "") for stream in ("stdout", "stderr")}
-    if not all(paths.values()):
+    paths = captured_streams()
+    if not paths:
         return
     say(text)
-    from metaflow.mflog import TASK_LOG_SOURCE
-
     # The file is written by a process that reads our stderr; that it has come so far raises no event.
     last, deadline = text.strip().splitlines()[-1].encode(), time.monotonic() + _CAPTURE_S
     # Whatever a datastore raises: the failure that is being told is the one to end with.
     with contextlib.suppress(Exception):
         while last not in Path(paths["stderr"]).read_bytes()[-_TAIL_BYTES:] and time.monotonic() < deadline:
             time.sleep(0.01)
-        task_datastore.save_logs(TASK_LOG_SOURCE, {stream: Path(path) for stream, path in paths.items()})
+        save_own_logs(task_datastore, {stream: Path(path) for stream, path in paths.items()})
 
 
 def to_mflog(path: str, limit: int = LOG_BYTES) -> FileIO:
@@ -90,7 +92,7 @@ class _Writer:
         self.latest = b""
         self._stored = stored
         self._number = 0
-        self._before, self._between, self._after = _around_the_line()
+        self._before, self._between, self._after = around_the_line()
 
     def copy(self, file: BinaryIO, most: int) -> None:
         """The whole lines of the next ``most`` bytes of ``file``."""
@@ -120,18 +122,6 @@ class _Writer:
             view = view[self._stored.write(view) :]
 
 
-def _around_the_line() -> tuple[bytes, bytes, bytes]:
-    """What Metaflow writes before the time of a line, between that and its id, and after that."""
-    from metaflow.mflog import RUNTIME_LOG_SOURCE
-    from metaflow.mflog.mflog import ISOFORMAT, decorate
-
-    moment = datetime(2000, 1, 2, 3, 4, 5, 6)
-    sample = decorate(RUNTIME_LOG_SOURCE, b"", now=moment, lineid=b"LINEID")
-    before, _, rest = sample.partition(moment.strftime(ISOFORMAT).encode())
-    between, _, after = rest.partition(b"LINEID")
-    return before, between, after
-
-
 def save_node_logs(
     flow_datastore: Any,
     run_id: str,
@@ -150,28 +140,23 @@ def save_node_logs(
     limit : int
         Bytes of each stream that are stored.
     """
-    from metaflow.mflog import RUNTIME_LOG_SOURCE
-
     for node, streams in logs.items():
-        datastore = flow_datastore.get_task_datastore(
-            run_id, step, task_ids[node], attempt=attempt, mode="w", allow_not_done=True
-        )
+        datastore = datastore_of_task(flow_datastore, run_id, step, task_ids[node], attempt)
         with contextlib.ExitStack() as stack:
             opened = {name: stack.enter_context(to_mflog(path, limit)) for name, path in streams.items()}
-            datastore.save_logs(RUNTIME_LOG_SOURCE, opened)
+            save_logs_of_run(datastore, opened)
 
 
 def main(spec_path: str) -> None:
     """Store the logs that the specification at ``spec_path`` (JSON, see :mod:`.local`) names."""
-    from metaflow.datastore import FlowDataStore
-    from metaflow.plugins import DATASTORES
-
     with open(spec_path, encoding="utf-8") as file:
         spec = json.load(file)
-    storage = next(store for store in DATASTORES if spec["datastore"] == store.TYPE)
-    datastore = FlowDataStore(spec["flow"], None, storage_impl=storage, ds_root=spec["root"])
     where = (spec["run"], spec["step"], spec["attempt"])
-    save_node_logs(datastore, *where, spec["logs"], spec["task_ids"], spec["limit"])
+    try:
+        datastore = open_flow_datastore(spec["flow"], spec["datastore"], spec["root"])
+        save_node_logs(datastore, *where, spec["logs"], spec["task_ids"], spec["limit"])
+    except MetaflowChanged as error:
+        raise SystemExit(f"[gang] {error}") from None
 
 
 if __name__ == "__main__":

@@ -9,8 +9,23 @@ from importlib import metadata
 OLDEST = (2, 16)
 """The first version with what the decorators need of it."""
 
+NEWEST_TESTED = "2.19.39"
+"""The newest version that the tests have run on, as tests/constraints.txt says."""
+
 DISTRIBUTIONS = ("ob-metaflow", "metaflow")
 """What installs a Metaflow: Outerbounds' build, and Metaflow's own."""
+
+
+def installed() -> tuple[str, str]:
+    """The name of the distribution that has installed Metaflow, and its version; where pip did not install it, as in a
+    task that has got it with the flow's code, ("metaflow", "(of unknown version)").
+    """
+    for name in DISTRIBUTIONS:
+        try:
+            return name, metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return "metaflow", "(of unknown version)"
 
 
 def too_old() -> str:
@@ -18,19 +33,14 @@ def too_old() -> str:
 
     Nothing is looked at where Metaflow was not installed by pip, as in a task that has got it with the flow's code.
     """
-    for name in DISTRIBUTIONS:
-        try:
-            version = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-        numbers = re.match(r"(\d+)\.(\d+)", version)
-        if numbers and (int(numbers[1]), int(numbers[2])) < OLDEST:
-            oldest = ".".join(map(str, OLDEST))
-            return (
-                f"metaflow-gang needs Metaflow {oldest} or newer, and {name} {version} is installed, so that there "
-                f"is no @gang, @torchrun and so on: pip install --upgrade {name}."
-            )
-        return ""
+    name, version = installed()
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    if numbers and (int(numbers[1]), int(numbers[2])) < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        return (
+            f"metaflow-gang needs Metaflow {oldest} or newer, and {name} {version} is installed, so that there "
+            f"is no @gang, @torchrun and so on: pip install --upgrade {name}."
+        )
     return ""
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..guard.failure_record import Failure
+from ..metaflow_compat.datastores import storage_of_flow
 
 _MAGIC = b"mf.gang"
 _OPEN, _CLOSED, _FAILED = b"open", b"closed", b"failed"
@@ -63,7 +64,7 @@ class DatastoreMeeting:
     def __init__(
         self, flow_datastore: Any, flow_name: str, run_id: str, step_name: str, control_task: str, attempt: int
     ) -> None:
-        self._storage = flow_datastore._storage_impl
+        self._storage = storage_of_flow(flow_datastore)
         self._attempt = attempt
         pieces = (flow_name, run_id, step_name, control_task, str(attempt))
         # A dot is no part of an id that Metaflow makes, but "." and ".." would be folders.

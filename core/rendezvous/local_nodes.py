@@ -15,6 +15,8 @@ from ..exceptions import BadAttribute
 from ..gang.gang import TaskInfo
 from ..guard.processes.process_table import GANG_MARKER
 from ..machine.gpus import TooFewGpus, share_gpus, visible_gpus
+from ..metaflow_compat import environment
+from ..metaflow_compat.tasks import command_of_node
 from ..step.run_interrupt import CONTROL_MARKER
 
 MEETING_VARIABLE = "METAFLOW_GANG_MEETING"
@@ -26,14 +28,9 @@ Control has its own share already, and could not see what there was to share.
 """
 
 
-def is_local() -> bool:
-    """Whether the nodes of this gang are processes of this machine, which Metaflow's own backends say."""
-    return os.environ.get("METAFLOW_RUNTIME_ENVIRONMENT", "local") == "local"
-
-
 def is_of_a_run(task_id: str) -> bool:
     """Whether a run started this control task. What its body starts has the same variables, but another task's id."""
-    return CONTROL_MARKER in os.environ and os.environ.get("MF_PARALLEL_CONTROL_TASK_ID") == task_id
+    return CONTROL_MARKER in os.environ and environment.control_task("") == task_id
 
 
 def gang_id(task_id: str) -> str:
@@ -78,16 +75,16 @@ def control_environment(
     environ : mapping
         What the task gets besides: whether GPUs are chosen there.
     """
-    environment = {**_place(0, num_nodes, control_task), GANG_MARKER: f"{gang_id}.0"}
+    variables = {**environment.place(0, num_nodes, control_task), GANG_MARKER: f"{gang_id}.0"}
     try:
         shares = share_gpus(visible_gpus(environ), num_nodes, requested_gpus)
     except TooFewGpus:
-        return environment  # the task finds it out again, and fails in its own name
+        return variables  # the task finds it out again, and fails in its own name
     own = shares.values[0]
     if own is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = own
-        environment[SHARES_VARIABLE] = json.dumps({"values": shares.values, "notice": shares.notice})
-    return environment
+        variables["CUDA_VISIBLE_DEVICES"] = own
+        variables[SHARES_VARIABLE] = json.dumps({"values": shares.values, "notice": shares.notice})
+    return variables
 
 
 def node_environments(
@@ -102,21 +99,11 @@ def node_environments(
         logs.say(notice)
     environments = []
     for node, visible in enumerate(values):
-        environment = {**_place(node, num_nodes, control_task), GANG_MARKER: f"{gang_id}.{node}"}
+        variables = {**environment.place(node, num_nodes, control_task), GANG_MARKER: f"{gang_id}.{node}"}
         if visible is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = visible
-        environments.append(environment)
+            variables["CUDA_VISIBLE_DEVICES"] = visible
+        environments.append(variables)
     return environments
-
-
-def _place(node: int, num_nodes: int, control_task: str) -> dict[str, str]:
-    """The variables that Metaflow's ``current.parallel`` reads."""
-    return {
-        "MF_PARALLEL_NUM_NODES": str(num_nodes),
-        "MF_PARALLEL_MAIN_IP": "127.0.0.1",
-        "MF_PARALLEL_CONTROL_TASK_ID": control_task,
-        "MF_PARALLEL_NODE_INDEX": str(node),
-    }
 
 
 def _gpu_shares(num_nodes: int, requested: int | None) -> tuple[Sequence[str | None], str]:
@@ -142,23 +129,17 @@ def node_tasks(
     or @pypi. An environment's ``executable()`` is for machines on which Metaflow has installed it, and may be several
     words, as uv's is.
     """
-    from metaflow.cli_args import cli_args
-    from metaflow.unbounded_foreach import UBF_TASK
-
     tasks = []
     for node, task_id in enumerate(task_ids(task.task_id, len(environments))):
         options = {
-            **cli_args.step_kwargs,
             "split_index": str(node),
             "run_id": task.run_id,
             "task_id": task_id,
             "input_paths": ",".join(input_paths),
             "input_paths_filename": None,
-            "ubf_context": UBF_TASK,
             "retry_count": str(task.attempt),
         }
-        command = cli_args.step_command("", sys.argv[0], task.step_name, step_kwargs=options)[1:]
-        argv = [sys.executable, *(str(word) for word in command)]
+        argv = [sys.executable, *command_of_node(task.step_name, options)]
         tasks.append({"node": node, "argv": argv, "env": {**os.environ, **environments[node]}, "cwd": os.getcwd()})
     return tasks[1:]
 

@@ -10,10 +10,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
-from metaflow import current
-from metaflow.plugins.parallel_decorator import ParallelDecorator
-from metaflow.unbounded_foreach import UBF_CONTROL
-
 from ..attributes import (
     SILENCE_S,
     check_neighbours,
@@ -31,6 +27,10 @@ from ..guard.processes.process_table import GANG_MARKER
 from ..logs import LOG_BYTES
 from ..machine.network import require_tls
 from ..machine.proxies import reach_nodes_directly
+from ..metaflow_compat.environment import control_task
+from ..metaflow_compat.runs import started_task
+from ..metaflow_compat.steps import ParallelDecorator, is_control
+from ..metaflow_compat.tasks import appear_on_current, foreach_depth, joined_tasks, num_nodes, set_joined_tasks
 from ..rendezvous import absence_report
 from ..rendezvous.local_nodes import control_environment, task_ids
 from ..storage.results import results_prefix
@@ -193,14 +193,13 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
         self, cli_args: Any, retry_count: int, max_user_code_retries: int, ubf_context: str | None
     ) -> None:
         super().runtime_step_cli(cli_args, retry_count, max_user_code_retries, ubf_context)
-        if ubf_context == UBF_CONTROL:
-            task, name = cli_args.task, secrets.token_hex(8)
-            cli_args.env[run_interrupt.CONTROL_MARKER] = str(os.getpid())
-            cli_args.env[GANG_MARKER] = f"{name}.0"
+        if is_control(ubf_context):
+            name = secrets.token_hex(8)
+            task, nodes, env = started_task(cli_args)
+            env[run_interrupt.CONTROL_MARKER] = str(os.getpid())
+            env[GANG_MARKER] = f"{name}.0"
             if not self._elsewhere:
-                environ = {**os.environ, **cli_args.env}
-                num_nodes = int(task.ubf_iter.num_parallel)
-                cli_args.env.update(control_environment(num_nodes, self.gpus, str(task.task_id), name, environ))
+                env.update(control_environment(nodes, self.gpus, task, name, {**os.environ, **env}))
 
     def task_pre_step(
         self,
@@ -216,7 +215,7 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
         ubf_context: str | None,
         inputs: Any,
     ) -> None:
-        if getattr(flow, "_parallel_ubf_iter", None) is None:
+        if num_nodes(flow) == 0:
             raise BadAttribute(f"Step *{step_name}* has no node: num_parallel has to be 1 or more.")
         super().task_pre_step(
             step_name,
@@ -250,16 +249,15 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
         ubf_context: str | None,
     ) -> Callable[[], None]:
         # The nodes themselves are one level.
-        self._in_foreach = len(getattr(flow, "_foreach_stack", None) or ()) > 1
-        num_nodes = flow._parallel_ubf_iter.num_parallel
-        is_control = ubf_context == UBF_CONTROL
-        self._lifecycle = Lifecycle(self, flow, num_nodes, is_control)
+        self._in_foreach = foreach_depth(flow) > 1
+        nodes, on_control = num_nodes(flow), is_control(ubf_context)
+        self._lifecycle = Lifecycle(self, flow, nodes, on_control)
         if self._unfit is not None:
             self._lifecycle.cannot_take_part(self._unfit, "what the step needs")
-        if is_control and not getattr(flow, "_control_mapper_tasks", None):
+        if on_control and not joined_tasks(flow):
             # The backends have set it by now; locally it is ours to say which tasks the join gets.
             prefix = f"{self.task.run_id}/{self.task.step_name}/"
-            flow._control_mapper_tasks = [prefix + task_id for task_id in task_ids(self.task.task_id, num_nodes)]
+            set_joined_tasks(flow, [prefix + task_id for task_id in task_ids(self.task.task_id, nodes)])
         return partial(self._lifecycle.run, step_func)
 
     def task_post_step(
@@ -293,8 +291,8 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
         As the older packages had it, for scripts that look there; but the gangs of a foreach would meet in one folder.
         """
         task = self.task
-        control_task = os.environ.get("MF_PARALLEL_CONTROL_TASK_ID", task.task_id) if self._in_foreach else None
-        return results_prefix(suffix, task.flow_name, task.run_id, task.step_name, control_task, attempt)
+        control = control_task(task.task_id) if self._in_foreach else None
+        return results_prefix(suffix, task.flow_name, task.run_id, task.step_name, control, attempt)
 
     def appear(self, gang: Gang) -> None:
         """Put the gang, and what the launcher has, on ``current``."""
@@ -302,7 +300,7 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
         members = self.form(gang)
         if self.runs_on_control_only:
             gang = replace(gang, _only_on_control=f"@{self.name}")
-        current._update_env({"gang": gang, **members})
+        appear_on_current({"gang": gang, **members})
 
 
 absence_report.watch()  # as early as this: the flow file, which is being loaded, may not come to its end

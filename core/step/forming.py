@@ -24,6 +24,7 @@ from ..guard_client.link import INTERRUPT, STACKS, Link
 from ..logs import say
 from ..machine.gpus import cpu_count, gpu_count
 from ..machine.network import NoRoute, own_address_within
+from ..metaflow_compat import environment
 from ..rendezvous import absence_report, local_nodes
 from ..rendezvous.datastore_meeting import DatastoreMeeting, MeetingFailed
 from . import nested_run, run_interrupt
@@ -32,9 +33,6 @@ from .termination import LOADED, Preemption
 
 if TYPE_CHECKING:
     from .decorator import GangDecorator
-
-_ALONE = {"MF_PARALLEL_NUM_NODES": "1", "MF_PARALLEL_NODE_INDEX": "0", "MF_PARALLEL_MAIN_IP": "127.0.0.1"}
-"""What ``current.parallel`` says of a gang of one where Metaflow has set none of it, as under Argo."""
 
 _LOOK_S = 1.0
 """Seconds between two looks at the meeting place while nodes are missing."""
@@ -104,7 +102,7 @@ class Forming:
         """What can be known before there is a guard. Raises GangException where this task has to form no gang."""
         nested_run.refuse_to_nest(nested_run.attempt_of(self._task))
         end_stdin()
-        if local_nodes.is_local() and self._is_control:
+        if environment.is_local() and self._is_control:
             if local_nodes.is_of_a_run(self._task.task_id):
                 self._run = run_interrupt.run_of()
                 run_interrupt.refuse_without_a_run(self._run)
@@ -114,13 +112,12 @@ class Forming:
     def _form(self, link: Link) -> Gang:
         attributes = self._decorator.attributes
         timeout = float(attributes["all_nodes_started_timeout"])
-        if local_nodes.is_local():
+        if environment.is_local():
             self._prepare_local()
         if self._num_nodes == 1:
-            for name, value in _ALONE.items():
-                os.environ.setdefault(name, value)
-        self._node = absence_report.node_index(self._is_control)
-        task, control_task = self._task, absence_report.control_task(self._task)
+            environment.assume_one_node()
+        self._node = environment.node_index(self._is_control)
+        task, control_task = self._task, environment.control_task(self._task.task_id)
         identity = [task.flow_name, task.run_id, task.step_name, control_task, task.attempt]
         self._gang_id = self._gang_id or os.environ.get(GANG_MARKER, "").rpartition(".")[0] or secrets.token_hex(8)
         os.environ[GANG_MARKER] = f"{self._gang_id}.{self._node}"
@@ -144,9 +141,9 @@ class Forming:
         )
         begun = time.monotonic()
         try:
-            host = own_address_within(os.environ["MF_PARALLEL_MAIN_IP"], timeout, say)
+            host = own_address_within(environment.main_address(), timeout, say)
         except NoRoute as error:
-            raise GangException(f"Node {self._node} finds no way to node 0 (MF_PARALLEL_MAIN_IP). {error}") from None
+            raise GangException(f"Node {self._node} finds no way to node 0 ({environment.MAIN_IP}). {error}") from None
         if not self._is_control:  # whose own address is known at once, and who tells of the time as the step names it
             timeout = max(1.0, timeout - (time.monotonic() - begun))
         where = self._open(link, identity, host, timeout) if self._is_control else self._find(timeout, control_task)
@@ -203,7 +200,7 @@ class Forming:
         header, _ = link.request(
             "open",
             num_nodes=self._num_nodes,
-            local=local_nodes.is_local(),
+            local=environment.is_local(),
             timeout=timeout,
             identity=identity,
             host=host,
@@ -214,7 +211,7 @@ class Forming:
         where = {key: header[key] for key in ("address", "port", "secret")}
         announcement = json.dumps(where).encode()
         datastore = self._decorator.flow_datastore
-        if local_nodes.is_local():
+        if environment.is_local():
             tasks = local_nodes.node_tasks(self._task, self._decorator.input_paths, self._environments)
             limit = self._decorator.log_bytes
             saver = local_nodes.log_saver(datastore, self._task, self._num_nodes, self._folder, limit)
@@ -234,7 +231,7 @@ class Forming:
         """The list of nodes, once all have joined. Until then this node looks at the meeting place for what those have
         left who will not join. The nodes of a local gang need not: control's guard sees their ends.
         """
-        wait = None if local_nodes.is_local() or self._num_nodes == 1 else _LOOK_S
+        wait = None if environment.is_local() or self._num_nodes == 1 else _LOOK_S
         header, _ = link.request("join", wait=wait, **joining)
         while "nodes" not in header:
             if self._meeting is not None:
@@ -262,12 +259,10 @@ class Forming:
 
     def leave_word(self, error: Exception, who: str) -> None:
         """At the meeting place, for those who wait: this node will not join. Nothing is done where nodes are local."""
-        if local_nodes.is_local() or self._num_nodes == 1:
+        if environment.is_local() or self._num_nodes == 1:
             return
-        node = absence_report.node_index(self._is_control)
-        absence_report.leave_word(
-            self._datastore_meeting(absence_report.control_task(self._task)), node, record(error, who)
-        )
+        node, control_task = environment.node_index(self._is_control), environment.control_task(self._task.task_id)
+        absence_report.leave_word(self._datastore_meeting(control_task), node, record(error, who))
 
     def _datastore_meeting(self, control_task: str) -> DatastoreMeeting:
         task = self._task

@@ -12,6 +12,7 @@ from ..exceptions import GangException, GangFailed, GangInterrupt, GuardDied
 from ..guard.host.owned_files import remove_in_its_stead
 from ..guard_client.link import Link
 from ..logs import save_node_logs, say, say_and_store
+from ..metaflow_compat import environment, tasks
 from ..rendezvous import absence_report, local_nodes
 from .exception_record import record, shorten
 from .forming import Forming
@@ -134,8 +135,8 @@ class Lifecycle(Forming):
         They are in the order of their nodes, whoever has named them.
         """
         if lost:
-            tasks = enumerate(self._flow._control_mapper_tasks)
-            self._flow._control_mapper_tasks = [task for node, task in tasks if node not in lost]
+            kept = [task for node, task in enumerate(tasks.joined_tasks(self._flow)) if node not in lost]
+            tasks.set_joined_tasks(self._flow, kept)
 
     # -- failing -----------------------------------------------------------------------------------------------------
 
@@ -167,7 +168,7 @@ class Lifecycle(Forming):
         except GuardDied as died:
             self._clean_up_after_guard(link, logs=True)
             raised = died
-        if not local_nodes.is_local():
+        if not environment.is_local():
             say_and_store(self._story or str(raised), self._decorator.task_datastore)
         elif self._decorator.aborts_with_others:
             say(self._story or str(raised))  # Metaflow, which would tell it in a moment, may not come to it
@@ -179,19 +180,19 @@ class Lifecycle(Forming):
     def _close_the_meeting(self, raised: BaseException) -> None:
         """Who comes now finds the story there; and control, what became of a node that has failed before it joined."""
         absence_report.settle()
-        if local_nodes.is_local() or (self._num_nodes == 1 and self._meeting is None):
+        if environment.is_local() or (self._num_nodes == 1 and self._meeting is None):
             return
         with contextlib.suppress(Exception):  # the datastore may be what failed; the attempt is in the key anyway
-            meeting = self._meeting or self._datastore_meeting(absence_report.control_task(self._task))
+            meeting = self._meeting or self._datastore_meeting(environment.control_task(self._task.task_id))
             if self._is_control:
                 meeting.close(self._story or str(raised))
             elif not self._joined and not isinstance(raised, GangFailed):
-                absence_report.leave_word(meeting, absence_report.node_index(False), record(raised, self._who))
+                absence_report.leave_word(meeting, environment.node_index(False), record(raised, self._who))
 
     def _clean_up_after_guard(self, link: Link, logs: bool) -> None:
         """What the guard would have done in the end, storing the other local nodes' ``logs`` included."""
         link.clean_up_after_guard(f"{self._gang_id}.{self._node}", outputs=self._run is not None)
-        if logs and self._is_control and local_nodes.is_local():
+        if logs and self._is_control and environment.is_local():
             self._save(local_nodes.log_paths(self._folder, self._num_nodes))
         if self._folder:
             remove_in_its_stead(self._folder)
@@ -216,7 +217,7 @@ class Lifecycle(Forming):
 
     def _store_logs(self, link: Link) -> None:
         """Control of a local gang: the other nodes' output becomes the logs of their own tasks."""
-        if not local_nodes.is_local() or self._num_nodes == 1:
+        if not environment.is_local() or self._num_nodes == 1:
             return
         header, _ = link.request("tasks-gone")
         self._save(header["logs"])

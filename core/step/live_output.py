@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import fcntl
 import os
-import sys
 from collections.abc import Callable
 from functools import wraps
 from io import BufferedReader
 from typing import Any
+
+from ..exceptions import MetaflowChanged
+from ..logs import say
+from ..metaflow_compat.runs import output_of, replace_line_reader
 
 _installed = False
 
@@ -21,10 +24,12 @@ _installed = False
 def show_lines_at_once() -> None:
     """Have the runtime show all lines that it has read, once for the process."""
     global _installed
-    worker: Any = getattr(sys.modules.get("metaflow.runtime"), "Worker", None)
-    if not _installed and hasattr(worker, "read_logline"):
+    if not _installed:
         _installed = True
-        worker.read_logline = all_lines(worker.read_logline)
+        try:
+            replace_line_reader(all_lines)
+        except MetaflowChanged as error:  # lines come later, and all of them
+            say(str(error))
 
 
 def all_lines(read_line: Callable[[Any, int], bool]) -> Callable[[Any, int], bool]:
@@ -33,8 +38,8 @@ def all_lines(read_line: Callable[[Any, int], bool]) -> Callable[[Any, int], boo
     @wraps(read_line)
     def read_lines(worker: Any, fd: int) -> bool:
         has_read = read_line(worker, fd)
-        reader, *_ = getattr(worker, "_logs", {}).get(fd, (None,))
-        if isinstance(reader, BufferedReader):
+        reader = output_of(worker, fd)
+        if reader is not None:
             # As many as there are now: others wait for their turn while this task prints on and on.
             for _ in range(buffered_lines(reader)):
                 read_line(worker, fd)

@@ -6,16 +6,15 @@ once more for each. Such a process would form the same gang again, and the first
 
 from __future__ import annotations
 
-import itertools
 import os
 import sys
-from collections.abc import Sequence
 from typing import NoReturn
 
 from ..exceptions import BadAttribute
 from ..gang.gang import TaskInfo
 from ..guard.node.preemption import NESTED, TOLD
 from ..logs import say
+from ..metaflow_compat.configuration import attempt_in
 
 _STEP = "METAFLOW_GANG_STEP"
 """In what a body starts: the attempt of the task, the pid of its guard and its private folder."""
@@ -41,17 +40,6 @@ def is_started_by_a_body() -> bool:
 def attempt_of(task: TaskInfo) -> str:
     """Names one attempt of one task."""
     return f"{task.run_id}/{task.step_name}/{task.task_id}/{task.attempt}"
-
-
-def attempt_in(argv: Sequence[str]) -> str | None:
-    """The same, read from the command line of ``flow.py ... step NAME ...``; None where it is another command."""
-    words = list(argv)
-    if "step" not in words[:-1]:
-        return None
-    at = words.index("step")
-    options = {name: value for name, value in itertools.pairwise(words[at + 2 :]) if name.startswith("--")}
-    run, task = options.get("--run-id"), options.get("--task-id")
-    return f"{run}/{words[at + 1]}/{task}/{options.get('--retry-count', '0')}" if run and task else None
 
 
 def refuse_to_nest(attempt: str | None = None) -> None:

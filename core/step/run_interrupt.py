@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 from types import FrameType
 
 from ..exceptions import GangFailed
 from ..guard.processes import process_table
+from ..metaflow_compat.configuration import waits_for_a_backend
 
 CONTROL_MARKER = "METAFLOW_GANG_CONTROL_OF"
 """Set in the environment of each gang's control task to the id of the run's process."""
@@ -87,7 +87,7 @@ def heed_one_interrupt() -> None:
     break off in the midst of that and leave the nodes at work.
     """
     global _installed
-    if _installed or CONTROL_MARKER not in os.environ or not _waits_for_a_backend():
+    if _installed or CONTROL_MARKER not in os.environ or not waits_for_a_backend():
         return
     refuse_without_a_run(run_of())
     if run_of() != os.getppid():
@@ -102,9 +102,3 @@ def heed_one_interrupt() -> None:
         before(number, frame)
 
     signal.signal(signal.SIGINT, handler)
-
-
-def _waits_for_a_backend() -> bool:
-    """Whether this process is ``flow.py ... kubernetes step ...`` and no task of its own."""
-    at = sys.argv.index("step") if "step" in sys.argv else 0
-    return at > 0 and sys.argv[at - 1] in ("batch", "kubernetes")

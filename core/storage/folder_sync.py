@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from ..logs import say
+from ..metaflow_compat.environment import NODE_INDEX
 from .objects import ObjectNotFound, Objects
 from .results import BadFolder, cloud_folder
 
@@ -50,7 +51,7 @@ class FolderSync:
         if not cloud_folder(self.folder):
             raise BadFolder(f"The folder {self.folder!r} has no name of its own to be pushed under: give one that has.")
         self.local_rank = _number("LOCAL_RANK") if local_rank is None else local_rank
-        self.node_index = _number("MF_PARALLEL_NODE_INDEX") if node_index is None else node_index
+        self.node_index = _number(NODE_INDEX) if node_index is None else node_index
         self.push_from_all_nodes = push_from_all_nodes
         self._said: set[str] = set()
 

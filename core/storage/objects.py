@@ -12,6 +12,7 @@ from typing import IO, Any
 from metaflow.exception import MetaflowException
 
 from ..exceptions import GangException, ToolMissing
+from ..metaflow_compat.datastores import configured_root, storages
 from .results import MappedFile
 
 
@@ -42,7 +43,7 @@ class Objects:
     Parameters
     ----------
     storage : metaflow.datastore.DataStoreStorage
-        The datastore's own, as in ``flow_datastore._storage_impl`` or by ``storage_of``.
+        The datastore's own, that of a flow or by ``storage_of``.
     prefix : str
         Relative to the datastore's root; may be empty.
     older : str, optional
@@ -156,12 +157,10 @@ def storage_of(kind: str, root: str | None = None) -> Any:
     GangException
         Metaflow is not configured for it, or what it needs is not installed.
     """
-    from metaflow.plugins import DATASTORES
-
-    kinds = {datastore.TYPE: datastore for datastore in DATASTORES}
+    kinds = storages()
     if kind not in kinds:
         raise GangException(f"Metaflow has no datastore {kind!r}: it has {', '.join(sorted(kinds))}.")
-    root = root or kinds[kind].get_datastore_root_from_config(lambda sentence: None, create_on_absent=False)
+    root = root or configured_root(kinds[kind])
     if not root:
         raise GangException(
             f"Metaflow is not configured for the datastore {kind!r}: set METAFLOW_DATASTORE_SYSROOT_{kind.upper()}, or "

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from ..metaflow_compat.datastores import storage_of_flow
+
 # Small files go up together, which datastores do in parallel; a large one goes alone, since some datastores first copy
 # to the local disk what goes together. Bytes, bytes, files.
 _SMALL_FILE = 8 << 20
@@ -117,7 +119,7 @@ def push_folder(
         return None
     if not os.path.isdir(folder):
         raise BadFolder(f"{folder!r} is no folder: results are pushed to the datastore by the folder.")
-    storage = flow_datastore._storage_impl
+    storage = storage_of_flow(flow_datastore)
     keys: set[str] = set()
     for batch in _batches(_files_below(folder, storage.path_join(prefix), (), tell)):
         for file in batch:

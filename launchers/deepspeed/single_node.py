@@ -17,6 +17,7 @@ from ...core.exceptions import BadAttribute, ProcessFailed
 from ...core.guard.host.ports import lease_port
 from ...core.guard_client.single_node import alone
 from ...core.machine.network import network_variables
+from ...core.metaflow_compat.datastores import datastore_of_running_flow
 from ...core.ranks.functions import load_return, read_returns
 from ...core.ranks.torch_extensions import hold_extensions
 from ...core.storage.results import results_prefix
@@ -65,7 +66,7 @@ class SingleNode:
             The process that watches over the ranks was killed; they were ended.
         """
         prefix = results_prefix(DEEPSPEED_SUFFIX, current.flow_name, str(current.run_id), current.step_name)
-        datastore = self._flow._datastore.parent_datastore
+        datastore = datastore_of_running_flow(self._flow)
         results = Results.read(datastore, prefix, push_results_dir_to_cloud, local_output_dir, cloud_output_dir)
         options = read_options(deepspeed_args)
         chosen = layout([self.n_slots_per_host], [["node0"]], options)

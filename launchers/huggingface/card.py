@@ -9,6 +9,7 @@ from typing import Any
 
 from metaflow.cards import Markdown, ProgressBar, VegaChart
 
+from ...core.metaflow_compat.cards import set_maximum
 from .card_file import Training, finite
 
 POINTS = 1000
@@ -57,7 +58,7 @@ class MetricsCard:
         self._progress.update(_progress(state, training.created_on))
         step, steps = state.get("global_step"), state.get("max_steps")
         if finite(step) and finite(steps):
-            self._bar._max = max(steps, 1)  # known now only, and update() takes none
+            set_maximum(self._bar, max(steps, 1))  # known now only
             self._bar.update(step)
         self._values.update(_last_values(training.metrics))
         new = []

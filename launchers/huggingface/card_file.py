@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
+from ...core.metaflow_compat.environment import NODE_INDEX
+
 FILE_VARIABLE = "METAFLOW_HF_CARD_SAVE_FILE_NAME"
 """Variable that says where the file is."""
 
@@ -92,7 +94,7 @@ class CardFile:
             self._folder = tempfile.TemporaryDirectory(prefix=_FOLDER_PREFIX, ignore_cleanup_errors=True)
             self.path = os.path.join(self._folder.name, DEFAULT_FILE_NAME)
         paths = [self.path]
-        if environ.get("MF_PARALLEL_NODE_INDEX", "0") == "0":
+        if environ.get(NODE_INDEX, "0") == "0":
             paths.append(os.path.abspath(DEFAULT_FILE_NAME))
         # A file that was there before is an earlier training's.
         self._seen = {path: _version(path) for path in dict.fromkeys(paths)}

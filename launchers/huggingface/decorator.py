@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 from metaflow import current
 from metaflow.decorators import StepDecorator
-from metaflow.plugins.cards.card_decorator import CardDecorator
 
+from ...core.metaflow_compat import cards
 from .card import MetricsCard, VariablesCard
 from .card_file import FILE_VARIABLE, CardFile
 from .live import Follower, LiveCard
@@ -35,25 +35,16 @@ class HuggingFaceCardDecorator(StepDecorator):  # type: ignore[misc]
     def step_init(
         self, flow: Any, graph: Any, step: str, decos: list[Any], environment: Any, flow_datastore: Any, logger: Any
     ) -> None:
-        self._cards = {deco.attributes["id"]: deco for deco in decos if isinstance(deco, CardDecorator)}
+        self._cards = {deco.attributes["id"]: deco for deco in decos if cards.is_card(deco)}
         for content in _CONTENTS:
             if content.card_id in self._cards:
                 continue  # the user's own; what is shown in it is ours
-            card = CardDecorator(
-                attributes={
-                    "type": "blank",
-                    "id": content.card_id,
-                    "refresh_interval": content.refresh_interval,
-                },
-                # So that Metaflow does not add it to the task's command line: the task's own step_init adds it again.
-                inserted_by=[self.name],
-            )
-            card.external_init()
+            attributes = {"type": "blank", "id": content.card_id, "refresh_interval": content.refresh_interval}
+            card = cards.add_card(attributes, inserted_by=self.name)
             self._cards[content.card_id] = card
             # Metaflow goes on to these in the loop that has called us.
             decos.append(card)
-        # A @card below us has counted before there were ours.
-        CardDecorator._set_card_counts_per_step(step, sum(isinstance(deco, CardDecorator) for deco in decos))
+        cards.count_cards(step, decos)
 
     def task_decorate(
         self,
@@ -83,15 +74,15 @@ class HuggingFaceCardDecorator(StepDecorator):  # type: ignore[misc]
             file = stack.enter_context(CardFile(os.environ))
             stack.callback(_set, os.environ.get(FILE_VARIABLE))
             _set(file.path)
-            cards = [
+            shown = [
                 LiveCard(
                     current.card[content.card_id],
-                    self._cards[content.card_id]._card_uuid,
+                    cards.identity(self._cards[content.card_id]),
                     content(f"{current.pathspec}, attempt {current.retry_count}"),
                 )
                 for content in _CONTENTS
             ]
-            self._follower = Follower(file, cards)
+            self._follower = Follower(file, shown)
             self._follower.start()
             stack.callback(self._follower.stop)
         except Exception as error:  # whatever it is, the training is worth more than its cards

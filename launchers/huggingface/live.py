@@ -13,8 +13,7 @@ import threading
 import time
 from typing import Any, Protocol
 
-from metaflow.plugins.cards.card_creator import CardProcessManager
-
+from ...core.metaflow_compat import cards
 from .card_file import CardFile, Training
 
 POLL_S = 0.5
@@ -95,10 +94,10 @@ class LiveCard:
         if mode == "render_runtime":
             self._last_full = now
         self._started = now
-        self._manager._card_proc(mode)
+        cards.make(self._manager, mode)
 
     def _running(self) -> subprocess.Popen[bytes] | None:
-        process: subprocess.Popen[bytes] | None = CardProcessManager._get_card_process(self._uuid)[0]
+        process = cards.process_of(self._uuid)
         return process if process is not None and process.poll() is None else None
 
     def _wait(self, deadline: float) -> None:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from ...core.attributes import declared_port, read_nproc, read_port
 from ...core.exceptions import BadAttribute, package_missing
 from ...core.gang.gang import Gang
+from ...core.metaflow_compat.environment import control_task
 from ...core.step.decorator import GangDecorator
 from ...core.storage.results import results_prefix
 from .failure import TorchNotInstalledException
@@ -97,7 +98,7 @@ class TorchrunDecorator(GangDecorator):
             task.flow_name,
             task.run_id,
             task.step_name,
-            os.environ.get("MF_PARALLEL_CONTROL_TASK_ID", task.task_id),
+            control_task(task.task_id),
             task.attempt,
         )
         executor = TorchrunExecutor(

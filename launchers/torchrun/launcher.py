@@ -16,6 +16,7 @@ from ...core.gang.gang import Gang, offered
 from ...core.logs import say
 from ...core.machine.network import network_variables
 from ...core.machine.neuron import own_neuron_cores
+from ...core.metaflow_compat.environment import MAIN_IP
 from ...core.ranks.torch_extensions import hold_extensions
 from .failure import TorchrunException, explain
 from .options import TORCHRUN_OPTIONS, Options, check_nodes, choose_launcher, choose_nproc, read_options
@@ -229,4 +230,4 @@ def check_agreement(answers: Sequence[Mapping[str, Any]]) -> None:
 
 def _names_of_control(gang: Gang) -> set[str]:
     """What a step may call control: our address for it, its name, and what ``current.parallel.main_ip`` says."""
-    return {gang.main_address, gang.nodes[0].address, gang.nodes[0].hostname, os.environ.get("MF_PARALLEL_MAIN_IP", "")}
+    return {gang.main_address, gang.nodes[0].address, gang.nodes[0].hostname, os.environ.get(MAIN_IP, "")}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ...core.legacy_names import note_move
+from ...core.metaflow_compat.datastores import storage_of_flow
 from ...core.storage.objects import Objects, text_of
 from ...core.storage.results import results_prefix
 from ...launchers.deepspeed.constants import DEEPSPEED_SUFFIX
@@ -40,7 +41,7 @@ class DeepspeedDatastore:
 
     def __init__(self, flow_datastore: Any, pathspec: str) -> None:
         _, run_id, step_name, _ = pathspec.split("/")
-        storage = flow_datastore._storage_impl
+        storage = storage_of_flow(flow_datastore)
         self._prefix = results_prefix(DEEPSPEED_SUFFIX, flow_datastore.flow_name, run_id, step_name)
         # The older package gave Azure and Google the datastore's root twice.
         older = f"{storage.datastore_root}/{self._prefix}" if storage.TYPE in ("azure", "gs") else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -118,3 +119,63 @@ def test_every_folder_has_at_most_12_files_and_says_what_it_is_for() -> None:
 def test_the_page_lists_every_file() -> None:
     page = file_list.PAGE.read_text(encoding="utf-8")
     assert page == file_list.page_with_list(page), "run `make docs`"
+
+
+PUBLIC = {
+    "metaflow": {"FlowSpec", "current"},
+    "metaflow.cards": {"Markdown", "ProgressBar", "VegaChart"},
+    "metaflow.decorators": {"StepDecorator"},
+    "metaflow.exception": {"MetaflowException"},
+    "metaflow.metaflow_config": None,
+}
+"""What counts as Metaflow's interface: what its documentation names, the base of decorators with its hooks, the base of
+exceptions, and the settings (None: all names).
+"""
+
+OTHERS = {"_getframe", "_run_exitfuncs", "_IOBase", "_sslobj", "_cluster_types"}
+"""Private names of Python and of frameworks that we use outside of metaflow_compat."""
+
+VARIABLE = re.compile(r"MF_[A-Z_]+|MFLOG_[A-Z_]*|METAFLOW_RUNTIME_ENVIRONMENT|AWS_BATCH_[A-Z_]+|ubf_(control|task)")
+
+
+def outside_of_compat() -> Iterator[tuple[str, ast.Module]]:
+    for name, path in MODULES.items():
+        if not name.startswith("core.metaflow_compat"):
+            yield name, ast.parse(path.read_text(encoding="utf-8"))
+
+
+def is_own(owner: ast.expr) -> bool:
+    return isinstance(owner, ast.Name) and owner.id in ("self", "cls")
+
+
+def test_only_metaflow_compat_imports_metaflows_internals() -> None:
+    for name, tree in outside_of_compat():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                assert not any(alias.name.split(".")[0] == "metaflow" for alias in node.names), name
+            elif (
+                isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").split(".")[0] == "metaflow"
+            ):
+                public = PUBLIC.get(str(node.module), set())
+                assert not name.startswith("core.guard."), f"{name}: the guard imports nothing of Metaflow"
+                for alias in node.names:
+                    assert public is None or alias.name in public, f"{name} imports {node.module}.{alias.name}"
+
+
+def test_only_metaflow_compat_uses_private_attributes_and_variables_of_metaflow() -> None:
+    """A private name that none of our files defines belongs to somebody else."""
+    ours: set[str] = set()
+    for _, tree in outside_of_compat():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                ours.add(node.name)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                ours.add(node.id)
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and is_own(node.value):
+                ours.add(node.attr)
+    for name, tree in outside_of_compat():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+                assert node.attr in ours | OTHERS, f"{name} uses .{node.attr}"
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert not VARIABLE.fullmatch(node.value), f"{name} names {node.value}"

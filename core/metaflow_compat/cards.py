@@ -1,0 +1,69 @@
+"""Metaflow's cards: one that a decorator adds to a step, and one that is made while the step runs."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from typing import Any
+
+from .lookup import imported, member, require
+
+_ADD = "add cards to a step"
+_FOLLOW = "show a card while its step runs"
+
+
+def card_class() -> Any:
+    """The class of ``@card``."""
+    return imported("metaflow.plugins.cards.card_decorator", "CardDecorator", _ADD)
+
+
+def is_card(decorator: Any) -> bool:
+    """Whether a step's decorator is a card."""
+    return isinstance(decorator, card_class())
+
+
+def add_card(attributes: dict[str, Any], inserted_by: str) -> Any:
+    """A card as if it were written on the step, but not named on the task's command line: the decorator
+    ``inserted_by``, which is there again, adds it again.
+    """
+    card = card_class()(attributes=attributes, inserted_by=[inserted_by])
+    member(card, "external_init", "@card", _ADD)()
+    return card
+
+
+def count_cards(step: str, decorators: Sequence[Any]) -> None:
+    """Tell Metaflow how many cards a step has now; one that was asked before has counted without the added ones."""
+    count = member(card_class(), "_set_card_counts_per_step", "@card", _ADD)
+    count(step, sum(is_card(decorator) for decorator in decorators))
+
+
+def identity(card: Any) -> str:
+    """By what Metaflow knows the card of the running task."""
+    return str(member(card, "_card_uuid", "@card", _FOLLOW))
+
+
+def make(manager: Any, mode: str) -> None:
+    """Start a process that makes a card.
+
+    Parameters
+    ----------
+    manager : CardComponentManager
+        ``current.card[ID]``.
+    mode : str
+        "render_runtime": all of it; "refresh": the data of live viewers.
+    """
+    member(manager, "_card_proc", "current.card", _FOLLOW)(mode)
+
+
+def process_of(identity: str) -> subprocess.Popen[bytes] | None:
+    """The process that makes a card now, or has made it last; None where there was none yet."""
+    owner = imported("metaflow.plugins.cards.card_creator", "CardProcessManager", _FOLLOW)
+    process: subprocess.Popen[bytes] | None
+    process, *_ = member(owner, "_get_card_process", "CardProcessManager", _FOLLOW)(identity)
+    return process
+
+
+def set_maximum(bar: Any, most: float) -> None:
+    """Change the end of a ``ProgressBar``, which is given as it is made and which ``update()`` cannot change."""
+    require(bar, "_max", "ProgressBar", _FOLLOW)
+    bar._max = most

@@ -1,0 +1,35 @@
+"""How Metaflow stores what a task prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from .lookup import imported, member
+
+_PURPOSE = "store what a node prints where Task(...).stdout finds it"
+
+
+def save_own_logs(task_datastore: Any, streams: Mapping[str, Any]) -> None:
+    """Store the streams of the task itself, as a backend does; each is a path or an open file."""
+    source = imported("metaflow.mflog", "TASK_LOG_SOURCE", _PURPOSE)
+    member(task_datastore, "save_logs", "a task's datastore", _PURPOSE)(source, streams)
+
+
+def save_logs_of_run(task_datastore: Any, streams: Mapping[str, Any]) -> None:
+    """Store the streams of a local task, as the run that started it does."""
+    source = imported("metaflow.mflog", "RUNTIME_LOG_SOURCE", _PURPOSE)
+    member(task_datastore, "save_logs", "a task's datastore", _PURPOSE)(source, streams)
+
+
+def around_the_line() -> tuple[bytes, bytes, bytes]:
+    """What Metaflow writes before the time of a stored line, between that and its id, and after that."""
+    source = imported("metaflow.mflog", "RUNTIME_LOG_SOURCE", _PURPOSE)
+    form = imported("metaflow.mflog.mflog", "ISOFORMAT", _PURPOSE)
+    decorate = imported("metaflow.mflog.mflog", "decorate", _PURPOSE)
+    moment = datetime(2000, 1, 2, 3, 4, 5, 6)
+    sample = decorate(source, b"", now=moment, lineid=b"LINEID")
+    before, _, rest = sample.partition(moment.strftime(form).encode())
+    between, _, after = rest.partition(b"LINEID")
+    return before, between, after

@@ -1,0 +1,62 @@
+"""A task of a parallel step while it runs: how many nodes there are, its command, and what ``current`` has."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from metaflow import current
+
+from .lookup import imported, member
+
+
+def num_nodes(flow: Any) -> int:
+    """How many nodes the running step has: ``num_parallel`` of the step before; 0 where that has named none, which
+    leaves the flow without the attribute.
+    """
+    split = getattr(flow, "_parallel_ubf_iter", None)
+    if split is None:
+        return 0
+    return int(member(split, "num_parallel", "a parallel step's split", "learn how many nodes a gang has"))
+
+
+def foreach_depth(flow: Any) -> int:
+    """In how many foreach splits the running task is, that of the nodes included."""
+    return len(member(flow, "_foreach_stack", "a flow", "tell the gangs of a foreach from each other") or ())
+
+
+def joined_tasks(flow: Any) -> list[str]:
+    """RUN/STEP/TASK of each node, in their order, which the join step will get; empty where no backend has set it.
+
+    Metaflow gives a flow this attribute when it is set, and reads it of control's task.
+    """
+    return list(getattr(flow, "_control_mapper_tasks", None) or [])
+
+
+def set_joined_tasks(flow: Any, tasks: list[str]) -> None:
+    """Say which tasks the join step gets."""
+    flow._control_mapper_tasks = tasks
+
+
+def appear_on_current(members: Mapping[str, object]) -> None:
+    """Give ``metaflow.current`` these attributes."""
+    member(current, "_update_env", "metaflow.current", "put the gang on current")(dict(members))
+
+
+def command_of_node(step: str, options: Mapping[str, Any]) -> list[str]:
+    """The command of another node's task, its interpreter left out: that of this task, with other options.
+
+    Parameters
+    ----------
+    step : str
+    options : mapping
+        Of the ``step`` command, by the names of their parameters.
+    """
+    purpose = "start the other nodes of a local gang"
+    cli_args = imported("metaflow.cli_args", "cli_args", purpose)
+    context = imported("metaflow.unbounded_foreach", "UBF_TASK", purpose)
+    known = member(cli_args, "step_kwargs", "metaflow.cli_args.cli_args", purpose)
+    command = member(cli_args, "step_command", "metaflow.cli_args.cli_args", purpose)
+    kwargs = {**known, "ubf_context": context, **options}
+    return [str(word) for word in command("", sys.argv[0], step, step_kwargs=kwargs)[1:]]
