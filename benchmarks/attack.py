@@ -180,13 +180,13 @@ class Member:
             self.over.set()
 
         def take(connection: Connection, header: dict[str, Any], payload: bytes) -> None:
-            if header["op"] == "ask":
-                connection.send({**header, "op": "heard"})
+            if header["op"] == "ping":
+                connection.send({**header, "op": "alive"})
             elif header["op"] == "bulk":
                 self.bulk_port = header["port"]
                 self.has_bulk.set()
-            elif header["op"] == "story":
-                self.story = header["story"]
+            elif header["op"] == "failure-report":
+                self.story = header["report"]
 
         def failed(error: ConnectError) -> None:
             self.error = str(error)
@@ -291,8 +291,8 @@ class Attack:
                 bad.send(header, payload)
             time.sleep(0.001)
         told = json.loads(line(self.task))
-        print(f"\nA member that sends garbage: {told['story'].splitlines()[0]}")
-        self.well &= "node 2" in told["story"].splitlines()[0]
+        print(f"\nA member that sends garbage: {told['report'].splitlines()[0]}")
+        self.well &= "node 2" in told["report"].splitlines()[0]
         self.task.wait(30)
         print(f"Node 0's task ended with code {self.task.returncode}.")
         self.well &= self.task.returncode == 0

@@ -33,12 +33,12 @@ class Failure:
 
     ``time`` is seconds since the epoch on the clock of whoever holds the record; ``uncertainty`` what that may be off
     by. ``text`` is a clause that follows the node's name: "rank 3 was killed by SIGKILL"; ``detail`` a traceback or the
-    last output; ``peer`` the node to which ``node`` lost its connection of the ring; ``teller`` the node whose task
+    last output; ``peer`` the node to which ``node`` lost its connection of the ring; ``reporting_node`` the node whose task
     raises its own exception about it, ``node`` but for ranks that another node has started. (A dataclass would be
     shorter, but importing dataclasses takes the guard half of its start-up time.)
     """
 
-    __slots__ = ("detail", "kind", "node", "order", "peer", "rank", "teller", "text", "time", "uncertainty")
+    __slots__ = ("detail", "kind", "node", "order", "peer", "rank", "reporting_node", "text", "time", "uncertainty")
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Failure:
         order: int = EVIDENCE,
         uncertainty: float = 0.0,
         peer: int | None = None,
-        teller: int | None = None,
+        reporting_node: int | None = None,
     ) -> None:
         self.node = node
         self.kind = kind
@@ -62,7 +62,7 @@ class Failure:
         self.order = order
         self.uncertainty = uncertainty
         self.peer = peer
-        self.teller = node if teller is None else teller
+        self.reporting_node = node if reporting_node is None else reporting_node
 
     def to_json(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}

@@ -205,11 +205,11 @@ class Lifecycle(Forming):
         # Ray, where its C++ looks for signals, raises a KeyboardInterrupt of its own in place of ours.
         if isinstance(error, GangInterrupt) or (link.stopped and isinstance(error, KeyboardInterrupt)):
             header, _ = link.request("unwound")
-            self._story = header["story"]
+            self._story = header["report"]
             return GangFailed(self._story)
         header, _ = link.request("fail", **record(error, self._who, self._decorator.peer_lost))
         # What another node has told already, by way of the meeting place, is no failure of this one.
-        self._story = str(error) if isinstance(error, GangFailed) and not self._joined else header["story"]
+        self._story = str(error) if isinstance(error, GangFailed) and not self._joined else header["report"]
         # Of an exit with code 0 Metaflow would make a step that has ended well.
         if any(cause["node"] == self._node for cause in header["causes"]) and not isinstance(error, SystemExit):
             return _with_sentences(error, header.get("left", ""), self._decorator.advice(error))

@@ -24,8 +24,8 @@ OPERATIONS = {
     "bye": (),
     "done": (),
     "bulk": (),
-    "heard": ("number",),
-    "ask": (),
+    "alive": ("number",),
+    "ping": (),
     "ends-task": (),
     "tolerate": (),
 }

@@ -49,7 +49,7 @@ class Member:
     def from_hub(self, header: dict[str, Any], payload: bytes) -> None:
         if header["op"] == "roster":
             self.loop.call_later(self._pause, self._done)
-        elif header["op"] in ("stop", "story"):
+        elif header["op"] in ("stop", "failure-report"):
             self._over(f"node {self.index} got {header}")
         elif header["op"] == "all-left":
             self.uplink.close(self.loop.stop)

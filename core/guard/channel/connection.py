@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
 
     from ..loop.framing import Header
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Raised whenever two guards with different numbers could misunderstand each other."""
 
 PRE_AUTH_BYTES = 4096

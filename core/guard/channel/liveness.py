@@ -135,7 +135,7 @@ class Liveness:
             peer.end_probe()
         if self._clock >= peer.ask_at:
             peer.ask_at = self._clock + _ask_s()
-            connection.send({"op": "ask"})
+            connection.send({"op": "ping"})
         if self._clock - peer.heard < 2 * _ask_s():
             return
         acknowledged = kernel_state(connection.sock)

@@ -218,7 +218,7 @@ class ProcessEvidence:
             detail,
             report.rank if report else self.rank,
             PEER if lost_peer else EVIDENCE,
-            teller=node,
+            reporting_node=node,
         )
 
     def _complaints(self, report: Report | None, raised: str, exit_code: int) -> str:

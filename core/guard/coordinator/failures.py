@@ -116,7 +116,7 @@ class Failures:
         if peer in self._roster.members:
             self._questions += 1
             self._asked[self._questions] = (peer, failure)
-            self._roster.send(peer, {"op": "ask", "number": self._questions})
+            self._roster.send(peer, {"op": "ping", "number": self._questions})
 
     def answered(self, node: int, number: int) -> None:
         """``node`` has answered question ``number``: it is there, so its network to the other one is cut."""
@@ -186,9 +186,9 @@ class Failures:
         told = causes(self._records)
         left = ranks_that_left(told, self.ended_ranks)
         self._told = {
-            "op": "story",
-            "story": failure_report(self._records, self._roster.hostnames, left),
-            "causes": [{"node": failure.teller} for failure in told],
+            "op": "failure-report",
+            "report": failure_report(self._records, self._roster.hostnames, left),
+            "causes": [{"node": failure.reporting_node} for failure in told],
             "left": left,
         }
         self._roster.broadcast(self._told)

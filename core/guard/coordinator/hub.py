@@ -161,7 +161,7 @@ class Hub:
             self._check_deserted()
             if node == 0:
                 self.roster.broadcast({"op": "control-done"})
-        elif op == "heard" and type(header.get("number")) is int:
+        elif op == "alive" and type(header.get("number")) is int:
             self.failures.answered(node, header["number"])
         elif op == "cancel":
             self.roster.broadcast({"op": "cancel", "key": header["key"]})
@@ -236,7 +236,7 @@ class Hub:
         self._liveness.forget(connection)
         connection.send(stop_message(failure))
         report = failure_report([failure], self.roster.hostnames)
-        connection.send({"op": "story", "story": report, "causes": [{"node": failure.node}]})
+        connection.send({"op": "failure-report", "report": report, "causes": [{"node": failure.node}]})
         connection.close()
         if failure.node not in self.roster.left:
             self.fail(failure)

@@ -38,7 +38,7 @@ class LostNode:
     ) -> None:
         self.connection = connection
         self.told = False
-        self._node = failure.teller
+        self._node = failure.reporting_node
         self._hostname = hostname
         self._failures = [failure]
         self._since = time.monotonic()
@@ -83,7 +83,7 @@ class LostNode:
         self._say(f"{name} was lost: {text}. The step goes on without it.")
         if self.connection is not None:
             said = failure_report(self._failures, {self._node: self._hostname})
-            self.connection.send({"op": "story", "story": said, "causes": [{"node": told[0].teller}]})
+            self.connection.send({"op": "failure-report", "report": said, "causes": [{"node": told[0].reporting_node}]})
         self._on_told()
 
 
@@ -152,7 +152,7 @@ class LostNodes:
         if failure.peer is not None:
             return not self.lost.keys().isdisjoint((failure.node, failure.peer))
         # The node that ends is the one whose task is told of the failure, wherever the process ran.
-        node = failure.teller
+        node = failure.reporting_node
         if node in self.lost:
             self.lost[node].add(failure)
             return True
@@ -163,7 +163,7 @@ class LostNodes:
         return True
 
     def _lose(self, failure: Failure, connection: Connection | None) -> None:
-        node = failure.teller
+        node = failure.reporting_node
         hostname = self._roster.hostnames.get(node, "")
         self.lost[node] = LostNode(self._loop, failure, connection, hostname, self._say, self._on_told)
         self._on_loss(node)

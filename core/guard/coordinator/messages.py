@@ -104,12 +104,12 @@ def _fail(checker: Checker, header: Header, payload: bytes) -> None:
         integer(failure, "order", EVIDENCE, PEER)
     if "uncertainty" in failure:
         number(failure, "uncertainty", 0.0, _END_OF_TIME)
-    for key, most in (("rank", 1 << 30), ("peer", last), ("teller", last)):
+    for key, most in (("rank", 1 << 30), ("peer", last), ("reporting_node", last)):
         if failure.get(key) is not None:
             integer(failure, key, 0, most)
 
 
-def _heard(checker: Checker, header: Header, payload: bytes) -> None:
+def _alive(checker: Checker, header: Header, payload: bytes) -> None:
     if "number" in header:
         integer(header, "number", 0, _LAST_NUMBER)
 
@@ -156,7 +156,7 @@ _FIELDS: dict[str, Callable[[Checker, Header, bytes], None]] = {
     "bye": _nothing,
     "done": _nothing,
     "bulk": _nothing,
-    "heard": _heard,
-    "ask": _nothing,
+    "alive": _alive,
+    "ping": _nothing,
     "tolerate": _nothing,  # of control alone; of others it does nothing
 }

@@ -38,14 +38,14 @@ def merge(failures: Sequence[Failure]) -> list[Failure]:
     and none of the ring's about a node that is lost to node 0 as well.
     """
     lost = {failure.node for failure in failures if failure.kind == "lost"}
-    words = {failure.node: failure for failure in failures if failure.kind == "task-words"}
+    words = {failure.node: failure for failure in failures if failure.kind == "task-output"}
     tasks: dict[int, Failure] = {}
     others: list[Failure] = []
     for failure in failures:
         if failure.rank is None and failure.kind in ("task", "task-signal", "task-exit"):
             known = tasks.get(failure.node)
             tasks[failure.node] = failure if known is None else _of_one_task(known, failure)
-        elif failure.kind != "task-words" and (failure.peer is None or lost.isdisjoint((0, failure.peer))):
+        elif failure.kind != "task-output" and (failure.peer is None or lost.isdisjoint((0, failure.peer))):
             others.append(failure)
     for node, said in words.items():
         if node in tasks:

@@ -144,7 +144,7 @@ class RemoteHubLink:
             # This node has failed at nothing: it tells what the others tell.
             first = error.refusal.removeprefix(ENDING)
             self._on_message({"op": "stop", "order": LOST, "preempted": False}, b"")
-            self._on_message({"op": "story", "story": first[:1].upper() + first[1:], "causes": []}, b"")
+            self._on_message({"op": "failure-report", "report": first[:1].upper() + first[1:], "causes": []}, b"")
             return
         self._on_lost(f"could not join the gang: {error}", self._node)
 
@@ -186,8 +186,8 @@ class RemoteHubLink:
             self._ring.next_has_left()
         elif op == "control-done":
             self.control_done = True
-        elif op == "ask":
-            self.send({**header, "op": "heard"})
+        elif op == "ping":
+            self.send({**header, "op": "alive"})
         elif op == "bulk":
             waiting, self._bulk_waiting = self._bulk_waiting, []
             for ready in waiting:

@@ -57,7 +57,7 @@ ENDING_S = 2.0
 LATELY_S = 3.0
 """How far before the stop a traceback in an error file still counts as evidence."""
 
-_AFTERTHOUGHTS = ("task", "task-signal", "task-exit", "task-words")
+_AFTERTHOUGHTS = ("task", "task-signal", "task-exit", "task-output")
 """Kinds of records that may still come once the node is stopping: how a task died that is known to be dead."""
 
 
@@ -144,9 +144,9 @@ class Node:
         elif op == "gathered":
             self._requests.gathered(header, payload)
         elif op == "stop":
-            self.send({"op": "heard"})
+            self.send({"op": "alive"})
             self._stop(header["order"], header["preempted"])
-        elif op == "story":
+        elif op == "failure-report":
             self._tell(header)
         elif op == "cancel":
             self.work.cancel(header["key"])
@@ -188,7 +188,7 @@ class Node:
             return
         if self.uplink is None or not self.uplink.connected:
             self._fail_alone(failure)  # there is no gang yet, and so no hub that would tell
-        elif failure.peer is not None or (self._tolerant and failure.teller != self.index):
+        elif failure.peer is not None or (self._tolerant and failure.reporting_node != self.index):
             # Which may end another node and not this one, or none: the hub knows whether the peer has only left.
             self.send({"op": "fail", "failure": failure.to_json()})
         else:
@@ -204,7 +204,9 @@ class Node:
         self._stop(failure.order, failure.kind == PREEMPTED)
         if self.told is None:
             told = causes(self._failures)
-            self._tell({"story": failure_report(told, {}), "causes": [{"node": cause.teller} for cause in told]})
+            self._tell(
+                {"report": failure_report(told, {}), "causes": [{"node": cause.reporting_node} for cause in told]}
+            )
 
     def has_fault(self, text: str, trace: str) -> None:
         """A callback of this guard has raised: the gang ends, as far as this guard can still see to that."""
@@ -302,10 +304,10 @@ class Node:
                 self._maybe_exit()
 
     def _tell(self, header: Header) -> None:
-        self.told = {name: header[name] for name in ("story", "causes", "left") if name in header}
-        self.desk.answer_all("story", self.told)
+        self.told = {name: header[name] for name in ("report", "causes", "left") if name in header}
+        self.desk.answer_all("failure-report", self.told)
         if not self.task_alive:
-            self.say(f"Node {self.index}'s task is dead. {header['story']}")
+            self.say(f"Node {self.index}'s task is dead. {header['report']}")
         self._maybe_exit()
 
     def _ranks_ended(self, ranks: dict[int, float] | None) -> None:
@@ -330,7 +332,7 @@ class Node:
                 self.fail(failure)
         elif died and task.node not in self.work.killed:
             # No cause by itself any more, but it may tell how and why a task died that is known to be dead.
-            self.fail(failure if died < 0 else failure.replaced(kind="task-words"))
+            self.fail(failure if died < 0 else failure.replaced(kind="task-output"))
         self.maybe_finish()
         self.maybe_tasks_gone()
         self._maybe_exit()
@@ -358,7 +360,7 @@ class Node:
         self.desk.close()
         self.ending.over()
         if self.told is not None and not self.body_over and not self.unwound:
-            self.say(self.told["story"])  # it has not heard it: something else was faster, as JAX's own abort is
+            self.say(self.told["report"])  # it has not heard it: something else was faster, as JAX's own abort is
         self._awaits_story = self.stopping and not self.bye
         if not self.bye and not self.unwound and self._is_to_tell_of_its_task():
             self.fail(task_failure(self.index, self._watch.exit_code, self.body_done))

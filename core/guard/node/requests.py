@@ -297,7 +297,7 @@ class Requests:
 
     def unwound(self, request: int, header: Header, payload: bytes) -> None:
         """The interrupted body has ended. Answered with the story."""
-        self._node.desk.rename(request, "story")
+        self._node.desk.rename(request, "failure-report")
         self._node.task_unwound()
         if self._node.told is not None:
             self._node.desk.answer(request, self._node.told)

@@ -116,4 +116,4 @@ class TaskEnd:
         node.unwound = True  # its death is ours from here on
         process_table.send([node.task_pid], signal.SIGKILL)
         if node.told is not None and not told:
-            node.say(node.told["story"])  # it cannot tell it itself any more
+            node.say(node.told["report"])  # it cannot tell it itself any more

@@ -174,15 +174,15 @@ def gang() -> Iterator[Callable[[], Bench]]:
 
 def nonsense(bench: Bench, member: Member) -> str:
     """The story that all nodes get, the one that has gone wrong included: it has no connection any more."""
-    until(bench.loop, lambda: bool(bench.got("story") and member.closed))
-    (told,) = bench.got("story")
+    until(bench.loop, lambda: bool(bench.got("failure-report") and member.closed))
+    (told,) = bench.got("failure-report")
     other = next(one for one in bench.members.values() if one is not member)
-    until(bench.loop, lambda: bool(other.got("story")))
-    assert [one["story"] for one in other.got("story")] == [told["story"]]
+    until(bench.loop, lambda: bool(other.got("failure-report")))
+    assert [one["report"] for one in other.got("failure-report")] == [told["report"]]
     assert told["causes"] == [{"node": member.node}]
-    assert member.got("stop") and "sent what this gang cannot understand" in member.got("story")[0]["story"]
+    assert member.got("stop") and "sent what this gang cannot understand" in member.got("failure-report")[0]["report"]
     assert not other.closed
-    return str(told["story"])
+    return str(told["report"])
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_a_member_that_does_not_stop_talking_ends_its_own_node(
     for _ in range(MOST[op] + 1):
         member.say(op, **fields)
     until(bench.loop, lambda: bool(member.got("stop")) and bool(member.closed))
-    assert f"the operation '{op}' more than {MOST[op]} times" in member.got("story")[0]["story"]
+    assert f"the operation '{op}' more than {MOST[op]} times" in member.got("failure-report")[0]["report"]
 
 
 @settings(quickly, max_examples=60)
@@ -245,8 +245,8 @@ def test_a_hub_survives_whatever_a_member_sends(random: Random) -> None:
     other.say("gather", b"x", seq=0, kind="barrier()")
     until(bench.loop, lambda: bool(member.closed or member.connection.closed) or bench.hub._collectives._open != {})
     assert not other.closed and 2 in bench.hub.roster.members, "whoever else is there stays"
-    for story in bench.got("story"):
-        assert "fault of metaflow-gang" not in story["story"], story["story"]
+    for story in bench.got("failure-report"):
+        assert "fault of metaflow-gang" not in story["report"], story["report"]
     bench.close()
     bench.loop.close()
 

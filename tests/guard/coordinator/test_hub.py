@@ -63,8 +63,8 @@ class Member:
 
     def _take(self, header: dict[str, Any], payload: bytes) -> None:
         self.heard.append((header, payload))
-        if header["op"] == "ask" and self.answers:
-            self.say(**{**header, "op": "heard"})
+        if header["op"] == "ping" and self.answers:
+            self.say(**{**header, "op": "alive"})
 
     def _failed(self, error: ConnectError) -> None:
         self.errors.append(str(error))
@@ -118,13 +118,15 @@ class Bench:
             until(self.loop, lambda node=node: self.members[node].connection is not None)
 
     def story(self) -> str:
-        until(self.loop, lambda: bool(self.got("story")))
-        (told,) = self.got("story")
+        until(self.loop, lambda: bool(self.got("failure-report")))
+        (told,) = self.got("failure-report")
         for member in self.members.values():
             if member.connection is not None and not member.connection.closed:
-                until(self.loop, lambda member=member: bool(member.got("story")))
-                assert [header["story"] for header in member.got("story")] == [told["story"]], "every node, once"
-        return str(told["story"])
+                until(self.loop, lambda member=member: bool(member.got("failure-report")))
+                assert [header["report"] for header in member.got("failure-report")] == [told["report"]], (
+                    "every node, once"
+                )
+        return str(told["report"])
 
     def close(self) -> None:
         self.acceptor.close()
@@ -361,14 +363,14 @@ def test_stopping_begins_at_once_and_the_story_waits_for_all_but_a_second_at_mos
     gang.members[1].fails("rank 1 exited with code 3")
     until(gang.loop, lambda: bool(gang.members[2].got("stop")))
     started = time.monotonic()
-    assert not gang.got("story")
+    assert not gang.got("failure-report")
     # Node 2 never says that it has stopped: its body hangs in C, say.
     gang.hub.receive(0, {"op": "stopped"}, b"")
     gang.members[1].say("stopped")
     story = gang.story()
     assert 0.5 * REPORT_WAIT_S < time.monotonic() - started < REPORT_WAIT_S + 5.0
     assert story == "The first failure was on node 1 (host-1): rank 1 exited with code 3"
-    (told,) = gang.got("story")
+    (told,) = gang.got("failure-report")
     assert [cause["node"] for cause in told["causes"]] == [1]
 
 
@@ -386,7 +388,7 @@ def test_the_story_of_a_preemption_waits_for_those_who_save(bench: Callable[...,
     gang.hub.receive(0, {"op": "stopped"}, b"")
     end = time.monotonic() + REPORT_WAIT_S + 0.5
     until(gang.loop, lambda: time.monotonic() > end)
-    assert not gang.got("story"), "node 2 still saves"
+    assert not gang.got("failure-report"), "node 2 still saves"
     gang.members[2].say("stopped")
     assert gang.story() == "The first failure was on node 1 (host-1): was told to end"
 
@@ -406,7 +408,7 @@ def test_the_story_comes_as_soon_as_all_have_stopped_and_hears_them_before(bench
     assert time.monotonic() - started < REPORT_WAIT_S
     # What comes later changes nothing: the story has been told.
     gang.hub.fail(Failure(0, "exit", "too late", time.time() - 100))
-    assert len(gang.got("story")) == len(gang.got("stop")) == 1
+    assert len(gang.got("failure-report")) == len(gang.got("stop")) == 1
     assert REPORT_SETTLE_S < REPORT_WAIT_S
 
 
@@ -495,7 +497,7 @@ def test_a_node_that_comes_while_the_gang_ends_tells_what_the_others_tell(
     gang.join(1)
     record = Failure(1, "exit", "raised ValueError", time.time(), detail="Traceback: line 7")
     gang.members[1].say("fail", failure=record.to_json())
-    until(gang.loop, lambda: bool(gang.got("story" if told_before else "stop")))
+    until(gang.loop, lambda: bool(gang.got("failure-report" if told_before else "stop")))
     told: list[dict[str, Any]] = []
     failed: list[str] = []
     where = {"address": gang.acceptor.address, "port": gang.acceptor.port, "secret": SECRET.hex(), "host": "127.0.0.1"}
@@ -509,10 +511,10 @@ def test_a_node_that_comes_while_the_gang_ends_tells_what_the_others_tell(
         lambda text, node: failed.append(text),
         lambda failure: failed.append(failure.text),
     )
-    until(gang.loop, lambda: bool(failed) or any(header["op"] == "story" for header in told))
-    stop, ending = (header for header in told if header["op"] != "ask")
+    until(gang.loop, lambda: bool(failed) or any(header["op"] == "failure-report" for header in told))
+    stop, ending = (header for header in told if header["op"] != "ping")
     assert stop["op"] == "stop" and not failed
-    (story,) = {gang.story(), ending["story"]}
+    (story,) = {gang.story(), ending["report"]}
     assert story == "The first failure was on node 1 (host-1): raised ValueError\n  | Traceback: line 7"
     over: list[bool] = []
     link.close(lambda: over.append(True))
@@ -568,7 +570,7 @@ def test_any_byte_is_an_answer_and_the_hub_s_own_sleep_does_not_count(
     gang = bench(2)
     gang.join(1)
     gang.members[1].answers = False
-    until(gang.loop, lambda: bool(gang.members[1].got("ask")))
+    until(gang.loop, lambda: bool(gang.members[1].got("ping")))
     gang.members[1].say("gather", seq=0, kind="barrier()")
     wait(gang, 1.5)
     time.sleep(4.0)  # the hub's process is stopped, or its machine
@@ -604,10 +606,10 @@ def test_a_node_that_fails_is_stopped_and_told_and_nobody_else_is(bench: Callabl
     until(gang.loop, lambda: bool(gang.members[2].got("stop")))
     assert gang.got("lost") == [{"op": "lost", "node": 2}]
     gang.members[2].say("stopped")
-    until(gang.loop, lambda: bool(gang.members[2].got("story")))
+    until(gang.loop, lambda: bool(gang.members[2].got("failure-report")))
     assert gang.said == [lost_line(2, "rank 2 raised ValueError")], "one line"
-    (told,) = gang.members[2].got("story")
-    assert told["story"] == "The first failure was on node 2 (host-2): rank 2 raised ValueError.\nsecond line"
+    (told,) = gang.members[2].got("failure-report")
+    assert told["report"] == "The first failure was on node 2 (host-2): rank 2 raised ValueError.\nsecond line"
     assert told["causes"] == [{"node": 2}]
     # What it says afterwards means nothing: it has stored nothing.
     gang.members[2].leaves()
@@ -615,7 +617,7 @@ def test_a_node_that_fails_is_stopped_and_told_and_nobody_else_is(bench: Callabl
     wait(gang, 0.2)
     assert 2 not in gang.hub.roster.left
     for who in (gang, gang.members[1]):
-        assert not who.got("stop") and not who.got("story") and not who.got("all-left")
+        assert not who.got("stop") and not who.got("failure-report") and not who.got("all-left")
 
 
 def test_the_guard_that_knows_most_is_believed(bench: Callable[..., Bench]) -> None:
@@ -664,11 +666,11 @@ def test_a_node_whose_neighbour_lost_it_is_lost_where_it_does_not_answer(
     record = Failure(1, "ring", "lost its connection to node 2 (timed out)", time.time(), order=LOST, peer=2)
     gang.members[1].say("fail", failure=record.to_json())
     until(gang.loop, lambda: bool(gang.got("lost")))
-    assert gang.members[2].got("ask") and gang.got("lost") == [{"op": "lost", "node": 2}]
+    assert gang.members[2].got("ping") and gang.got("lost") == [{"op": "lost", "node": 2}]
     until(gang.loop, lambda: bool(gang.said))
     assert gang.said[0].startswith("node 2 (host-2) was lost: has not answered node 0 for 2 s, while its host still")
     # The other neighbour's word adds nothing.
-    gang.members[3].say("fail", failure=record.replaced(node=3, teller=3).to_json())
+    gang.members[3].say("fail", failure=record.replaced(node=3, reporting_node=3).to_json())
     wait(gang, 0.2)
     assert len(gang.said) == 1 and not gang.got("stop")
 
@@ -695,8 +697,8 @@ def test_a_failure_of_control_ends_the_rest(bench: Callable[..., Bench]) -> None
     gang.members[1].fails("was torn away", after=0.01)
     gang.members[1].say("stopped")
     gang.hub.receive(0, {"op": "stopped"}, b"")
-    until(gang.loop, lambda: bool(gang.got("story") and gang.members[1].got("story")))
-    assert gang.got("story")[0]["story"] == "The first failure was on node 0 (host-0): the head raised"
+    until(gang.loop, lambda: bool(gang.got("failure-report") and gang.members[1].got("failure-report")))
+    assert gang.got("failure-report")[0]["report"] == "The first failure was on node 0 (host-0): the head raised"
     assert gang.said == [lost_line(2, "rank 2 raised")], "what was lost before is told before"
     assert not gang.members[1].got("lost")
 
