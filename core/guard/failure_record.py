@@ -11,18 +11,18 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
 EVIDENCE, LOST, PEER = 1, 2, 3
 
 PREEMPTED = "preempted"
-"""Kind of the failure of a node that is told to end; bodies may save before the gang is gone."""
+"""Kind of the failure of a node that is asked to end; bodies may save before the gang is gone."""
 
 DIED = (
     "its container ran out of memory, which can kill all of its processes at once, or its host, its container or its "
     "guard process has died"
 )
-"""What may be behind a connection whose other side has ended it, or has reset it: a kernel there answered. From version
-1.28 on Kubernetes ends a whole container for want of memory, and nobody is left there who could tell.
+"""Possible reasons for a connection that the other side has ended or reset: a kernel there answered. From version
+1.28 on Kubernetes ends a whole container for want of memory, and nothing is left there that could report it.
 """
 
 CUT = f"{DIED}, or the network between them is cut"
-"""What may be behind a connection on which nothing comes any more."""
+"""Possible reasons for a connection on which nothing comes any more."""
 
 TEXT_LIMIT = 2_000
 """Characters of a clause; an exception's message may be of any length."""
@@ -31,11 +31,11 @@ TEXT_LIMIT = 2_000
 class Failure:
     """One thing that went wrong on one node.
 
-    ``time`` is seconds since the epoch on the clock of whoever holds the record; ``uncertainty`` what that may be off
-    by. ``text`` is a clause that follows the node's name: "rank 3 was killed by SIGKILL"; ``detail`` a traceback or the
-    last output; ``peer`` the node to which ``node`` lost its connection of the ring; ``reporting_node`` the node whose task
-    raises its own exception about it, ``node`` but for ranks that another node has started. (A dataclass would be
-    shorter, but importing dataclasses takes the guard half of its start-up time.)
+    ``time`` is seconds since the epoch on the clock of the guard that holds the record; ``uncertainty`` by how much it
+    may be off. ``text`` is a clause that follows the node's name: "rank 3 was killed by SIGKILL"; ``detail`` a
+    traceback or the last output; ``peer`` the node to which ``node`` lost its connection of the ring;
+    ``reporting_node`` the node whose task raises its own exception about it, ``node`` but for ranks that another node
+    has started. (A dataclass would be shorter, but its import takes half of the guard's start-up time.)
     """
 
     __slots__ = ("detail", "kind", "node", "order", "peer", "rank", "reporting_node", "text", "time", "uncertainty")

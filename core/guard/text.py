@@ -1,4 +1,4 @@
-"""Text about the end of a process: a clause for its exit code, and the part of its output that is shown."""
+"""Text about the end of a process: a clause for its exit code, and the parts of its output that are shown."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 from .processes import memory_kills
 
 _LIKELY = {"SIGKILL": " (out of memory?)", "SIGBUS": " (/dev/shm full?)"}
-"""What most often lies behind a signal that nobody seems to have sent."""
+"""The most frequent reason for a signal of unknown origin."""
 
 DETAIL_LIMIT = 12_000
 """Characters of traceback or last output that travel in a record; beginning and end are what is kept."""
@@ -16,7 +16,7 @@ DETAIL_LINES = 400
 """Lines of it. Metaflow's console prints some thousand a second."""
 
 _NOTE = 80
-"""Characters of the line that says what is left out, and more."""
+"""Characters reserved for the line that says how much is left out."""
 
 LAST_LINES = 40
 """Lines of last output that a failure without a traceback shows."""
@@ -47,7 +47,7 @@ def indent(text: str) -> str:
 
 def shortened(text: str, limit: int = DETAIL_LIMIT, lines: int = DETAIL_LINES) -> str:
     """``text``, without its middle where it has more than ``limit`` characters or ``lines`` lines; a line says how much
-    is left out. An exception begins with where it was raised, and ends with what it says.
+    is left out. An exception begins with where it was raised, and ends with its message.
     """
     if len(text) <= limit and text.count("\n") < lines:
         return text

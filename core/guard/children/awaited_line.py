@@ -1,4 +1,4 @@
-"""Waiting for a word in what a process writes."""
+"""Waits for a pattern in the output of a process."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class Child(ProcessEvidence):
         self._pumps: list[Pump] = []
         self._open_streams = 2
         self._timer: Timer | None = None
-        self._told = False
+        self._is_settled = False
         self.pid = -1
         streams = {name: [*sinks(name), self.tail.stream()] for name in ("stdout", "stderr")}
         streams["stderr"].append(self.errors)
@@ -61,7 +61,7 @@ class Child(ProcessEvidence):
         try:
             self._start(spec, streams, pass_fds, stdin)
         except (OSError, RuntimeError, TypeError, ValueError) as error:
-            # What the runner cannot tell: too long a command line, a null byte in it, too many processes.
+            # What the runner cannot report: too long a command line, a null byte in it, too many processes.
             self._could_not_start(spec["argv"][0], getattr(error, "strerror", None) or str(error), streams)
 
     def _start(
@@ -97,10 +97,10 @@ class Child(ProcessEvidence):
         for sinks in streams.values():
             for sink in sinks:
                 sink.end()
-        self._loop.call_later(0, self._tell)
+        self._loop.call_later(0, self._settle)
 
     def died(self, exit_code: int) -> None:
-        """The kernel told that it is gone; :meth:`reaped` has to follow."""
+        """Note that it is gone, as the kernel reports; :meth:`reaped` has to follow."""
         self.exit_code = self._process.returncode = exit_code
         self.ended_at = time.time()
 
@@ -110,39 +110,39 @@ class Child(ProcessEvidence):
             goals = [(pump, pump.written()) for pump in self._pumps]
             self._drain(goals, time.monotonic() + DRAIN_LIMIT_S)
         else:
-            self._tell()
+            self._settle()
 
     def _drain(self, goals: list[tuple[Pump, int]], deadline: float) -> None:
         def look() -> None:
             if time.monotonic() < deadline and any(pump.passed < goal for pump, goal in goals):
                 self._drain(goals, deadline)
             else:
-                self._tell()
+                self._settle()
 
         self._timer = self._loop.call_later(DRAIN_S, look)
 
     def _stream_ended(self) -> None:
         self._open_streams -= 1
         if not self._open_streams and not self.alive:
-            self._tell()
+            self._settle()
 
-    def _tell(self) -> None:
+    def _settle(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        if not self._told:
-            self._told = True
+        if not self._is_settled:
+            self._is_settled = True
             self.on_end(self)
 
     def give_up(self) -> None:
-        """It does not end, although it has been killed: from here on it counts as gone."""
+        """Count it as gone: it has been killed, and does not end."""
         if self.exit_code is None:
             self.exit_code, self.ended_at = -signal.SIGKILL, time.time()
-        self._tell()
+        self._settle()
 
     @property
     def settled(self) -> bool:
         """Gone, and its output drained."""
-        return self._told
+        return self._is_settled
 
     def _look_for_reports(self, pattern: str, grace: float | None) -> Reports:
         import re

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 from ..failure_record import EVIDENCE, PEER, Failure
-from ..rank_reports.complaints import matches, telling_lines
+from ..rank_reports.complaints import distinct_lines, matches
 from ..rank_reports.error_file import ErrorFile, read_error_file
 from ..rank_reports.rank_end import LEFT_EARLY, how_a_rank_ended, left_by_ranks, marked_end, marked_ends
 from ..rank_reports.tail import Tail
@@ -58,8 +58,8 @@ class ProcessEvidence:
         self.tail = Tail()
         self.errors = Tail()
         self.reports: Reports | None = None
-        self._settled_report: Report | None = None
-        self._is_settled = False
+        self._final_report: Report | None = None
+        self._is_final = False
 
     @property
     def alive(self) -> bool:
@@ -95,17 +95,17 @@ class ProcessEvidence:
 
     def _report(self) -> Report | None:
         """What is known of a rank of it that failed; the same from the first call of :meth:`failure` on."""
-        if self.reports is None or self._is_settled:
-            return self._settled_report
+        if self.reports is None or self._is_final:
+            return self._final_report
         from ..rank_reports.reports import chosen, with_files
 
         left: list[RankEnd] = []
         if self.exit_code != 0 and self.error_file and "{rank}" in self.error_file:
             # Where it has ended well, what a rank has left is of an attempt that has been made good.
             left = [end for end in left_by_ranks(self.error_file, self._started_at) if end.time < self.asked_at]
-        return chosen(with_files(self.reports, left, self._leaves_ends), self._blames_a_peer)
+        return chosen(with_files(self.reports, left, self._leaves_ends), self._misses_a_peer)
 
-    def _blames_a_peer(self, report: Report) -> bool:
+    def _misses_a_peer(self, report: Report) -> bool:
         if report.rank is None or (report.exit_code < 0 and report.exit_code != -signal.SIGABRT):
             return False
         raised = self._error(report).text if self.error_file and "{rank}" in self.error_file else ""
@@ -114,7 +114,7 @@ class ProcessEvidence:
         return matches(self.peer_lost, raised or report.numbered)
 
     def _meant_to(self, report: Report | None, raised: str) -> bool:
-        """Whether a rank has exited by itself without an exception, whatever others have said."""
+        """Whether a rank has exited by itself without an exception, whatever other ranks wrote."""
         has_left = report is not None and report.is_left and report.exit_code > 0
         return has_left and self._records_exceptions and not raised
 
@@ -124,7 +124,7 @@ class ProcessEvidence:
         return report.at if report is not None and report.is_left else self._traceback(report)[1]
 
     def result(self) -> dict[str, Any]:
-        """The record that the task gets of it; where it has failed, with the detail of :meth:`failure`."""
+        """Its record for the task; where it has failed, with the detail of :meth:`failure`."""
         report = self._report()
         exit_code = self._code(report)
         record = {
@@ -149,14 +149,14 @@ class ProcessEvidence:
         return exit_code
 
     def _error_file(self, report: Report | None) -> str | None:
-        """Its own, or that of the rank which it reports, whose number then belongs into the name."""
+        """Its own error file, or that of the rank which it reports, with that rank's number in the name."""
         if self.error_file and "{rank}" in self.error_file:
             return self.error_file.replace("{rank}", str(report.rank)) if report else None
-        # Its own is about the rank that it calls the first.
+        # Its own file is about the rank that it calls the first.
         return self.error_file if report is None or report.is_first or report.rank is None else None
 
     def _error(self, report: Report | None) -> ErrorFile:
-        """What it, or the rank that it reports, wrote down of its end."""
+        """The error file of it, or of the rank that it reports."""
         return read_error_file(self._error_file(report))
 
     def traceback(self) -> str:
@@ -181,11 +181,11 @@ class ProcessEvidence:
         return next(filter(None, map(last_traceback, texts)), ""), 0.0
 
     def _with_what_it_printed(self, report: Report | None, error: ErrorFile) -> str:
-        """Where ``sys.exit()`` was called, after what was printed before that, which may say why: argparse does so."""
+        """An error file's text; of a ``sys.exit()`` after what was printed before: argparse prints the reason there."""
         if not error.printed:
             return error.text
         if report is not None and report.rank is not None:
-            printed = telling_lines(said_by(report.rank, report.errors))
+            printed = distinct_lines(said_by(report.rank, report.errors))
         else:
             printed = last_lines(self.errors.text())
         return f"{printed}\n{error.text}" if printed.strip() else error.text
@@ -195,20 +195,20 @@ class ProcessEvidence:
         detail, at = self._traceback(report)
         if detail or report is None or report.rank is None:
             return detail or last_lines(self.tail.text()), at
-        return telling_lines(said_by(report.rank, report.before)), at
+        return distinct_lines(said_by(report.rank, report.before)), at
 
     def failure(self, node: int) -> Failure:
         """Why it failed, as a record. What it reports is settled by the first call."""
-        report = self._settled_report = self._report()
-        self._is_settled = self._is_settled or report is not None
+        report = self._final_report = self._report()
+        self._is_final = self._is_final or report is not None
         exit_code = self._code(report)
         raised = self._traceback(report)[0]
         detail, at = self._detail(report)
         # A rank that exits otherwise has meant to; what starts ranks has codes of its own.
-        by_peer = exit_code in (1, -signal.SIGABRT) or (self.reports is not None and exit_code > 0)
-        by_peer = by_peer or (exit_code < 0 and bool(self._error(report).text))  # what it raised comes first
-        by_peer = by_peer and not self._meant_to(report, self._error(report).text)
-        lost_peer = by_peer and matches(self.peer_lost, self._complaints(report, raised, exit_code))
+        may_miss = exit_code in (1, -signal.SIGABRT) or (self.reports is not None and exit_code > 0)
+        may_miss = may_miss or (exit_code < 0 and bool(self._error(report).text))  # what it raised comes first
+        may_miss = may_miss and not self._meant_to(report, self._error(report).text)
+        misses_peer = may_miss and matches(self.peer_lost, self._complaints(report, raised, exit_code))
         ended = (report.at if report else 0.0) or self.reported_at or self.ended_at
         return Failure(
             node if report is None or report.node is None else report.node,
@@ -217,19 +217,19 @@ class ProcessEvidence:
             min(ended, at or ended),
             detail,
             report.rank if report else self.rank,
-            PEER if lost_peer else EVIDENCE,
+            PEER if misses_peer else EVIDENCE,
             reporting_node=node,
         )
 
     def _complaints(self, report: Report | None, raised: str, exit_code: int) -> str:
-        """The text in which it may say that another went first."""
+        """The text that may report that a peer was gone."""
         if report is not None and report.rank is not None:
-            said = f"{report.numbered}\n{said_by(report.rank, report.before)}"
+            printed = f"{report.numbered}\n{said_by(report.rank, report.before)}"
         else:
-            said = self.tail.text()
-        # C++ says in the output why it aborts; and what starts ranks says there that it has lost some.
-        also_said = exit_code == -signal.SIGABRT or (self.reports is not None and report is None)
-        return f"{raised}\n{said}" if also_said else raised or said
+            printed = self.tail.text()
+        # C++ prints the reason of an abort; and a launcher of ranks prints that it has lost some.
+        in_output = exit_code == -signal.SIGABRT or (self.reports is not None and report is None)
+        return f"{raised}\n{printed}" if in_output else raised or printed
 
     def _how(self, report: Report | None, exit_code: int, detail: str) -> str:
         if report is not None and not exit_code:
@@ -240,8 +240,8 @@ class ProcessEvidence:
         """Evidence of a process that is about to fail but has not ended: what it, or a rank of it, left lately."""
         report = self._report()
         if report is not None and report.is_left:
-            # However long ago: who starts the ranks may wait for one that does not end before it tells.
-            return self.failure(node) if self.alive and not self._blames_a_peer(report) else None
+            # However long ago: the launcher of ranks may wait for one that does not end before it reports.
+            return self.failure(node) if self.alive and not self._misses_a_peer(report) else None
         detail, at = self._traceback(report)
         if not self.alive or not detail or matches(self.peer_lost, detail):
             return None

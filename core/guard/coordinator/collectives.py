@@ -1,4 +1,4 @@
-"""The collectives under way: what each node has given to which, and calls that cannot belong together."""
+"""The collectives under way: the part that each node has sent, and calls that do not match."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_BYTES = 8 << 20
 
 
 class Mismatch(Exception):
-    """Node ``node`` calls something else than the others; the message is a clause that follows its name."""
+    """Node ``node`` makes another call than the others; the message is a clause that follows the node's name."""
 
     def __init__(self, node: int, text: str) -> None:
         super().__init__(text)
@@ -33,7 +33,7 @@ class _Collective:
 
 
 class Collectives:
-    """Of a gang of ``num_nodes`` nodes, by the number that each node counts its calls with."""
+    """The open collectives of a gang of ``num_nodes`` nodes, by the number with which each node counts its calls."""
 
     def __init__(self, num_nodes: int) -> None:
         self._num_nodes = num_nodes
@@ -41,14 +41,14 @@ class Collectives:
         self._bytes: dict[int, int] = {}
 
     def add(self, node: int, header: Header, payload: bytes) -> tuple[Header, bytes] | None:
-        """What ``node`` gives. Returns the message with everybody's part once all have given theirs.
+        """Add the part of ``node``. Returns the message with all parts once every node has sent its own.
 
         Raises
         ------
         Mismatch
             Another node made another call at this place.
         Nonsense
-            It has given its part already, or more than a node can have under way.
+            It has sent its part already, or more than a node may have under way.
         """
         number, kind = int(header["seq"]), str(header["kind"])
         if number in self._open:

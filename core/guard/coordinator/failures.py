@@ -1,4 +1,4 @@
-"""What the hub hears of failures: the first one stops the gang, and what all nodes know makes the story of it."""
+"""The gang's failures: the first one stops the gang, and the records of all nodes make the failure report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from .roster import Roster
 
 SILENCE_WAIT_S = 1.5
-"""How much longer it waits where all that is known is that nodes lost a peer, and one of them has said nothing."""
+"""How much longer it waits where all records are about a lost peer, and a node has sent nothing."""
 
 
 UNWIND_S = 3.0
@@ -39,7 +39,7 @@ class Failures:
     Parameters
     ----------
     roster : Roster
-        Whose nodes are stopped, asked and told.
+        Its nodes are stopped, pinged and sent the report.
     on_stop : callable
         Called once, when the first failure stops the gang.
 
@@ -65,18 +65,18 @@ class Failures:
         self._on_stop = on_stop
         self._records: list[Failure] = []
         self._since = 0.0
-        self._told: Header | None = None  # the story, once it is told
+        self._report: Header | None = None  # once it is made
         self._stopped: set[int] = set()
-        self._heard: set[int] = set()  # since the first failure
-        self._questions = 0
-        self._asked: dict[int, tuple[int, Failure]] = {}  # by number: who was asked, and what is told if it answers
+        self._has_sent: set[int] = set()  # since the first failure
+        self._last_ping = 0
+        self._pings: dict[int, tuple[int, Failure]] = {}  # by number: the node, and the failure if it replies
 
     def add(self, failure: Failure) -> None:
         """Record a failure; the first one stops the gang, unless it tolerates it."""
-        if self._told is not None or (self.lost_nodes is not None and self.lost_nodes.takes(failure)):
+        if self._report is not None or (self.lost_nodes is not None and self.lost_nodes.takes(failure)):
             return
         if failure.peer is not None and not self.stopping:
-            self._ask(failure, failure.peer)
+            self._ping(failure, failure.peer)
         else:
             self._record(failure)
 
@@ -90,15 +90,15 @@ class Failures:
         if self.lost_nodes is not None:
             self.lost_nodes.ending = True
         self._roster.broadcast(stop_message(failure))
-        # Whoever tells the story ends, and with node 0, or a pod, a cluster ends those that still save.
+        # A node ends after the report; a cluster that sees node 0 or a pod end, ends those that still save.
         saving = extra_s(self.save_s) if failure.kind == PREEMPTED else 0.0
-        self._loop.call_later(REPORT_WAIT_S + saving, self._tell_what_is_known)
-        self._loop.call_later(REPORT_SETTLE_S, self._maybe_tell)
+        self._loop.call_later(REPORT_WAIT_S + saving, self._report_what_is_known)
+        self._loop.call_later(REPORT_SETTLE_S, self._maybe_report)
 
     def messages(self) -> list[Header]:
-        """What a node gets that joins while the gang ends: all that the others have got."""
+        """The messages for a node that joins while the gang ends: all that the others have received."""
         stop = stop_message(self._records[0])
-        return [stop] if self._told is None else [stop, self._told]
+        return [stop] if self._report is None else [stop, self._report]
 
     def first_line(self) -> str:
         """The first failure in one line, as a part of a sentence, for a node that was restarted."""
@@ -108,49 +108,49 @@ class Failures:
 
     # -- a node that lost another one --------------------------------------------------------------------------------
 
-    def _ask(self, failure: Failure, peer: int) -> None:
-        """A node lost its connection to ``peer``, which has maybe only left: it says so before it answers.
+    def _ping(self, failure: Failure, peer: int) -> None:
+        """Find out whether ``peer``, to which a node lost its connection, has only left: its messages come in order.
 
-        One that does not answer is lost to node 0 too, which tells so by itself.
+        One that does not reply is lost to node 0 too, which is a failure of its own.
         """
         if peer in self._roster.members:
-            self._questions += 1
-            self._asked[self._questions] = (peer, failure)
-            self._roster.send(peer, {"op": "ping", "number": self._questions})
+            self._last_ping += 1
+            self._pings[self._last_ping] = (peer, failure)
+            self._roster.send(peer, {"op": "ping", "number": self._last_ping})
 
-    def answered(self, node: int, number: int) -> None:
-        """``node`` has answered question ``number``: it is there, so its network to the other one is cut."""
-        if self._asked.get(number, (None, None))[0] != node:
+    def alive(self, node: int, number: int) -> None:
+        """``node`` has replied to ping ``number``: it runs, so its network to the other node is cut."""
+        if self._pings.get(number, (None, None))[0] != node:
             return
-        peer, failure = self._asked.pop(number)
-        if self._told is not None or not self._roster.left.isdisjoint((peer, failure.node)):
+        peer, failure = self._pings.pop(number)
+        if self._report is not None or not self._roster.left.isdisjoint((peer, failure.node)):
             return
         if self.lost_nodes is not None:
             self.lost_nodes.cut(failure, peer)
         else:
             self._record(failure)
 
-    # -- what comes of the nodes -------------------------------------------------------------------------------------
+    # -- events of nodes ---------------------------------------------------------------------------------------------
 
-    def heard(self, node: int, op: str) -> None:
-        """A message of ``node`` has come."""
+    def received(self, node: int, op: str) -> None:
+        """Note that a message of ``node`` has come."""
         if self.stopping or op == "fail":
-            self._heard.add(node)
+            self._has_sent.add(node)
 
     def stopped(self, node: int) -> None:
-        """Nothing of ``node`` runs any more, or nobody waits for it."""
+        """Note that nothing of ``node`` runs any more, or that it is not waited for."""
         self._stopped.add(node)
-        self._maybe_tell()
+        self._maybe_report()
 
     def lost(self, node: int) -> None:
-        """The gang goes on without ``node``."""
+        """Note that the gang goes on without ``node``."""
         self._stopped.add(node)
-        self._heard.add(node)
+        self._has_sent.add(node)
 
     def closed(self, node: int, reason: str) -> None:
-        """The connection of ``node`` has ended."""
-        # A guard that stops says so before it closes. That one is gone counts only where all others blame somebody.
-        is_cause = not self.stopping or (node not in self._stopped and self._blames_a_peer())
+        """The connection of ``node`` has ended: a failure, unless the node has left or has been stopped."""
+        # A guard reports its stop before it closes. A lost node is a cause only where all others miss a peer.
+        is_cause = not self.stopping or (node not in self._stopped and self._all_miss_a_peer())
         if node not in self._roster.left and is_cause:
             how = reason or "closed before its work was done"
             text = f"the connection from it to node 0 was lost ({how}): {CUT if reason in SILENT else DIED}"
@@ -162,58 +162,58 @@ class Failures:
         self.stopped(node)
         self._maybe_all_gone()
 
-    # -- the story ---------------------------------------------------------------------------------------------------
+    # -- the report --------------------------------------------------------------------------------------------------
 
-    def _maybe_tell(self) -> None:
+    def _maybe_report(self) -> None:
         if not self.stopping or time.monotonic() - self._since < REPORT_SETTLE_S:
             return
         if self._stopped >= set(self._roster.infos):
-            self._tell()
+            self._send_report()
 
-    def _tell_what_is_known(self) -> None:
-        if self._blames_a_peer() and self._unheard():
-            # Where somebody's silence is to be the cause, a machine that is busy gets more than a moment.
-            self._loop.call_later(SILENCE_WAIT_S, self._tell)
+    def _report_what_is_known(self) -> None:
+        if self._all_miss_a_peer() and self._quiet_nodes():
+            # Where a node's silence would be the cause, a busy machine gets some more time.
+            self._loop.call_later(SILENCE_WAIT_S, self._send_report)
         else:
-            self._tell()
+            self._send_report()
 
-    def _tell(self) -> None:
-        if self._told is not None:
+    def _send_report(self) -> None:
+        if self._report is not None:
             return
         if self.lost_nodes is not None:
-            self.lost_nodes.tell()
-        self._blame_the_silent()
-        told = causes(self._records)
-        left = ranks_that_left(told, self.ended_ranks)
-        self._told = {
+            self.lost_nodes.report()
+        self._add_the_quiet()
+        first = causes(self._records)
+        left = ranks_that_left(first, self.ended_ranks)
+        self._report = {
             "op": "failure-report",
             "report": failure_report(self._records, self._roster.hostnames, left),
-            "causes": [{"node": failure.reporting_node} for failure in told],
+            "causes": [{"node": failure.reporting_node} for failure in first],
             "left": left,
         }
-        self._roster.broadcast(self._told)
+        self._roster.broadcast(self._report)
         self._maybe_all_gone()
 
     def _maybe_all_gone(self) -> None:
         if self.stopping and not self._roster.members_left:
             self._roster.deliver({"op": "all-gone"}, b"")
 
-    def _blame_the_silent(self) -> None:
-        """Where nobody knows a cause but that another one is gone, it is who does not even answer a stop."""
-        if not self._blames_a_peer():
+    def _add_the_quiet(self) -> None:
+        """Where all records are about a lost peer, the cause is the node that does not even acknowledge the stop."""
+        if not self._all_miss_a_peer():
             return
-        # What a guard has to say of a stop comes in milliseconds, whatever its task does.
-        for node in self._unheard():
+        # A guard acknowledges a stop within milliseconds, whatever its task does.
+        for node in self._quiet_nodes():
             connection = self._roster.members.get(node)
             state = kernel_state(connection.sock) if connection is not None else None
             is_there = state is not None and state[1] == 0
             text = f"does not answer node 0, {FROZEN}" if is_there else f"answers node 0 no more: {CUT}"
             self._records.append(Failure(node, "lost", text, time.time(), order=LOST))
 
-    def _unheard(self) -> list[int]:
-        """Who has said nothing since the first failure."""
-        return sorted(self._roster.infos.keys() - self._heard - self._roster.left - self._stopped)
+    def _quiet_nodes(self) -> list[int]:
+        """The nodes that have sent nothing since the first failure."""
+        return sorted(self._roster.infos.keys() - self._has_sent - self._roster.left - self._stopped)
 
-    def _blames_a_peer(self) -> bool:
-        """Whether all that is known are failures of nodes that say themselves that another one went first."""
+    def _all_miss_a_peer(self) -> bool:
+        """Whether all records are of nodes that report that another one was gone first."""
         return bool(self._records) and all(failure.order == PEER for failure in self._records)

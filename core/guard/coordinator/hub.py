@@ -1,7 +1,7 @@
-"""The hub, on control's guard: who has joined, what is being gathered, and what failed first.
+"""The hub, on node 0's guard: which nodes have joined, their collectives, and their failures.
 
-It knows nothing of sockets beyond :class:`~.channel.Connection`, and talks to control's own node through ``deliver``,
-with the same messages the other nodes get.
+It knows nothing of sockets beyond :class:`~.connection.Connection`; node 0's own guard gets the same messages as the
+others, through ``deliver``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ENDING = "this gang is ending: "
 """What the refusal of a restarted node begins with where the gang ends for another reason, which follows."""
 
 ALONE = "its own network is cut"
-"""What is behind the silence of all other nodes at once."""
+"""The reason when all other nodes are silent at once."""
 
 
 class Hub:
@@ -70,7 +70,7 @@ class Hub:
     # -- joining -----------------------------------------------------------------------------------------------------
 
     def close(self, then: Callable[[], None]) -> None:
-        """Say goodbye to whoever is still connected; ``then`` when that is out."""
+        """Close all connections, after what was sent; ``then`` is called when they are closed."""
         self._deadline.end()
         self._liveness.close()
         lost_nodes = self.failures.lost_nodes
@@ -101,7 +101,7 @@ class Hub:
         return None
 
     def accept(self, connection: Connection) -> None:
-        """A node that proved the secret. What it sends is checked (:mod:`.messages`): it can end its own node only."""
+        """Take a node that has proved the secret. A wrong message of it (:mod:`.messages`) ends that node only."""
         connection.on_fault = self._misbehaved
         node = connection.node
         checker = Checker(self._num_nodes)
@@ -123,11 +123,11 @@ class Hub:
         infos = self.roster.infos
         infos[node] = info
         if self.failures.stopping:
-            # It has failed at nothing: it is to tell what the others tell, and so it is taken.
+            # It has failed at nothing, and is to show the same report as the others.
             for message in self.failures.messages():
                 self.roster.send(node, message)
         elif len(infos) == self._num_nodes and not any(info.get("unfit") for info in infos.values()):
-            # (One that is unfit tells its failure next: no body is to begin before that, which might even end.)
+            # (An unfit node sends its failure next: no body begins before that.)
             self._complete = True
             self._deadline.end()
             nodes = [infos[index] for index in range(self._num_nodes)]
@@ -136,9 +136,9 @@ class Hub:
     # -- messages ----------------------------------------------------------------------------------------------------
 
     def receive(self, node: int, header: Header, payload: bytes) -> None:
-        """One message of a node, control's own included."""
+        """Act on a message of a node, node 0 included."""
         op = header["op"]
-        self.failures.heard(node, op)
+        self.failures.received(node, op)
         if op == "gather":
             self._gather(node, header, payload)
         elif op == "fail":
@@ -162,7 +162,7 @@ class Hub:
             if node == 0:
                 self.roster.broadcast({"op": "control-done"})
         elif op == "alive" and type(header.get("number")) is int:
-            self.failures.answered(node, header["number"])
+            self.failures.alive(node, header["number"])
         elif op == "cancel":
             self.roster.broadcast({"op": "cancel", "key": header["key"]})
         elif op == "bulk":
@@ -198,7 +198,7 @@ class Hub:
         try:
             whole = self._collectives.add(node, header, payload)
         except Mismatch as mismatch:
-            self._blame(mismatch)
+            self._fail_mismatch(mismatch)
             return
         if whole is None:
             self._check_deserted()
@@ -206,31 +206,31 @@ class Hub:
             self.roster.broadcast(*whole)
 
     def _check_deserted(self) -> None:
-        """A collective that a node whose body is done can never take part in."""
+        """End the gang where a collective waits for a node whose body is done."""
         try:
             self._collectives.check_deserted(self.roster.done)
         except Mismatch as mismatch:
-            self._blame(mismatch)
+            self._fail_mismatch(mismatch)
 
-    def _blame(self, mismatch: Mismatch) -> None:
+    def _fail_mismatch(self, mismatch: Mismatch) -> None:
         if not self.failures.stopping:  # a gang that is being stopped makes no more collectives
             self.fail(Failure(mismatch.node, "mismatch", str(mismatch), time.time()))
 
     def _leave(self, node: int) -> None:
         self.roster.send(node - 1, {"op": "left"})
-        if node in self.roster.done:  # else its guard ends without that, and says why
+        if node in self.roster.done:  # else its guard ends before its task has, and reports why
             self.roster.left.add(node)
             self._check_all_left()
 
     def _check_all_left(self) -> None:
-        left, told, lost_nodes = self.roster.left, True, self.failures.lost_nodes
+        left, reported, lost_nodes = self.roster.left, True, self.failures.lost_nodes
         if lost_nodes is not None:
-            left, told = left | lost_nodes.lost.keys(), lost_nodes.all_told
-        if self._complete and told and len(left - {0}) == self._num_nodes - 1:
+            left, reported = left | lost_nodes.lost.keys(), lost_nodes.all_reported
+        if self._complete and reported and len(left - {0}) == self._num_nodes - 1:
             self.roster.deliver({"op": "all-left"}, b"")
 
     def _misbehaved(self, connection: Connection, error: Exception) -> None:
-        """A node sent what cannot be understood: that node ends, and is told why."""
+        """A node sent what cannot be understood: that node ends, and gets the reason."""
         failure = Failure(connection.node, "nonsense", cannot_understand(error), time.time())
         self.roster.members.pop(failure.node, None)
         self._liveness.forget(connection)
@@ -249,7 +249,7 @@ class Hub:
         self.failures.closed(node, reason)
 
     def _not_answering(self, silent: list[Silent], answering: int) -> None:
-        """Nodes that have sent nothing for too long. Their connections stay: one that goes on hears why it must end."""
+        """Nodes have sent nothing for too long. Their connections stay: one that goes on gets the reason to end."""
         nodes = [
             one.connection.node for one in silent if self.roster.members.get(one.connection.node) is one.connection
         ]

@@ -1,4 +1,4 @@
-"""The wait for all nodes of a gang: who is late is named from time to time, and fails the gang in the end."""
+"""The deadline until which all nodes must have joined: late nodes are named from time to time, then fail the gang."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ PROGRESS_S = (5.0, 15.0, 60.0)
 
 
 class JoinDeadline:
-    """Of ``num_nodes`` nodes, of which those in ``joined`` are there; see :class:`~.hub.Hub` for the rest."""
+    """Waits ``timeout_s`` seconds for all of ``num_nodes`` nodes; ``joined`` has those that have joined by now.
+
+    ``say`` takes a line for the user, ``fail`` the failure when the deadline has passed.
+    """
 
     def __init__(
         self,
@@ -35,7 +38,7 @@ class JoinDeadline:
         self._progress(0)
 
     def end(self) -> None:
-        """Nobody is waited for any more."""
+        """Wait for no node any more."""
         for timer in self._timers:
             timer.cancel()
         self._timers.clear()
@@ -50,7 +53,7 @@ class JoinDeadline:
         return f"node {names}" if len(missing) == 1 else f"nodes {names}"
 
     def _progress(self, stage: int) -> None:
-        def tell() -> None:
+        def say_progress() -> None:
             waited = time.monotonic() - self._started
             self._say(
                 f"{len(self._joined)} of {self._num_nodes} nodes have joined after {waited:.0f} s; "
@@ -58,7 +61,7 @@ class JoinDeadline:
             )
             self._progress(min(stage + 1, len(PROGRESS_S) - 1))
 
-        self._timers.append(self._loop.call_later(PROGRESS_S[stage], tell))
+        self._timers.append(self._loop.call_later(PROGRESS_S[stage], say_progress))
 
     def _overdue(self) -> None:
         text = (

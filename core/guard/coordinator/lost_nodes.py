@@ -1,7 +1,7 @@
-"""A gang that goes on without the nodes that it loses: which those are, and what is told of each.
+"""A gang that goes on without the nodes that it loses: which nodes are lost, and the report of each.
 
 The hub has one once control asks for it, after which a failure ends the gang only where it is control's. Elsewhere it
-ends that node: its guard is told to stop as all are when a gang ends, while nobody else is told.
+ends that node alone: its guard is stopped as all are when a gang ends.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
 
 
 class LostNode:
-    """One node that is lost by ``failure``; ``on_told`` when node, user and log know why, as far as that can be known.
+    """One node that is lost by ``failure``; ``on_report`` is called when the node and the user have the report.
 
-    Its connection, where one is left, is this object's: nothing that it says counts but what it says of its end.
+    Its connection, where one is left, belongs to this object, which takes only records about the node's end.
     """
 
     def __init__(
@@ -34,27 +34,27 @@ class LostNode:
         connection: Connection | None,
         hostname: str,
         say: Callable[[str], None],
-        on_told: Callable[[], None],
+        on_report: Callable[[], None],
     ) -> None:
         self.connection = connection
-        self.told = False
+        self.reported = False
         self._node = failure.reporting_node
         self._hostname = hostname
         self._failures = [failure]
         self._since = time.monotonic()
         self._say = say
-        self._on_told = on_told
+        self._on_report = on_report
         if connection is not None:
             connection.on_frame = lambda conn, header, payload: self._receive(conn, header)
             connection.on_close = lambda conn, reason: self._gone()
             connection.send(stop_message(failure))
-        loop.call_later(REPORT_WAIT_S, self.tell)
+        loop.call_later(REPORT_WAIT_S, self.report)
         # As with a whole gang, several guards see a death, and the one that knows most may be second.
-        loop.call_later(REPORT_SETTLE_S, self._maybe_tell)
+        loop.call_later(REPORT_SETTLE_S, self._maybe_report)
         self._over = connection is None
 
     def add(self, failure: Failure) -> None:
-        """More is known of its end."""
+        """Add a record about its end."""
         self._failures.append(failure)
 
     def _receive(self, connection: Connection, header: Header) -> None:
@@ -62,29 +62,29 @@ class LostNode:
             self.add(Failure.from_json(header["failure"]).corrected(connection.offset, connection.uncertainty))
         elif header["op"] == "stopped":
             self._over = True
-            self._maybe_tell()
+            self._maybe_report()
 
     def _gone(self) -> None:
         self.connection = None
         self._over = True
-        self._maybe_tell()
+        self._maybe_report()
 
-    def _maybe_tell(self) -> None:
+    def _maybe_report(self) -> None:
         if self._over and time.monotonic() - self._since >= REPORT_SETTLE_S:
-            self.tell()
+            self.report()
 
-    def tell(self) -> None:
-        """Tell what is known by now, once."""
-        if self.told:
+    def report(self) -> None:
+        """Report what is known by now, once."""
+        if self.reported:
             return
-        self.told = True
-        told = causes(self._failures) or self._failures
-        name, text = _name(self._node, self._hostname), _clause(told[0])
+        self.reported = True
+        first = (causes(self._failures) or self._failures)[0]
+        name, text = _name(self._node, self._hostname), _clause(first)
         self._say(f"{name} was lost: {text}. The step goes on without it.")
         if self.connection is not None:
-            said = failure_report(self._failures, {self._node: self._hostname})
-            self.connection.send({"op": "failure-report", "report": said, "causes": [{"node": told[0].reporting_node}]})
-        self._on_told()
+            report = failure_report(self._failures, {self._node: self._hostname})
+            self.connection.send({"op": "failure-report", "report": report, "causes": [{"node": first.reporting_node}]})
+        self._on_report()
 
 
 def _name(node: int, hostname: str) -> str:
@@ -92,7 +92,7 @@ def _name(node: int, hostname: str) -> str:
 
 
 def _clause(failure: Failure) -> str:
-    """What one line of control's log has room for; the node's own log has all of it."""
+    """The first line of its text; the node's own log has all of it."""
     return (failure.text.splitlines() or [""])[0].rstrip(".")
 
 
@@ -107,8 +107,8 @@ class LostNodes:
         Takes a line for the user.
     on_loss : callable
         Takes the index of a node that is lost, at once.
-    on_told : callable
-        Called when it is known, and told, why.
+    on_report : callable
+        Called when the user has the report of a lost node.
 
     Attributes
     ----------
@@ -123,7 +123,7 @@ class LostNodes:
         roster: Roster,
         say: Callable[[str], None],
         on_loss: Callable[[int], None],
-        on_told: Callable[[], None],
+        on_report: Callable[[], None],
     ) -> None:
         self.lost: dict[int, LostNode] = {}
         self.ending = False
@@ -131,17 +131,17 @@ class LostNodes:
         self._roster = roster
         self._say = say
         self._on_loss = on_loss
-        self._on_told = on_told
+        self._on_report = on_report
         self._cut: set[frozenset[int]] = set()
 
     @property
-    def all_told(self) -> bool:
-        return all(node.told for node in self.lost.values())
+    def all_reported(self) -> bool:
+        return all(node.reported for node in self.lost.values())
 
-    def tell(self) -> None:
-        """Tell what is known of every lost node."""
+    def report(self) -> None:
+        """Report what is known of every lost node."""
         for node in self.lost.values():
-            node.tell()
+            node.report()
 
     def connections(self) -> list[Connection]:
         """Those of lost nodes that have not ended."""
@@ -151,7 +151,7 @@ class LostNodes:
         """Whether this failure is none of the gang's. The node that it ends, if any, is lost then."""
         if failure.peer is not None:
             return not self.lost.keys().isdisjoint((failure.node, failure.peer))
-        # The node that ends is the one whose task is told of the failure, wherever the process ran.
+        # The node that ends is the one whose task gets the failure, wherever the process ran.
         node = failure.reporting_node
         if node in self.lost:
             self.lost[node].add(failure)
@@ -165,11 +165,11 @@ class LostNodes:
     def _lose(self, failure: Failure, connection: Connection | None) -> None:
         node = failure.reporting_node
         hostname = self._roster.hostnames.get(node, "")
-        self.lost[node] = LostNode(self._loop, failure, connection, hostname, self._say, self._on_told)
+        self.lost[node] = LostNode(self._loop, failure, connection, hostname, self._say, self._on_report)
         self._on_loss(node)
 
     def cut(self, failure: Failure, peer: int) -> None:
-        """A node lost its connection to ``peer``, while both answer node 0: that is said, once for both."""
+        """A node lost its connection to ``peer``, while both reply to node 0: a line for the user, once for both."""
         pair = frozenset((failure.node, peer))
         if not self.ending and pair not in self._cut and pair.isdisjoint(self.lost.keys()):
             self._cut.add(pair)

@@ -24,7 +24,7 @@ INLINE_TOTAL = 1 << 20
 """Bytes of payload that all nodes together give to one collective (as in core/gang/collectives.py)."""
 
 MOST = {"fail": 1_000, "cancel": 10_000, "save-seconds": 1_000}
-"""How often one node may send what makes the hub remember something, or tell all."""
+"""How often one node may send a message that the hub stores, or sends on to all."""
 
 _LAST_NUMBER = 1 << 53
 _RANKS = 4096
@@ -39,7 +39,7 @@ def inline_bytes(num_nodes: int) -> int:
 
 
 def check_info(info: Header) -> None:
-    """What a node tells of itself when it joins. Raises :class:`Nonsense` where others could not use it."""
+    """Check what a node sends about itself when it joins. Raises :class:`Nonsense` where others could not use it."""
     string(info, "hostname", 255)
     integer(info, "cpus", 0, 1 << 20)
     integer(info, "gpus", 0, 1 << 20)

@@ -29,16 +29,16 @@ TIE_S = 0.002
 LEAVING_S = 1.0
 """How long after a complaint about it a rank's end with code 0 may be noted: it closes its connections before."""
 
-TOLD = 8
-"""How many failures of the same moment are told with all they know; the others are named."""
+DETAILED = 8
+"""Failures of the same moment that are reported with their details; of the others only the nodes are named."""
 
 
 def merge(failures: Sequence[Failure]) -> list[Failure]:
-    """One record per dead task, of which its guard knows where in its step it was, and its parent what it wrote last;
-    and none of the ring's about a node that is lost to node 0 as well.
+    """Merge the records of each dead task, whose guard knows where in its step it was, and whose parent has its last
+    output; drop records of the ring about a node that is lost to node 0 as well.
     """
     lost = {failure.node for failure in failures if failure.kind == "lost"}
-    words = {failure.node: failure for failure in failures if failure.kind == "task-output"}
+    outputs = {failure.node: failure for failure in failures if failure.kind == "task-output"}
     tasks: dict[int, Failure] = {}
     others: list[Failure] = []
     for failure in failures:
@@ -47,24 +47,24 @@ def merge(failures: Sequence[Failure]) -> list[Failure]:
             tasks[failure.node] = failure if known is None else _of_one_task(known, failure)
         elif failure.kind != "task-output" and (failure.peer is None or lost.isdisjoint((0, failure.peer))):
             others.append(failure)
-    for node, said in words.items():
+    for node, output in outputs.items():
         if node in tasks:
-            tasks[node] = _of_one_task(tasks[node], said).replaced(kind=tasks[node].kind)
-    # A task that ended because its own body failed has told so itself; its exit adds nothing.
-    told_nodes = {failure.node for failure in others if failure.order == EVIDENCE}
-    return others + [task for node, task in tasks.items() if node not in told_nodes or task.kind == "task-signal"]
+            tasks[node] = _of_one_task(tasks[node], output).replaced(kind=tasks[node].kind)
+    # A task that ended because its own body failed has a record of that; its exit adds nothing.
+    explained = {failure.node for failure in others if failure.order == EVIDENCE}
+    return others + [task for node, task in tasks.items() if node not in explained or task.kind == "task-signal"]
 
 
 def _of_one_task(one: Failure, other: Failure) -> Failure:
-    """What its guard and its parent say of a dead task: its end by the one that knows it, and by its guard where both
-    do, which adds where in its step the task was; the last output by its parent, which has it.
+    """One record from those of the guard and the parent of a dead task: the end by the one that knows it, and by the
+    guard where both do, which adds where in its step the task was; the last output by the parent, which has it.
     """
-    plain, told = sorted((one, other), key=lambda record: (record.kind != "task", len(record.text)))
-    return told.replaced(time=min(one.time, other.time), detail=told.detail or plain.detail)
+    plain, full = sorted((one, other), key=lambda record: (record.kind != "task", len(record.text)))
+    return full.replaced(time=min(one.time, other.time), detail=full.detail or plain.detail)
 
 
 def causes(failures: Sequence[Failure]) -> list[Failure]:
-    """The record that explains the rest, or several where the clocks cannot tell which was first."""
+    """The record that explains the rest, or several where the clocks do not show which was first."""
     records = merge(failures)
     if not records:
         return []
@@ -79,32 +79,32 @@ def causes(failures: Sequence[Failure]) -> list[Failure]:
     ]
 
 
-def ranks_that_left(told: Sequence[Failure], ended: Mapping[int, Sequence[tuple[int, float]]]) -> str:
+def ranks_that_left(first: Sequence[Failure], ended: Mapping[int, Sequence[tuple[int, float]]]) -> str:
     """A sentence about the ranks that had ended with code 0 where all that is known is that others miss one; else "".
 
     Parameters
     ----------
-    told : sequence of Failure
+    first : sequence of Failure
         What :func:`causes` gives.
     ended : mapping
         By node, its ranks of the last launch that ended with code 0, and when.
     """
-    if not told or told[0].order != PEER:
+    if not first or first[0].order != PEER:
         return ""
     # A rank closes its connections before it is gone, so its end may be noted after the complaint.
     found = sorted(
         (moment, rank, node)
         for node, ranks in ended.items()
         for rank, moment in ranks
-        if moment <= told[0].time + LEAVING_S and rank not in {failure.rank for failure in told}
+        if moment <= first[0].time + LEAVING_S and rank not in {failure.rank for failure in first}
     )
     if not found:
         return ""
     names = [
-        f"rank {rank} on node {node} had ended with code 0{_before(told[0].time - moment)}"
-        for moment, rank, node in found[:TOLD]
+        f"rank {rank} on node {node} had ended with code 0{_before(first[0].time - moment)}"
+        for moment, rank, node in found[:DETAILED]
     ]
-    more = f", and {len(found) - TOLD} more ranks" if len(found) > TOLD else ""
+    more = f", and {len(found) - DETAILED} more ranks" if len(found) > DETAILED else ""
     sentence = f"{', '.join(names)}{more}, while others still needed it."
     return sentence[0].upper() + sentence[1:]
 
@@ -114,22 +114,22 @@ def _before(seconds: float) -> str:
 
 
 def failure_report(failures: Sequence[Failure], hostnames: dict[int, str], left: str = "") -> str:
-    """What every node tells: the first failure, by node, with its traceback or last output.
+    """The text that every node shows: the first failure, by node, with its traceback or last output.
 
-    ``left`` is a sentence to be told with it: see :func:`ranks_that_left`.
+    ``left`` is a sentence that follows: see :func:`ranks_that_left`.
     """
-    told = causes(failures)
-    if not told:
+    first = causes(failures)
+    if not first:
         return "The gang ended without a known cause."
     parts = []
-    for record in told[:TOLD]:
+    for record in first[:DETAILED]:
         host = hostnames.get(record.node, "")
         where = f"node {record.node}" + (f" ({host})" if host else "")
         parts.append(f"{where}: {record.text}" + (f"\n{indent(record.detail)}" if record.detail.strip() else ""))
     after = f"\n{left}" if left else ""
     if len(parts) == 1:
         return "The first failure was on " + parts[0] + after
-    if len(told) > TOLD:
-        more = ", ".join(str(record.node) for record in told[TOLD : TOLD + 100])
-        parts.append(f"{len(told) - TOLD} more, on nodes {more}" + (" ..." if len(told) > TOLD + 100 else ""))
+    if len(first) > DETAILED:
+        more = ", ".join(str(record.node) for record in first[DETAILED : DETAILED + 100])
+        parts.append(f"{len(first) - DETAILED} more, on nodes {more}" + (" ..." if len(first) > DETAILED + 100 else ""))
     return "These failed within the same moment:\n" + "\n".join("- " + part for part in parts) + after

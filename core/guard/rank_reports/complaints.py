@@ -1,4 +1,4 @@
-"""What a process said in its last lines, and whether that blames another."""
+"""The last lines of a process: those that differ, and whether they report that a peer was gone."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def matches(patterns: list[str], text: str) -> bool:
     return any(re.search(pattern, text) for pattern in patterns)
 
 
-def telling_lines(output: str) -> str:
+def distinct_lines(output: str) -> str:
     """The end of what several processes wrote together: of lines that are alike but for their numbers, as a loop prints
-    them, only the last :data:`ALIKE`. So what one of them said at its end is not lost among what others say on and on.
+    them, only the last :data:`ALIKE`. So the last lines of one are not lost among what others repeat.
     """
     alike: dict[str, int] = {}
     lines: list[str] = []

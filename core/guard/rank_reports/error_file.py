@@ -1,4 +1,4 @@
-"""Error files, in which a process says why it ended: the format of torch's ``@record``, with a part of our own."""
+"""Error files, in which a process writes why it ended: the format of torch's ``@record``, with a part of our own."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def error_text(record: Mapping[str, Any]) -> str:
 
 
 class ErrorFile:
-    """What a process wrote into its error file: "" and 0.0 where there is none, or where it is not in torch's format.
+    """The content of a process's error file: "" and 0.0 where there is none, or where it is not in torch's format.
 
     ``text`` is a traceback or message, ``time`` the file's modification time; ``exit_code`` the code that the process
     was about to end with, None where the file does not say; ``how`` a clause such as "called sys.exit(3)", "" for an
@@ -63,7 +63,7 @@ class ErrorFile:
 
 
 def read_error_file(error_file: str | None) -> ErrorFile:
-    """What ``error_file`` says."""
+    """Read ``error_file``; see :class:`ErrorFile`."""
     record = error_record(error_file, ERROR_FILE_LIMIT)
     message, ours = record.get("message"), record.get("gang")
     text = shortened(error_text(record))

@@ -49,11 +49,11 @@ def how_a_rank_ended(exit_code: int, error: ErrorFile, detail: str, records_exce
 
 
 LEFT_EARLY = "ended with code 0 while others still needed it, as by os._exit(0) or before MPI_Finalize"
-"""A clause for a rank of which what has started it tells that."""
+"""A clause for a rank whose launcher reports such an end."""
 
 
 class RankEnd:
-    """How a rank that another process has started has failed, by what it left: ``time`` is when (epoch)."""
+    """How a rank that another process has started has failed, by its files: ``time`` is when (epoch)."""
 
     __slots__ = ("exit_code", "rank", "time")
 
@@ -64,7 +64,7 @@ class RankEnd:
 
 
 def left_by_ranks(error_file: str, since: float) -> list[RankEnd]:
-    """Those of this node that have left anything after ``since``, and before they were asked to end.
+    """The failed ranks of this node, by files written after ``since``, and before they were asked to end.
 
     ``error_file`` has "{rank}" for the rank's number. One that has an exception but has not ended counts: it has left
     its program for good.

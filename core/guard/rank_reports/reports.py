@@ -1,5 +1,4 @@
-"""What is known of a failed rank that another process has started: what that one reports, kept from the moment at which
-it is first seen, and what the rank itself, and who stands between the two, have left in files.
+"""The failed ranks that a process has started: its reports about them, and the files that the ranks have left.
 
 Other ranks may write on after the report, and push it out of the last output. So a report is a record: when it came,
 what had been written before it, and what its own rank had written under its number ("[rank3]: "). All of it is read
@@ -40,8 +39,8 @@ class Report:
     """One report. ``title``, ``rank``, ``node`` and ``exit_code`` are the failed process's, as far as they are known.
 
     ``at`` is when it was seen (epoch), ``before`` what both streams had before it, ``errors`` the same of the stream
-    that has it, ``numbered`` the rank's own lines. ``is_first`` tells that the reporter itself calls it the first,
-    ``is_left`` that it, or its time, is from a file: see :func:`with_files`.
+    that has it, ``numbered`` the rank's own lines. ``is_first``: the reporter itself calls it the first;
+    ``is_left``: it, or its time, is from a file (see :func:`with_files`).
     """
 
     __slots__ = (
@@ -193,7 +192,7 @@ class ReportStream:
         done = old
         for match in self._reports.pattern.finditer(text):
             if match.end() > old:
-                # The lines of a report say nothing of what was before it.
+                # The lines of a report are no output before it.
                 start = max(done, text.rfind(b"\n", 0, match.start() + 1) + 1)
                 self._reports.text(self, text[done:start])
                 self._reports.found(self, match)
@@ -205,7 +204,7 @@ class ReportStream:
 def with_files(reports: Reports, left: list[RankEnd], all_leave: bool) -> list[Report]:
     """What has been reported and what ranks have left, the earliest first, each rank once.
 
-    ``all_leave`` tells that every rank that fails leaves something, unless it has been ended for another's sake.
+    ``all_leave``: every rank that fails leaves a file, unless it has been ended because of another one.
     """
     lines = reports.seen()
     seen = {report.rank: report for report in reversed(lines)}
@@ -225,10 +224,10 @@ def with_files(reports: Reports, left: list[RankEnd], all_leave: bool) -> list[R
 
 
 def chosen(reports: list[Report], blames_a_peer: Callable[[Report], bool]) -> Report | None:
-    """The report that explains the rest, of those whose rank does not itself say that another is gone: one that a
+    """The report that explains the rest, of those whose rank does not itself report that a peer was gone: one that a
     signal killed, else one that the reporter calls the first, else the earliest.
 
-    A rank that lost another may be told of before the other's own report has come all the way.
+    The report of a rank that lost a peer may come before that peer's own report.
     """
     candidates = [report for report in reports if not blames_a_peer(report)] or reports
     killed = [report for report in candidates if report.exit_code < 0]

@@ -1,11 +1,11 @@
-"""The last output of a process, kept for the story of its failure."""
+"""The last output of a process, kept for the report of its failure."""
 
 from __future__ import annotations
 
 import threading
 
 TAIL_LIMIT = 32_768
-"""Bytes of a process's last output kept for the failure's story: a deep traceback has about 10 kB."""
+"""Bytes of a process's last output kept for the failure report: a deep traceback has about 10 kB."""
 
 
 class Tail:
@@ -48,7 +48,7 @@ class Tail:
 
 
 class TailStream:
-    """One stream of a :class:`Tail`: a line that the other one cut in two would not be recognised as what it says."""
+    """One stream of a :class:`Tail`: its whole lines, so that the other stream never cuts one in two."""
 
     def __init__(self, tail: Tail) -> None:
         self.held = b""

@@ -384,10 +384,10 @@ def test_a_process_that_has_raised_but_not_ended_is_heard_when_the_gang_stops(tm
 
     def listen(launch: Launch) -> None:
         (child,) = launch.children
-        words.append(child.dying_words(3, since))
-        words.append(child.dying_words(3, time.time() + 1000))
+        words.append(child.evidence_before_end(3, since))
+        words.append(child.evidence_before_end(3, time.time() + 1000))
         child.peer_lost.append("deliberate")
-        words.append(child.dying_words(3, since))
+        words.append(child.evidence_before_end(3, since))
         launch.end()
 
     program = 'echo \'{"message": "ValueError: deliberate"}\' > $0; sleep 1000'

@@ -8,7 +8,7 @@ import time
 import metaflow  # noqa: F401 - before any of its extensions
 import pytest
 
-from metaflow_extensions.gang.core.guard.rank_reports.complaints import matches, telling_lines
+from metaflow_extensions.gang.core.guard.rank_reports.complaints import distinct_lines, matches
 from metaflow_extensions.gang.core.guard.rank_reports.reports import KEPT, NUMBERED_RANKS, Reports, chosen
 from metaflow_extensions.gang.core.guard.text import DETAIL_LIMIT, DETAIL_LINES, last_traceback, said_by, shortened
 from metaflow_extensions.gang.core.ranks.peer_lost import RANK_PEER_LOST, port_taken
@@ -37,7 +37,7 @@ def test_a_report_keeps_what_was_before_it_however_much_comes_after() -> None:
     assert (report.rank, report.node, report.exit_code) == (1, 0, 137), "not 1 or 13: the line came in two parts"
     assert report.before.endswith("rank 1: last words\n")
     assert report.numbered == "Traceback (most recent call last):\nValueError: its own\n"
-    assert "rank 1: last words" in telling_lines(report.before).splitlines()
+    assert "rank 1: last words" in distinct_lines(report.before).splitlines()
 
 
 def test_several_reports_are_kept_but_not_without_end() -> None:
@@ -102,7 +102,7 @@ def test_no_output_makes_reading_it_slow(text: str) -> None:
         matches(list(patterns), text)
     said_by(0, text)
     last_traceback(text)
-    telling_lines(text)
+    distinct_lines(text)
     assert time.process_time() - began < SLOW_S
 
 
