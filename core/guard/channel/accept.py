@@ -1,4 +1,4 @@
-"""The accepting side of the channel: a listening socket, and the handshakes of those who come."""
+"""The accepting side of the channel: a listening socket, and the handshakes of new connections."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ HANDSHAKE_SECONDS = 5.0
 """How long a socket may take to prove the secret."""
 
 UNAUTHENTICATED_SOCKETS = 2048
-"""How many sockets may be in their handshake at once (see :mod:`.waiting` for who goes then). Each takes some 5 kB."""
+"""How many sockets may be in their handshake at once; beyond that some are dropped, see :mod:`.unproven`. Each takes
+some 5 kB.
+"""
 
 
 class Acceptor:
@@ -54,7 +56,7 @@ class Acceptor:
     secret : bytes
         The gang's secret, 16 bytes at least.
     identity : Identity
-        The attempt of the gang; whoever comes with another is refused, with a sentence.
+        The attempt of the gang; a connection of another one is refused, with a sentence.
     on_connection : callable
         Called with each :class:`Connection`; set its callbacks there.
     check : callable, optional
@@ -115,7 +117,7 @@ class Acceptor:
         return len(self.waiting)
 
     def close(self) -> None:
-        """Accept nobody any more, and drop who is in the handshake. Connections that were handed out stay."""
+        """Accept no more connections, and drop those in their handshake. Connections that were handed out stay."""
         self._listener.close()
 
     def forget(self, place: Place) -> None:
@@ -143,7 +145,7 @@ class _Handshake:
         self._place = acceptor.waiting.enter(address, self._drop)
 
     def _drop(self, overdue: bool) -> bool:
-        """End it: without a word, or, where it is still to prove the secret, so that a node comes again."""
+        """End it silently; or, once it has been asked for its proof, with "busy", so that a node connects again."""
         if not self._stream.closed:
             moved = self._place.moved
             self._stream.read()  # the loop may not have come to it yet

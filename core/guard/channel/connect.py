@@ -41,7 +41,7 @@ ATTEMPT_SECONDS = 10.0
 class ConnectError(Exception):
     """A connection could not be made; the message says where to, what came back and what to check.
 
-    ``interrupted`` tells that the other side ended a handshake that had gone well so far; ``refusal`` is why the gang,
+    ``interrupted``: the other side ended a handshake that had gone well so far; ``refusal`` is why the gang,
     which has proved the secret, does not take this node, or "".
     """
 

@@ -31,7 +31,8 @@ CHECK_NETWORK = (
 
 
 class ConnectingHandshake:
-    """Of the node that says ``hello``. One of the callbacks is called, unless ``stream`` is closed before.
+    """Proves the secret on ``stream``, with ``hello`` as the first frame. One of the callbacks is called, unless
+    ``stream`` is closed before.
 
     Parameters
     ----------
@@ -104,7 +105,7 @@ class ConnectingHandshake:
         try:
             address = peer_ip(stream.sock.getpeername())
         except OSError:
-            address = ""  # the other side has gone meanwhile, which the stream tells next
+            address = ""  # the other side has gone meanwhile, which the stream reports next
         connection = Connection(stream, Seal(transcript.key("connecting")), role, node, self._hello["info"], address)
         self.state = "connected, but the handshake was not completed"
         stream.on_frame = lambda header, body: self._on_welcome(connection, header)

@@ -1,4 +1,4 @@
-"""What two guards share once they have proved the gang's secret to each other: identity and connection."""
+"""The connection between two guards that have proved the gang's secret to each other, and the gang's identity."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Connection:
     Attributes
     ----------
     role : str
-        "member" or "ring", as the connecting side said.
+        "member" or "ring", as the connecting side's hello has it.
     node : int
         Index of the node at the other end.
     info : dict
@@ -102,8 +102,8 @@ class Connection:
         ``on_frame(connection, header, payload)``, for each frame. Set it where the connection is handed out.
     on_close : callable
         ``on_close(connection, reason)``, once, when the connection has ended without :meth:`close` or :meth:`abort`
-        on this side. The reason is "" when the other side said goodbye, else a short phrase: "closed without a word",
-        "reset", "timed out", "bad MAC" ...
+        on this side. The reason is "" when the other side closed in order, else a short phrase: "closed without a
+        word", "reset", "timed out", "bad MAC" ...
     on_fault : callable
         ``on_fault(connection, error)``, once, when the connection was ended because of what it brought, or because the
         other side does not read: a :class:`~.wire.WireError`, or whatever ``on_frame`` or ``on_close`` raised. Where it
@@ -129,9 +129,9 @@ class Connection:
         return self._stream.closed
 
     @property
-    def heard_at(self) -> float:
+    def received_at(self) -> float:
         """When the last bytes came, by ``time.monotonic()``."""
-        return self._stream.heard_at
+        return self._stream.received_at
 
     @property
     def sock(self) -> socket.socket:
@@ -166,7 +166,7 @@ class Connection:
             self._stream.send_bytes(frame, self._seal.mac(frame))
 
     def close(self, then: Callable[[], None] | None = None) -> None:
-        """Say goodbye after what was sent, and close; ``on_close`` is called at the other end only.
+        """Close after what was sent; ``on_close`` is called at the other end only.
 
         ``then`` is called when the socket is closed, in 2 s at most.
         """
@@ -174,7 +174,7 @@ class Connection:
         self._stream.close(flush=True, then=then)
 
     def abort(self) -> None:
-        """Close at once, without a word."""
+        """Close at once; what was not sent is lost."""
         self._stream.close(flush=False)
 
     def _on_frame(self, header: dict[str, Any], payload: bytes) -> None:
@@ -235,7 +235,7 @@ def peer_ip(name: tuple[Any, ...]) -> str:
 
 
 def sentence(value: object) -> str:
-    """What the other side says, cut and cleaned, since it goes to a terminal and is not authenticated."""
+    """Text of the other side, cut and cleaned, since it goes to a terminal and is not authenticated."""
     text = "".join(c if c.isprintable() else " " for c in str(value)[:_SENTENCE]).strip()
     return text or "no reason was given"
 
@@ -253,7 +253,7 @@ def _close_by_fault(connection: Connection, error: Exception) -> None:
 
 
 def cannot_understand(error: Exception) -> str:
-    """A clause for what :attr:`Connection.on_fault` is given. A fault of ours is told as such."""
+    """A clause for what :attr:`Connection.on_fault` is given. A fault of our own is named as such."""
     if isinstance(error, Nonsense):
         return f"sent what this gang cannot understand: {str(error).rstrip('.')}"
     if isinstance(error, WireError):

@@ -1,7 +1,7 @@
 """What all servers of a guard have in common: how they accept connections.
 
 A server goes on whatever comes and whatever runs out. Connections that have proved nothing yet have places
-(:mod:`.waiting`); where descriptors or memory run out, the user is told once a minute, and it is tried again.
+(:mod:`.unproven`); where descriptors or memory run out, the user gets a line once a minute, and it is tried again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RETRY_SECONDS = 0.1
 
 SPARE_FILES, LEAST_PLACES = 16, 8
 """Where descriptors have run out, there are so many places less than were taken, and so many at least, for
-:data:`SCARCE_SECONDS`: who has proved the secret needs descriptors to be served."""
+:data:`SCARCE_SECONDS`: proved connections need descriptors to be served."""
 
 SCARCE_SECONDS = 60.0
 
@@ -77,7 +77,7 @@ class Listener:
         self._resume()
 
     def close(self) -> None:
-        """Accept nobody any more, and drop who has a place. Harmless when repeated."""
+        """Accept no more connections, and drop those that have a place. Harmless when repeated."""
         if self._closed:
             return
         self._closed = True
@@ -113,7 +113,7 @@ class Listener:
 
     def _accept(self) -> None:
         for _ in range(AT_ONCE):
-            # Whoever waits keeps the socket readable, so looking again at once would take all of a core.
+            # A waiting connection keeps the socket readable, so looking again at once would take all of a core.
             if self.waiting.full and not self.waiting.drop_one():
                 self._pause(self.waiting.seconds_to_wait())
                 return

@@ -1,4 +1,4 @@
-"""Whether the guards at the other ends of connections still run: a message now and then, and what the kernel knows.
+"""Watches whether the guards at the other ends of connections still run, by pings and by what the kernel knows.
 
 A guard whose host is lost, and one that is frozen (stopped, or in a paused container), both send nothing. The kernel
 of the second one still acknowledges what it gets. Any byte that comes counts as a sign of life, so a guard that is only
@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
 TICK = 1 / 30
 """How often it looks, in parts of the shorter of the two timeouts; once a second by default, and at most."""
 
-ASK = 1 / 6
+PING = 1 / 6
 """How often a message is sent, in the same parts: a gang of 1,024 nodes then has some 200 of them in a second."""
 
 DOUBT = 0.4
@@ -37,7 +37,7 @@ between its own attempts, so after an interruption of 20 s it may need another 2
 """
 
 LOST = 0.93
-"""After which part of ``lost_host`` such a host is lost: the gang is to be told by the end of it."""
+"""After which part of ``lost_host`` such a host is lost: the gang is to stop by the end of it."""
 
 SLACK_S = 1.0
 """How late a look may come. What is beyond was time in which this process did not run."""
@@ -55,12 +55,12 @@ class Silent:
 
 
 class _Peer:
-    def __init__(self, connection: Connection, target: Target | None, now: float, first_ask: float) -> None:
+    def __init__(self, connection: Connection, target: Target | None, now: float, first_ping: float) -> None:
         self.connection = connection
         self.target = target
-        self.bytes_at = connection.heard_at
-        self.heard = self.alive = now  # on the clock of the time in which this process ran
-        self.ask_at = now + first_ask
+        self.bytes_at = connection.received_at
+        self.received = self.alive = now  # on the clock of the time in which this process ran
+        self.ping_at = now + first_ping
         self.probe: _Probe | None = None
 
     def end_probe(self) -> None:
@@ -70,7 +70,7 @@ class _Peer:
 
 
 class Liveness:
-    """Watches connections to other guards; :data:`~.timeouts.TIMEOUTS` says how long they may be silent.
+    """Watches connections to other guards; :data:`~.timeouts.TIMEOUTS` has how long they may be silent.
 
     Parameters
     ----------
@@ -93,8 +93,8 @@ class Liveness:
             self._ticked = time.monotonic()
             self._timer = self._loop.call_later(_tick_s(), self._tick)
         # Not all at the same moment, though all have joined within a second.
-        first_ask = _ask_s() * (connection.node % 16) / 16
-        self._peers[id(connection)] = _Peer(connection, target, self._clock, first_ask)
+        first_ping = _ping_s() * (connection.node % 16) / 16
+        self._peers[id(connection)] = _Peer(connection, target, self._clock, first_ping)
 
     def forget(self, connection: Connection) -> None:
         """Watch it no more. Harmless when it is not watched."""
@@ -103,7 +103,7 @@ class Liveness:
             peer.end_probe()
 
     def close(self) -> None:
-        """Watch nobody any more."""
+        """Watch no connection any more."""
         for peer in self._peers.values():
             peer.end_probe()
         self._peers.clear()
@@ -122,21 +122,21 @@ class Liveness:
         frozen = [peer for peer in self._peers.values() if peer not in lost and self._is_frozen(peer)]
         if lost:
             # Those that were cut off at the same moment, but had sent something a moment later.
-            near = LOST * TIMEOUTS.lost_host - 2 * _ask_s()
+            near = LOST * TIMEOUTS.lost_host - 2 * _ping_s()
             lost = [peer for peer in self._peers.values() if self._clock - peer.alive >= near]
         if lost or frozen:
-            self._tell(lost, frozen)
+            self._report(lost, frozen)
 
     def _look(self, peer: _Peer, passed: float) -> None:
         connection = peer.connection
-        if connection.heard_at != peer.bytes_at:
-            peer.bytes_at = connection.heard_at
-            peer.heard = peer.alive = self._clock
+        if connection.received_at != peer.bytes_at:
+            peer.bytes_at = connection.received_at
+            peer.received = peer.alive = self._clock
             peer.end_probe()
-        if self._clock >= peer.ask_at:
-            peer.ask_at = self._clock + _ask_s()
+        if self._clock >= peer.ping_at:
+            peer.ping_at = self._clock + _ping_s()
             connection.send({"op": "ping"})
-        if self._clock - peer.heard < 2 * _ask_s():
+        if self._clock - peer.received < 2 * _ping_s():
             return
         acknowledged = kernel_state(connection.sock)
         if acknowledged is not None and acknowledged[0] <= passed + 0.1:
@@ -155,21 +155,21 @@ class Liveness:
             peer.end_probe()
 
     def _is_frozen(self, peer: _Peer) -> bool:
-        if self._clock - peer.heard < TIMEOUTS.frozen_node:
+        if self._clock - peer.received < TIMEOUTS.frozen_node:
             return False
         # Where something is still under way, it is the network that loses packets.
         acknowledged = kernel_state(peer.connection.sock)
         return acknowledged is None or acknowledged[1] == 0
 
-    def _tell(self, lost: list[_Peer], frozen: list[_Peer]) -> None:
-        told = [
-            Silent(peer.connection, False, f"for {self._clock - peer.heard:.0f} s, and neither has its host: {CUT}")
+    def _report(self, lost: list[_Peer], frozen: list[_Peer]) -> None:
+        silent = [
+            Silent(peer.connection, False, f"for {self._clock - peer.received:.0f} s, and neither has its host: {CUT}")
             for peer in lost
         ]
-        told += [Silent(peer.connection, True, f"for {TIMEOUTS.frozen_node:g} s, {FROZEN}") for peer in frozen]
-        for silent in told:
-            self.forget(silent.connection)
-        self._on_silent(told, len(self._peers))
+        silent += [Silent(peer.connection, True, f"for {TIMEOUTS.frozen_node:g} s, {FROZEN}") for peer in frozen]
+        for one in silent:
+            self.forget(one.connection)
+        self._on_silent(silent, len(self._peers))
 
 
 FROZEN = "while its host still does: it is frozen (a paused container, a suspended process), or its guard is stopped"
@@ -218,7 +218,7 @@ class _Probe:
 def kernel_state(sock: socket.socket) -> tuple[float, int] | None:
     """Seconds since the other kernel sent anything at all, and how many packets it has not acknowledged.
 
-    None where this system does not tell.
+    None where this system has no such figures.
     """
     option = getattr(socket, "TCP_INFO", None)
     if option is None or sys.platform != "linux":
@@ -242,5 +242,5 @@ def _tick_s() -> float:
     return min(1.0, TICK * min(TIMEOUTS.lost_host, TIMEOUTS.frozen_node))
 
 
-def _ask_s() -> float:
-    return ASK * min(TIMEOUTS.lost_host, TIMEOUTS.frozen_node)
+def _ping_s() -> float:
+    return PING * min(TIMEOUTS.lost_host, TIMEOUTS.frozen_node)

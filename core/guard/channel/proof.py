@@ -11,7 +11,7 @@ MAC_BYTES = 32
 
 
 class Transcript:
-    """What both sides of a handshake said, and what can be derived from it with the secret.
+    """The frames of both sides of a handshake, and the proofs and keys that are derived from them with the secret.
 
     ``hello`` is the header of the connecting side's first frame, as it was sent; ``acceptor_nonce`` has passed
     :func:`is_nonce`.

@@ -1,7 +1,7 @@
 """Connections that have not proved the gang's secret yet: how long each may take, and which goes for another one.
 
 A port that others reach gets connections of which nothing ever comes: of port scanners and health checks, or of
-somebody who means it. They must not keep out the gang's own nodes. So there are places for some thousand; where all are
+an attacker. They must not keep out the gang's own nodes. So there are places for some thousand; where all are
 taken, the oldest that has not gone on for a moment has to go, of that address which has the most. (A gang may well have
 one address, on one machine or behind one translated address: so no address has a limit of its own.)
 """
@@ -13,11 +13,13 @@ from collections.abc import Callable
 from itertools import islice
 
 SILENT_SECONDS = 0.1
-"""How long a connection is safe that has sent nothing, while all places are taken. A node sends its first words as soon
+"""How long a connection is safe that has sent nothing, while all places are taken. A node sends its hello as soon
 as the kernel has connected it, so they are usually there before the connection is looked at."""
 
 BEGUN_SECONDS = 0.15
-"""The same for one that has sent something sensible: its next step takes one round trip. Who is dropped comes again."""
+"""The same for one that has sent something sensible: its next step takes one round trip. A node that is dropped
+connects again.
+"""
 
 DROPS_AT_ONCE = 16
 """How many overdue connections are dropped before the loop's other callbacks have their turn: some 3 ms. A crowd that
@@ -107,7 +109,7 @@ class Waiting:
         return any(place.came <= latest for place in islice(self._places, 1))
 
     def drop_all(self) -> None:
-        """Drop everybody."""
+        """Drop all."""
         for place in list(self._places):
             place.drop(True)
             self.leave(place)

@@ -1,4 +1,4 @@
-"""Threads for what waits: at most so many at once, and tried again where none can be started."""
+"""Threads for tasks that block: a limited number at once, tried again where none can be started."""
 
 from __future__ import annotations
 

@@ -27,11 +27,11 @@ _KEPT = 4096
 
 
 class WireError(Exception):
-    """What arrived is not a frame, or is a larger one than is allowed; the message says which."""
+    """What arrived is not a frame, or is a larger one than is allowed; the text says which."""
 
 
 class Nonsense(WireError):
-    """The other side sent what nobody can understand; the message says what is wrong with it."""
+    """The other side sent what is no message of ours; the text says what is wrong with it."""
 
 
 def encode(header: Header, payload: bytes = b"") -> bytes:

@@ -1,4 +1,4 @@
-"""What a process may have of open files, and what is said when that, memory or threads run out."""
+"""The limit of open files, and the lines for the user when files, memory or threads run out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PER_TASK = 4
 """... and in a local gang its output, by two pipes, and two logs."""
 
 REPEAT_SECONDS = 60.0
-"""After which the same complaint is said again."""
+"""After which the same complaint is repeated."""
 
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT)
 
@@ -58,12 +58,12 @@ def too_few_files(num_nodes: int, has_their_tasks: bool) -> str | None:
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether it says that this guard lacks descriptors, memory, room on a disk or threads."""
+    """Whether this guard lacks descriptors, memory, room on a disk or threads."""
     return out_of_something(error) or isinstance(error, MemoryError) or "start new thread" in str(error)
 
 
 def out_of_something(error: BaseException) -> bool:
-    """Whether it says that descriptors, memory or threads have run out, and nothing about who connects."""
+    """Whether descriptors, memory or threads have run out; no fault of the connecting side."""
     return isinstance(error, OSError) and error.errno in _EXHAUSTED
 
 

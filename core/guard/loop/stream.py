@@ -38,8 +38,8 @@ class Stream:
     The stream owns ``sock`` and closes it.
 
     Where ``on_fault`` is set, as on every connection between machines, no exception of these callbacks leaves them: the
-    stream reads no more, ``on_fault(error)`` is called instead of ``on_close``, and may send last words and close; then
-    the stream is closed. It is also called where the other side does not read what it is sent.
+    stream reads no more, ``on_fault(error)`` is called instead of ``on_close``, and may send a last frame and close;
+    then the stream is closed. It is also called where the other side does not read what it is sent.
     """
 
     def __init__(self, loop: Loop, sock: socket.socket, limit: int = MAX_FRAME) -> None:
@@ -59,7 +59,7 @@ class Stream:
         self._shut = False
         self._linger: Timer | None = None
         self._then: list[Callable[[], None]] = []
-        self.heard_at = time.monotonic()
+        self.received_at = time.monotonic()
         sock.setblocking(False)
         loop.add_reader(sock, self._guarded(self._read))
 
@@ -118,7 +118,7 @@ class Stream:
                 self._shutdown()
 
     def read(self) -> None:
-        """Deliver what has arrived, without waiting for the loop to say that something has."""
+        """Deliver what has arrived, without waiting for the loop."""
         if not self._closed:
             self._guarded(self._read)()
 
@@ -156,7 +156,7 @@ class Stream:
         if not data:
             self._end(self._write_fault or "closed without a word")
             return
-        self.heard_at = time.monotonic()
+        self.received_at = time.monotonic()
         if self._closing or self._faulty:
             # Read and dropped, because closing a socket with unread data would reset it and lose what we sent last.
             return

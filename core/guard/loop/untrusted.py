@@ -1,6 +1,6 @@
 """What another machine sent: JSON within bounds, and fields that have the types and sizes they must have.
 
-Whoever reaches a guard's port can send it anything, and a member of the gang may have gone wrong. So nothing that came
+A guard's port takes anything from anywhere, and a member of the gang may have gone wrong. So nothing that came
 over the network is used before it has passed here.
 """
 
