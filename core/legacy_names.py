@@ -1,9 +1,12 @@
-"""The note that a flow gets which imports something by an older package's name."""
+"""Older names that keep working: those of an older package, with a note to the user, and those of moved modules."""
 
 from __future__ import annotations
 
+import importlib
 import sys
 import warnings
+from types import ModuleType
+from typing import Any
 
 from .metaflow_compat.configuration import loads_extensions
 
@@ -33,6 +36,32 @@ def note_move(old: str, new: str) -> None:
         module=frame.f_globals.get("__name__"),
         registry=frame.f_globals.setdefault("__warningregistry__", {}),
     )
+
+
+def keep_module(package: str, old: str, new: str) -> None:
+    """Have a module of ``package`` be found by its old name, too; the module is loaded when something of it is wanted.
+
+    Parameters
+    ----------
+    package : str
+        The dotted name of the package, whose ``__init__.py`` calls this.
+    old, new : str
+        Names within the package.
+    """
+    sys.modules[f"{package}.{old}"] = _Moved(f"{package}.{old}", f"{package}.{new}")
+
+
+class _Moved(ModuleType):
+    """A module's old name."""
+
+    def __init__(self, name: str, now: str) -> None:
+        super().__init__(name, f"The older name of {now}.")
+        self._now = now
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # the import system's questions
+            raise AttributeError(name)
+        return getattr(importlib.import_module(self._now), name)
 
 
 def _is_machinery(module: str) -> bool:

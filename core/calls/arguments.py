@@ -13,8 +13,6 @@ from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 _NEGATIVE_NUMBER = re.compile(r"-\.?\d.*")
-# Options of torchrun that take no value.
-_TORCHRUN_FLAGS = frozenset({"standalone", "no-python", "run-path", "virtual-local-rank", "module", "m", "help", "h"})
 
 
 class BadArgument(TypeError):
@@ -91,11 +89,16 @@ def entrypoint_argv(args: Mapping[str, Any] | Sequence[Any] | None) -> list[str]
     return [_listed(item, position) for position, item in enumerate(_as_sequence(args))]
 
 
-def torchrun_list_to_argv(items: Sequence[Any] | None) -> list[str]:
-    """The list form of torchrun's options.
+def alternating_to_argv(items: Sequence[Any] | None, flags: Container[str]) -> list[str]:
+    """Options in a list in which names and values alternate: ``["nproc_per_node", 2, "max_restarts", 1]``.
 
-    Names and values alternate: ``["nproc_per_node", 2, "max_restarts", 1]``. Names may also bear their dashes, or stand
-    with their value in one item (``"--tee=3"``, ``"tee=3"``); a flag's value is None, "", True or left out.
+    Names may also bear their dashes, or stand with their value in one item (``"--tee=3"``, ``"tee=3"``); a flag's value
+    is None, "", True or left out.
+
+    Parameters
+    ----------
+    flags : container of str
+        The options without a value, by all their names, with underscores.
 
     Raises
     ------
@@ -109,7 +112,7 @@ def torchrun_list_to_argv(items: Sequence[Any] | None) -> list[str]:
         is_text = isinstance(item, str) and item != ""
         is_dashed = is_text and item.startswith("-") and not _NEGATIVE_NUMBER.fullmatch(item)
         if open_option is not None and not is_dashed:
-            is_flag = open_option.lstrip("-").replace("_", "-") in _TORCHRUN_FLAGS
+            is_flag = open_option.lstrip("-").replace("-", "_") in flags
             if _is_nothing(item) or (is_flag and item is True):
                 open_option = None
                 continue

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ..exceptions import GangException, ProcessFailed
 from ..gang.gang import Gang
-from ..gang.launch_plan import LaunchPlan, Process
+from ..gang.launch_plan import LaunchPlan
 from ..guard.text import indent
-from ..ranks.functions import RANK_MAIN, load_error
+from ..ranks.functions import load_error
 from .entrypoint import Entrypoint
+from .rank_process import rank_process
 
 
 def run_program(
@@ -33,20 +34,11 @@ def run_program(
     peer_lost : tuple of str
         As in :class:`LaunchPlan`.
     """
-    as_script = () if what.call is not None else (RANK_MAIN, "--script")
     rank = gang.node_index
-    error_file = os.path.join(gang.folder, f"program-{rank}-error.json")
-    if os.path.exists(error_file):
-        os.remove(error_file)  # of an earlier one, which the step has caught
-    process = Process(
-        argv=(sys.executable, "-u", *as_script, what.target, *what.arguments),
-        env={**os.environ, "RANK": str(rank), "TORCHELASTIC_ERROR_FILE": error_file, **env},
-        cwd=os.getcwd(),
-        title=what.name,
-        rank=rank,
-        error_file=error_file,
-        records_exceptions=True,
-    )
+    process = rank_process(what, rank, {**os.environ, **env}, gang.folder, "program", title=what.name)
+    process = replace(process, env={**process.env, **env})  # a user's own RANK counts
+    if process.error_file is not None and os.path.exists(process.error_file):
+        os.remove(process.error_file)  # of an earlier one, which the step has caught
     try:
         gang.launch(LaunchPlan((process,), peer_lost=peer_lost))
     except ProcessFailed as failure:
@@ -55,7 +47,12 @@ def run_program(
 
 
 def explain(
-    failure: ProcessFailed, what: str, where: str, failed: type[GangException], peer_lost: tuple[str, ...] = ()
+    failure: ProcessFailed,
+    what: str,
+    where: str,
+    failed: type[GangException],
+    peer_lost: tuple[str, ...] = (),
+    after_signals: bool = False,
 ) -> Exception:
     """The exception for the step: a rank's own where a function of this node raised it, else one that tells of it.
 
@@ -65,9 +62,11 @@ def explain(
         What was running, "train.py" or "train()", where the process's title does not say it.
     where : str
         "node 1", "the gang" or "this machine".
+    after_signals : bool
+        Whether the function's own exception counts, too, where the process was then killed by a signal.
     """
     detail = failure.detail
-    if failure.exit_code > 0:
+    if failure.exit_code > 0 or after_signals:
         # Where a peer was first, another's words are told: to load a framework for its exception takes seconds.
         blames_a_peer = any(re.search(pattern, detail) for pattern in peer_lost)
         error = None if blames_a_peer else load_error(failure.error_file, f"{failure.title} on {where}")

@@ -12,7 +12,7 @@ from ...core.remote_shell.choice import own_slots
 from ...core.remote_shell.ssh import missing_tools
 from ...core.step.decorator import GangDecorator
 from .constants import DEEPSPEED_SUFFIX
-from .failure import DeepspeedMissing
+from .exceptions import DeepspeedMissing
 from .launcher import DeepspeedExecutor
 from .options import TRANSPORTS
 

@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...core.attributes import declared_port, read_port
-from ...core.calls.entrypoint import Entrypoint, read_entrypoint
-from ...core.calls.local_process import explain
+from ...core.calls.entrypoint import Entrypoint
 from ...core.calls.misplaced_arguments import suggesting
-from ...core.calls.returns import Results, outcome
-from ...core.exceptions import BadAttribute, PortTaken, ProcessFailed
+from ...core.calls.run import PortTry, Runs
 from ...core.gang.gang import Gang
-from ...core.logs import say
 from ...core.machine.network import interface_for, network_variables
 from ...core.ranks.rank_wrapper import FOLDER
 from ...core.ranks.torch_extensions import hold_extensions
 from ...core.remote_shell.channel import names
 from ...core.remote_shell.choice import LEFT_BY_MPICH
-from .config import with_files
+from .call_files import tidied, with_files, write_files
 from .environment import accelerator_variables, difference, environment_file
-from .failure import DeepspeedException
+from .exceptions import DeepspeedException
 from .layout import Layout, layout
 from .options import DEEPSPEED_OPTIONS, Options, choose_transport, read_options
 from .plan import Job, plan, unshown
 from .remote import Remote
 from .single_node import SingleNode
-from .target import write_files
-
-PORT_TRIES = 5
 
 
 class DeepspeedExecutor:
@@ -61,13 +54,11 @@ class DeepspeedExecutor:
         self.n_slots_per_host = slots[gang.node_index]
         self.is_gpu = is_gpu
         self.worker_polling_freq = worker_polling_freq
-        self._gang, self._flow_datastore, self._results_prefix = gang, flow_datastore, results_prefix
+        self._gang = gang
+        self._runs = Runs(gang, DeepspeedException, flow_datastore, results_prefix)
         self._slots, self._transport, self._missing = tuple(slots), transport, list(missing)
         self._remote: Remote | None = None
         self._extensions: dict[str, str] | None = None
-        self._runs = 0
-        self._told: set[str] = set()
-        self._leased: set[int] = set()
 
     @staticmethod
     def for_single_node(flow: Any, use_gpu: bool = False, n_slots: int = 1) -> SingleNode:
@@ -138,31 +129,29 @@ class DeepspeedExecutor:
         -------
         ``current.deepspeed.run(entrypoint="train.py", entrypoint_args={"deepspeed_config": {"train_batch_size": 64}})``
         """
-        gang = self._gang
-        results = Results.read(
-            self._flow_datastore, self._results_prefix, push_results_dir_to_cloud, local_output_dir, cloud_output_dir
-        )
+        gang, runs = self._gang, self._runs
+        results = runs.results(push_results_dir_to_cloud, local_output_dir, cloud_output_dir)
         options = read_options(deepspeed_args)
         transport = choose_transport(self._transport, options)
         chosen = layout(self._slots, names(gang.nodes), options)
         wanted_port = read_port(options.values.get("master_port"), "master_port in deepspeed_args") or declared_port(
             os.environ
         )
-        self._runs += 1
-        name = f"deepspeed-{self._runs}"
+        runs.count += 1
+        name = f"deepspeed-{runs.count}"
         if not callable(entrypoint):
             entrypoint_args = with_files(entrypoint_args, gang.folder, name)
-        what = read_entrypoint(entrypoint, entrypoint_args, options.values, gang.folder, "deepspeed_args")
-        try:
-            agree(gang, chosen, transport, options)
+        with (
+            runs.entrypoint(entrypoint, entrypoint_args, options.values, "deepspeed_args") as what,
+            tidied(gang.folder, name),
+        ):
+            world = {"nodes and slots": chosen, "transport": transport, "options": dict(options.values)}
+            runs.agree(world, tuple(world), differ)
             self._run(name, what, options, chosen, transport, wanted_port)
             if gang.node_index not in chosen.nodes:
                 collect_nothing(gang, what)
                 return None
-            return outcome(gang, what, chosen.nprocs(gang.num_nodes), results, DeepspeedException)
-        finally:
-            what.remove()
-            tidy(gang.folder, name)
+            return runs.outcome(what, chosen.nprocs(gang.num_nodes), results)
 
     def _run(
         self, name: str, what: Entrypoint, options: Options, chosen: Layout, transport: str, wanted_port: int | None
@@ -177,9 +166,9 @@ class DeepspeedExecutor:
             self._remote = Remote.form(gang, self._transport, self._missing, own)
             for pattern in LEFT_BY_MPICH:
                 gang.own_files(pattern)
-        port = self._port(first, wanted_port)
-        for attempt in range(PORT_TRIES):
-            remote = self._remote if transport != "none" else None
+        remote = self._remote if transport != "none" else None
+
+        def start(attempt: PortTry) -> None:
             job = Job(
                 name=name,
                 layout=chosen,
@@ -189,44 +178,24 @@ class DeepspeedExecutor:
                 rsh=remote.folder if remote else "",
                 interface=interface_for(gang.another_address()) or "",
                 main_address=gang.nodes[first].address,
-                port=port,
-                # Another can be agreed upon only where all nodes are in the launch.
-                port_is_ours=wanted_port is None
-                and attempt < PORT_TRIES - 1
-                and transport == "none"
-                and len(chosen.nodes) == gang.num_nodes,
+                port=attempt.port,
+                port_is_ours=attempt.is_ours,
                 environ=base,
                 folder=gang.folder,
                 is_root=os.geteuid() == 0,
             )
             write_files(job, what, difference(remote.environ if remote else base, environ))
             gang.own_files(job.shared_memory)
-            try:
-                if transport != "none":
-                    gang.barrier()  # a rank may start anywhere from here on
-                if job.starts_here:
-                    gang.launch(plan(job))
-                gang.barrier()
-                return
-            except PortTaken:
-                port = self._port(first, None)
-            except ProcessFailed as failure:
-                where = f"node {gang.node_index}" if transport == "none" else "the gang"
-                error = explain(failure, what.name, where, DeepspeedException)
-                raise error from error.__cause__
+            if transport != "none":
+                gang.barrier()  # a rank may start anywhere from here on
+            if job.starts_here:
+                gang.launch(plan(job))
+            gang.barrier()
 
-    def _port(self, first: int, wanted: int | None) -> int:
-        """A port of the node that has rank 0."""
-        gang = self._gang
-        port = None
-        if gang.node_index == first:
-            if wanted is None:
-                port = gang.free_port()
-            elif wanted not in self._leased:
-                gang.lease_port(exact=wanted)
-                self._leased.add(wanted)
-            port = port or wanted
-        return int(gang.broadcast(port, source=first))
+        # Another port can be agreed upon only where all nodes are in the launch.
+        is_ours = wanted_port is None and transport == "none" and len(chosen.nodes) == gang.num_nodes
+        where = "" if transport == "none" else "the gang"
+        self._runs.launch(start, what, self._runs.agreed_port(wanted_port, first), is_ours, first, where)
 
     def _variables(self) -> dict[str, str]:
         """What ranks get where the user set nothing, told once."""
@@ -236,34 +205,19 @@ class DeepspeedExecutor:
         if self._extensions is None:
             self._extensions = hold_extensions(os.environ, gang.folder)
         variables.update(self._extensions)
-        untold = [f"{name}={value}" for name, value in variables.items() if name not in self._told]
-        if untold:
-            say(f"Set for the ranks, since you set none: {', '.join(untold)}")
-            self._told.update(variables)
+        self._runs.tell(variables)
         return {**environment_file(os.environ, os.getcwd()), **variables}
 
 
-def agree(gang: Gang, chosen: Layout, transport: str, options: Options) -> None:
-    """Every node has to mean the same world. Raises BadAttribute, the same on each, where they do not."""
-    own = {"nodes and slots": chosen, "transport": transport, "options": dict(options.values)}
-    for index, answer in enumerate(answers := gang.all_gather(own)):
-        for name, value in answer.items():
-            if value != answers[0][name]:
-                raise BadAttribute(
-                    f"The nodes call current.deepspeed.run() differently: {name} are {answers[0][name]} on node 0 and "
-                    f"{value} on node {index}. Give every node the same deepspeed_args."
-                )
+def differ(name: str, first: object, other: object, node: int) -> str:
+    """The message for nodes that do not mean the same world."""
+    return (
+        f"The nodes call current.deepspeed.run() differently: {name} are {first} on node 0 and {other} on node {node}. "
+        "Give every node the same deepspeed_args."
+    )
 
 
 def collect_nothing(gang: Gang, what: Entrypoint) -> None:
     """A node that takes no part is there when the others exchange what their ranks returned."""
     if what.call is not None:
         gang.all_gather([])
-
-
-def tidy(folder: str, name: str) -> None:
-    """Remove what was written for one call, which may have held a secret."""
-    for entry in os.listdir(folder) if os.path.isdir(folder) else ():
-        if entry == f"{name}.json" or entry.startswith(f"{name}-"):
-            with contextlib.suppress(OSError):
-                os.unlink(os.path.join(folder, entry))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...core.calls.arguments import BadArgument, options_to_argv, plain_flags
+from ...core.calls.option_table import OptionTable, to_argv
 from ...core.exceptions import BadAttribute
 
 TRANSPORTS = ("auto", "ssh", "channel", "none")
@@ -17,7 +17,6 @@ _FLAGS = frozenset(
         "bind_cores_to_rank", "quiet",
     }
 )  # fmt: skip
-_SHORT = {"H": "hostfile", "i": "include", "e": "exclude", "q": "quiet"}
 
 # What the gang knows itself, and why the option cannot be meant.
 _OURS = {
@@ -40,6 +39,13 @@ DEEPSPEED_OPTIONS = (
 )  # fmt: skip
 """deepspeed's options, for those who give one to ``run()`` itself. Others pass, too, in deepspeed_args."""
 
+_TABLE = OptionTable(
+    "deepspeed_args",
+    _FLAGS,
+    {"H": "hostfile", "i": "include", "e": "exclude", "q": "quiet", "num_accelerators": "num_gpus"},
+    _OURS,
+)
+
 
 @dataclass(frozen=True)
 class Options:
@@ -49,11 +55,7 @@ class Options:
 
     def passed_on(self) -> list[str]:
         """Those that DeepSpeed's launcher gets as they are."""
-        argv: list[str] = []
-        for name, value in self.values.items():
-            if name not in _CONSUMED:
-                argv += [f"--{name}"] if value is None else [f"--{name}={value}"]
-        return argv
+        return to_argv(self.values, _CONSUMED)
 
     @property
     def launcher(self) -> str:
@@ -69,39 +71,7 @@ def read_options(deepspeed_args: Mapping[str, Any] | Sequence[Any] | None) -> Op
     BadAttribute
         Something in it is no option, or is the gang's to say.
     """
-    try:
-        if isinstance(deepspeed_args, Mapping):
-            deepspeed_args = plain_flags(deepspeed_args, _FLAGS, _SHORT)
-        argv = options_to_argv(deepspeed_args)
-    except BadArgument as error:
-        raise BadAttribute(f"deepspeed_args: {error}") from None
-    values: dict[str, str | None] = {}
-    position = 0
-    while position < len(argv):
-        text = argv[position]
-        position += 1
-        stripped, equals, value = text.lstrip("-").partition("=")
-        name = stripped.replace("-", "_")
-        name = "num_gpus" if name == "num_accelerators" else _SHORT.get(name, name)
-        if not text.startswith("-") or not name:
-            raise BadAttribute(
-                f"deepspeed_args has {text!r} where the name of an option is expected. Options of the script go into "
-                "entrypoint_args."
-            )
-        if name in _OURS:
-            raise BadAttribute(f"deepspeed_args has {name}, but {_OURS[name]}. Leave it out.")
-        if name in _FLAGS:
-            if equals:
-                raise BadAttribute(f"deepspeed_args: {name} takes no value.")
-            values[name] = None
-        elif equals:
-            values[name] = value
-        elif position < len(argv):
-            values[name] = argv[position]
-            position += 1
-        else:
-            raise BadAttribute(f"deepspeed_args: {name} needs a value.")
-    return Options(values)
+    return Options(_TABLE.read(deepspeed_args))
 
 
 def choose_transport(wanted: str, options: Options) -> str:

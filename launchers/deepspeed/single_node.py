@@ -9,26 +9,25 @@ from typing import Any
 from metaflow import current
 
 from ...core.attributes import read_port
-from ...core.calls.entrypoint import read_entrypoint
-from ...core.calls.local_process import explain
+from ...core.calls.entrypoint import Entrypoint, read_entrypoint
 from ...core.calls.misplaced_arguments import suggesting
-from ...core.calls.returns import Results, without_return
-from ...core.exceptions import BadAttribute, ProcessFailed
+from ...core.calls.returns import Results
+from ...core.calls.run import run_alone
+from ...core.exceptions import BadAttribute
+from ...core.gang.launch_plan import LaunchPlan
 from ...core.guard.host.ports import lease_port
-from ...core.guard_client.single_node import alone
+from ...core.guard_client.single_node import Alone
 from ...core.machine.network import network_variables
 from ...core.metaflow_compat.datastores import datastore_of_running_flow
-from ...core.ranks.functions import load_return, read_returns
 from ...core.ranks.torch_extensions import hold_extensions
 from ...core.storage.results import results_prefix
-from .config import with_files
+from .call_files import with_files, write_files
 from .constants import DEEPSPEED_SUFFIX
 from .environment import accelerator_variables, difference, environment_file
-from .failure import DeepspeedException
+from .exceptions import DeepspeedException
 from .layout import layout
 from .options import DEEPSPEED_OPTIONS, read_options
 from .plan import Job, plan, unshown
-from .target import write_files
 
 
 class SingleNode:
@@ -73,10 +72,12 @@ class SingleNode:
         wanted_port = read_port(options.values.get("master_port"), "master_port in deepspeed_args")
         self._runs += 1
         name = f"deepspeed-{self._runs}"
-        with alone() as guard:
-            if not callable(entrypoint):
-                entrypoint_args = with_files(entrypoint_args, guard.folder, name)
-            what = read_entrypoint(entrypoint, entrypoint_args, options.values, guard.folder, "deepspeed_args")
+
+        def read(guard: Alone) -> Entrypoint:
+            arguments = entrypoint_args if callable(entrypoint) else with_files(entrypoint_args, guard.folder, name)
+            return read_entrypoint(entrypoint, arguments, options.values, guard.folder, "deepspeed_args")
+
+        def start(guard: Alone, what: Entrypoint) -> LaunchPlan:
             environ = {
                 **os.environ,
                 **environment_file(os.environ, os.getcwd()),
@@ -84,37 +85,28 @@ class SingleNode:
                 **accelerator_variables(int(self.is_gpu), os.environ),
                 **hold_extensions(os.environ, guard.folder),
             }
-            lease = lease_port("127.0.0.1")
-            try:
-                job = Job(
-                    name=name,
-                    layout=chosen,
-                    node_index=0,
-                    options=options,
-                    transport="none",
-                    rsh="",
-                    interface="",
-                    main_address="127.0.0.1",
-                    port=wanted_port or lease.port,
-                    port_is_ours=False,
-                    environ=unshown(environ),
-                    folder=guard.folder,
-                    is_root=False,
-                )
-                write_files(job, what, difference(job.environ, environ))
-                guard.own_files(job.shared_memory)
-                try:
-                    guard.launch(plan(job))
-                except ProcessFailed as failure:
-                    error = explain(failure, what.name, "this machine", DeepspeedException)
-                    raise error from error.__cause__
-            finally:
-                lease.release()
-            if what.call is not None:
-                returns = read_returns(what.call)
-                what.remove()
-                expected = sum(map(len, chosen.slots))
-                if len(returns) != expected:
-                    raise DeepspeedException(without_return(what.call.name, returns, 0, expected))
-                return [load_return(value) for value in returns.values()]
-        return results.push(0)
+            job = Job(
+                name=name,
+                layout=chosen,
+                node_index=0,
+                options=options,
+                transport="none",
+                rsh="",
+                interface="",
+                main_address="127.0.0.1",
+                port=wanted_port or lease.port,
+                port_is_ours=False,
+                environ=unshown(environ),
+                folder=guard.folder,
+                is_root=False,
+            )
+            write_files(job, what, difference(job.environ, environ))
+            guard.own_files(job.shared_memory)
+            return plan(job)
+
+        lease = lease_port("127.0.0.1")
+        try:
+            returns = run_alone(read, start, sum(map(len, chosen.slots)), DeepspeedException)
+        finally:
+            lease.release()
+        return results.push(0) if returns is None else returns

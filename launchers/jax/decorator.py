@@ -8,25 +8,13 @@ import sys
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from ...core.exceptions import ToolMissing, package_missing
+from ...core.exceptions import package_missing
 from ...core.gang.gang import Gang, offered
 from ...core.ranks import quick_exit
 from ...core.step.decorator import GangDecorator
 from .cluster import Place, tell_jax
-
-PEER_LOST = (
-    r"Gloo .{0,100} failed: .{0,200}(Connection closed by peer|Connection reset|Socket closed|Timed out waiting)",
-    r"JAX distributed service detected fatal errors",
-    r"CoordinationService.{0,200}(heartbeat timeout|UNAVAILABLE)",
-    r"remote process exited or there was a network error",  # NCCL
-)
-"""What JAX says where another node went first."""
-
-
-class JaxMissing(ToolMissing):
-    """There is no JAX where the step runs."""
-
-    headline = "@jax: JAX is missing"
+from .exceptions import JaxMissing
+from .peer_lost import PEER_LOST
 
 
 class JaxDecorator(GangDecorator):

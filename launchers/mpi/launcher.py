@@ -15,7 +15,7 @@ from ...core.gang.gang import Gang
 from ...core.gang.launch_plan import LaunchPlan, Process
 from ...core.logs import say
 from ...core.remote_shell.channel import Peers
-from .failure import explain
+from .exceptions import explain
 from .plan import Site, clean_environment, given, is_elsewhere, own_arguments, plan
 from .program import Words, program_words, script_of, under_mpi, words
 from .rank import USERS_TMPDIR

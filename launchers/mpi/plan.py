@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from ...core.gang.launch_plan import LaunchPlan, Process
 from ...core.ranks.rank_report import REPORT
 from ...core.remote_shell.choice import NO_SCHEDULERS, in_allocation
-from .failure import PEER_LOST
 from .flavour import INTEL, OPEN_MPI_4, OPEN_MPI_5, Flavour
+from .peer_lost import PEER_LOST
 from .rank import ERRORS, USERS_TMPDIR, error_file, told
 
 REPORT_GRACE_S = 1.0

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...core.attributes import check_variables
-from ...core.calls.entrypoint import Entrypoint, read_entrypoint
+from ...core.calls.entrypoint import Entrypoint
 from ...core.calls.local_process import run_program
 from ...core.calls.misplaced_arguments import suggesting
+from ...core.calls.run import Runs
 from ...core.gang.gang import Gang
 from ...core.ranks.functions import load_return, read_returns
-from .failure import RayException
+from .exceptions import RayException
 
 
 @dataclass(frozen=True)
@@ -108,12 +109,9 @@ class RayCluster:
         ``current.ray.run("tune.py", {"samples": 20})``
         """
         check_variables("current.ray.run", env)
-        what = read_entrypoint(entrypoint, entrypoint_args, {}, self._gang.folder, "entrypoint_args")
-        try:
+        with Runs(self._gang, RayException).entrypoint(entrypoint, entrypoint_args) as what:
             run_program(self._gang, what, env or {}, RayException)
             return None if what.call is None else self._returned(what)
-        finally:
-            what.remove()
 
     @staticmethod
     def _returned(what: Entrypoint) -> Any:

@@ -24,7 +24,7 @@ from ...core.remote_shell.choice import own_slots, sharing
 from ...core.remote_shell.hostfile import write_private
 from . import follow
 from .driver import can_take_token
-from .failure import RayNotInstalledException, not_joined
+from .exceptions import RayNotInstalledException, not_joined
 from .plan import READY, Cluster, auth_environment, node_address, passed_over, ray_start, temporary_folder
 from .resources import Offer, memory_available, offer, shared_memory_free
 

@@ -13,9 +13,10 @@ from ...core.exceptions import BadAttribute, package_missing
 from ...core.gang.gang import Gang
 from ...core.logs import say
 from ...core.step.decorator import GangDecorator
-from .failure import TensorflowMissing, TooLate, advice
+from .exceptions import TensorflowMissing, TooLate
+from .known_errors import PEER_LOST, advice
 from .launcher import TensorflowExecutor
-from .roles import PEER_LOST, Roles
+from .roles import Roles
 
 SUFFIX = "mf.tensorflow"
 """The folder of results in the datastore."""

@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...core.attributes import check_variables
-from ...core.calls.entrypoint import read_entrypoint
 from ...core.calls.local_process import run_program
 from ...core.calls.misplaced_arguments import suggesting
-from ...core.calls.returns import Results, outcome
+from ...core.calls.run import Runs
 from ...core.exceptions import BadAttribute
 from ...core.gang.gang import Gang
-from .failure import TensorflowException
-from .roles import PEER_LOST, Roles, acts_as_chief, tf_config
+from .exceptions import TensorflowException
+from .known_errors import PEER_LOST
+from .roles import Roles, acts_as_chief, tf_config
 
 
 class TensorflowExecutor:
@@ -52,8 +52,7 @@ class TensorflowExecutor:
     ) -> None:
         self._gang = gang
         self._roles = roles
-        self._flow_datastore = flow_datastore
-        self._results_prefix = results_prefix
+        self._runs = Runs(gang, TensorflowException, flow_datastore, results_prefix)
         self.config = dict(config)
         self.is_users = is_users
         task = self.config.get("task", {})
@@ -181,18 +180,13 @@ class TensorflowExecutor:
         ``current.tensorflow.run("train.py", {"epochs": 3})``
         """
         check_variables("current.tensorflow.run", env)
-        gang = self._gang
-        results = Results.read(
-            self._flow_datastore, self._results_prefix, push_results_dir_to_cloud, local_output_dir, cloud_output_dir
-        )
-        what = read_entrypoint(entrypoint, entrypoint_args, {}, gang.folder, "entrypoint_args")
-        config = self.config if self.is_users else agree(gang, self._roles)
-        variables = {"TF_CONFIG": json.dumps(config), **(env or {})}
-        try:
+        gang, runs = self._gang, self._runs
+        results = runs.results(push_results_dir_to_cloud, local_output_dir, cloud_output_dir)
+        with runs.entrypoint(entrypoint, entrypoint_args) as what:
+            config = self.config if self.is_users else agree(gang, self._roles)
+            variables = {"TF_CONFIG": json.dumps(config), **(env or {})}
             run_program(gang, what, variables, TensorflowException, PEER_LOST)
-            return outcome(gang, what, [1] * gang.num_nodes, results, TensorflowException)
-        finally:
-            what.remove()
+            return runs.outcome(what, [1] * gang.num_nodes, results)
 
 
 def agree(gang: Gang, roles: Roles) -> dict[str, Any]:

@@ -8,19 +8,6 @@ from typing import Any
 
 from ...core.exceptions import BadAttribute
 
-PEER_LOST = (
-    # A collective, or what prepares one, called another task that is gone: grpc's status 14 is UNAVAILABLE.
-    r"Additional GRPC error information from remote target /job:[^\n]*\n[^\n]*grpc_status:14\b",
-    # The strategy's own check, every 30 s, and TensorFlow's coordination service, which is in worker 0's process.
-    r"cluster check alive failed, \S+ is down",
-    r"Failed to send RPC to coordination service\. Either the leader task was preempted",
-    r"task \S+ has been set to ERROR in coordination service",
-    # The same service, and its clients, where another process does not run any more, but is there: it is stopped.
-    r"RPC: /tensorflow\.CoordinationService/Heartbeat",
-    r"The following tasks are unhealthy \(stopped sending heartbeats\)",
-)
-"""What TensorFlow says where another node went first."""
-
 
 @dataclass(frozen=True)
 class Roles:

@@ -13,7 +13,7 @@ from ...core.gang.gang import Gang
 from ...core.metaflow_compat.environment import control_task
 from ...core.step.decorator import GangDecorator
 from ...core.storage.results import results_prefix
-from .failure import TorchNotInstalledException
+from .exceptions import TorchNotInstalledException
 from .launcher import TorchrunExecutor
 from .options import LAUNCHERS
 

@@ -8,21 +8,21 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...core.attributes import declared_port, read_port
-from ...core.calls.entrypoint import Entrypoint, read_entrypoint
+from ...core.calls.entrypoint import Entrypoint
 from ...core.calls.misplaced_arguments import suggesting
-from ...core.calls.returns import Results, outcome
-from ...core.exceptions import BadAttribute, PortTaken, ProcessFailed
+from ...core.calls.run import PortTry, Runs
+from ...core.exceptions import BadAttribute
 from ...core.gang.gang import Gang, offered
-from ...core.logs import say
 from ...core.machine.network import network_variables
 from ...core.machine.neuron import own_neuron_cores
 from ...core.metaflow_compat.environment import MAIN_IP
 from ...core.ranks.torch_extensions import hold_extensions
-from .failure import TorchrunException, explain
+from .exceptions import TorchrunException, explain
 from .options import TORCHRUN_OPTIONS, Options, check_nodes, choose_launcher, choose_nproc, read_options
 from .plan import Job, plan
 
-PORT_TRIES = 5
+ALIKE = {"launcher": "launcher (chosen by the options)", "master_port": "master_port"}
+"""What all nodes have to call alike, as the user reads it."""
 
 
 class TorchrunExecutor:
@@ -41,15 +41,11 @@ class TorchrunExecutor:
         launcher: str | None = None,
     ) -> None:
         self._gang = gang
-        self._flow_datastore = flow_datastore
-        self._results_prefix = results_prefix
+        self._runs = Runs(gang, TorchrunException, flow_datastore, results_prefix, explain)
         self._nproc = nproc_per_node
         self._master_port = master_port
         self._launcher = launcher
-        self._runs = 0
         self._network: dict[str, str] | None = None
-        self._told: set[str] = set()
-        self._leased: set[int] = set()
         self.torchrun_args: dict[str, Any] = {
             "nnodes": gang.num_nodes,
             "master_addr": gang.main_address,
@@ -111,9 +107,8 @@ class TorchrunExecutor:
         -------
         ``losses = current.torch.run(entrypoint=train, entrypoint_args={"epochs": 3}, nproc_per_node=2)``
         """
-        results = Results.read(
-            self._flow_datastore, self._results_prefix, push_results_dir_to_cloud, local_output_dir, cloud_output_dir
-        )
+        runs = self._runs
+        results = runs.results(push_results_dir_to_cloud, local_output_dir, cloud_output_dir)
         options = read_options(torchrun_args)
         check_nodes(options, self._gang.node_index, self._gang.num_nodes)
         self._check_master_addr(options)
@@ -125,15 +120,9 @@ class TorchrunExecutor:
             or declared_port(os.environ)
         )
         numbered = launcher == "torchrun"
-        what = read_entrypoint(
-            entrypoint, entrypoint_args, options.values, self._gang.folder, "torchrun_args", numbered
-        )
-        self._runs += 1
-        try:
+        with runs.entrypoint(entrypoint, entrypoint_args, options.values, "torchrun_args", numbered) as what:
             nprocs = self._run(what, options, nproc, launcher, wanted_port)
-            return outcome(self._gang, what, nprocs, results, TorchrunException)
-        finally:
-            what.remove()
+            return runs.outcome(what, nprocs, results)
 
     def _choose_nproc(self, call: int | str | None, options: Options) -> int:
         node = self._gang.node
@@ -142,15 +131,16 @@ class TorchrunExecutor:
     def _run(
         self, what: Entrypoint, options: Options, nproc: int, launcher: str, wanted_port: int | None
     ) -> tuple[int, ...]:
-        gang = self._gang
-        port = self._first_port(wanted_port)
-        answers = gang.all_gather({"nproc": nproc, "launcher": launcher, "master_port": wanted_port, "port": port})
-        check_agreement(answers)
-        port = answers[0]["port"]
+        gang, runs = self._gang, self._runs
+        runs.count += 1
+        offered_port = int(offered(gang)["master_port"]) if runs.count == 1 and wanted_port is None else None
+        own = {"nproc": nproc, "launcher": launcher, "master_port": wanted_port}
+        answers = runs.agree({**own, "port": runs.port(wanted_port, first=offered_port)}, tuple(ALIKE), differ)
         nprocs = tuple(answer["nproc"] for answer in answers)
         environ = {**os.environ, **self._variables(threads=launcher == "direct" and nproc > 1)}
-        for attempt in range(PORT_TRIES):
-            self.torchrun_args.update(master_port=port, nproc_per_node=nproc)
+
+        def start(attempt: PortTry) -> None:
+            self.torchrun_args.update(master_port=attempt.port, nproc_per_node=nproc)
             job = Job(
                 entrypoint=what.target,
                 arguments=what.arguments,
@@ -158,34 +148,17 @@ class TorchrunExecutor:
                 nprocs=nprocs,
                 node_index=gang.node_index,
                 main_address=gang.main_address,
-                port=port,
-                port_is_ours=wanted_port is None and attempt < PORT_TRIES - 1,
+                port=attempt.port,
+                port_is_ours=attempt.is_ours,
                 launcher=launcher,
                 environ=environ,
                 folder=gang.folder,
-                key=f"torchrun-{self._runs}-{attempt}",
+                key=f"torchrun-{runs.count}-{attempt.number}",
             )
-            try:
-                gang.launch(plan(job))
-                break
-            except PortTaken:
-                port = gang.broadcast(gang.free_port() if gang.is_control else None)
-            except ProcessFailed as failure:
-                error = explain(failure, what.name, f"node {gang.node_index}")
-                raise error from error.__cause__
-        return nprocs
+            gang.launch(plan(job))
 
-    def _first_port(self, wanted: int | None) -> int | None:
-        """Control's choice; the other nodes hear of it."""
-        if not self._gang.is_control:
-            return None
-        if wanted is None:
-            return int(offered(self._gang)["master_port"]) if self._runs == 1 else self._gang.free_port()
-        if wanted not in self._leased:
-            # Held until the gang ends, so a later run() has it already.
-            self._gang.lease_port(exact=wanted)
-            self._leased.add(wanted)
-        return wanted
+        runs.launch(start, what, answers[0]["port"], is_ours=wanted_port is None)
+        return nprocs
 
     def _check_master_addr(self, options: Options) -> None:
         given = options.values.get("master_addr")
@@ -210,22 +183,16 @@ class TorchrunExecutor:
         variables = dict(self._network)
         if threads and "OMP_NUM_THREADS" not in os.environ:
             variables["OMP_NUM_THREADS"] = "1"
-        untold = [f"{name}={value}" for name, value in variables.items() if name not in self._told]
-        if untold:
-            say(f"Set for the ranks, since you set none: {', '.join(untold)}")
-            self._told.update(variables)
+        self._runs.tell(variables)
         return variables
 
 
-def check_agreement(answers: Sequence[Mapping[str, Any]]) -> None:
-    """Every node has to start its ranks in the same way. Raises BadAttribute, the same on each, where they do not."""
-    for name, spelled in (("launcher", "launcher (chosen by the options)"), ("master_port", "master_port")):
-        for index, answer in enumerate(answers):
-            if answer[name] != answers[0][name]:
-                raise BadAttribute(
-                    f"The nodes call current.torch.run() differently: {spelled} is {answers[0][name]!r} on node 0 and "
-                    f"{answer[name]!r} on node {index}. Give every node the same torchrun_args, but for nproc_per_node."
-                )
+def differ(name: str, first: object, other: object, node: int) -> str:
+    """The message for nodes that do not start their ranks in the same way."""
+    return (
+        f"The nodes call current.torch.run() differently: {ALIKE[name]} is {first!r} on node 0 and {other!r} on node "
+        f"{node}. Give every node the same torchrun_args, but for nproc_per_node."
+    )
 
 
 def _names_of_control(gang: Gang) -> set[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...core.attributes import read_nproc
-from ...core.calls.arguments import BadArgument, options_to_argv, plain_flags, torchrun_list_to_argv
+from ...core.calls.option_table import OptionTable, to_argv
 from ...core.exceptions import BadAttribute
 
 LAUNCHERS = ("direct", "torchrun")
@@ -17,7 +17,6 @@ GANG_OPTIONS = ("nnodes", "master_addr", "master_port", "node_rank", "nproc_per_
 
 # What ranks that are started directly can be given; everything else is the agent's to do.
 _DIRECT_OPTIONS = frozenset((*GANG_OPTIONS, "module", "no_python"))
-_FLAGS = frozenset(("standalone", "module", "no_python", "run_path", "virtual_local_rank"))
 TORCHRUN_OPTIONS = (
     *GANG_OPTIONS, "module", "no_python", "run_path", "standalone", "virtual_local_rank", "max_restarts",
     "monitor_interval", "start_method", "event_log_handler", "role", "log_dir", "redirects", "tee",
@@ -26,7 +25,12 @@ TORCHRUN_OPTIONS = (
 )  # fmt: skip
 """torchrun's options, for those who give one to ``run()`` itself. Others pass, too, in torchrun_args."""
 
-_SHORT = {"m": "module", "r": "redirects", "t": "tee"}
+_TABLE = OptionTable(
+    "torchrun_args",
+    flags=frozenset(("standalone", "module", "no_python", "run_path", "virtual_local_rank")),
+    other_names={"m": "module", "r": "redirects", "t": "tee"},
+    alternating=True,
+)
 
 
 @dataclass(frozen=True)
@@ -41,11 +45,7 @@ class Options:
 
     def agent_argv(self, left_out: frozenset[str] = frozenset()) -> list[str]:
         """Those that the gang does not know itself, as the agent's arguments, in the user's order, but ``left_out``."""
-        argv: list[str] = []
-        for name, value in self.values.items():
-            if name not in GANG_OPTIONS and name not in left_out:
-                argv += [f"--{name}"] if value is None else [f"--{name}={value}"]
-        return argv
+        return to_argv(self.values, left_out.union(GANG_OPTIONS))
 
 
 def read_options(torchrun_args: Mapping[str, Any] | Sequence[Any] | None) -> Options:
@@ -56,42 +56,7 @@ def read_options(torchrun_args: Mapping[str, Any] | Sequence[Any] | None) -> Opt
     BadAttribute
         Something in it is no option.
     """
-    try:
-        if isinstance(torchrun_args, Mapping):
-            argv = options_to_argv(plain_flags(torchrun_args, _FLAGS, _SHORT))
-        else:
-            argv = torchrun_list_to_argv(torchrun_args)
-    except BadArgument as error:
-        raise BadAttribute(f"torchrun_args: {error}") from None
-    values: dict[str, str | None] = {}
-    position = 0
-    while position < len(argv):
-        text = argv[position]
-        position += 1
-        stripped, equals, value = text.lstrip("-").partition("=")
-        name = stripped.replace("-", "_")
-        name = _SHORT.get(name, name)
-        if not text.startswith("-") or not name:
-            raise BadAttribute(
-                f"torchrun_args has {text!r} where the name of an option is expected. Options of the script go into "
-                "entrypoint_args."
-            )
-        if name in _FLAGS:
-            if equals or (position < len(argv) and not _is_option(argv[position])):
-                raise BadAttribute(f"torchrun_args: {name} takes no value; give it as {{{name!r}: None}}.")
-            values[name] = None
-        elif equals:
-            values[name] = value
-        elif position < len(argv) and not _is_option(argv[position]):
-            values[name] = argv[position]
-            position += 1
-        else:
-            values[name] = None
-    return Options(values)
-
-
-def _is_option(text: str) -> bool:
-    return text.startswith("-") and len(text) > 1 and not text[1].isdigit()
+    return Options(_TABLE.read(torchrun_args))
 
 
 def choose_launcher(wanted: str | None, options: Options, environ: Mapping[str, str]) -> str:

@@ -11,8 +11,8 @@ from ...core.gang.launch_plan import LaunchPlan, Process
 from ...core.ranks import rank_wrapper
 from ...core.ranks.functions import RANK_MAIN
 from ...core.ranks.peer_lost import RANK_PEER_LOST, port_taken
+from .agent_report import AGENT_REPORT
 from .options import Options
-from .peer_lost import AGENT_REPORT
 
 AGENT_GRACE_S = 1.0
 """The agent gives its ranks longer after SIGTERM. Ours are killed with it, but it may have a summary to write."""

@@ -7,18 +7,16 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ...core.calls.entrypoint import read_entrypoint
+from ...core.calls.entrypoint import Entrypoint, read_entrypoint
 from ...core.calls.misplaced_arguments import suggesting
-from ...core.calls.returns import without_return
-from ...core.exceptions import ProcessFailed
+from ...core.calls.run import run_alone
 from ...core.gang.launch_plan import LaunchPlan
-from ...core.guard_client.single_node import alone
+from ...core.guard_client.single_node import Alone
 from ...core.machine.gpus import cpu_count, gpu_count
 from ...core.machine.network import network_variables
 from ...core.machine.neuron import neuron_cores
-from ...core.ranks.functions import load_return, read_returns
 from ...core.ranks.torch_extensions import hold_extensions
-from .failure import TorchrunException, explain
+from .exceptions import TorchrunException, explain
 from .options import TORCHRUN_OPTIONS, Options, check_nodes, choose_nproc, read_options
 from .plan import AGENT_GRACE_S, AgentsRanks
 
@@ -66,21 +64,15 @@ class TorchrunSingleNodeMultiGPU:
         options = read_options(torchrun_args)
         check_nodes(options, 0, 1)
         nproc = choose_nproc(nproc_per_node, options, None, gpu_count(), cpu_count(), neuron_cores())
-        with alone() as guard:
-            what = read_entrypoint(entrypoint, entrypoint_args, options.values, guard.folder, "torchrun_args", True)
-            try:
-                environ = {**os.environ, **hold_extensions(os.environ, guard.folder)}
-                guard.launch(single_node_plan(options, nproc, guard.folder, what.target, what.arguments, environ))
-            except ProcessFailed as failure:
-                error = explain(failure, what.name, "this machine")
-                raise error from error.__cause__
-            if what.call is None:
-                return None
-            returns = read_returns(what.call)
-            what.remove()
-            if len(returns) != nproc:
-                raise TorchrunException(without_return(what.call.name, returns, 0, nproc))
-            return [load_return(value) for value in returns.values()]
+
+        def read(guard: Alone) -> Entrypoint:
+            return read_entrypoint(entrypoint, entrypoint_args, options.values, guard.folder, "torchrun_args", True)
+
+        def plan(guard: Alone, what: Entrypoint) -> LaunchPlan:
+            environ = {**os.environ, **hold_extensions(os.environ, guard.folder)}
+            return single_node_plan(options, nproc, guard.folder, what.target, what.arguments, environ)
+
+        return run_alone(read, plan, nproc, TorchrunException, explain)
 
 
 def single_node_plan(

@@ -247,8 +247,10 @@ def test_signatures_shown_in_headings_are_those_of_the_code() -> None:
 
 
 def test_every_exception_is_in_the_tree() -> None:
-    launchers = [f"launchers.{name}.failure" for name in ("ray", "tensorflow", "torchrun")]
-    for module in ("core.exceptions", "core.guard_client.link", "launchers.jax.decorator", *launchers):
+    launchers = [
+        f"launchers.{name}.exceptions" for name in ("deepspeed", "jax", "mpi", "ray", "tensorflow", "torchrun")
+    ]
+    for module in ("core.exceptions", "core.guard_client.link", *launchers):
         importlib.import_module(f"metaflow_extensions.gang.{module}")
     found, front = set(), [GangException]
     while front:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import OrderedDict
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ import pytest
 
 from metaflow_extensions.gang.core.calls.arguments import (
     BadArgument,
+    alternating_to_argv,
     entrypoint_argv,
     options_to_argv,
-    torchrun_list_to_argv,
 )
+
+FLAGS = {"standalone", "no_python", "run_path", "virtual_local_rank", "module", "m"}
+"""torchrun's."""
 
 TORTURE = [
     'say "hi"',
@@ -133,13 +137,13 @@ def test_lists_go_item_by_item_and_none_is_nothing() -> None:
         ["train", "d.csv", "3", "1e-05", "true", "4"]
     )
     assert entrypoint_argv(("a",)) == options_to_argv(["a"]) == ["a"]
-    assert entrypoint_argv(None) == options_to_argv(None) == torchrun_list_to_argv(None) == []
+    assert entrypoint_argv(None) == options_to_argv(None) == alternating_to_argv(None, FLAGS) == []
     assert entrypoint_argv({"a": 1}) == ["--a", "1"]
 
 
 @pytest.mark.parametrize("args", ["--epochs 3", b"x", 3, {"a"}, iter(["a"])])
 def test_what_is_neither_dict_nor_list(args: Any) -> None:
-    for convert in (entrypoint_argv, options_to_argv, torchrun_list_to_argv):
+    for convert in (entrypoint_argv, options_to_argv, partial(alternating_to_argv, flags=FLAGS)):
         with pytest.raises(BadArgument, match="a dict such as"):
             convert(args)
 
@@ -170,15 +174,15 @@ def test_an_item_that_is_no_argument(item: Any) -> None:
     ],
 )
 def test_torchrun_lists(items: list[Any], expected: str) -> None:
-    assert torchrun_list_to_argv(items) == expected.split()
+    assert alternating_to_argv(items, FLAGS) == expected.split()
 
 
 def test_torchrun_values_are_spelled_as_in_dicts() -> None:
     items = ["a", [1, "z"], "b", True, "c", 'say "hi"', "d", {"q": 1}]
-    assert torchrun_list_to_argv(items)[1::2] == ["[1, z]", "true", 'say "hi"', "{q: 1}"]
+    assert alternating_to_argv(items, FLAGS)[1::2] == ["[1, z]", "true", 'say "hi"', "{q: 1}"]
 
 
 @pytest.mark.parametrize("items", [[2], ["a", 1, 2], [None], ["a=1", 2], [Path("x")], ["standalone", 5]])
 def test_a_torchrun_value_without_a_name(items: list[Any]) -> None:
     with pytest.raises(BadArgument, match="name of an option is expected"):
-        torchrun_list_to_argv(items)
+        alternating_to_argv(items, FLAGS)

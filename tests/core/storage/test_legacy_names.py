@@ -25,7 +25,7 @@ NAMES = [
     (LIBS + "executor", "DeepspeedExecutor", "metaflow_extensions.gang.launchers.deepspeed.launcher"),
     (LIBS + "constants", "DEEPSPEED_SUFFIX", "metaflow_extensions.gang.launchers.deepspeed.constants"),
     (LIBS + "datastore", "DeepspeedDatastore", "metaflow_extensions.gang.core.storage.objects"),
-    (LIBS + "exceptions", "DeepspeedException", "metaflow_extensions.gang.launchers.deepspeed.failure"),
+    (LIBS + "exceptions", "DeepspeedException", "metaflow_extensions.gang.launchers.deepspeed.exceptions"),
     (LIBS + "hugging_face.card_callback", "__dir__", "metaflow.huggingface_card_callback"),
     ("metaflow.plugins.hf_callbacks", "DeepspeedHFTrainerS3Sync", "metaflow_extensions.gang.core.storage.folder_sync"),
     (
@@ -193,3 +193,24 @@ def test_the_callbacks_are_callbacks_of_transformers() -> None:
     made = hf_callbacks.DeepspeedHFTrainerS3Sync(s3_root="s3://bucket/folder")
     assert isinstance(made, transformers.TrainerCallback)
     assert made.on_step_end(None, None, None) is None
+
+
+def test_exceptions_are_found_where_the_docs_had_them() -> None:
+    program = """
+import sys, metaflow
+from metaflow_extensions.gang import launchers
+import metaflow_extensions.gang.launchers.torchrun
+assert "metaflow_extensions.gang.launchers.torchrun.exceptions" not in sys.modules
+for launcher, name in (("torchrun", "TorchrunException"), ("deepspeed", "DeepspeedException"), ("mpi", "MpiException"),
+                       ("ray", "RayNotInstalledException"), ("tensorflow", "TooLate")):
+    package = f"metaflow_extensions.gang.launchers.{launcher}"
+    exec(f"import {package}.exceptions as now, {package}.failure as before; from {package}.failure import {name}")
+    assert globals()[name] is getattr(now, name) is getattr(before, name)
+from metaflow_extensions.gang.launchers.jax.decorator import JaxMissing
+try:
+    from metaflow_extensions.gang.launchers.torchrun.failure import Nothing
+except ImportError:
+    print("ok")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=RUN_S)
+    assert done.stdout == "ok\n", done.stderr

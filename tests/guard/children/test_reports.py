@@ -13,9 +13,9 @@ from metaflow_extensions.gang.core.guard.rank_reports.reports import KEPT, NUMBE
 from metaflow_extensions.gang.core.guard.text import DETAIL_LIMIT, DETAIL_LINES, last_traceback, said_by, shortened
 from metaflow_extensions.gang.core.ranks.peer_lost import RANK_PEER_LOST, port_taken
 from metaflow_extensions.gang.core.ranks.rank_report import REPORT
-from metaflow_extensions.gang.launchers.mpi.failure import PEER_LOST as MPI_PEER_LOST
+from metaflow_extensions.gang.launchers.mpi.peer_lost import PEER_LOST as MPI_PEER_LOST
 from metaflow_extensions.gang.launchers.ray.plan import REPORT as RAY_REPORT
-from metaflow_extensions.gang.launchers.torchrun.peer_lost import AGENT_REPORT
+from metaflow_extensions.gang.launchers.torchrun.agent_report import AGENT_REPORT
 
 CHAT = b"".join(b"rank 0 debug %d %s\n" % (number, b"x" * 150) for number in range(400))
 

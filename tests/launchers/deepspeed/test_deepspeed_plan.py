@@ -18,7 +18,7 @@ from metaflow_extensions.gang.core.exceptions import BadAttribute
 from metaflow_extensions.gang.core.ranks import rank_wrapper
 from metaflow_extensions.gang.core.ranks.rank_report import REPORT
 from metaflow_extensions.gang.core.ranks.torch_extensions import hold_extensions
-from metaflow_extensions.gang.launchers.deepspeed.config import with_files
+from metaflow_extensions.gang.launchers.deepspeed.call_files import with_files
 from metaflow_extensions.gang.launchers.deepspeed.environment import (
     accelerator_variables,
     difference,

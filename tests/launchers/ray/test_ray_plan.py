@@ -22,7 +22,7 @@ from metaflow_extensions.gang.core.exceptions import BadAttribute, GangInterrupt
 from metaflow_extensions.gang.core.storage.results import results_prefix
 from metaflow_extensions.gang.launchers.ray import start
 from metaflow_extensions.gang.launchers.ray.decorator import DEBUG_VARIABLE, RayDecorator, RayInterrupt
-from metaflow_extensions.gang.launchers.ray.failure import RayNotInstalledException, not_joined
+from metaflow_extensions.gang.launchers.ray.exceptions import RayNotInstalledException, not_joined
 from metaflow_extensions.gang.launchers.ray.forming import check_same_ray
 from metaflow_extensions.gang.launchers.ray.plan import (
     READY,

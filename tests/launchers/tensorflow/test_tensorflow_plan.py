@@ -18,7 +18,7 @@ from metaflow_extensions.gang.core.exceptions import BadAttribute
 from metaflow_extensions.gang.core.gang.gang import Gang, Node, TaskInfo
 from metaflow_extensions.gang.launchers.jax.decorator import JaxDecorator, JaxMissing
 from metaflow_extensions.gang.launchers.tensorflow.decorator import TensorflowDecorator, is_initialized
-from metaflow_extensions.gang.launchers.tensorflow.failure import TensorflowMissing, TooLate
+from metaflow_extensions.gang.launchers.tensorflow.exceptions import TensorflowMissing, TooLate
 from metaflow_extensions.gang.launchers.tensorflow.launcher import TensorflowExecutor, read_tf_config
 from metaflow_extensions.gang.launchers.tensorflow.roles import Roles, acts_as_chief, tf_config
 
@@ -150,7 +150,7 @@ def test_what_comes_too_late() -> None:
     said = in_python(
         """
         from metaflow_extensions.gang.launchers.tensorflow.decorator import TensorflowDecorator
-        from metaflow_extensions.gang.launchers.tensorflow.failure import TooLate
+        from metaflow_extensions.gang.launchers.tensorflow.exceptions import TooLate
         TensorflowDecorator().preflight()
         import tensorflow as tf
         TensorflowDecorator().preflight()

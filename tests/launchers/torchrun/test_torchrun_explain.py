@@ -21,12 +21,12 @@ from metaflow_extensions.gang.core.guard.failure_record import EVIDENCE, PEER
 from metaflow_extensions.gang.core.guard.rank_reports.reports import Report, Reports, chosen
 from metaflow_extensions.gang.core.ranks.functions import RankTraceback
 from metaflow_extensions.gang.core.ranks.peer_lost import RANK_PEER_LOST
-from metaflow_extensions.gang.launchers.torchrun.failure import (
+from metaflow_extensions.gang.launchers.torchrun.agent_report import AGENT_REPORT
+from metaflow_extensions.gang.launchers.torchrun.exceptions import (
     TorchNotInstalledException,
     TorchrunException,
     explain,
 )
-from metaflow_extensions.gang.launchers.torchrun.peer_lost import AGENT_REPORT
 
 SAMPLES = TESTS / "samples" / "torchrun"
 

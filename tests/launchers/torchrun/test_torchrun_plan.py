@@ -14,10 +14,11 @@ from support.paths import TESTS
 
 from metaflow_extensions.gang.core.attributes import declared_port, read_port
 from metaflow_extensions.gang.core.calls.entrypoint import read_entrypoint
+from metaflow_extensions.gang.core.calls.run import check_alike
 from metaflow_extensions.gang.core.exceptions import BadAttribute
 from metaflow_extensions.gang.core.machine.network import network_variables
 from metaflow_extensions.gang.core.ranks.functions import RANK_MAIN
-from metaflow_extensions.gang.launchers.torchrun.launcher import check_agreement
+from metaflow_extensions.gang.launchers.torchrun.launcher import ALIKE, differ
 from metaflow_extensions.gang.launchers.torchrun.options import (
     check_nodes,
     choose_launcher,
@@ -309,8 +310,8 @@ def test_the_port_of_a_pod_is_the_ranks_unless_they_have_another() -> None:
 
 def test_nodes_that_disagree_all_say_so() -> None:
     answers = [{"launcher": "direct", "master_port": None}, {"launcher": "torchrun", "master_port": None}]
-    assert "'direct' on node 0 and 'torchrun' on node 1" in refused(check_agreement, answers)
-    check_agreement(answers[:1] * 3)
+    assert "'direct' on node 0 and 'torchrun' on node 1" in refused(check_alike, answers, tuple(ALIKE), differ)
+    check_alike(answers[:1] * 3, tuple(ALIKE), differ)
 
 
 def test_interfaces_are_chosen_only_where_the_user_chose_none() -> None:

@@ -22,7 +22,7 @@ from metaflow_extensions.gang.core.exceptions import BadAttribute, GuardDied, Pr
 from metaflow_extensions.gang.core.gang.launch_plan import LaunchPlan, Process
 from metaflow_extensions.gang.core.guard.processes.process_table import marked
 from metaflow_extensions.gang.core.guard_client.single_node import alone
-from metaflow_extensions.gang.launchers.torchrun.failure import TorchrunException
+from metaflow_extensions.gang.launchers.torchrun.exceptions import TorchrunException
 from metaflow_extensions.gang.launchers.torchrun.single_node import TorchrunSingleNodeMultiGPU
 
 require_packages("torch")

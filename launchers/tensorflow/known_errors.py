@@ -1,4 +1,4 @@
-"""What a step raises where TensorFlow fails."""
+"""What TensorFlow's own errors mean: those that say that another node went first, and those with a known way out."""
 
 from __future__ import annotations
 
@@ -6,25 +6,18 @@ import os
 import re
 import traceback
 
-from ...core.exceptions import BadAttribute, GangException, ToolMissing
-
-
-class TensorflowException(GangException):
-    """A node's program has failed; the message says which, how, and shows its traceback or last output."""
-
-    headline = "@tensorflow"
-
-
-class TensorflowMissing(TensorflowException, ToolMissing):
-    """There is no TensorFlow where the step runs."""
-
-    headline = "@tensorflow: TensorFlow is missing"
-
-
-class TooLate(TensorflowException, BadAttribute):
-    """TensorFlow has been set to work before the step, so that it cannot be told of the other nodes any more."""
-
-    headline = "@tensorflow: TensorFlow was used too early"
+PEER_LOST = (
+    # A collective, or what prepares one, called another task that is gone: grpc's status 14 is UNAVAILABLE.
+    r"Additional GRPC error information from remote target /job:[^\n]*\n[^\n]*grpc_status:14\b",
+    # The strategy's own check, every 30 s, and TensorFlow's coordination service, which is in worker 0's process.
+    r"cluster check alive failed, \S+ is down",
+    r"Failed to send RPC to coordination service\. Either the leader task was preempted",
+    r"task \S+ has been set to ERROR in coordination service",
+    # The same service, and its clients, where another process does not run any more, but is there: it is stopped.
+    r"RPC: /tensorflow\.CoordinationService/Heartbeat",
+    r"The following tasks are unhealthy \(stopped sending heartbeats\)",
+)
+"""What TensorFlow says where another node went first."""
 
 
 _KERAS_3_FIT = re.compile(

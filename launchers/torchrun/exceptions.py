@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from ...core.calls.local_process import explain as explain_process
 from ...core.exceptions import GangException, ProcessFailed, ToolMissing
-from ...core.guard.text import indent
-from ...core.ranks.functions import load_error
 
 
 class TorchrunException(GangException):
@@ -29,8 +28,4 @@ def explain(failure: ProcessFailed, what: str, where: str) -> Exception:
     where : str
         "node 1", or "this machine".
     """
-    error = load_error(failure.error_file, f"{failure.title} on {where}")
-    if error is not None:
-        return error
-    shown = f":\n{indent(failure.detail)}" if failure.detail.strip() else ", and printed nothing."
-    return TorchrunException(f"{failure.title} on {where}, running {what}, {failure.ended}{shown}")
+    return explain_process(failure, what, where, TorchrunException, after_signals=True)

@@ -1,9 +1,6 @@
-"""What mpirun, and a rank, tell of a failure, as an exception for the step."""
+"""How MPI says that it is not to blame: what a rank, or mpirun, prints when another rank or node is gone."""
 
 from __future__ import annotations
-
-from ...core.exceptions import GangException, ProcessFailed
-from ...core.guard.text import indent
 
 PEER_LOST = (
     # Open MPI 4's runtime, on control: the one on another node is gone.
@@ -22,16 +19,3 @@ PEER_LOST = (
 """Regular expressions that say: another node or rank went first. Found in the output of ranks and hosts that were
 killed (tests/launchers/mpi/test_mpi_failures.py).
 """
-
-
-class MpiException(GangException):
-    """mpirun, or a rank of it, has failed; the message says which, how, and shows its traceback or last output."""
-
-    headline = "@mpi"
-
-
-def explain(failure: ProcessFailed, what: str) -> MpiException:
-    """The exception for the step. ``what`` was running: "python train.py"."""
-    detail = failure.detail
-    shown = f":\n{indent(detail)}" if detail.strip() else ", and printed nothing."
-    return MpiException(f"{failure.title}, running {what}, {failure.ended}{shown}")

@@ -1,0 +1,271 @@
+"""The steps that every launcher's ``run()`` has: arguments, a port, the launch, and what comes back of it.
+
+A launcher makes one :class:`Runs` for each gang; what it starts is its own. See CONTRIBUTING.md, "Add a launcher".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from ..exceptions import BadAttribute, GangException, PortTaken, ProcessFailed
+from ..gang.gang import Gang
+from ..gang.launch_plan import LaunchPlan
+from ..guard_client.single_node import Alone, alone
+from ..logs import say
+from ..ranks.functions import load_return, read_returns
+from .entrypoint import Entrypoint, read_entrypoint
+from .local_process import explain
+from .returns import Results, outcome, without_return
+
+PORT_TRIES = 5
+"""How often a launch is tried, each time on another port, where foreign programs take the port that was chosen."""
+
+Explain = Callable[[ProcessFailed, str, str], Exception]
+"""Makes the step's exception of a failed process, of what was running, and of where: "node 1", "this machine"."""
+
+
+@dataclass(frozen=True)
+class PortTry:
+    """One try of a launch whose processes meet on a port.
+
+    Parameters
+    ----------
+    port : int
+    is_ours : bool
+        Whether another port may be chosen where a foreign program has this one; then the plan needs ``port_taken``.
+    number : int
+        0 for the first try.
+    """
+
+    port: int
+    is_ours: bool
+    number: int
+
+
+class Runs:
+    """What the calls of one launcher's ``run()`` on one node have in common, for the time of a gang.
+
+    Parameters
+    ----------
+    gang : Gang
+    failed : type
+        What the launcher raises where a process failed.
+    flow_datastore, results_prefix
+        Where results go, as :meth:`GangDecorator.results_prefix` gives it; not needed without results.
+    explains : callable, optional
+        Makes the exception of a failed process; :func:`~.local_process.explain` with ``failed`` by default.
+
+    Attributes
+    ----------
+    count : int
+        How many calls have begun. Every node counts the same.
+    """
+
+    def __init__(
+        self,
+        gang: Gang,
+        failed: type[GangException],
+        flow_datastore: Any = None,
+        results_prefix: str = "",
+        explains: Explain | None = None,
+    ) -> None:
+        self.count = 0
+        self._gang, self._failed = gang, failed
+        self._flow_datastore, self._results_prefix = flow_datastore, results_prefix
+        self._explains = explains or partial(explain, failed=failed)
+        self._told: set[str] = set()
+        self._leased: set[int] = set()
+
+    def results(
+        self, push: bool, local_output_dir: str | os.PathLike[str] | None, cloud_output_dir: str | None
+    ) -> Results:
+        """The folder of results that the user wants pushed. Raises BadAttribute where it cannot be meant."""
+        return Results.read(self._flow_datastore, self._results_prefix, push, local_output_dir, cloud_output_dir)
+
+    def entrypoint(
+        self,
+        entrypoint: str | os.PathLike[str] | Callable[..., Any] | None,
+        entrypoint_args: Mapping[str, Any] | Sequence[Any] | None,
+        flags: Mapping[str, str | None] | None = None,
+        options: str = "entrypoint_args",
+        number_lines: bool = False,
+    ) -> contextlib.AbstractContextManager[Entrypoint]:
+        """The checked entrypoint for a ``with`` block, which removes at its end what was written for it.
+
+        Parameters are those of :func:`~core.calls.entrypoint.read_entrypoint`. Raises BadAttribute, before the block.
+        """
+        what = read_entrypoint(entrypoint, entrypoint_args, flags or {}, self._gang.folder, options, number_lines)
+        return _removed(what)
+
+    def agree(
+        self, own: Mapping[str, Any], alike: Sequence[str], complain: Callable[[str, Any, Any, int], str]
+    ) -> list[Mapping[str, Any]]:
+        """What each node says of this call, by node index. Every node must call it.
+
+        Parameters
+        ----------
+        own : mapping
+            What this node says.
+        alike : sequence of str
+            The keys whose values have to be the same on all nodes.
+        complain : callable
+            The message for a key, node 0's value, another node's value and that node's index.
+
+        Raises
+        ------
+        BadAttribute
+            The nodes differ; the message is the same on each.
+        """
+        answers = self._gang.all_gather(dict(own))
+        check_alike(answers, alike, complain)
+        return answers
+
+    def port(self, wanted: int | None, node: int = 0, first: int | None = None) -> int | None:
+        """The port of node ``node`` on which the ranks meet; None on all other nodes, which have to be told.
+
+        Parameters
+        ----------
+        wanted : int, optional
+            The user's own. It is leased until the gang ends, so that a later call has it already.
+        node : int
+            Where the port is: on the node of rank 0.
+        first : int, optional
+            A port that is leased already, for the first call.
+
+        Raises
+        ------
+        BadAttribute
+            ``wanted`` is not to be had.
+        """
+        if self._gang.node_index != node:
+            return None
+        if wanted is None:
+            return self._gang.free_port() if first is None else first
+        if wanted not in self._leased:
+            self._gang.lease_port(exact=wanted)
+            self._leased.add(wanted)
+        return wanted
+
+    def agreed_port(self, wanted: int | None, node: int = 0) -> int:
+        """As :meth:`port`, told to all nodes. Every node must call it."""
+        return int(self._gang.broadcast(self.port(wanted, node), source=node))
+
+    def launch(
+        self,
+        start: Callable[[PortTry], object],
+        what: Entrypoint,
+        port: int,
+        is_ours: bool,
+        node: int = 0,
+        where: str = "",
+    ) -> None:
+        """Launches on every node, on other ports of node ``node`` where foreign programs take those that were chosen.
+
+        Parameters
+        ----------
+        start : callable
+            Makes the plan of one try, and calls :meth:`Gang.launch` with it.
+        what : Entrypoint
+            What runs, for the message of a failure.
+        port, is_ours
+            The port of the first try, and whether it was chosen here, and not by the user.
+        node : int
+            Where the port is.
+        where : str
+            What a message calls the place of a failed process; this node where "".
+
+        Raises
+        ------
+        GangException
+            A process of this node failed. A function's own exception is raised as it is.
+        """
+        for number in range(PORT_TRIES):
+            try:
+                start(PortTry(port, is_ours and number < PORT_TRIES - 1, number))
+                return
+            except PortTaken:
+                port = self.agreed_port(None, node)
+            except ProcessFailed as failure:
+                error = self._explains(failure, what.name, where or f"node {self._gang.node_index}")
+                raise error from error.__cause__
+
+    def outcome(self, what: Entrypoint, nprocs: Sequence[int], results: Results | None = None) -> Any:
+        """What ``run()`` returns: see :func:`~.returns.outcome`. Every node must call it."""
+        return outcome(self._gang, what, nprocs, results or Results(self._flow_datastore), self._failed)
+
+    def tell(self, variables: Mapping[str, str]) -> None:
+        """Tell the user, once for each, of variables that the ranks get since the user has set none."""
+        untold = [f"{name}={value}" for name, value in variables.items() if name not in self._told]
+        if untold:
+            say(f"Set for the ranks, since you set none: {', '.join(untold)}")
+            self._told.update(variables)
+
+
+def check_alike(
+    answers: Sequence[Mapping[str, Any]], alike: Sequence[str], complain: Callable[[str, Any, Any, int], str]
+) -> None:
+    """See :meth:`Runs.agree`. The keys come first: of several differences that of the first key is told."""
+    for name in alike:
+        for index, answer in enumerate(answers):
+            if answer[name] != answers[0][name]:
+                raise BadAttribute(complain(name, answers[0][name], answer[name], index))
+
+
+def run_alone(
+    read: Callable[[Alone], Entrypoint],
+    plan: Callable[[Alone, Entrypoint], LaunchPlan],
+    ranks: int,
+    failed: type[GangException],
+    explains: Explain | None = None,
+) -> list[Any] | None:
+    """A launcher's ``run()`` on this machine alone, in a step or script without a gang.
+
+    Parameters
+    ----------
+    read : callable
+        Reads the entrypoint, given the guard, whose ``folder`` is private.
+    plan : callable
+        Makes the plan; what it writes belongs into that folder.
+    ranks : int
+        How many ranks the plan has, where the entrypoint is a function.
+    failed, explains
+        As in :class:`Runs`.
+
+    Returns
+    -------
+    list or None
+        What the ranks returned, in their order, where the entrypoint is a function.
+
+    Raises
+    ------
+    GangException
+        ``failed``, where a rank failed or did not return. A function's own exception is raised as it is.
+    GuardDied
+        The process that watches over the ranks was killed; they were ended.
+    """
+    with alone() as guard, _removed(read(guard)) as what:
+        try:
+            guard.launch(plan(guard, what))
+        except ProcessFailed as failure:
+            error = (explains or partial(explain, failed=failed))(failure, what.name, "this machine")
+            raise error from error.__cause__
+        if what.call is None:
+            return None
+        returns = read_returns(what.call)
+        if len(returns) != ranks:
+            raise failed(without_return(what.call.name, returns, 0, ranks))
+        return [load_return(value) for value in returns.values()]
+
+
+@contextlib.contextmanager
+def _removed(what: Entrypoint) -> Iterator[Entrypoint]:
+    try:
+        yield what
+    finally:
+        with contextlib.suppress(FileNotFoundError):  # the guard's end may have removed the folder
+            what.remove()

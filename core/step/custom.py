@@ -1,0 +1,34 @@
+"""Launchers of your own: a GangDecorator's subclass as what a flow file writes above a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from metaflow.decorators import _base_step_decorator
+
+from ..metaflow_compat import refuse_to_spin
+from .decorator import GangDecorator
+
+
+def step_decorator(kind: type[GangDecorator]) -> Callable[..., Any]:
+    """The step decorator of a launcher that no Metaflow extension registers, under any name, with or without arguments.
+
+    A flow that imports the launcher's module needs nothing else, since each task loads the flow's file. An extension
+    names the class in its STEP_DECORATORS_DESC instead.
+
+    Parameters
+    ----------
+    kind : type
+        The launcher's decorator, with a ``name`` that no other decorator has.
+
+    Example
+    -------
+    >>> scatter = step_decorator(ScatterDecorator)
+    >>> @scatter(nproc=2)
+    ... @step
+    ... def train(self): ...
+    """
+    refuse_to_spin([kind.name])
+    return partial(_base_step_decorator, kind)
