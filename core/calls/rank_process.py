@@ -35,7 +35,7 @@ def rank_process(
 
     Example
     -------
-    ``LaunchPlan(tuple(rank_process(what, rank, env, gang.folder, "scatter-1", True) for rank in (2, 3)))``
+    ``LaunchPlan(tuple(rank_process(what, rank, env, gang.folder, attempt.key, True) for rank in (2, 3)))``
     """
     as_script = () if what.call is not None else (RANK_MAIN, "--script")
     error_file = os.path.join(folder, f"{key}-rank-{rank}-error.json")

@@ -28,6 +28,13 @@ PORT_TRIES = 5
 Explain = Callable[[ProcessFailed, str, str], Exception]
 """Makes the step's exception of a failed process, of what was running, and of where: "node 1", "this machine"."""
 
+Complain = Callable[[str, Any, Any, int], str]
+
+
+def differ(name: str, first: object, other: object, node: int) -> str:
+    """The message for nodes that call ``run()`` with other values of ``name``."""
+    return f"The nodes call run() differently: {name} is {first!r} on node 0 and {other!r} on node {node}."
+
 
 @dataclass(frozen=True)
 class PortTry:
@@ -38,13 +45,13 @@ class PortTry:
     port : int
     is_ours : bool
         Whether another port may be chosen where a foreign program has this one; then the plan needs ``port_taken``.
-    number : int
-        0 for the first try.
+    key : str
+        What all nodes call this try: for the plan, and for the names of its files.
     """
 
     port: int
     is_ours: bool
-    number: int
+    key: str
 
 
 class Runs:
@@ -74,7 +81,7 @@ class Runs:
         results_prefix: str = "",
         explains: Explain | None = None,
     ) -> None:
-        self.count = 0
+        self.count = self._launches = 0
         self._gang, self._failed = gang, failed
         self._flow_datastore, self._results_prefix = flow_datastore, results_prefix
         self._explains = explains or partial(explain, failed=failed)
@@ -103,7 +110,12 @@ class Runs:
         return _removed(what)
 
     def agree(
-        self, own: Mapping[str, Any], alike: Sequence[str], complain: Callable[[str, Any, Any, int], str]
+        self,
+        own: Mapping[str, Any],
+        alike: Sequence[str] = (),
+        complain: Callable[
+            [str, Any, Any, int], str
+        ] = "The nodes call run() differently: {} is {} and {} (node {}).".format,
     ) -> list[Mapping[str, Any]]:
         """What each node says of this call, by node index. Every node must call it.
 
@@ -113,7 +125,7 @@ class Runs:
             What this node says.
         alike : sequence of str
             The keys whose values have to be the same on all nodes.
-        complain : callable
+        complain : callable, optional
             The message for a key, node 0's value, another node's value and that node's index.
 
         Raises
@@ -184,9 +196,10 @@ class Runs:
         GangException
             A process of this node failed. A function's own exception is raised as it is.
         """
+        self._launches += 1
         for number in range(PORT_TRIES):
             try:
-                start(PortTry(port, is_ours and number < PORT_TRIES - 1, number))
+                start(PortTry(port, is_ours and number < PORT_TRIES - 1, f"run-{self._launches}-{number}"))
                 return
             except PortTaken:
                 port = self.agreed_port(None, node)
@@ -206,9 +219,7 @@ class Runs:
             self._told.update(variables)
 
 
-def check_alike(
-    answers: Sequence[Mapping[str, Any]], alike: Sequence[str], complain: Callable[[str, Any, Any, int], str]
-) -> None:
+def check_alike(answers: Sequence[Mapping[str, Any]], alike: Sequence[str], complain: Complain = differ) -> None:
     """See :meth:`Runs.agree`. The keys come first: of several differences that of the first key is told."""
     for name in alike:
         for index, answer in enumerate(answers):

@@ -1,4 +1,4 @@
-"""The files of one call on one node: DeepSpeed's configuration, its hostfile, and what the ranks' wrappers are told."""
+"""The files of one call on one node: DeepSpeed's configuration, its hostfile, and what its ranks run."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _written(key: str, value: Mapping[str, Any], path: str) -> str:
 
 
 def write_files(job: Job, what: Entrypoint, changed: Mapping[str, str | None]) -> None:
-    """The hostfile of one call on this node, and what its ranks' wrappers are told; ``changed`` as of rank_record."""
+    """Write the hostfile of one call on this node, and the record for its ranks' wrappers (see :func:`rank_record`)."""
     program, arguments = target(what, job.options.values, job.environ, job.python)
     devices = visible_gpus() if "CUDA_VISIBLE_DEVICES" in os.environ else ()
     record = rank_record(job, program, arguments, changed, devices, what.call is not None)

@@ -1,4 +1,4 @@
-"""Names that scripts outside of a flow use as well."""
+"""Constants that scripts outside of a flow use as well."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a step raises where DeepSpeed fails."""
+"""The exceptions of ``@deepspeed``."""
 
 from __future__ import annotations
 

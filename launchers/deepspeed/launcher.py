@@ -1,4 +1,4 @@
-"""``current.deepspeed``: agrees with the other nodes on a world, and has DeepSpeed's launcher start its ranks."""
+"""``current.deepspeed``: agrees with the other nodes on the ranks of a call, and starts DeepSpeed's launcher."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ class DeepspeedExecutor:
         self._runs.launch(start, what, self._runs.agreed_port(wanted_port, first), is_ours, first, where)
 
     def _variables(self) -> dict[str, str]:
-        """What ranks get where the user set nothing, told once."""
+        """Variables that the user has not set, shown once."""
         gang = self._gang
         variables = network_variables(gang.another_address(), os.environ)
         variables.update(accelerator_variables(gang.node.gpus, os.environ))

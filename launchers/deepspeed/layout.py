@@ -27,7 +27,7 @@ class Layout:
         return [(label(node), max(ids) + 1) for node, ids in zip(self.nodes, self.slots, strict=True)]
 
     def include(self) -> str:
-        """What ``--include`` has to say besides the hostfile; "" where every slot of it is used."""
+        """The value of ``--include``; "" where every slot of the hostfile is used."""
         if all(ids == tuple(range(len(ids))) for ids in self.slots):
             return ""
         parts = [f"{label(n)}:{','.join(map(str, ids))}" for n, ids in zip(self.nodes, self.slots, strict=True)]

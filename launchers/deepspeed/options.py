@@ -69,7 +69,7 @@ def read_options(deepspeed_args: Mapping[str, Any] | Sequence[Any] | None) -> Op
     Raises
     ------
     BadAttribute
-        Something in it is no option, or is the gang's to say.
+        Something in it is no option, or an option that the gang sets itself.
     """
     return Options(_TABLE.read(deepspeed_args))
 

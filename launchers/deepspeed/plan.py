@@ -1,4 +1,4 @@
-"""Pure: the command of DeepSpeed's launcher on one node, its hostfile, and what each rank's wrapper is told."""
+"""The command of DeepSpeed's launcher on one node, its hostfile, and the record for each rank's wrapper, as data."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from .options import Options
 RANK_JOB = os.path.abspath(rank_wrapper.__file__)
 
 REPORT_GRACE_S = 0.5
-"""What the launcher gets to end by itself once a rank has failed: it looks once in a second, and tells nothing new."""
+"""Seconds for the launcher to end by itself once a rank has failed: it polls once a second and reports nothing new."""
 
 RANKS_OWN = (
     "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE", "MASTER_ADDR", "MASTER_PORT",
     "CUDA_VISIBLE_DEVICES",
 )  # fmt: skip
-"""What DeepSpeed's launcher tells each rank."""
+"""Variables that DeepSpeed's launcher sets for each rank."""
 
 # DeepSpeed writes variables of these names on the command line of pdsh and mpirun, for everybody to read, and those of
 # NCCL into the log.
@@ -173,7 +173,7 @@ def launcher_environment(job: Job) -> dict[str, str]:
         PATH=f"{job.rsh}{os.pathsep}{path}",
         PDSH_SSH_ARGS_APPEND="",
         DS_ENV_FILE=os.path.join(job.folder, "no-such-file"),  # what is in the user's has been read
-        # A list, of which the first that is there is taken: the daemons on the other nodes are told it too, look for it
+        # A list, of which the first that is there is taken: the daemons on the other nodes get it, too, look for it
         # and crash where nothing is found. This node's is nowhere else; they start nothing, so any program will do.
         OMPI_MCA_plm_rsh_agent=f"{ssh}:sh",
         OMPI_MCA_plm_rsh_no_tree_spawn="1",
@@ -202,7 +202,7 @@ def rank_record(
     devices: tuple[str, ...],
     is_function: bool,
 ) -> dict[str, Any]:
-    """What :mod:`core.ranks.rank_wrapper` is told on this node.
+    """The record that :mod:`core.ranks.rank_wrapper` reads on this node.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The folder with the program ``ssh`` by which DeepSpeed's launcher reaches other nodes."""
+"""The program named ``ssh`` by which DeepSpeed's launcher runs commands on other nodes."""
 
 from __future__ import annotations
 

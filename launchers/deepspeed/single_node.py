@@ -1,4 +1,4 @@
-"""DeepSpeed on this machine alone, in a plain step: no gang, but a guard that ends what was started."""
+"""DeepSpeed on this machine alone, in a plain step, under a guard that ends what was started."""
 
 from __future__ import annotations
 

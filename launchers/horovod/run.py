@@ -33,11 +33,11 @@ SERVER_START_S = 60.0
 """Seconds for Python to start and import Horovod's server, on a busy machine and from a slow disk."""
 
 DEFAULTS = ("HOROVOD_CONTROLLER", "HOROVOD_CPU_OPERATIONS", "HOROVOD_GLOO_IFACE", "NCCL_SOCKET_IFNAME")
-"""Of what a rank gets, that which the user's own value replaces. The rest says who it is and where the others are."""
+"""Of what a rank gets, the variables that the user's own value replaces. The others identify the rank and its peers."""
 
 PEER_LOST = (
-    # A peer has left in the middle of the training. Horovod says the same to a rank whose own thread failed, so that of
-    # ranks that all say so the first is blamed.
+    # A peer has left in the middle of the training. Horovod reports the same to a rank whose own thread failed, so of
+    # several ranks with this message the first is blamed.
     r"HorovodInternalError: Horovod has been shut down\.",
     # A peer has left, or is silent, while the ranks find each other.
     r"'gloo::IoException'\n +what\(\): [^\n]*(?:gloo/transport/\w+/\w+|http_store)\.cc:\d+\] "
@@ -118,7 +118,7 @@ def horovod_environment(
     rendezvous_address: str,
     rendezvous_port: int,
 ) -> list[dict[str, str]]:
-    """What Horovod's own launcher would tell each rank of a world over gloo, in the order of ranks.
+    """The variables that Horovod's own launcher would set for each rank of a world over gloo, by rank.
 
     Parameters
     ----------

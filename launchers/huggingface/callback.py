@@ -31,14 +31,14 @@ class MetaflowHuggingFaceCardCallback(transformers.TrainerCallback):  # type: ig
     """Tells the cards of a step with ``@huggingface_card`` how a Trainer's training goes.
 
     Only the process of rank 0 writes; the others may have the callback too. Training never fails for want of a card:
-    where the file cannot be written, one line on stderr says so.
+    where the file cannot be written, one line on stderr reports it.
 
     Parameters
     ----------
     tracked_metrics : iterable of str, optional, default ("loss", "grad_norm")
         Which of the values that the Trainer logs become curves, in this order: "learning_rate", "eval_loss", ...
     save_file_name : path, optional
-        The file to write. By default the step says which, in METAFLOW_HF_CARD_SAVE_FILE_NAME.
+        The file to write. By default the one that the step names in METAFLOW_HF_CARD_SAVE_FILE_NAME.
 
     Example
     -------

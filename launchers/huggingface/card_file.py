@@ -1,4 +1,4 @@
-"""The JSON file by which a Trainer, in whatever process, tells the step's cards how the training goes."""
+"""The JSON file by which a Trainer, in any process, reports its progress to the step's cards."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from typing import Any, TypeGuard
 from ...core.metaflow_compat.environment import NODE_INDEX
 
 FILE_VARIABLE = "METAFLOW_HF_CARD_SAVE_FILE_NAME"
-"""Variable that says where the file is."""
+"""The variable with the file's path."""
 
 DEFAULT_FILE_NAME = "huggingface_model_card.json"
-"""Where nothing says so: this, in the working folder."""
+"""The file's default name, in the working folder."""
 
 _FOLDER_PREFIX = "metaflow-hf-card-"
 
 
 @dataclass(frozen=True)
 class Training:
-    """What the file said when it was read.
+    """The content of the file when it was read.
 
     ``metrics`` has the curves by name: (step, value) pairs, where a value that is no finite number is None.
     """
@@ -37,7 +37,7 @@ class Training:
 
 
 def parse(text: str | bytes) -> Training | None:
-    """What a file's content says, or None where it is not (yet) such a file. What does not fit is left out."""
+    """The state in a file's content, or None where it is not (yet) such a file. What does not fit is left out."""
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):
@@ -70,12 +70,12 @@ def _points(points: Any) -> list[tuple[float, float | None]]:
 
 
 def finite(value: Any) -> TypeGuard[float]:
-    """Whether this is a number that JSON can say."""
+    """Whether this is a number that JSON has."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 class CardFile:
-    """Where this task's file is, and what it says now.
+    """This task's file: its path and its content now.
 
     A path that the user gave in :data:`FILE_VARIABLE` holds. Without one the variable is set to a file in a folder of
     this task's own: tasks that share a working folder, as on a laptop, do not show each other's training. The old file
@@ -100,7 +100,7 @@ class CardFile:
         self._seen = {path: _version(path) for path in dict.fromkeys(paths)}
 
     def changed(self) -> Training | None:
-        """What the file says, where it has changed since the last call and makes sense; else None."""
+        """The file's content, where it has changed since the last call and is valid; else None."""
         found = None
         for path, seen in self._seen.items():
             version = _version(path)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_PACKAGE = __package__  # Metaflow's alias changes what this module says of itself.
+_PACKAGE = __package__  # Metaflow's alias changes this module's own attributes.
 _NAMES = ("MetaflowHuggingFaceCardCallback",)
 
 

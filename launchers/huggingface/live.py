@@ -17,7 +17,7 @@ from ...core.metaflow_compat import cards
 from .card_file import CardFile, Training
 
 POLL_S = 0.5
-"""How often the file is looked at: another process writes it, and the standard library has nothing that would tell."""
+"""Seconds between two looks at the file: another process writes it, and the standard library has no notification."""
 
 FULL_S = 60.0
 """How often the whole card is stored, for those who open it from the datastore; live viewers get what changed."""
@@ -107,7 +107,7 @@ class LiveCard:
 
 
 class Follower:
-    """Shows in the cards what the file says, from :meth:`start` to :meth:`stop`. No error of a card gets out."""
+    """Shows the file's content in the cards, from :meth:`start` to :meth:`stop`. No error of a card is raised."""
 
     def __init__(self, file: CardFile, cards: list[LiveCard]) -> None:
         self._file, self._cards = file, cards

@@ -1,4 +1,4 @@
-"""Has ``jax.distributed.initialize()`` find the gang, by the way that JAX has for clusters it knows."""
+"""Registers the gang with JAX, so that ``jax.distributed.initialize()`` finds it."""
 
 from __future__ import annotations
 

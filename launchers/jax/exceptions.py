@@ -1,4 +1,4 @@
-"""What a step raises where there is no JAX."""
+"""The exception of ``@jax``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How JAX says that it is not to blame: what a process prints when another node is gone."""
+"""The messages of JAX where another node failed first."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ PEER_LOST = (
     r"CoordinationService.{0,200}(heartbeat timeout|UNAVAILABLE)",
     r"remote process exited or there was a network error",  # NCCL
 )
-"""What JAX says where another node went first."""
+"""Regular expressions of these messages."""

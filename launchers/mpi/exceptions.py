@@ -1,4 +1,4 @@
-"""What mpirun, and a rank, tell of a failure, as an exception for the step."""
+"""The exception of ``@mpi``, and how a failed process becomes one."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ class MPIExecutor:
         ToolMissing
             This MPI has no compiler.
         MpiException
-            It failed; the message has what it said.
+            It failed; the message has its output.
 
         Example
         -------

@@ -1,4 +1,4 @@
-"""How MPI says that it is not to blame: what a rank, or mpirun, prints when another rank or node is gone."""
+"""The messages of mpirun and of a rank where another rank or node failed first."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ PEER_LOST = (
     # Hydra: the connection to the proxy of another node closed.
     r"assert \(!closed\) failed",
 )
-"""Regular expressions that say: another node or rank went first. Found in the output of ranks and hosts that were
-killed (tests/launchers/mpi/test_mpi_failures.py).
+"""Regular expressions that mean that another node or rank failed first.
+
+Found in the output of ranks and hosts that were killed (tests/launchers/mpi/test_mpi_failures.py).
 """

@@ -14,10 +14,10 @@ from ...core.ranks.rank_report import REPORT
 from ...core.remote_shell.choice import NO_SCHEDULERS, in_allocation
 from .flavour import INTEL, OPEN_MPI_4, OPEN_MPI_5, Flavour
 from .peer_lost import PEER_LOST
-from .rank import ERRORS, USERS_TMPDIR, error_file, told
+from .rank import ERRORS, USERS_TMPDIR, error_file, reported
 
 REPORT_GRACE_S = 1.0
-"""What mpirun gets to end by itself once a rank has failed, and to tell of it in its own words. Open MPI 4 takes up to
+"""What mpirun gets to end by itself once a rank has failed, and to report it itself. Open MPI 4 takes up to
 four seconds.
 """
 
@@ -77,7 +77,7 @@ class Site:
 
 
 def own_arguments(site: Site, args: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The user's arguments of mpirun without those that say what we say anyhow, and notes of what was replaced.
+    """The user's arguments of mpirun without those that repeat ours, and notes of what was replaced.
 
     Left out are our own hostfile, whose nodes are then known to be the gang's; the older package's, which is no longer
     written; and, for Hydra, options of Open MPI for which it has no need.
@@ -143,7 +143,7 @@ def plan(
     binary : str
         Path of mpirun or mpiexec.
     args : sequence of str
-        The user's own arguments of it; what they say is not said again.
+        The user's own arguments of it; what they set is not set again.
     program : sequence of str
         What each rank runs.
     environ : mapping
@@ -157,7 +157,7 @@ def plan(
     if not given(args, _COUNT | _MAPPED) and not _maps(args):
         argv += ["-n", str(site.slots)]
     process = Process(
-        argv=(*argv, *told(program, outlives_start=site.flavour.kind == OPEN_MPI_5)),
+        argv=(*argv, *reported(program, outlives_start=site.flavour.kind == OPEN_MPI_5)),
         env=env,
         cwd=cwd,
         title=os.path.basename(binary),
@@ -169,7 +169,7 @@ def plan(
 
 
 def open_mpi(site: Site, args: Sequence[str], env: Mapping[str, str], passed_on: Sequence[str]) -> list[str]:
-    """Open MPI's own options, but for what the user says in arguments or environment."""
+    """Open MPI's own options, except those that the user sets in arguments or environment."""
     is_4 = site.flavour.kind == OPEN_MPI_4
     argv: list[str] = []
 
@@ -190,7 +190,7 @@ def open_mpi(site: Site, args: Sequence[str], env: Mapping[str, str], passed_on:
         # Attached, so that what runs on another node ends with the connection; and started from here only, since
         # the others' own way to start a command is elsewhere.
         argv.append("--leave-session-attached")
-        # A list, of which the first that is there is taken: the daemons on the other nodes are told it too, look for it
+        # A list, of which the first that is there is taken: the daemons on the other nodes get it, too, look for it
         # and crash where nothing is found. This node's is nowhere else; they start nothing, so any program will do.
         mca("plm_rsh_agent" if is_4 else "plm_ssh_agent", f"{site.rsh}:sh", runtime=True)
         mca("plm_rsh_no_tree_spawn" if is_4 else "plm_ssh_no_tree_spawn", "1", runtime=True)
@@ -213,7 +213,7 @@ def open_mpi(site: Site, args: Sequence[str], env: Mapping[str, str], passed_on:
 
 
 def hydra(site: Site, args: Sequence[str], env: Mapping[str, str], passed_on: Sequence[str]) -> list[str]:
-    """Hydra's options, which MPICH and Intel MPI share, but for what the user says in arguments or environment."""
+    """Hydra's options, which MPICH and Intel MPI share, except those that the user sets in arguments or environment."""
     argv: list[str] = []
     if not given(args, _HOSTFILE):
         argv += ["-machinefile" if site.flavour.kind == INTEL else "-f", site.hostfile]
@@ -238,7 +238,7 @@ def given(args: Sequence[str], names: frozenset[str] | set[str]) -> bool:
 
 
 def count(args: Sequence[str]) -> int | None:
-    """The number of ranks that ``args`` ask for, where they say it as a number."""
+    """The number of ranks that ``args`` ask for, where it is a number."""
     for option, value in itertools.pairwise(args):
         if option.startswith("-") and option.lstrip("-") in _COUNT and value.isdigit():
             return int(value)
@@ -246,15 +246,15 @@ def count(args: Sequence[str]) -> int | None:
 
 
 def _maps(args: Sequence[str]) -> bool:
-    """Whether the user says how many ranks each node gets ("--map-by ppr:2:node")."""
+    """Whether the user sets how many ranks each node gets ("--map-by ppr:2:node")."""
     return any(value.startswith("ppr:") for value in args)
 
 
 def common_interface(interfaces: Sequence[str | None], addresses: Sequence[str]) -> str:
-    """What every node can be told alike of how to reach the others.
+    """The nodes' network, in a form that is the same on every node.
 
     The interface's name, where it is the same on all; else the smallest network that holds all addresses; "" where
-    neither can be said.
+    neither is known.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What stands between mpirun and each rank: a line of shell that tells which rank failed, and how.
+"""The line of shell between mpirun and each rank, which reports which rank failed, and how.
 
 mpirun itself may name no rank (MPICH), the one that it noticed first (Open MPI), or wait for ever for the others where
 one has exited without a word (MPICH); and its own exit code is not always that of the rank.
@@ -49,6 +49,6 @@ def error_file(folder: str) -> str:
     return os.path.join(folder, _ERROR_FILE)
 
 
-def told(argv: Sequence[str], outlives_start: bool = False) -> list[str]:
-    """``argv`` as a rank whose failure is told; ``outlives_start`` where it must not end while mpirun still starts."""
+def reported(argv: Sequence[str], outlives_start: bool = False) -> list[str]:
+    """``argv`` with a report of its failure; ``outlives_start`` where it must not end while mpirun still starts."""
     return ["sh", "-c", (_LEAST_LIFE if outlives_start else "") + _SCRIPT, "rank", *argv]

@@ -61,7 +61,7 @@ def started(argv: Sequence[str], stdin: str = EMPTY) -> list[str]:
     """``argv`` as each rank starts it.
 
     The program is looked for on the rank's own node: on its PATH, then in its working folder. Where it is not there,
-    the rank says so with the number of the node, and exits with code 127.
+    the rank prints it with the number of the node, and exits with code 127.
 
     Parameters
     ----------

@@ -19,7 +19,7 @@ LOG_STYLES = ("auto", "record", "pretty")
 LOGGING_LEVELS = ("debug", "info", "warning", "error", "critical")
 
 DEBUG_VARIABLE = "METAFLOW_RAY_DEBUG_MODE"
-"""The older package's: its values "1", "true", "enable" and "enabled" show what ``ray start`` says."""
+"""The older package's: its values "1", "true", "enable" and "enabled" show the output of ``ray start``."""
 
 
 class RayInterrupt(GangInterrupt, KeyboardInterrupt):
@@ -52,7 +52,7 @@ class RayDecorator(GangDecorator):
     enable_worker_logs : bool, default False
         Whether what Ray's workers print on a node is in the log of that node's task, too.
     logging_level : str, optional, default None
-        Shows what `ray start` says on each node, from this level on, such as "info" or "debug".
+        Shows the output of `ray start` on each node, from this level on, such as "info" or "debug".
     log_style : str, optional, default None
         The same, in a style: "pretty", "record" or "auto".
     enable_dashboard : bool, default False
@@ -128,7 +128,7 @@ class RayDecorator(GangDecorator):
 
     @property
     def shows_ray_start(self) -> bool:
-        """Whether what ``ray start`` says is in the log."""
+        """Whether the output of ``ray start`` is in the log."""
         debug = os.environ.get(DEBUG_VARIABLE, "").lower() in ("1", "true", "enable", "enabled")
         return debug or any(self.attributes[name] is not None for name in ("logging_level", "log_style"))
 

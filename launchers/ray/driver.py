@@ -26,7 +26,7 @@ def use_cluster(variables: Mapping[str, str], environ: MutableMapping[str, str])
     environ.update(variables)
     # At the program's end, C++ would offer its last metrics, for twenty seconds, to a Ray that may be gone by then.
     environ.setdefault("RAY_enable_metrics_collection", "0")
-    # A Ray that is imported already has read its settings; of the token it was told when the nodes agreed on one.
+    # A Ray that is imported already has read its settings; it got the token when the nodes agreed on one.
     if "ray" in sys.modules and "RAY_enable_metrics_collection" not in before:
         with contextlib.suppress(Exception):  # another Ray's inner workings: its end may take longer
             _configure(enable_metrics_collection=False)
@@ -51,12 +51,12 @@ def leave_cluster(ok: bool) -> None:
 
 
 def _shut_down(ray: Any) -> None:
-    with contextlib.suppress(Exception):  # what Ray says of its end says less than how the body ended
+    with contextlib.suppress(Exception):  # the body's own exception is the better one
         ray.shutdown()
 
 
 def can_take_token() -> bool:
-    """Whether Ray in this very process, should the flow have imported it already, can still be told of a token."""
+    """Whether Ray in this very process, should the flow have imported it already, can still take a token."""
     return "RAY_AUTH_MODE" in os.environ or "ray" not in sys.modules or _set_token_mode()
 
 

@@ -1,4 +1,4 @@
-"""What goes wrong with a Ray cluster, as exceptions for the step."""
+"""The exceptions of ``@metaflow_ray``."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ DASHBOARD_PORT = 8265
 """Where Ray users look for the dashboard."""
 
 LOG_LINES = 20
-"""Lines of its raylet's log that the story of a node that did not join has."""
+"""Lines of its raylet's log in the message about a node that did not join."""
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from . import start
 from .resources import Offer
 
 READY = r"Ray runtime started\."
-"""What ``ray start`` says once the head's table of nodes has this one, alive."""
+"""The line of ``ray start`` when the head's table of nodes has this one, alive."""
 
 REPORT = r"exited unexpectedly:[^\[]{0,300}?\b(?P<title>[a-z_]{1,60}) ?\[exit code=(?P<exit_code>-?\d{1,9})\]"
-"""What ``ray start --block`` says of the process of its own that ended first."""
+"""The report of ``ray start --block`` about that process of its own that ended first."""
 
 LOOPBACK = "127.0.0.2"
 """This machine alone reaches it, as 127.0.0.1, for which Ray puts the machine's address in its network."""
@@ -28,7 +28,7 @@ SOCKET_ROOM = 107 - len("/session_2026-12-31_23-59-59_123456_4194304/sockets/das
 
 @dataclass(frozen=True)
 class Cluster:
-    """What all nodes of one Ray cluster are told alike.
+    """The settings that are the same on all nodes of one Ray cluster.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ class Cluster:
 
 
 def node_address(address: str) -> str:
-    """A node's address as Ray is told of it. A local gang stays on the loopback interface."""
+    """A node's address for Ray. A local gang stays on the loopback interface."""
     return LOOPBACK if address in ("127.0.0.1", "localhost") and sys.platform == "linux" else address
 
 
@@ -139,7 +139,7 @@ def start_environment(environ: Mapping[str, str]) -> dict[str, str]:
     # The guard ends what is left in half a second: there is nobody to whom a node could hand on its tasks.
     env.setdefault("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "0")
     env.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Statistics in a raylet's log, which would be most of what is told of one that has failed.
+    # Statistics in a raylet's log, which would fill most of a failure report.
     env.setdefault("RAY_event_stats", "0")
     return env
 
@@ -168,7 +168,7 @@ def temporary_folder(environ: Mapping[str, str], fallback: str, name: str) -> st
 
 
 def passed_over(environ: Mapping[str, str], folder: str) -> str:
-    """What to tell where RAY_TMPDIR is set and Ray's ``folder`` is elsewhere; else ""."""
+    """The message for a user where RAY_TMPDIR is set and Ray's ``folder`` is elsewhere; else ""."""
     wanted = environ.get("RAY_TMPDIR")
     if not wanted or folder.startswith(os.path.join(wanted, "")):
         return ""

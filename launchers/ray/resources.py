@@ -27,7 +27,7 @@ SHM_SHARE = 0.95
 
 @dataclass(frozen=True)
 class Offer:
-    """What ``ray start`` is told that this node has.
+    """The resources that ``ray start`` registers for this node.
 
     Parameters
     ----------

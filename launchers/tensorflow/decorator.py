@@ -24,7 +24,7 @@ SUFFIX = "mf.tensorflow"
 
 class TensorflowDecorator(GangDecorator):
     """
-    Runs the step on every node of a gang, with a TF_CONFIG that tells TensorFlow of all of them.
+    Runs the step on every node of a gang, with a TF_CONFIG that lists all of them for TensorFlow.
 
     Parameters
     ----------

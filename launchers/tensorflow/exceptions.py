@@ -1,4 +1,4 @@
-"""What a step raises where TensorFlow fails."""
+"""The exceptions of ``@tensorflow``."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ class TensorflowMissing(TensorflowException, ToolMissing):
 
 
 class TooLate(TensorflowException, BadAttribute):
-    """TensorFlow has been set to work before the step, so that it cannot be told of the other nodes any more."""
+    """TensorFlow was used before the step, so it cannot take other nodes any more."""
 
     headline = "@tensorflow: TensorFlow was used too early"

@@ -1,4 +1,4 @@
-"""What TensorFlow's own errors mean: those that say that another node went first, and those with a known way out."""
+"""TensorFlow's own errors: those that mean that another node failed first, and those with a known workaround."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ PEER_LOST = (
     r"RPC: /tensorflow\.CoordinationService/Heartbeat",
     r"The following tasks are unhealthy \(stopped sending heartbeats\)",
 )
-"""What TensorFlow says where another node went first."""
+"""Regular expressions of TensorFlow's messages where another node failed first."""
 
 
 _KERAS_3_FIT = re.compile(
     r"unsupported type \(<class 'tensorflow\.python\.distribute\.values\.PerReplica'>\) to a Tensor"
 )
-"""What fit of Keras 3 says on every worker under MultiWorkerMirroredStrategy (Keras 3.15, TensorFlow 2.21)."""
+"""The error of Keras 3's fit on every worker under MultiWorkerMirroredStrategy (Keras 3.15, TensorFlow 2.21)."""
 
 
 def advice(error: BaseException) -> str:

@@ -25,7 +25,7 @@ class TensorflowExecutor:
     Attributes
     ----------
     config : dict
-        What TF_CONFIG says: the cluster, and this node's task in it.
+        The content of TF_CONFIG: the cluster, and this node's task in it.
     is_chief : bool
         Whether this node saves models and writes summaries: the chief, or worker 0 where there is none.
     task_type : str

@@ -1,4 +1,4 @@
-"""Which node is what in TF_CONFIG: pure."""
+"""The role of each node in TF_CONFIG: chief, worker, parameter server or evaluator."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Roles:
     def check(self, num_nodes: int) -> None:
         """Raises BadAttribute where these roles leave no worker."""
         others = self.chief + self.ps + self.evaluator
-        # A chief trains, too, but where there are parameter servers it tells the workers what to do.
+        # A chief trains, too, but with parameter servers it only directs the workers.
         if num_nodes - others < (0 if self.chief and not self.ps else 1):
             raise BadAttribute(
                 f"@tensorflow on {num_nodes} nodes with {self._spelled()}: no node is left to train. Ask for more with "

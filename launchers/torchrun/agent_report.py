@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 AGENT_REPORT = (
-    # What a rank has to say it has said before the agent ends the others.
+    # A rank has printed what it has to print before the agent ends the others.
     r"(?P<mark>Sending process \d{1,9} closing signal )"
     r"|(?P<first>Root Cause \(first observed failure\):\n(?:[^\n]{0,300}\n){1,4}?)?"
     r" {1,8}rank {1,12}: (?P<rank>\d{1,9}) \([^\n]{0,40}\n {1,8}exitcode {1,8}: "

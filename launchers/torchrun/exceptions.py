@@ -1,4 +1,4 @@
-"""What a failed rank, or torchrun's agent, tells of itself, as an exception for the step."""
+"""The exceptions of ``@torchrun``, and the one that a failed rank or agent becomes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TorchNotInstalledException(TorchrunException, ToolMissing):
 
 
 def explain(failure: ProcessFailed, what: str, where: str) -> Exception:
-    """The exception for the step: the rank's own where a function raised it, else one that tells rank, end and output.
+    """The exception for the step: the rank's own where a function raised it, else one with rank, end and output.
 
     Parameters
     ----------

@@ -28,7 +28,7 @@ ALIKE = {"launcher": "launcher (chosen by the options)", "master_port": "master_
 class TorchrunExecutor:
     """``current.torch`` in a ``@torchrun`` step: runs a script, or a function, in every rank of the gang.
 
-    ``torchrun_args`` is a dict of what torchrun is told of the gang; reading it is all it is good for.
+    ``torchrun_args`` is a dict of the gang's values for torchrun's options. It is for reading only.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class TorchrunExecutor:
                 launcher=launcher,
                 environ=environ,
                 folder=gang.folder,
-                key=f"torchrun-{runs.count}-{attempt.number}",
+                key=attempt.key,
             )
             gang.launch(plan(job))
 
@@ -175,7 +175,7 @@ class TorchrunExecutor:
             )
 
     def _variables(self, threads: bool) -> dict[str, str]:
-        """What ranks get where the user set nothing, told once; ``threads`` as the agent does for several ranks."""
+        """Variables that the user has not set, shown once; ``threads`` sets OMP_NUM_THREADS as the agent does."""
         gang = self._gang
         if self._network is None:
             self._network = network_variables(gang.another_address(), os.environ)
@@ -196,5 +196,5 @@ def differ(name: str, first: object, other: object, node: int) -> str:
 
 
 def _names_of_control(gang: Gang) -> set[str]:
-    """What a step may call control: our address for it, its name, and what ``current.parallel.main_ip`` says."""
+    """Names that a step may have for node 0: its address, its hostname, and ``current.parallel.main_ip``."""
     return {gang.main_address, gang.nodes[0].address, gang.nodes[0].hostname, os.environ.get(MAIN_IP, "")}

@@ -124,7 +124,7 @@ def rank_command(entrypoint: str, arguments: tuple[str, ...], options: Options, 
 
 
 def rank_variables(job: Job, local_rank: int) -> dict[str, str]:
-    """What torchrun's agent tells a rank, but for the error file.
+    """The variables that torchrun's agent sets for a rank, except the error file.
 
     One thing differs: TORCHELASTIC_USE_AGENT_STORE is False, since there is no agent to hold the store; rank 0 does.
     """
@@ -194,7 +194,7 @@ def _rendezvous(job: Job) -> Options:
 
 @dataclass(frozen=True)
 class AgentsRanks:
-    """The ranks of torchrun's agent. Each has a wrapper that records its end: the agent tells of a failed one only once
+    """The ranks of torchrun's agent. Each has a wrapper that records its end: the agent reports a failed one only once
     it has ended the others, and shows an exception of ``@record`` alone.
 
     Parameters
@@ -218,7 +218,7 @@ class AgentsRanks:
 
     @property
     def are_wrapped(self) -> bool:
-        """False where the agent is told in a way of its own what to start."""
+        """False where the user's options choose the agent's own way to start programs."""
         return not (_OWN_WAY & self.given.values.keys() or _OWN_WAY_BY_VARIABLE & self.environ.keys())
 
     def options(self) -> list[str]:

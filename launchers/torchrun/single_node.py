@@ -20,7 +20,7 @@ from .exceptions import TorchrunException, explain
 from .options import TORCHRUN_OPTIONS, Options, check_nodes, choose_nproc, read_options
 from .plan import AGENT_GRACE_S, AgentsRanks
 
-# What these say is where and how the agent meets others.
+# Options that set where and how the agent meets others.
 _MEETING = frozenset(("standalone", "master_port", "master_addr", "rdzv_endpoint", "rdzv_backend", "rdzv_id", "nnodes"))
 
 
@@ -87,7 +87,7 @@ def single_node_plan(
 
 
 def single_node_argv(options: Options, nproc: int, log_dir: str, ranks: AgentsRanks) -> list[str]:
-    """The command; torchrun meets on a port of its own choice where the options say nothing of it."""
+    """The command; torchrun meets on a port of its own choice where the options set none."""
     argv = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(nproc)]
     if not _MEETING & set(options.values):
         argv += ["--standalone"]

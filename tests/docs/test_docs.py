@@ -33,7 +33,10 @@ from metaflow_extensions.gang.launchers.torchrun.launcher import TorchrunExecuto
 from metaflow_extensions.gang.launchers.torchrun.single_node import TorchrunSingleNodeMultiGPU
 
 ROOT = ROOT
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHOW_LIMIT = 120.0  # seconds: tells "slow" from "hangs" on a busy machine
 

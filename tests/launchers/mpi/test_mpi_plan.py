@@ -298,7 +298,7 @@ def test_a_program_that_cannot_be_meant(given: Any, said: str) -> None:
 def end_of(*argv: str) -> tuple[int, str]:
     """How a rank ends, and what is told."""
     env = {"PATH": "/usr/bin:/bin", "PMI_RANK": "3", "METAFLOW_GANG_ID": "f00.1"}
-    done = subprocess.run(rank.told(argv), env=env, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(rank.reported(argv), env=env, capture_output=True, text=True, timeout=20)
     return done.returncode, done.stderr
 
 
@@ -318,17 +318,19 @@ def test_a_rank_that_fails_tells_its_number_and_end(script: str, code: str) -> N
 
 def test_a_rank_that_must_not_end_too_early_for_its_mpirun() -> None:
     began = time.monotonic()
-    argv = rank.told(["sh", "-c", "echo $$"], outlives_start=True)
+    argv = rank.reported(["sh", "-c", "echo $$"], outlives_start=True)
     done = subprocess.run(argv, capture_output=True, text=True, timeout=20)
     assert done.returncode == 0 and time.monotonic() - began >= 0.05
-    argv = rank.told(["sh", "-c", "exit 7"], outlives_start=True)
+    argv = rank.reported(["sh", "-c", "exit 7"], outlives_start=True)
     assert "ended with 7\n" in subprocess.run(argv, capture_output=True, text=True, timeout=20).stderr
 
 
 def test_arguments_of_a_rank_pass_as_they_are(tmp_path: Path) -> None:
     hostile = ["a'; echo foo", "$HOME `id`", "two\nlines", "", "*"]
     show = "import sys; print(ascii(sys.argv[1:]))"
-    done = subprocess.run(rank.told([sys.executable, "-c", show, *hostile]), capture_output=True, text=True, timeout=20)
+    done = subprocess.run(
+        rank.reported([sys.executable, "-c", show, *hostile]), capture_output=True, text=True, timeout=20
+    )
     assert done.stdout == ascii(hostile) + "\n"
 
 
