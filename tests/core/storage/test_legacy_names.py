@@ -197,10 +197,7 @@ def test_the_callbacks_are_callbacks_of_transformers() -> None:
 
 def test_exceptions_are_found_where_the_docs_had_them() -> None:
     program = """
-import sys, metaflow
-from metaflow_extensions.gang import launchers
-import metaflow_extensions.gang.launchers.torchrun
-assert "metaflow_extensions.gang.launchers.torchrun.exceptions" not in sys.modules
+import metaflow
 for launcher, name in (("torchrun", "TorchrunException"), ("deepspeed", "DeepspeedException"), ("mpi", "MpiException"),
                        ("ray", "RayNotInstalledException"), ("tensorflow", "TooLate")):
     package = f"metaflow_extensions.gang.launchers.{launcher}"
