@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from metaflow.decorators import StepDecorator
@@ -50,6 +52,13 @@ def steps_without_split(graph: Any, step: str) -> list[str]:
         if step in member(node, "out_funcs", "a step of the flow's graph", purpose)
         and not member(node, "parallel_foreach", "a step of the flow's graph", purpose)
     ]
+
+
+def step_decorator(kind: type[Any]) -> Callable[..., Any]:
+    """What a flow file writes above a step, with or without arguments, for a class of decorators that no extension of
+    Metaflow has registered.
+    """
+    return partial(imported("metaflow.decorators", "_base_step_decorator", "take a decorator of your own"), kind)
 
 
 def leave_the_body(decorator: Any) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
-from metaflow.decorators import _base_step_decorator
-
-from ..metaflow_compat import refuse_to_spin
+from ..metaflow_compat import steps
+from ..metaflow_compat.version import refuse_to_spin
 from .decorator import GangDecorator
 
 
@@ -31,4 +29,4 @@ def step_decorator(kind: type[GangDecorator]) -> Callable[..., Any]:
     ... def train(self): ...
     """
     refuse_to_spin([kind.name])
-    return partial(_base_step_decorator, kind)
+    return steps.step_decorator(kind)

@@ -57,6 +57,7 @@ IMPORTED: dict[tuple[str, str], Callable[[], object]] = {
     ("metaflow.mflog.mflog", "ISOFORMAT"): task_logs.around_the_line,
     ("metaflow.mflog.mflog", "decorate"): task_logs.around_the_line,
     ("metaflow.plugins.parallel_decorator", "ParallelDecorator"): lambda: steps._parallel_decorator()().step_init(),
+    ("metaflow.decorators", "_base_step_decorator"): lambda: steps.step_decorator(Owner),
     ("metaflow.unbounded_foreach", "UBF_CONTROL"): lambda: steps.is_control("ubf_control"),
     ("metaflow.unbounded_foreach", "UBF_TASK"): lambda: tasks.command_of_node("train", {}),
     ("metaflow.cli_args", "cli_args"): lambda: tasks.command_of_node("train", {}),
