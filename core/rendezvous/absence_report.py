@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import os
 import socket
 import sys
 import time
@@ -73,17 +74,45 @@ def watch() -> None:
 
 def tell(text: str, detail: str = "", kind: str = "absent") -> None:
     """Leave word where nothing of the gang's is there yet: the task is known from its environment alone."""
-    if _settled or is_local() or len(pathspec()) != 4:
+    if _settled:
         return
-    flow, run, step, task = pathspec()
     try:
-        kind, root = environment.datastore()
-        datastore = open_flow_datastore(flow, kind, root)
-        meeting = DatastoreMeeting(datastore, flow, run, step, environment.control_task(task), environment.attempt())
-        node = environment.node_index(configuration.is_control_command())
+        found = _place()
     except Exception:  # in the midst of Python's end, or of a package's import: what can be told is told
         return
-    leave_word(meeting, node, {"kind": kind, "text": text, "detail": detail})
+    if found is not None:
+        leave_word(*found, {"kind": kind, "text": text, "detail": detail})
+
+
+def notice_program(is_control: bool) -> dict[str, Any] | None:
+    """The program by which this node's guard leaves word where this process dies before it has joined; what it tells
+    comes as the last argument. None where control's guard sees the ends of all.
+    """
+    if is_local() or len(pathspec()) != 4:
+        return None
+    # Metaflow first: it loads its extensions.
+    program = f"import sys, metaflow, importlib; importlib.import_module({__name__!r}).tell_for_another(sys.argv[-1])"
+    context = [configuration.CONTROL] if is_control else []
+    return {"argv": [sys.executable, "-c", program, *context], "env": dict(os.environ), "cwd": os.getcwd()}
+
+
+def tell_for_another(text: str) -> None:
+    """Leave word for a process that is dead, in its environment, unless it has left its own, which says more. Raises
+    what the datastore does.
+    """
+    found = _place()
+    if found is not None and not (found[0].word() if found[1] else found[0].story()):
+        leave_word(*found, {"kind": "absent", "text": text, "detail": ""})
+
+
+def _place() -> tuple[DatastoreMeeting, int] | None:
+    """Where the nodes of this process's gang meet, and which node it is; None where it is none of a cluster's."""
+    if is_local() or len(pathspec()) != 4:
+        return None
+    flow, run, step, task = pathspec()
+    datastore = open_flow_datastore(flow, *environment.datastore())
+    meeting = DatastoreMeeting(datastore, flow, run, step, environment.control_task(task), environment.attempt())
+    return meeting, environment.node_index(configuration.is_control_command())
 
 
 def _ended() -> None:

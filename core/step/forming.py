@@ -132,6 +132,7 @@ class Forming:
             interrupt_signal=int(INTERRUPT),
             stacks_signal=int(STACKS),
             watch_parent=self._run,
+            notice_program=absence_report.notice_program(self._is_control) if self._num_nodes > 1 else None,
             seen_by_control=local_nodes.MEETING_VARIABLE in os.environ,
             notice=current.get("spot_termination_notice"),
             since=LOADED,

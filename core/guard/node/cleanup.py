@@ -27,6 +27,8 @@ SAVER_TIMEOUT_S = 10.0
 
 def tidy(node: Node) -> None:
     """End descendants and strays, store logs, give back ports, remove the private folder."""
+    if node.notice is not None:
+        node.notice.wait()  # before everything that descends from here is ended
     if node.callers is not None:
         node.callers.close()
     if node.peers is not None:

@@ -22,6 +22,7 @@ from ..processes.exit_status import Program, deserted, task_failure
 from ..processes.stopped import Stopped
 from ..processes.task_children import TaskChildren
 from ..processes.watch import TaskWatch
+from ..text import how_it_ended
 from . import cleanup
 from .pending_requests import Desk
 from .preemption import Preemption
@@ -36,6 +37,7 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from ..loop.framing import Header
     from ..remote_command.local_server import Callers
     from ..remote_command.node_server import PeerServer
+    from .meeting_notice import MeetingNotice
 
 GONE_GRACE_S = 5.0
 """How long control's guard waits for the other guards once its own task is dead. The tasks that it has started itself
@@ -74,6 +76,7 @@ class Node:
         self.gang_id = ""
         self.task_pid = task_pid
         self.saver: Header | None = None
+        self.notice: MeetingNotice | None = None  # until all nodes have joined, on a cluster
         self.leases: list[PortLease] = []
         self.control_guard = 0  # in a local gang, on nodes other than 0: its process
         self.seen_by_control = False  # whether control's guard is the task's parent, and sees its end
@@ -363,6 +366,10 @@ class Node:
             self.say(self.told["report"])  # it has not heard it: something else was faster, as JAX's own abort is
         self._awaits_story = self.stopping and not self.bye
         if not self.bye and not self.unwound and self._is_to_tell_of_its_task():
+            if self.notice is not None and not self.stopping and not self._is_heard_by_all:
+                code = self._watch.exit_code
+                how = "died" if code is None else how_it_ended(code)
+                self.notice.leave(f"the node's task {how} before it joined")
             self.fail(task_failure(self.index, self._watch.exit_code, self.body_done))
         if not self.bye:
             self.loop.call_later(GONE_GRACE_S, self._gone_long_enough)
@@ -376,6 +383,11 @@ class Node:
         if self.stopping and self.signals[0] and self._watch.exit_code == -self.signals[0]:
             return False
         return not self.seen_by_control or (self.uplink is not None and self.uplink.connected)
+
+    @property
+    def _is_heard_by_all(self) -> bool:
+        """Whether the hub tells all nodes of a failure. Node 0's own cannot tell those that have not come yet."""
+        return self.index > 0 and self.uplink is not None and self.uplink.connected
 
     def run_gone(self) -> None:
         """The process of the run has ended, which nobody outlives."""

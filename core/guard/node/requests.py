@@ -72,6 +72,10 @@ class Requests:
             self._node.task_children.watch_output()
         elif not process_table.sees_all():
             self._node.say(NO_PROC)
+        if header.get("notice_program"):
+            from .meeting_notice import MeetingNotice
+
+            self._node.notice = MeetingNotice(header["notice_program"], self._node.err)
         self._node.ending.hooks_s = header.get("end_timeout", self._node.ending.hooks_s)
         launches.UNKILLABLE_S = header.get("unkillable_timeout", launches.UNKILLABLE_S)
         if "sigterm" in header:
@@ -136,6 +140,7 @@ class Requests:
     def all_joined(self, nodes: list[Header]) -> None:
         """The hub has the last node."""
         self._roster = nodes
+        self._node.notice = None
         self._node.desk.answer_all("join", {"nodes": nodes})
 
     def node_failed(self, request: int, header: Header, payload: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,33 @@ def test_a_node_that_ends_before_it_has_joined_is_told_by_all(
             for output in others:
                 assert re.search(rf"The first failure was on node {who}\b[^:]*: .*{told}", output), (how, output)
                 assert "did not join" not in output and "the body runs" not in output, output
+
+
+@pytest.mark.parametrize("who", [1, 0])
+def test_a_task_that_is_killed_before_it_has_joined_is_told_by_its_guard(tmp_path: Path, who: int) -> None:
+    """Node 1 while node 0 is not there yet, node 0 while node 2 is not: by who was there, and by who comes then."""
+    with remote_gang(tmp_path, FLOW.replace("mpi(", "gang(").replace(" mpi,", " gang,"), 3) as gang:
+        killed, early = gang.start(who), [gang.start(1)] if who == 0 else []
+        folders = gang.folder / "tmp" / killed.host.name
+        wait_for(lambda: list(folders.glob("metaflow-gang-*/gangs/*/owned")))
+        for task in early:
+            task.wait_for("at the step's decorators", START_S)
+        killed.kill()
+        told_at = time.monotonic()
+        late = [gang.start(node) for node in ((2,) if who == 0 else (0, 2))]
+        outputs = all_fail([*early, *late], told_at, START_S, f"SIGKILL of node {who}", may_crash=True)
+        killed.wait(END_S)
+        for output in outputs:
+            told = rf"The first failure was on node {who}\b[^:]*: the node's task was killed by SIGKILL"
+            assert re.search(told, output), output
+            assert "did not join" not in output and "the body runs" not in output, output
+
+
+def wait_for(there: Callable[[], object]) -> None:
+    deadline = time.monotonic() + START_S
+    while not there():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def without_mpirun(folder: Path) -> str:
