@@ -39,7 +39,7 @@ def read_entrypoint(
     options: str,
     number_lines: bool = False,
 ) -> Entrypoint:
-    """Checks ``entrypoint`` and turns ``entrypoint_args`` into what it takes.
+    """Check ``entrypoint`` and turn ``entrypoint_args`` into what it takes.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def read_entrypoint(
 
 
 def check_script(path: str) -> None:
-    """Raises BadAttribute where there is no such script, with what it may have been meant to be."""
+    """Raise BadAttribute where there is no such script, with what it may have been meant to be."""
     if os.path.isfile(path) or os.path.isfile(os.path.join(path, "__main__.py")):
         return
     full = os.path.abspath(path)

@@ -23,7 +23,7 @@ def run_program(
     failed: type[GangException],
     peer_lost: tuple[str, ...] = (),
 ) -> None:
-    """Runs ``what`` on this node, and waits for it. Its rank is the node's index.
+    """Run ``what`` on this node, and wait for it. Its rank is the node's index.
 
     Parameters
     ----------

@@ -15,7 +15,7 @@ R = TypeVar("R")
 
 
 def suggesting(call: str, places: dict[str, Collection[str]]) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Has a function refuse arguments that it does not have with a sentence that says where they belong.
+    """Have a function refuse arguments that it does not have with a sentence that says where they belong.
 
     Parameters
     ----------

@@ -176,7 +176,7 @@ class Runs:
         node: int = 0,
         where: str = "",
     ) -> None:
-        """Launches on every node, on other ports of node ``node`` where foreign programs take those that were chosen.
+        """Launch on every node, on other ports of node ``node`` where foreign programs take those that were chosen.
 
         Parameters
         ----------

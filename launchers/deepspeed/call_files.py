@@ -79,7 +79,7 @@ def target(
 
 @contextlib.contextmanager
 def tidied(folder: str, name: str) -> Iterator[None]:
-    """Remove at the block's end what was written for one call, which may have held a secret."""
+    """Remove the files of one call, which may hold a secret, at the end of the block."""
     try:
         yield
     finally:

@@ -60,14 +60,14 @@ class DeepspeedDecorator(GangDecorator):
     }
 
     def check_attributes(self) -> None:
-        """Raises BadAttribute for a value that cannot be meant."""
+        """Raise BadAttribute for a value that cannot be meant."""
         super().check_attributes()
         if self.attributes["transport"] not in TRANSPORTS:
             listed = ", ".join(map(repr, TRANSPORTS))
             raise BadAttribute(f"@deepspeed(transport={self.attributes['transport']!r}): it is one of {listed}.")
 
     def preflight(self) -> None:
-        """Raises DeepspeedMissing where the ranks would not find DeepSpeed."""
+        """Raise DeepspeedMissing where the ranks would not find DeepSpeed."""
         if importlib.util.find_spec("deepspeed") is None:
             raise DeepspeedMissing(package_missing(self.task.step_name, "DeepSpeed", "deepspeed"))
 

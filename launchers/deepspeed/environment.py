@@ -1,4 +1,4 @@
-"""Variables for DeepSpeed's ranks: the accelerator, the user's own file of them, and what a step has changed."""
+"""Variables for DeepSpeed's ranks: the accelerator, those of the user's own file, and those that a step has changed."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def accelerator_variables(gpus: int, environ: Mapping[str, str]) -> dict[str, st
 
 
 def environment_file(environ: Mapping[str, str], cwd: str) -> dict[str, str]:
-    """What DeepSpeed's own ``.deepspeed_env`` has, of the home and the working folder.
+    """The variables in DeepSpeed's own ``.deepspeed_env`` of the home and the working folder.
 
-    DeepSpeed would write it on the command line of whatever starts the ranks of other nodes, for everybody to read.
+    DeepSpeed would write it on the command line that starts the ranks of other nodes, where everybody can read it.
     """
     name = environ.get("DS_ENV_FILE", ".deepspeed_env")
     found: dict[str, str] = {}
@@ -42,7 +42,7 @@ def _split(line: str) -> tuple[str, str]:
 
 
 def difference(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str | None]:
-    """What has changed between two environments; None for what is gone."""
+    """The variables that differ between two environments; None for one that is gone."""
     changed: dict[str, str | None] = {name: value for name, value in now.items() if before.get(name) != value}
     changed.update({name: None for name in before if name not in now})
     return changed

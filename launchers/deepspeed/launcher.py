@@ -89,7 +89,7 @@ class DeepspeedExecutor:
         local_output_dir: str | os.PathLike[str] | None = None,
         cloud_output_dir: str | None = None,
     ) -> Any:
-        """Runs ``entrypoint`` in every rank, on all nodes at once. Every node has to call it.
+        """Run ``entrypoint`` in every rank, on all nodes at once. Every node has to call it.
 
         Parameters
         ----------
@@ -161,7 +161,7 @@ class DeepspeedExecutor:
         environ = {**os.environ, **self._variables()}
         base = unshown(environ)
         if transport != "none" and self._remote is None:
-            # Commands on this node get the environment as it is now; what later calls change goes by another way.
+            # Commands on this node get the environment as it is now; later changes go into the ranks' record.
             own = {**base, FOLDER: gang.folder}
             self._remote = Remote.form(gang, self._transport, self._missing, own)
             for pattern in LEFT_BY_MPICH:
@@ -187,7 +187,7 @@ class DeepspeedExecutor:
             write_files(job, what, difference(remote.environ if remote else base, environ))
             gang.own_files(job.shared_memory)
             if transport != "none":
-                gang.barrier()  # a rank may start anywhere from here on
+                gang.barrier()  # from here on, a rank may start on any node
             if job.starts_here:
                 gang.launch(plan(job))
             gang.barrier()
@@ -210,7 +210,7 @@ class DeepspeedExecutor:
 
 
 def differ(name: str, first: object, other: object, node: int) -> str:
-    """The message for nodes that do not mean the same world."""
+    """The message for nodes that call ``run()`` with different values."""
     return (
         f"The nodes call current.deepspeed.run() differently: {name} are {first} on node 0 and {other} on node {node}. "
         "Give every node the same deepspeed_args."
@@ -218,6 +218,6 @@ def differ(name: str, first: object, other: object, node: int) -> str:
 
 
 def collect_nothing(gang: Gang, what: Entrypoint) -> None:
-    """A node that takes no part is there when the others exchange what their ranks returned."""
+    """Take part in the exchange of return values on a node that has no ranks."""
     if what.call is not None:
         gang.all_gather([])

@@ -1,4 +1,4 @@
-"""Which slots of which nodes take part in one call, as deepspeed's own options choose them."""
+"""The nodes and slots of one call, as deepspeed's own options choose them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Layout:
 
 
 def label(node: int) -> str:
-    """What a node is called in hostfiles: nodes of one machine share its address and its name."""
+    """A node's name in hostfiles: nodes of one machine share its address and its hostname."""
     return f"node{node}"
 
 

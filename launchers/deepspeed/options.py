@@ -1,4 +1,4 @@
-"""DeepSpeed's own options as the user gave them: read, and checked against the gang."""
+"""Reads DeepSpeed's own options, and checks them against the gang."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _FLAGS = frozenset(
     }
 )  # fmt: skip
 
-# What the gang knows itself, and why the option cannot be meant.
+# Options that the gang sets itself, with the reason why a user must not.
 _OURS = {
     "hostfile": "the gang writes one for each call",
     "master_addr": "the gang knows it",
     "node_rank": "each node knows its own",
     "ssh_port": "the nodes reach each other by ssh of the gang's own",
 }
-# What the gang turns into a hostfile, and what stands between DeepSpeed and a rank.
+# Options that end up in the hostfile, or that the rank's wrapper takes care of.
 _CONSUMED = frozenset(
     {
         "num_nodes", "num_gpus", "include", "exclude", "master_port", "module", "no_python", "no_local_rank", "no_ssh",
@@ -54,17 +54,17 @@ class Options:
     values: Mapping[str, str | None]
 
     def passed_on(self) -> list[str]:
-        """Those that DeepSpeed's launcher gets as they are."""
+        """The options that DeepSpeed's launcher gets unchanged."""
         return to_argv(self.values, _CONSUMED)
 
     @property
     def launcher(self) -> str:
-        """What starts DeepSpeed on the other nodes, in small letters; "" where the user names none."""
+        """The option ``launcher``, which starts ranks on other nodes, in lower case; "" where there is none."""
         return (self.values.get("launcher") or "").lower()
 
 
 def read_options(deepspeed_args: Mapping[str, Any] | Sequence[Any] | None) -> Options:
-    """Reads ``deepspeed_args``: a dict, or a list of words as on deepspeed's own command line.
+    """Read ``deepspeed_args``: a dict, or a list of words as on deepspeed's own command line.
 
     Raises
     ------

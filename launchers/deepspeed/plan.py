@@ -41,7 +41,7 @@ _WITH_HELPER = ("mpich", "impi")
 
 @dataclass(frozen=True)
 class Job:
-    """One call of ``current.deepspeed.run``, with everything that the nodes had to agree upon.
+    """One call of ``current.deepspeed.run``, with all values that the nodes have agreed on.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def hostfile_text(job: Job) -> str:
 
 
 def plan(job: Job) -> LaunchPlan:
-    """DeepSpeed's launcher on this node. Starts nothing, and asks the system nothing."""
+    """DeepSpeed's launcher on this node. A pure function."""
     argv = [job.python, "-m", "deepspeed.launcher.runner", f"--hostfile={job.hostfile}"]
     argv += [f"--master_addr={job.main_address}", f"--master_port={job.port}", *job.options.passed_on()]
     if job.layout.include():
@@ -138,7 +138,7 @@ def plan(job: Job) -> LaunchPlan:
 
 
 def _remote(job: Job) -> list[str]:
-    """How control starts the ranks of other nodes."""
+    """The options by which control starts the ranks of other nodes."""
     launcher = job.options.launcher or "pdsh"
     own = job.options.values.get("launcher_args") or ""
     added: list[str] = []
@@ -155,7 +155,7 @@ def _remote(job: Job) -> list[str]:
     if words:
         argv.append(f"--launcher_args={words}")
     if job.layout.nodes != (0,):
-        argv.append("--force_multi")  # one node alone would be taken for this one
+        argv.append("--force_multi")  # DeepSpeed takes a single node for this one
     return argv
 
 
@@ -165,14 +165,14 @@ def unshown(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def launcher_environment(job: Job) -> dict[str, str]:
-    """What control's launcher gets where it starts ranks on other nodes: how to reach them."""
+    """The environment of control's launcher where it starts ranks on other nodes: how it reaches them."""
     environ = dict(job.environ)
     path = environ.get("PATH", os.defpath)
     ssh = os.path.join(job.rsh, "ssh")
     environ.update(
         PATH=f"{job.rsh}{os.pathsep}{path}",
         PDSH_SSH_ARGS_APPEND="",
-        DS_ENV_FILE=os.path.join(job.folder, "no-such-file"),  # what is in the user's has been read
+        DS_ENV_FILE=os.path.join(job.folder, "no-such-file"),  # the user's file has been read already
         # A list, of which the first that is there is taken: the daemons on the other nodes get it, too, look for it
         # and crash where nothing is found. This node's is nowhere else; they start nothing, so any program will do.
         OMPI_MCA_plm_rsh_agent=f"{ssh}:sh",

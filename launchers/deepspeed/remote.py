@@ -13,8 +13,8 @@ from ...core.remote_shell.channel import Peers
 from ...core.remote_shell.choice import reach
 from ...core.remote_shell.hostfile import write_private
 
-# When it is ended itself, DeepSpeed's launcher has pdsh kill by name whatever looks like a launcher on any node, that
-# of another gang on the same machine as well. The guards end what is ours.
+# When it is ended itself, DeepSpeed's launcher has pdsh kill by name every process that looks like a launcher, on any
+# node, also that of another gang on the same machine. The guards end the gang's own processes.
 _SSH = """\
 #!/bin/sh
 case "$*" in *"pkill -f"*) exit 0 ;; esac
@@ -24,7 +24,7 @@ exec {rsh} "$@"
 
 @dataclass(frozen=True)
 class Remote:
-    """How ranks of other nodes are started, and the environment that they are started with on this node."""
+    """The way to start ranks on other nodes, and the environment of ranks on this node."""
 
     folder: str
     environ: Mapping[str, str]

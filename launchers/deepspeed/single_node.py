@@ -31,7 +31,7 @@ from .plan import Job, plan, unshown
 
 
 class SingleNode:
-    """What ``DeepspeedExecutor.for_single_node`` gives: :meth:`run` as in a gang, over this machine's slots."""
+    """The result of ``DeepspeedExecutor.for_single_node``: :meth:`run` as in a gang, over this machine's slots."""
 
     def __init__(self, flow: Any, use_gpu: bool = False, n_slots: int = 1) -> None:
         if n_slots < 1:
@@ -53,7 +53,7 @@ class SingleNode:
         local_output_dir: str | os.PathLike[str] | None = None,
         cloud_output_dir: str | None = None,
     ) -> Any:
-        """Runs ``entrypoint`` in every rank of this machine; parameters, returns and exceptions as in a gang.
+        """Run ``entrypoint`` in every rank of this machine; parameters, returns and exceptions as in a gang.
 
         Raises
         ------

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 if __name__ == "__main__" and sys.path and __file__.startswith(sys.path[0] + "/"):
-    # The script's own folder comes first on the path, and holds another horovod.
+    # The script's own folder comes first on the path, and has another module horovod.
     del sys.path[0]
 
 import socketserver
@@ -20,7 +20,7 @@ from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPSer
 
 
 class Server(RendezvousHTTPServer):  # type: ignore[misc]
-    """Ready for all ranks at once, and slow at nothing but what they ask."""
+    """Accepts all ranks at once, and does nothing slow besides what they ask for."""
 
     request_queue_size = 1024
     daemon_threads = True
@@ -32,7 +32,7 @@ class Server(RendezvousHTTPServer):  # type: ignore[misc]
 
 
 def main(address: str, port: str, hosts: str) -> None:
-    """Serves the world of these hosts. Raises OSError where the port is not free."""
+    """Serve the world of these hosts. Raises OSError where the port is not free."""
     slots: list[Any] = parse_hosts(hosts)
     server = Server((address, int(port)), RendezvousHandler, False)
     server.init(get_host_assignments(slots, sum(host.slots for host in slots)))

@@ -1,4 +1,4 @@
-"""Horovod without MPI: ``horovod_run`` starts its ranks on all nodes of a gang and gives them its gloo contract.
+"""Horovod without MPI: ``horovod_run`` starts its ranks on all nodes of a gang, with the variables of its gloo mode.
 
 Horovod itself is imported in processes of their own only: in the ranks, and in the server through which they find each
 other, which is Horovod's and runs on control.
@@ -43,7 +43,7 @@ PEER_LOST = (
     r"'gloo::IoException'\n +what\(\): [^\n]*(?:gloo/transport/\w+/\w+|http_store)\.cc:\d+\] "
     r"(?:Connection closed by peer|Read error|Write error|connect \[|Timed out waiting|Wait timeout)",
 )
-"""What ranks write who have lost another one: each line was seen in the output of Horovod 0.28.1."""
+"""Regular expressions of a rank's messages where another rank failed first, as Horovod 0.28.1 prints them."""
 
 _told: set[str] = set()
 
@@ -61,7 +61,7 @@ def horovod_run(
     nproc_per_node: int | str | None = None,
     env: Mapping[str, str] | None = None,
 ) -> None:
-    """Runs a script in every rank of a Horovod world over gloo, on all nodes at once. Every node has to call it.
+    """Run a script in every rank of a Horovod world over gloo, on all nodes at once. Every node has to call it.
 
     It belongs into a step whose body runs on all nodes, as @gang's does; ``hvd.init()`` in the script finds the others.
     Returns when all ranks of this node have ended well. Each call is a world of its own.
@@ -163,7 +163,7 @@ def horovod_environment(
 def plan(
     command: Sequence[str], variables: Sequence[Mapping[str, str]], environ: Mapping[str, str], prefix: str
 ) -> LaunchPlan:
-    """The ranks of one node. Starts nothing, and asks the system nothing.
+    """The ranks of one node. A pure function.
 
     Parameters
     ----------
@@ -245,7 +245,7 @@ def _checked(env: Mapping[str, str] | None) -> Mapping[str, str]:
 
 
 def _require_horovod() -> None:
-    """As the ranks would look for it, whose working folder, path and interpreter are the task's."""
+    """Raise where the ranks, whose working folder, path and interpreter are the task's, would not find Horovod."""
     found = importlib.util.find_spec("horovod")
     if found is None or found.origin is None:
         raise ToolMissing(f"horovod_run() needs Horovod, and {sys.executable} has none. {_HOW_TO_BUILD}")
@@ -264,7 +264,7 @@ def _require_ipv4(address: str) -> None:
 
 
 def _start_server(gang: Gang, names: Sequence[str], slots: Sequence[int]) -> int:
-    """Horovod's rendezvous for this world, running on this node until the gang ends; its port."""
+    """Start Horovod's rendezvous server on this node, which runs until the gang ends; its port."""
     script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "rendezvous.py")
     hosts = ",".join(f"{name}:{count}" for name, count in zip(names, slots, strict=True))
     for attempt in range(PORT_TRIES):
@@ -278,14 +278,14 @@ def _start_server(gang: Gang, names: Sequence[str], slots: Sequence[int]) -> int
             gang.start(server, SERVER_READY, SERVER_START_S)
             break
         except ProcessFailed as failure:
-            # Another program was faster.
+            # Another program took the port in between.
             if ADDRESS_IN_USE not in failure.tail or attempt == PORT_TRIES - 1:
                 raise
     return port
 
 
 def _tell(variables: Mapping[str, str], environ: Mapping[str, str]) -> None:
-    """What was set where the user set nothing, once in this task."""
+    """Show the variables that the user has not set, once in this task."""
     chosen = [f"{name}={variables[name]}" for name in DEFAULTS if name in variables and name not in environ]
     untold = [text for text in chosen if text not in _told]
     if untold:

@@ -118,7 +118,7 @@ class CardFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Removes the folder that was made for it."""
+        """Remove the folder that was made for it."""
         if self._folder is not None:
             self._folder.cleanup()
 

@@ -15,7 +15,7 @@ PREEMPTION = "JAX_ENABLE_PREEMPTION_SERVICE"
 """JAX's variable, and in lower case its setting, for a service that replaces the handler of SIGTERM."""
 
 MODULE = "jax._src.clusters"
-"""Where JAX keeps the kinds of clusters that it knows; each is a subclass of its ClusterEnv."""
+"""JAX's module of the kinds of clusters that it knows; each is a subclass of its ClusterEnv."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ def tell_jax(place: Place) -> None:
 
 
 def _leave_sigterm() -> None:
-    """Have JAX's coordination service leave SIGTERM alone, which ends the gang and has it save: it would take note of
-    it and go on. A user who has set this one way or the other keeps it.
+    """Have JAX's coordination service leave SIGTERM alone, which ends the gang and has it save: the service would only
+    note it and go on. A user's own setting is kept.
     """
     if PREEMPTION in os.environ:
         return
@@ -86,7 +86,7 @@ def _register(module: ModuleType, place: Place) -> None:
 
 
 class _AfterImport(MetaPathFinder):
-    """Registers the gang as soon as JAX's list of clusters has been loaded."""
+    """Register the gang as soon as JAX's list of clusters has been loaded."""
 
     def __init__(self, place: Place) -> None:
         self._place = place

@@ -49,7 +49,7 @@ class JaxDecorator(GangDecorator):
     _gang: Gang | None = None
 
     def preflight(self) -> None:
-        """Raises JaxMissing where there is no JAX."""
+        """Raise JaxMissing where there is no JAX."""
         if importlib.util.find_spec("jax") is None:
             raise JaxMissing(package_missing(self.task.step_name, "JAX", "jax"))
 
@@ -58,7 +58,7 @@ class JaxDecorator(GangDecorator):
         return {"port": free_port()}
 
     def form(self, gang: Gang) -> dict[str, object]:
-        """Tells JAX of the gang."""
+        """Register the gang with JAX."""
         self._gang = gang
         port = offered(gang)["port"]
         host = f"[{gang.main_address}]" if ":" in gang.main_address else gang.main_address
@@ -67,7 +67,7 @@ class JaxDecorator(GangDecorator):
         return {"jax": place}
 
     def leave(self, ok: bool) -> None:
-        """Ends this process's part in JAX's cluster, together with the others'.
+        """End this process's part in JAX's cluster, together with the others'.
 
         JAX does it when Python ends, which is too late for a gang whose nodes end one after the other, and never comes
         to an end where another node is gone.

@@ -67,7 +67,7 @@ class MPIDecorator(GangDecorator):
     _flavour: Flavour
 
     def check_attributes(self) -> None:
-        """Raises BadAttribute for a value that cannot be meant."""
+        """Raise BadAttribute for a value that cannot be meant."""
         super().check_attributes()
         if self.attributes["transport"] not in TRANSPORTS:
             raise BadAttribute(
@@ -75,7 +75,7 @@ class MPIDecorator(GangDecorator):
             )
 
     def preflight(self) -> None:
-        """Raises ToolMissing where there is no MPI, on any node: each starts its own ranks."""
+        """Raise ToolMissing where there is no MPI, on any node: each starts its own ranks."""
         self._flavour = find_mpi(os.environ)
 
     def form(self, gang: Gang) -> dict[str, object]:

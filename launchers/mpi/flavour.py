@@ -1,4 +1,4 @@
-"""Which MPI is here: found as a shell would find it, and asked what it is."""
+"""Finds the MPI on this node, as a shell would find it, and its kind and version."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class MPIExecutor:
         env: Mapping[str, str] | None = None,
         stdin: Stdin = None,
     ) -> None:
-        """Runs ``program`` by mpirun, and waits for it.
+        """Run ``program`` by mpirun, and wait for it.
 
         Parameters
         ----------
@@ -125,7 +125,7 @@ class MPIExecutor:
         self._run("mpiexec", args, program, program_args, env, stdin)
 
     def cc(self, args: Words = None) -> None:
-        """Compiles C by this MPI's compiler on this node; :meth:`broadcast_file` brings the program to the others.
+        """Compile C by this MPI's compiler on this node; :meth:`broadcast_file` brings the program to the others.
 
         Parameters
         ----------
@@ -154,7 +154,7 @@ class MPIExecutor:
         self._launch(LaunchPlan((process,)), shlex.join(argv))
 
     def broadcast_file(self, filename: str | os.PathLike[str], to: str | os.PathLike[str] | None = None) -> None:
-        """Copies a file of this node to all others, whole or not at all.
+        """Copy a file of this node to all others, whole or not at all.
 
         Parameters
         ----------

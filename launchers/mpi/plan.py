@@ -1,4 +1,4 @@
-"""Pure: from what the user asks for to mpirun's command line, for each flavour."""
+"""The command line of mpirun for each flavour of MPI, as data."""
 
 from __future__ import annotations
 

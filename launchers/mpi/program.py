@@ -1,4 +1,4 @@
-"""What the user wants run under MPI: words for a command line, and Python in the way that aborts with its world."""
+"""The user's program as a command line, with Python in a form that aborts all ranks on an exception."""
 
 from __future__ import annotations
 

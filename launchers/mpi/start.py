@@ -1,4 +1,4 @@
-"""What a rank does before it becomes its program: a line of shell that finds the program and opens its stdin.
+"""The line of shell that a rank runs before its program: it finds the program and opens its stdin.
 
 mpirun would look for the program itself, but what it starts is our shell. And it is no good at stdin: Open MPI 5 gives
 rank 0 one without an end, MPICH all others, and MPICH ends a rank 0 that does not read fast enough.

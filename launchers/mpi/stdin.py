@@ -1,4 +1,4 @@
-"""What the user gives rank 0 to read."""
+"""The stdin of rank 0: a file, or bytes, of the user's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Stdin = str | os.PathLike[str] | bytes | None
 
 
 def check_stdin(stdin: Stdin) -> None:
-    """Raises BadAttribute where ``stdin`` is neither bytes nor the path of something that can be read."""
+    """Raise BadAttribute where ``stdin`` is neither bytes nor the path of something that can be read."""
     if stdin is None or isinstance(stdin, bytes):
         return
     if not isinstance(stdin, str | os.PathLike):

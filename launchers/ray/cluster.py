@@ -1,4 +1,4 @@
-"""``current.ray``: where the cluster is, who is in it, and scripts on its head node."""
+"""``current.ray``: the cluster's address and nodes, and scripts on its head node."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class RayCluster:
         entrypoint_args: Mapping[str, Any] | Sequence[Any] | None = None,
         env: Mapping[str, str] | None = None,
     ) -> Any:
-        """Runs a script, or a function, on the head node, in a process of its own, and waits for it.
+        """Run a script, or a function, on the head node, in a process of its own, and wait for it.
 
         ``ray.init()`` in it joins this cluster. What it prints is in this task's log.
 

@@ -107,7 +107,7 @@ class RayDecorator(GangDecorator):
         self.memory, self.shared_memory = requested(decos, "memory"), requested(decos, "shared_memory")
 
     def check_attributes(self) -> None:
-        """Raises BadAttribute for a value that cannot be meant."""
+        """Raise BadAttribute for a value that cannot be meant."""
         super().check_attributes()
         for name in ("main_port", "dashboard_port"):
             self.attributes[name] = read_port(self.attributes[name], f"@metaflow_ray({name}=...)")
@@ -119,7 +119,7 @@ class RayDecorator(GangDecorator):
                 raise BadAttribute(f"@metaflow_ray({name}={value!r}): it is one of {', '.join(map(repr, known))}.")
 
     def preflight(self) -> None:
-        """Raises RayNotInstalledException where there is no Ray."""
+        """Raise RayNotInstalledException where there is no Ray."""
         self._install = installed_ray(self.task.step_name)
 
     def tolerates_lost_nodes(self) -> bool:
@@ -133,7 +133,7 @@ class RayDecorator(GangDecorator):
         return debug or any(self.attributes[name] is not None for name in ("logging_level", "log_style"))
 
     def form(self, gang: Gang) -> dict[str, object]:
-        """Starts Ray on every node, and has the step's programs find it."""
+        """Start Ray on every node, and have the step's programs find it."""
         formed = form_cluster(gang, self, self._install)
         if not gang.is_control:
             return {}

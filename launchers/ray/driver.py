@@ -1,4 +1,4 @@
-"""The step's own process as a Ray driver: that it finds the cluster, may use it, and leaves it."""
+"""The step's own process as a Ray driver: how it finds the cluster, authenticates, and disconnects."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LEAVE_S = 1.0
 
 
 def use_cluster(variables: Mapping[str, str], environ: MutableMapping[str, str]) -> None:
-    """Has ``ray.init()`` in the step, and in the programs it starts, join the cluster."""
+    """Have ``ray.init()`` in the step, and in the programs it starts, join the cluster."""
     before = dict(environ)
     address = before.get("RAY_ADDRESS")
     if address and address != variables["RAY_ADDRESS"]:
@@ -33,7 +33,7 @@ def use_cluster(variables: Mapping[str, str], environ: MutableMapping[str, str])
 
 
 def leave_cluster(ok: bool) -> None:
-    """Ends this process's connection to Ray, where it has one: without a head, Ray would wait a minute for it.
+    """End this process's connection to Ray, where it has one: without a head, Ray would wait a minute for it.
 
     After a failure (not ``ok``) it is given up where that takes long, since Ray itself may be gone by then.
     """

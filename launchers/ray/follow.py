@@ -1,4 +1,4 @@
-"""Shows what Ray's workers on this node write, as they write it: ``python -I -S follow.py FOLDER``, until it is ended.
+"""Shows the output of Ray's workers on this node as it comes: ``python -I -S follow.py FOLDER``, until it is ended.
 
 Ray itself shows it to the program on the head alone. Standard library only, and nothing of this package.
 """

@@ -1,4 +1,4 @@
-"""How the nodes of a gang become a Ray cluster: they agree, start Ray, and wait until all are alive in it."""
+"""Makes a Ray cluster of the nodes of a gang: they agree on its settings, start Ray, and wait until all are alive."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Formed:
 
 
 def installed_ray(step: str) -> RayInstall:
-    """Looks for Ray without importing it, which takes a second.
+    """Look for Ray without importing it, which takes a second.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def installed_ray(step: str) -> RayInstall:
 
 
 def form_cluster(gang: Gang, decorator: RayDecorator, install: RayInstall) -> Formed:
-    """Starts Ray on this node as the others do on theirs; returns when all are alive in it. Every node must call it.
+    """Start Ray on this node as the others do on theirs; return when all are alive in it. Every node must call it.
 
     Raises
     ------

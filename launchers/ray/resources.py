@@ -1,4 +1,4 @@
-"""What a node offers Ray: processors, GPUs, memory, and the object store that lies in shared memory."""
+"""The resources that a node offers Ray: processors, GPUs, memory, and an object store in shared memory."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def offer(
     shm_free: int,
     sharing: int,
 ) -> Offer:
-    """Divides a node's memory between Ray's tasks and its object store.
+    """Divide a node's memory between Ray's tasks and its object store.
 
     Parameters
     ----------
@@ -126,6 +126,6 @@ def _meminfo() -> int:
 
 
 def _number(path: str) -> int:
-    """Raises ValueError where there is no limit ("max")."""
+    """Raise ValueError where there is no limit ("max")."""
     with open(path, encoding="ascii") as file:
         return int(file.read())

@@ -1,4 +1,4 @@
-"""Where Ray Train and Tune keep what has to outlive the cluster: a folder in the flow's datastore."""
+"""The folder in the flow's datastore in which Ray Train and Tune keep what has to outlive the cluster."""
 
 from __future__ import annotations
 

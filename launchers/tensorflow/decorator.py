@@ -66,7 +66,7 @@ class TensorflowDecorator(GangDecorator):
     _roles = Roles()
 
     def check_attributes(self) -> None:
-        """Raises BadAttribute for a value that cannot be meant."""
+        """Raise BadAttribute for a value that cannot be meant."""
         super().check_attributes()
         servers = whole_number(self.attributes["ps"])
         if servers is None or servers < 0:
@@ -74,7 +74,7 @@ class TensorflowDecorator(GangDecorator):
         self._roles = Roles(bool(self.attributes["chief"]), servers, bool(self.attributes["evaluator"]))
 
     def preflight(self) -> None:
-        """Raises TensorflowMissing where there is no TensorFlow, and TooLate where it cannot learn of the others."""
+        """Raise TensorflowMissing where there is no TensorFlow, and TooLate where it has been used already."""
         if importlib.util.find_spec("tensorflow") is None:
             raise TensorflowMissing(package_missing(self.task.step_name, "TensorFlow", "tensorflow"))
         if is_initialized():
@@ -85,7 +85,7 @@ class TensorflowDecorator(GangDecorator):
             )
 
     def form(self, gang: Gang) -> dict[str, object]:
-        """Agrees on an address for each node's task, and sets TF_CONFIG."""
+        """Agree on an address for each node's task, and set TF_CONFIG."""
         self._roles.check(gang.num_nodes)
         prefix = self.results_prefix(SUFFIX)
         executor = TensorflowExecutor.form(gang, self._roles, self.flow_datastore, prefix)
@@ -96,7 +96,7 @@ class TensorflowDecorator(GangDecorator):
         return {"tensorflow": executor}
 
     def advice(self, error: BaseException) -> str:
-        """What is known of errors that TensorFlow raises on several nodes."""
+        """Advice about errors that TensorFlow raises on several nodes."""
         return advice(error)
 
 

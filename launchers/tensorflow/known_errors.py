@@ -13,7 +13,7 @@ PEER_LOST = (
     r"cluster check alive failed, \S+ is down",
     r"Failed to send RPC to coordination service\. Either the leader task was preempted",
     r"task \S+ has been set to ERROR in coordination service",
-    # The same service, and its clients, where another process does not run any more, but is there: it is stopped.
+    # The same service, and its clients, where another process is stopped (SIGSTOP).
     r"RPC: /tensorflow\.CoordinationService/Heartbeat",
     r"The following tasks are unhealthy \(stopped sending heartbeats\)",
 )

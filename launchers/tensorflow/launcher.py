@@ -1,4 +1,4 @@
-"""``current.tensorflow``: a node's place among TensorFlow's tasks, and programs in a process of their own."""
+"""``current.tensorflow``: a node's task in TensorFlow's cluster, and programs in a process of their own."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class TensorflowExecutor:
 
     @classmethod
     def form(cls, gang: Gang, roles: Roles, flow_datastore: Any, results_prefix: str) -> TensorflowExecutor:
-        """Agrees with the other nodes. Every node must call it.
+        """Agree with the other nodes. Every node must call it.
 
         Raises
         ------
@@ -140,7 +140,7 @@ class TensorflowExecutor:
         local_output_dir: str | os.PathLike[str] | None = None,
         cloud_output_dir: str | None = None,
     ) -> Any:
-        """Runs a script, or a function, on every node, in a process of its own. Every node has to call it.
+        """Run a script, or a function, on every node, in a process of its own. Every node has to call it.
 
         The process gets a TF_CONFIG of its own, and its memory is free again when it has ended.
 

@@ -11,7 +11,7 @@ from ...core.exceptions import BadAttribute
 
 @dataclass(frozen=True)
 class Roles:
-    """How many nodes are what, besides workers; by index the chief comes first, then workers, ``ps`` and evaluator.
+    """How many nodes have a role other than worker; by index the chief comes first, then workers, ``ps`` and evaluator.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ class Roles:
     evaluator: bool = False
 
     def check(self, num_nodes: int) -> None:
-        """Raises BadAttribute where these roles leave no worker."""
+        """Raise BadAttribute where these roles leave no worker."""
         others = self.chief + self.ps + self.evaluator
         # A chief trains, too, but with parameter servers it only directs the workers.
         if num_nodes - others < (0 if self.chief and not self.ps else 1):

@@ -65,7 +65,7 @@ class TorchrunDecorator(GangDecorator):
     }
 
     def check_attributes(self) -> None:
-        """Raises BadAttribute for a value that cannot be meant."""
+        """Raise BadAttribute for a value that cannot be meant."""
         super().check_attributes()
         self._own_port()
         if self.attributes["nproc_per_node"] is not None:
@@ -79,7 +79,7 @@ class TorchrunDecorator(GangDecorator):
             )
 
     def preflight(self) -> None:
-        """Raises TorchNotInstalledException where the ranks would not find torch."""
+        """Raise TorchNotInstalledException where the ranks would not find torch."""
         if importlib.util.find_spec("torch") is None:
             raise TorchNotInstalledException(package_missing(self.task.step_name, "PyTorch", "torch"))
 

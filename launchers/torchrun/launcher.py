@@ -1,4 +1,4 @@
-"""``current.torch``: agrees with the other nodes on a world, and has its ranks run."""
+"""``current.torch``: agrees with the other nodes on the ranks of a call, and runs them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .options import TORCHRUN_OPTIONS, Options, check_nodes, choose_launcher, ch
 from .plan import Job, plan
 
 ALIKE = {"launcher": "launcher (chosen by the options)", "master_port": "master_port"}
-"""What all nodes have to call alike, as the user reads it."""
+"""The values that have to be the same on all nodes, with their names for the user."""
 
 
 class TorchrunExecutor:
@@ -65,7 +65,7 @@ class TorchrunExecutor:
         local_output_dir: str | os.PathLike[str] | None = None,
         cloud_output_dir: str | None = None,
     ) -> Any:
-        """Runs ``entrypoint`` in every rank, on all nodes at once. Every node has to call it.
+        """Run ``entrypoint`` in every rank, on all nodes at once. Every node has to call it.
 
         Parameters
         ----------
@@ -188,7 +188,7 @@ class TorchrunExecutor:
 
 
 def differ(name: str, first: object, other: object, node: int) -> str:
-    """The message for nodes that do not start their ranks in the same way."""
+    """The message for nodes that call ``run()`` with different values."""
     return (
         f"The nodes call current.torch.run() differently: {ALIKE[name]} is {first!r} on node 0 and {other!r} on node "
         f"{node}. Give every node the same torchrun_args, but for nproc_per_node."

@@ -1,4 +1,4 @@
-"""torchrun's options as the user gave them: read, checked against the gang, and sorted by who can honour them."""
+"""Reads torchrun's options, checks them against the gang, and finds those that need torchrun's agent."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ...core.exceptions import BadAttribute
 LAUNCHERS = ("direct", "torchrun")
 
 GANG_OPTIONS = ("nnodes", "master_addr", "master_port", "node_rank", "nproc_per_node")
-"""What the gang itself knows; in the order in which the agent gets them."""
+"""Options that the gang sets itself, in the order in which the agent gets them."""
 
-# What ranks that are started directly can be given; everything else is the agent's to do.
+# Options that need no agent.
 _DIRECT_OPTIONS = frozenset((*GANG_OPTIONS, "module", "no_python"))
 TORCHRUN_OPTIONS = (
     *GANG_OPTIONS, "module", "no_python", "run_path", "standalone", "virtual_local_rank", "max_restarts",
@@ -40,16 +40,16 @@ class Options:
     values: Mapping[str, str | None]
 
     def agent_only(self) -> list[str]:
-        """Those that only torchrun's own agent understands."""
+        """The options that only torchrun's own agent understands."""
         return [name for name in self.values if name not in _DIRECT_OPTIONS]
 
     def agent_argv(self, left_out: frozenset[str] = frozenset()) -> list[str]:
-        """Those that the gang does not know itself, as the agent's arguments, in the user's order, but ``left_out``."""
+        """The agent's arguments in the user's order, without those that the gang sets itself and those ``left_out``."""
         return to_argv(self.values, left_out.union(GANG_OPTIONS))
 
 
 def read_options(torchrun_args: Mapping[str, Any] | Sequence[Any] | None) -> Options:
-    """Reads ``torchrun_args``: a dict, or a list of names and values in turn; dashes and underscores are the same.
+    """Read ``torchrun_args``: a dict, or a list of names and values in turn; dashes and underscores are the same.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def choose_launcher(wanted: str | None, options: Options, environ: Mapping[str, 
 
 
 def check_nodes(options: Options, node_index: int, num_nodes: int) -> None:
-    """Refuses what contradicts the gang.
+    """Refuse options that contradict the gang.
 
     Raises
     ------

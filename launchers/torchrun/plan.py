@@ -1,4 +1,4 @@
-"""What ``current.torch.run`` starts on this node, as data: argv and environment of the ranks, or of the agent."""
+"""The processes of ``current.torch.run`` on this node, as data: the ranks, or torchrun's agent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ AGENT_GRACE_S = 1.0
 """The agent gives its ranks longer after SIGTERM. Ours are killed with it, but it may have a summary to write."""
 
 HEAD_START_S = 0.1
-"""By how much rank 0 is started before the others, all of which then take the same second to import torch. It opens the
+"""Seconds by which rank 0 is started before the others: all take the same second to import torch. It opens the
 store, and a rank that finds it closed tries again only after 0.25 to 0.75 s."""
 
 
@@ -30,7 +30,7 @@ _OWN_WAY, _OWN_WAY_BY_VARIABLE = frozenset({"run_path"}), frozenset({"PET_MODULE
 
 @dataclass(frozen=True)
 class Job:
-    """One call of ``current.torch.run``, with everything that the nodes had to agree upon.
+    """One call of ``current.torch.run``, with all values that the nodes have agreed on.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ class Job:
 
 
 def plan(job: Job) -> LaunchPlan:
-    """The processes of this node. Starts nothing, and asks the system nothing."""
+    """The processes of this node. A pure function."""
     if job.launcher == "torchrun":
         processes: tuple[Process, ...] = (_agent(job),)
     else:
@@ -115,7 +115,7 @@ def _command(job: Job) -> tuple[str, ...]:
 
 
 def rank_command(entrypoint: str, arguments: tuple[str, ...], options: Options, python: str) -> tuple[str, ...]:
-    """A rank's, as the agent would start it, but for what records the end of Python's."""
+    """A rank's command, as the agent would start it, but with a recorder of exceptions in Python."""
     if "no_python" in options.values:
         return (entrypoint, *arguments)
     kind = "--module" if "module" in options.values else "--script"
@@ -173,7 +173,7 @@ def _agent(job: Job) -> Process:
 
 
 def _rendezvous(job: Job) -> Options:
-    """The user's options, and where torch's dynamic rendezvous (c10d) is wanted, what it would else find out wrongly.
+    """The user's options, with the addresses that torch's dynamic rendezvous (c10d) would not find by itself.
 
     It looks for its own name's address, to see whether it is the host of the store and under which address rank 0 is
     found, and hangs where that name has none. And it gives out the ranks in the alphabetical order of the nodes' own
@@ -222,13 +222,13 @@ class AgentsRanks:
         return not (_OWN_WAY & self.given.values.keys() or _OWN_WAY_BY_VARIABLE & self.environ.keys())
 
     def options(self) -> list[str]:
-        """The user's, as the agent's arguments."""
+        """The user's options, as the agent's arguments."""
         if not self.are_wrapped:
             return self.given.agent_argv()
         return [*self.given.agent_argv(frozenset({"module", "no_python"})), "--no_python"]
 
     def command(self) -> list[str]:
-        """What the agent is to start, with its arguments."""
+        """The command that the agent starts in each rank."""
         words = (self.entrypoint, *self.arguments)
         if self.are_wrapped:
             python = self.environ.get("PYTHON_EXEC", self.python)

@@ -1,4 +1,4 @@
-"""torchrun on this machine alone, in a plain step or script: no gang, but a guard that ends what was started."""
+"""torchrun on this machine alone, in a plain step or script, under a guard that ends what was started."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class TorchrunSingleNodeMultiGPU:
         entrypoint_args: Mapping[str, Any] | Sequence[Any] | None = None,
         nproc_per_node: int | str | None = None,
     ) -> list[Any] | None:
-        """Runs ``entrypoint`` in every rank of this machine, under torchrun's agent.
+        """Run ``entrypoint`` in every rank of this machine, under torchrun's agent.
 
         Parameters
         ----------
@@ -78,7 +78,7 @@ class TorchrunSingleNodeMultiGPU:
 def single_node_plan(
     options: Options, nproc: int, folder: str, target: str, arguments: tuple[str, ...], environ: Mapping[str, str]
 ) -> LaunchPlan:
-    """The one process that is started: torchrun's agent, with what it writes in the private ``folder``."""
+    """The plan of torchrun's agent, which writes its files into the private ``folder``."""
     ends = os.path.join(folder, "rank-{rank}-error.json")
     ranks = AgentsRanks(target, arguments, options, environ, sys.executable, ends)
     argv = single_node_argv(options, nproc, os.path.join(folder, "agent"), ranks)
