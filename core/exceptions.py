@@ -55,7 +55,7 @@ class MetaflowChanged(GangException):
 
 
 class GangFailed(GangException):
-    """Another node failed first; the message is the story that every node tells."""
+    """Another node failed first; the message is the failure report that every node shows."""
 
     headline = "The gang failed"
 

@@ -272,8 +272,8 @@ def test_times_are_those_of_the_code() -> None:
         ("core.guard.processes.stopped", "STOPPED_S"): "| {:g} s | A process may be stopped",
         ("core.guard.node.task_end", "BODY_GRACE_S"): "| {:g} s, plus the above | An interrupted body",
         ("core.guard.node.task_end", "STACKS_S"): "printed and, {:g} s later, it is killed",
-        ("core.guard.coordinator.root_cause", "REPORT_SETTLE_S"): "| {:g} to 1 s | The story waits",
-        ("core.guard.coordinator.root_cause", "REPORT_WAIT_S"): "| 0.1 to {:g} s | The story waits",
+        ("core.guard.coordinator.root_cause", "REPORT_SETTLE_S"): "| {:g} to 1 s | The failure report waits",
+        ("core.guard.coordinator.root_cause", "REPORT_WAIT_S"): "| 0.1 to {:g} s | The failure report waits",
         ("core.guard.node.task_end", "END_S"): "| {:g} s | `end_timeout`",
         ("core.guard.node.node", "GONE_GRACE_S"): "| {:g} s | Control's guard waits",
     }

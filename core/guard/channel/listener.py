@@ -1,4 +1,4 @@
-"""What all servers of a guard have in common: how they accept connections.
+"""How all servers of a guard accept connections, and go on when descriptors or memory run out.
 
 A server goes on whatever comes and whatever runs out. Connections that have proved nothing yet have places
 (:mod:`.unproven`); where descriptors or memory run out, the user gets a line once a minute, and it is tried again.

@@ -1,4 +1,4 @@
-"""How two guards prove the gang's secret to each other, and seal what they send from then on."""
+"""How two guards prove the gang's secret to each other, and authenticate every later frame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections that have not proved the gang's secret yet: how long each may take, and which goes for another one.
+"""Connections that have not proved the gang's secret yet: how long each may take, and which one is dropped for another.
 
 A port that others reach gets connections of which nothing ever comes: of port scanners and health checks, or of
 an attacker. They must not keep out the gang's own nodes. So there are places for some thousand; where all are

@@ -1,4 +1,4 @@
-"""What is known of the end of one process of the guard: its files, its output, what it reports, and its failure."""
+"""The evidence of one process's end (its files, its output, its reports of ranks), and the failure record of it."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Between the guard's fork and a child's program: what must be set in the child itself, then exec.
+"""Runs in a new child before its program: makes the settings that only the child itself can make, then execs.
 
 ``python -I -S exec.py PARENT_PID CWD DELAY OPEN_FILES PROGRAM ARG...``. The kernel then kills the child when the
 guard dies. A preexec function could do the same, but runs Python between fork and exec of a process with threads.
 
-It starts before each process, so it imports what lies under ``signal`` and ``ctypes``, which take as long as all the
+It runs before each process, so it imports the modules under ``signal`` and ``ctypes``, which take as long as all the
 rest of it.
 """
 

@@ -1,4 +1,4 @@
-"""What the guard changes for itself as it starts; what it starts gets it as the task had it."""
+"""Settings that the guard changes for itself at its start, and that its children get as the task had them."""
 
 from __future__ import annotations
 

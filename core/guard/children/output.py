@@ -1,4 +1,4 @@
-"""The output of children: bytes, pumped as they come, to the end.
+"""Reads the output of children to its end, and passes it on as bytes, as it comes.
 
 One thread per stream reads a pipe and passes what it gets to a *sink*; a full pipe beyond slows the child down, as it
 would without us, and never blocks the guard's loop. Nothing is decoded on the way.

@@ -1,1 +1,1 @@
-"""The gang as a whole, on node 0, and the other nodes' connection to it: who is there, and what failed first."""
+"""The gang as a whole, on node 0's guard: its nodes, their collectives, their failures, and the root cause."""

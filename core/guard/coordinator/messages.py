@@ -1,4 +1,4 @@
-"""The messages between nodes and hub: what a node may send, checked before the hub acts on it; what stops a node.
+"""The messages between nodes and hub: what a node sends is checked here, and the message that stops a node is made.
 
 A member has proved the secret, and may still have gone wrong: then its own node ends, and not the hub. Every message of
 another node passes here first; an operation that is new in :meth:`.hub.Hub.receive` needs its line in ``_FIELDS``.

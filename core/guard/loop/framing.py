@@ -1,4 +1,4 @@
-"""Frames: how the task, its guard and the other guards write messages on a stream.
+"""Frames: the encoding of messages on a stream between the task, its guard and the other guards.
 
 A frame is the length of the rest (4 bytes, big-endian), the length of the header (4 bytes), the header (a JSON object,
 UTF-8) and the payload (any bytes).

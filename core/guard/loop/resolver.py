@@ -1,4 +1,4 @@
-"""Names of hosts to addresses, without blocking the loop."""
+"""Resolves host names to addresses without blocking the loop."""
 
 from __future__ import annotations
 

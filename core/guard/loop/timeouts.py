@@ -1,4 +1,4 @@
-"""How long another node may be silent, and what the kernel does about it on each connection between two nodes."""
+"""How long another node may be silent, and the settings of the kernel for that on connections between nodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What another machine sent: JSON within bounds, and fields that have the types and sizes they must have.
+"""Checks what another machine sent: JSON within bounds, and fields of the right types and sizes.
 
 A guard's port takes anything from anywhere, and a member of the gang may have gone wrong. So nothing that came
 over the network is used before it has passed here.

@@ -1,1 +1,1 @@
-"""What is known of a rank's failure: what it wrote down itself, and what its launcher reports."""
+"""Evidence of a rank's failure: the files that it leaves, its last output, and the reports of its launcher."""
