@@ -229,7 +229,10 @@ class Gang:
             When a process of this node has failed.
         PortTaken
             On every node, when a foreign program holds the plan's port.
+        GangException
+            The body has ended.
         """
+        self._needs_the_body("Starting a program")
         header, _ = self._link.request("launch", plan=plan.to_json())
         if header.get("port_taken"):
             raise PortTaken("Another program took the port that was chosen for this launch.")
@@ -327,7 +330,16 @@ class Gang:
                 f"current.gang.{kind} needs all nodes, but the body of a step with {self._only_on_control} runs on "
                 "node 0 alone. Let the programs that it starts talk to each other, or use @gang."
             )
+        self._needs_the_body(f"current.gang.{kind}")
         return gather(self, kind, value)
+
+    def _needs_the_body(self, what: str) -> None:
+        """Other nodes may have gone, which would be told as a failure of theirs."""
+        if self._link.is_over:
+            raise GangException(
+                f"{what} needs the gang, which works together until the step's body ends. It has ended here: do this "
+                "in the body, not in a step decorator after its yield."
+            )
 
 
 def offered(gang: Gang) -> Mapping[str, Any]:

@@ -65,6 +65,8 @@ class Link:
         The number of its other end in the guard.
     number : int
         By which what this process starts is known, the guard excepted; 0 where there is none.
+    is_over : bool
+        Whether the body has ended, so that the user's code asks for nothing that needs other nodes any more.
     """
 
     _kind = "node"
@@ -75,6 +77,7 @@ class Link:
         self._interruption = interrupt
         self._owner = os.getpid()
         self._interrupted = False
+        self.is_over = False
         self._shielded = False
         self._closed = False
         self._requests = 0

@@ -9,6 +9,8 @@ from __future__ import annotations
 REPORT = (
     r"\[gang\] rank (?P<rank>\d{1,9}) \(node (?P<node>\d{1,9})\) ended with (?P<exit_code>-?\d{1,9})(?!\d)"
     # Open MPI's own words for one that ends with code 0 without having ended MPI, which its wrapper cannot know.
-    r"|has exited due to process rank (?P<left>\d{1,9}) with PID \d{1,19} on\s{1,80}node \S{1,300} exiting improperly"
+    # Versions 4 and 5 break the line at different places.
+    r"|has exited due to process rank (?P<left>\d{1,9}) with PID \d{1,19} on\s{1,80}node \S{1,300} exiting\s{1,80}"
+    r"improperly"
 )
 """Finds each such line. Which of several counts is said by :func:`core.guard.reports.chosen`."""

@@ -24,7 +24,7 @@ from ..exceptions import BadAttribute, GangException, GangInterrupt
 from ..gang.gang import Gang, TaskInfo
 from ..guard.children.launch import UNKILLABLE_S
 from ..guard.processes.process_table import GANG_MARKER
-from ..logs import LOG_BYTES
+from ..logs import LOG_BYTES, say
 from ..machine.network import require_tls
 from ..machine.proxies import reach_nodes_directly
 from ..metaflow_compat.environment import control_task
@@ -45,6 +45,11 @@ _BEFORE_BODY = "Metaflow or a decorator, before the step's body,"
 _SKIPPED = (
     "A step decorator took the place of the step's body (skip_step, or a function of its own). The nodes of a gang run "
     "their step together: skip it by a branch before it, or decide in the body, on all nodes alike."
+)
+
+_CAUGHT = (
+    "A step decorator has caught the failure of the step's body. A gang fails as one, so its failure cannot be caught "
+    "on one node, and the step fails all the same. @retry works."
 )
 
 
@@ -263,8 +268,13 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
     def task_post_step(
         self, step_name: str, flow: Any, graph: Any, retry_count: int, max_user_code_retries: int
     ) -> None:
-        if self._lifecycle is not None and not self._lifecycle.begun and self._lifecycle.has_others:
+        if self._lifecycle is None:
+            return
+        if not self._lifecycle.begun and self._lifecycle.has_others:
             self._lifecycle.tell_before_the_body(GangException(_SKIPPED), "a step decorator")
+        if self._lifecycle.raised is not None:
+            say(_CAUGHT)
+            raise self._lifecycle.raised
 
     def task_exception(
         self, exception: Exception, step_name: str, flow: Any, graph: Any, retry_count: int, max_user_code_retries: int

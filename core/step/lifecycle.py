@@ -40,6 +40,8 @@ class Lifecycle(Forming):
         self._link: Link | None = None
         self.begun = self._in_body = self._body_done = self._has_failed = False
         self._story = ""
+        self.raised: BaseException | None = None
+        """What :meth:`run` has raised."""
 
     # -- the whole life ----------------------------------------------------------------------------------------------
 
@@ -53,6 +55,16 @@ class Lifecycle(Forming):
         Exception
             This node's own, where it is the cause.
         """
+        try:
+            self._run_the_body(step_function)
+        except BaseException as error:
+            self.raised = error
+            raise
+        finally:
+            if self._link is not None:
+                self._link.is_over = True
+
+    def _run_the_body(self, step_function: Callable[[], None]) -> None:
         self.begun = True
         self._check_the_start()
         if self._unfit is not None and self._is_control:

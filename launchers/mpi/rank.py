@@ -20,17 +20,18 @@ ERRORS = "METAFLOW_GANG_FOLDER"
 _ERROR_FILE = "mpi-rank-{rank}-error.json"
 
 # mpirun passes USR1 and USR2 on to a rank's whole group, and the shell would end by them. A negative code is a signal;
-# the shell then ends by SIGKILL, upon which every mpirun ends the other ranks.
+# the shell then ends by SIGKILL, upon which every mpirun ends the other ranks. Where a rank has ended with code 0
+# without having ended MPI, MPICH ends the others and names none: a file says that it has ended.
 _SCRIPT = (
     "trap : USR1 USR2; "
     'if [ -n "$METAFLOW_MPI_TMPDIR" ]; then TMPDIR=$METAFLOW_MPI_TMPDIR; else unset TMPDIR; fi; '
     "rank=${OMPI_COMM_WORLD_RANK:-$PMI_RANK}; "
-    f'if [ -n "${ERRORS}" ] && [ -z "$TORCHELASTIC_ERROR_FILE" ]; then '
-    f'export TORCHELASTIC_ERROR_FILE="${ERRORS}/{_ERROR_FILE.replace("{rank}", "$rank")}"; '
-    'rm -f "$TORCHELASTIC_ERROR_FILE"; fi; '
+    f'left=${{{ERRORS}:+"${ERRORS}/{_ERROR_FILE.replace("{rank}", "$rank")}"}}; '
+    'if [ -n "$left" ]; then rm -f "$left" "$left.ended"; '
+    'export TORCHELASTIC_ERROR_FILE="${TORCHELASTIC_ERROR_FILE:-$left}"; fi; '
     'METAFLOW_GANG_NUMBERED=1 "$@"; '
     "code=$?; "
-    "[ $code -eq 0 ] && { wait; exit 0; }; "
+    'if [ $code -eq 0 ]; then if [ -n "$left" ]; then : >>"$left.ended"; fi; wait; exit 0; fi; '
     "failed=$code; "
     "[ $code -gt 128 ] && [ $code -lt 193 ] && failed=$((128 - code)); "
     "gang=$METAFLOW_GANG_ID; "

@@ -77,7 +77,7 @@ class ProcessEvidence:
         because of it, unless it had left its mark before.
         """
         if self.error_file and "{rank}" in self.error_file:
-            yield from marked_ends(self.error_file, stopped_at)
+            yield from marked_ends(self.error_file, self._started_at, stopped_at)
         elif self.rank is not None and self.exit_code == 0:
             moment = marked_end(self.error_file) or self.ended_at
             if moment <= stopped_at:

@@ -151,7 +151,7 @@ def described(pid: int) -> str:
 
     def read(name: str) -> str:
         with contextlib.suppress(OSError), open(f"/proc/{pid}/{name}", "rb") as file:
-            return file.read(300).replace(b"\0", b" ").decode("utf-8", "replace").strip()
+            return " ".join(file.read(300).replace(b"\0", b" ").decode("utf-8", "replace").split())  # one line
         return ""
 
     entry = lookup(pid)

@@ -98,12 +98,12 @@ def _number(path: str) -> int | None:
         return None
 
 
-def marked_ends(error_file: str, until: float) -> Iterator[tuple[int, float]]:
-    """The ranks of this node that came to their end with code 0 by then, and when; "{rank}" in ``error_file`` stands
-    for the rank's number.
+def marked_ends(error_file: str, since: float, until: float) -> Iterator[tuple[int, float]]:
+    """The ranks of this node that came to their end with code 0 between these two moments, and when; "{rank}" in
+    ``error_file`` stands for the rank's number. A mark from before is that of an earlier launch.
     """
     for rank, path in _files(error_file, ENDED_SUFFIX):
-        if 0.0 < _moment(path) <= until:
+        if since <= _moment(path) <= until:
             yield rank, _moment(path)
 
 

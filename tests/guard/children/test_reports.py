@@ -60,12 +60,23 @@ def test_what_was_under_way_on_the_other_stream_counts_as_before() -> None:
     assert "rank 3 has had enough" in report.before and len(report.before) < 20_000
 
 
-def test_what_mpirun_tells_of_a_rank_that_left_is_a_report_of_it() -> None:
+@pytest.mark.parametrize(
+    "lines",
+    [
+        # Open MPI 4.1 and 5.0
+        (b"mpirun has exited due to process rank 3 with PID 0 on\n", b"node vm exiting improperly. There are three\n"),
+        (
+            b"prterun has exited due to process rank 3 with PID 89 on node vm exiting\n",
+            b"improperly. There are three\n",
+        ),
+    ],
+)
+def test_what_mpirun_tells_of_a_rank_that_left_is_a_report_of_it(lines: tuple[bytes, bytes]) -> None:
     seen = reports()
     stream = seen.stream()
-    stream.write(b"mpirun has exited due to process rank 3 with PID 0 on\n")
+    stream.write(lines[0])
     assert not seen.seen()
-    stream.write(b"node vm exiting improperly. There are three reasons this could occur:\n")
+    stream.write(lines[1])
     (report,) = seen.seen()
     assert (report.rank, report.exit_code, report.title) == (3, 0, "rank 3")
 

@@ -6,6 +6,7 @@ import re
 
 import pytest
 from support.flows import FlowRun, FlowRunner
+from support.mpi import MPICH, OPEN_MPI_4, OPEN_MPI_5, path_with
 
 pytestmark = pytest.mark.slow
 
@@ -15,8 +16,8 @@ FLOW = """
 import os
 from metaflow import FlowSpec, Parameter, current, step, torchrun
 
-def leave_without_returning():
-    if os.environ["RANK"] == "3":
+def leave_without_returning(ranks):
+    if os.environ["RANK"] in ranks:
         os._exit(0)
     return 1
 
@@ -30,8 +31,8 @@ class Early(FlowSpec):
     @torchrun(nproc_per_node=2)
     @step
     def train(self):
-        if self.how == "function":
-            current.torch.run(entrypoint=leave_without_returning)
+        if self.how.startswith("function"):
+            current.torch.run(entrypoint=leave_without_returning, entrypoint_args={"ranks": self.how.split()[1:]})
         else:
             current.torch.run(entrypoint="train.py", entrypoint_args=[self.how])
         self.next(self.join)
@@ -130,10 +131,20 @@ def test_a_rank_that_left_with_code_0_is_named_beside_the_one_that_complains(flo
 
 
 def test_a_rank_that_left_without_a_return_is_named(flow_run: FlowRunner) -> None:
-    run = fails(flow_run, "function")
+    run = fails(flow_run, "function 3")
     sentence = "returned in 1 of the 2 ranks on node 1: rank 3 ended with code 0 without returning, as by os._exit(0)."
     for text in errors(run):
         assert sentence in text, run.story()
+
+
+@pytest.mark.big
+def test_ranks_that_all_left_without_a_return_are_named(flow_run: FlowRunner) -> None:
+    run = fails(flow_run, "function 0 1 2 3")
+    sentences = (
+        f"in 0 of the 2 ranks on node {node}: ranks {2 * node}, {2 * node + 1} ended with code 0 without returning"
+        for node in (0, 1)
+    )
+    assert any(all(sentence in text for text in errors(run)) for sentence in sentences), run.story()
 
 
 MPI_FLOW = """
@@ -173,10 +184,14 @@ MPI.COMM_WORLD.Barrier()
 """
 
 
-def test_a_rank_of_mpirun_that_left_with_code_0_is_named(flow_run: FlowRunner) -> None:
-    run = flow_run(MPI_FLOW, files={"leaves.py": LEAVES})
+@pytest.mark.parametrize("mpi", [OPEN_MPI_4, pytest.param(OPEN_MPI_5, marks=pytest.mark.big), MPICH])
+def test_a_rank_of_mpirun_that_left_with_code_0_is_named(flow_run: FlowRunner, mpi: str) -> None:
+    run = flow_run(MPI_FLOW, files={"leaves.py": LEAVES}, env={"PATH": path_with(mpi)})
     run.fails(END_S)
     for node, who in ((0, "rank 3, running python -m leaves,"), (1, "rank 3")):
         text = run.node_log("work", node, "stderr")
-        told = f"{who} ended with code 0 while others still needed it, as by os._exit(0) or before MPI_Finalize"
-        assert told in text, run.story()
+        if mpi == MPICH:  # mpirun itself names none
+            assert "Rank 3 on node 0 had ended with code 0" in text and "while others still needed it" in text
+        else:
+            told = f"{who} ended with code 0 while others still needed it, as by os._exit(0) or before MPI_Finalize"
+            assert told in text, run.story()
