@@ -45,8 +45,8 @@ def receive(address: str, folder: str, size: str) -> None:
     from guard.remote_command.node_server import PeerServer
 
     key = bytes.fromhex(sys.stdin.readline())
-    node: Any = SimpleNamespace(folder=folder)
-    server = PeerServer(node, address, key, {}, folder)
+    launcher: Any = SimpleNamespace(node=1)
+    server = PeerServer(launcher, print, folder, address, key, {}, folder)
     warm(folder, int(size))
     before = cpu_seconds()
     print(server.port, flush=True)

@@ -1,6 +1,6 @@
 """A guard without a gang: it runs what one process asks for, and ends that and itself with it.
 
-The process says "setup", then "launch" and "own" as often as it likes. When it has closed its end, or is dead, what
+The process sends "setup", then "launch" and "own" as often as it likes. When it has closed its end, or is dead, what
 still runs is ended with all its descendants, the private folder goes, and the guard with it.
 """
 
@@ -13,11 +13,11 @@ import socket
 from .children import launch as launches
 from .children.launch import Launch
 from .children.supervisor import Work
+from .children.user_log import UserLog
 from .host.owned_files import Owned, remove_folder
 from .loop.event_loop import Loop
 from .loop.stream import Stream
-from .node.pending_requests import Desk
-from .node.user_log import Voice
+from .node.requests.pending_requests import PendingRequests
 from .processes import process_table
 from .processes.watch import TaskWatch
 
@@ -37,12 +37,12 @@ class Alone:
         self._leaving = False
         self._owned = Owned()
         self._owner_pid = owner_pid
-        # A process that fails ends its launch, whose answer tells of it: there is nobody else to be told.
+        # A process that fails ends its launch, whose answer contains the failure: nobody else needs it.
         self._work = Work(loop, out, err, lambda failure: None, lambda key: None, lambda task: None)
-        self._work.say = Voice(err).say
+        self._work.say = UserLog(err).say
         stream = Stream(loop, sock)
         stream.on_close = lambda reason: self._leave()
-        self._desk = Desk(stream, self._handle)
+        self._pending = PendingRequests(stream, self._handle)
         # The end of the pair does not tell of a death where a process that the owner forked holds it open.
         self._watch = TaskWatch(loop, owner_pid, self._leave)
 
@@ -52,21 +52,21 @@ class Alone:
             self._name, self._folder = header["gang_id"], header["folder"]
             launches.UNKILLABLE_S = header.get("unkillable_timeout", launches.UNKILLABLE_S)
             self._owned.keep(self._folder, self._owner_pid)
-            self._desk.answer(number, {})
+            self._pending.answer(number, {})
             return
         if op == "own":
             self._owned.add_pattern(header["pattern"])
-            self._desk.answer(number, {})
+            self._pending.answer(number, {})
             return
         try:
             self._work.launch(self._name, 0, header["plan"], lambda launch: self._launched(number, launch))
         except (OSError, RuntimeError, ValueError) as error:  # no descriptor or thread is left
-            self._desk.answer(number, {"error": f"{type(error).__name__}: {error}"})
+            self._pending.answer(number, {"error": f"{type(error).__name__}: {error}"})
 
     def _launched(self, number: int, launch: Launch) -> None:
         failed = launch.failed
         told = {} if failed is None else {"failed": {**failed.result(), "traceback": failed.traceback()}}
-        self._desk.answer(number, told)
+        self._pending.answer(number, told)
         self._maybe_exit()
 
     def has_fault(self, text: str, trace: str) -> None:
@@ -83,7 +83,7 @@ class Alone:
         """The owner has gone, or needs us no more."""
         self._leaving = True
         self._watch.close()
-        self._desk.close()
+        self._pending.close()
         self._work.end_launches()
         self._maybe_exit()
 

@@ -26,7 +26,7 @@ from ..guard import fault
 from ..guard.loop.framing import Decoder, WireError, encode
 from ..guard.processes import process_table
 from ..guard.processes.lineage import give_number
-from ..guard.processes.pipe_writers import left_by_task, pipes, started
+from ..guard.processes.pipe_writers import left_by_task, pipes
 from ..guard.text import how_it_ended
 
 INTERRUPT = getattr(signal, "SIGRTMIN", signal.SIGUSR2 - 7) + 7 if sys.platform == "linux" else signal.SIGUSR2
@@ -267,7 +267,7 @@ class Link:
         process's stdout and stderr, which are pipes for this process alone.
         """
         names = pipes(os.getpid()) if outputs else set()
-        since = started(os.getpid())
+        since = process_table.started(os.getpid())
         deadline = time.monotonic() + 2.0
         while time.monotonic() < deadline:
             left = process_table.marked(process_table.GANG_MARKER, gang_id)

@@ -15,13 +15,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from ..loop.event_loop import Timer
     from ..loop.framing import Header
-    from ..node.node import Node
     from .launch import Launch
     from .output import Sink
+    from .supervisor import Launcher
 
 
 class Daemon:
-    """One process of ``plan``: first expected to say that it is ready, then to run until ``node`` ends it.
+    """One process of ``plan``: first expected to report that it is ready, then to run until the node ends it.
 
     ``answer(header)`` is called once: empty when it is ready, with ``failed`` (its record) when it ended before, with
     ``late`` (its record) when it was ended since it had not been ready for ``timeout`` seconds, with ``stopped`` when
@@ -31,28 +31,27 @@ class Daemon:
 
     def __init__(
         self,
-        node: Node,
+        launcher: Launcher,
         plan: Header,
         ready: str,
         timeout: float,
         answer: Callable[[Header], None],
         shown: bool = False,
     ) -> None:
-        self._node = node
+        self._launcher = launcher
         self._answer = answer
         self._shown = shown
         self._pattern = re.compile(ready.encode())
         self._is_ready = self._is_late = False
-        self._timer: Timer = node.loop.call_later(timeout, self._overdue)
+        self._timer: Timer = launcher.loop.call_later(timeout, self._overdue)
         # Unchecked at first: whoever starts it may know what to do about one that cannot begin.
-        self._launch: Launch = node.work.launch(
-            node.name, node.index, {**plan, "check": False, "lasting": True}, self._ended, self._sinks
-        )
+        unchecked = {**plan, "check": False, "lasting": True}
+        self._launch: Launch = launcher.launch(unchecked, self._ended, self._sinks)
 
     def _sinks(self, stream: str) -> list[Sink]:
-        search = Search(self._pattern, lambda: self._node.loop.call_soon_threadsafe(self._ready))
+        search = Search(self._pattern, lambda: self._launcher.loop.call_soon_threadsafe(self._ready))
         # Shown first: who waits for the word may be gone a moment after it has come.
-        return [Labelled(self._node.work.stream(stream), ""), search] if self._shown else [search]
+        return [Labelled(self._launcher.stream(stream), ""), search] if self._shown else [search]
 
     def _ready(self) -> None:
         if self._is_ready or self._is_late or self._over:
@@ -69,7 +68,7 @@ class Daemon:
     @property
     def _over(self) -> bool:
         """Whether the node ends what it has started: no end of a process is a failure any more."""
-        return self._node.stopping or self._node.bye
+        return bool(self._launcher.refusal())
 
     def _ended(self, launch: Launch) -> None:
         self._timer.cancel()
@@ -77,11 +76,10 @@ class Daemon:
         if self._is_ready:
             if launch.failed is None and not self._over:
                 text = f"{child.title} {how_it_ended(child.exit_code or 0)}, though the gang still needs it"
-                detail = child.failure(self._node.index).detail
-                self._node.fail(Failure(self._node.index, "exit", text, child.ended_at or time.time(), detail))
+                detail = child.failure(self._launcher.node).detail
+                self._launcher.fail(Failure(self._launcher.node, "exit", text, child.ended_at or time.time(), detail))
         elif self._over:
             self._answer({"stopped": True})
         else:
             record = {**child.result(), "traceback": child.traceback()}
             self._answer({"late" if self._is_late else "failed": record})
-        self._node.work_gone()

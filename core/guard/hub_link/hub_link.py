@@ -33,8 +33,9 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
         control_done: bool
         """Elsewhere: whether control's body has ended well."""
 
-        secret: bytes
-        """The gang's."""
+        @property
+        def secret(self) -> bytes:
+            """The gang's."""
 
         @property
         def connected(self) -> bool:

@@ -8,13 +8,28 @@ import subprocess
 import time
 
 from ..children.launch import LEFT_S
-from ..host.owned_files import remove_abandoned, remove_folder
+from ..host.owned_files import Owned, remove_abandoned, remove_folder
 from ..processes import process_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from typing import Protocol
+
+    from ..children.supervisor import Work
+    from ..children.user_log import UserLog
+    from ..host.ports import PortLease
     from ..loop.framing import Header
-    from .node import Node
+    from ..processes.task_children import TaskChildren
+    from .identity import NodeIdentity
+    from .meeting_notice import MeetingNotice
+    from .state import NodeState
+
+    class Server(Protocol):
+        """What can be closed."""
+
+        def close(self) -> None:
+            """Accept nothing more."""
+
 
 GRACE_S = 0.5
 """Between SIGTERM and SIGKILL, as for what the gang has started."""
@@ -25,68 +40,91 @@ SAVER_TIMEOUT_S = 10.0
 """For importing Metaflow and writing the other nodes' logs; a datastore that takes longer has to do without."""
 
 
-def tidy(node: Node) -> None:
-    """End descendants and strays, store logs, give back ports, remove the private folder."""
-    if node.notice is not None:
-        node.notice.wait()  # before everything that descends from here is ended
-    if node.callers is not None:
-        node.callers.close()
-    if node.peers is not None:
-        node.peers.close()
-    tasks = {task.pid for task in node.work.tasks.values()}
-    _end_strays(node, tasks)
-    if node.saver is not None and tasks and not (node.bye or node.stored):
-        _save_logs(node, node.saver)
-    for lease in node.leases:
-        lease.release()
-    node.owned.remove()
-    if tasks and node.folder:
-        remove_abandoned(node.folder, node.gang_id)
-    remove_folder(node.folder)
-    node.voice.finish()
+class Cleanup:
+    """Knows what a node has to remove, give back or end, and does so once its guard ends.
 
-
-def _end_strays(node: Node, tasks: set[int]) -> None:
-    """End what is left of this node's processes, which may clean up: Open MPI's daemon of a task that imported mpi4py,
-    for one, removes its folder below /tmp a moment after the task.
+    Attributes
+    ----------
+    saver : Header or None
+        On control of a local gang: how a process is started that stores the other nodes' logs.
+    notice : MeetingNotice or None
+        On a cluster, until all nodes have joined: leaves word of the task's death where the nodes meet.
+    leases : list of PortLease
+        Ports to give back.
+    servers : list
+        Servers to close.
+    owned : Owned
+        Folders and files to remove.
     """
 
-    def left() -> set[int]:
-        found = process_table.descendants([os.getpid()]) | _strays(node, tasks)
-        return found if process_table.sees_all() else found | process_table.groups(pid for pid in tasks if pid > 0)
+    def __init__(
+        self, identity: NodeIdentity, state: NodeState, work: Work, children: TaskChildren, log: UserLog, err: int
+    ) -> None:
+        self.saver: Header | None = None
+        self.notice: MeetingNotice | None = None
+        self.leases: list[PortLease] = []
+        self.servers: list[Server] = []
+        self.owned = Owned()
+        self._identity, self._state = identity, state
+        self._work, self._children = work, children
+        self._log, self._err = log, err
 
-    def left_after(seconds: float) -> set[int]:
-        deadline = time.monotonic() + seconds
-        while (strays := left()) and time.monotonic() < deadline:
-            time.sleep(_STEP_S)
-        return strays
+    def run(self) -> None:
+        """End descendants and strays, store logs, give back ports, remove the private folder."""
+        if self.notice is not None:
+            self.notice.wait()  # before everything that descends from here is ended
+        for server in self.servers:
+            server.close()
+        tasks = {task.pid for task in self._work.tasks.values()}
+        self._end_strays(tasks)
+        if self.saver is not None and tasks and not (self._state.has_left or self._state.is_failure_stored):
+            self._save_logs(self.saver)
+        for lease in self.leases:
+            lease.release()
+        self.owned.remove()
+        folder = self._identity.folder
+        if tasks and folder:
+            remove_abandoned(folder, self._identity.gang_id)
+        remove_folder(folder)
+        self._log.finish()
 
-    if node.bye and not node.stopping:
-        left_after(LEFT_S)  # as what a launch has left behind may finish by itself
-    process_table.terminate(left())
-    process_table.send(left_after(GRACE_S), signal.SIGKILL)
+    def _end_strays(self, tasks: set[int]) -> None:
+        """End what is left of this node's processes, which may clean up: Open MPI's daemon of a task that imported
+        mpi4py, for one, removes its folder below /tmp a moment after the task.
+        """
 
+        def left() -> set[int]:
+            found = process_table.descendants([os.getpid()]) | self._strays(tasks)
+            return found if process_table.sees_all() else found | process_table.groups(pid for pid in tasks if pid > 0)
 
-def _strays(node: Node, tasks: set[int]) -> set[int]:
-    """What the task, or user code in it, had started by itself."""
-    return (process_table.marked(process_table.GANG_MARKER, node.name) | node.task_children.living()) - {
-        node.task_pid,
-        *tasks,
-    }
+        def left_after(seconds: float) -> set[int]:
+            deadline = time.monotonic() + seconds
+            while (strays := left()) and time.monotonic() < deadline:
+                time.sleep(_STEP_S)
+            return strays
 
+        if self._state.has_left and not self._state.is_stopping:
+            left_after(LEFT_S)  # as what a launch has left behind may finish by itself
+        process_table.terminate(left())
+        process_table.send(left_after(GRACE_S), signal.SIGKILL)
 
-def _save_logs(node: Node, saver: Header) -> None:
-    """The task is dead, so another process that has Metaflow stores the other nodes' logs."""
-    try:
-        subprocess.run(
-            saver["argv"],
-            env=saver["env"],
-            cwd=saver["cwd"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=node.err,
-            timeout=SAVER_TIMEOUT_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        node.say(f"The logs of the other nodes could not be stored: {error}")
+    def _strays(self, tasks: set[int]) -> set[int]:
+        """What the task, or user code in it, had started by itself."""
+        marked = process_table.marked(process_table.GANG_MARKER, self._identity.name)
+        return (marked | self._children.living()) - {self._identity.task_pid, *tasks}
+
+    def _save_logs(self, saver: Header) -> None:
+        """The task is dead, so another process that has Metaflow stores the other nodes' logs."""
+        try:
+            subprocess.run(
+                saver["argv"],
+                env=saver["env"],
+                cwd=saver["cwd"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._err,
+                timeout=SAVER_TIMEOUT_S,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            self._log.say(f"The logs of the other nodes could not be stored: {error}")

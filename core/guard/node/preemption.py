@@ -15,7 +15,10 @@ from ..failure_record import PREEMPTED, Failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from .node import Node
+    from collections.abc import Callable
+
+    from ..loop.event_loop import Loop
+    from .identity import NodeIdentity
 
 TOLD = signal.SIGURG
 """Says that there is a file :data:`NESTED`; this signal harms no guard that is not ready for it."""
@@ -32,6 +35,13 @@ BY_SIGNAL = "was told to end (SIGTERM): a preemption, or somebody ended its task
 class Preemption:
     """Of one node: whether it is told to end, and how long saving may take.
 
+    Parameters
+    ----------
+    fail : callable
+        Takes the failure of this node that is told to end.
+    is_end_expected : callable
+        Whether the task has reported all that it had to: telling it to end is no failure any more.
+
     Attributes
     ----------
     save_s : float
@@ -40,23 +50,30 @@ class Preemption:
         Whether it is for a preemption that this node stops.
     """
 
-    def __init__(self, node: Node) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        identity: NodeIdentity,
+        fail: Callable[[Failure], None],
+        is_end_expected: Callable[[], bool],
+    ) -> None:
         self.save_s = 0.0
         self.stops = False
-        self._node = node
-        node.loop.on_signal(TOLD, self._nested)
+        self._loop, self._identity = loop, identity
+        self._fail, self._is_end_expected = fail, is_end_expected
+        loop.on_signal(TOLD, self._nested)
 
     def listen(self, pipe: int) -> None:
         """Read ``pipe``, a descriptor, into which the task's handler of SIGTERM writes."""
 
         def read() -> None:
             if os.read(pipe, 65536):
-                self._tell(BY_SIGNAL)
+                self._report(BY_SIGNAL)
             else:
-                self._node.loop.remove_reader(pipe)
+                self._loop.remove_reader(pipe)
                 os.close(pipe)
 
-        self._node.loop.add_reader(pipe, read)
+        self._loop.add_reader(pipe, read)
 
     def watch(self, path: str, since: float) -> None:
         """Look for a notice at ``path`` that was written after ``since`` (seconds since the epoch)."""
@@ -65,19 +82,18 @@ class Preemption:
         except OSError:
             noticed = False
         if noticed:
-            self._tell(f"is to lose its machine{_when(path)}: a preemption (spot termination notice)")
+            self._report(f"is to lose its machine{_when(path)}: a preemption (spot termination notice)")
         else:
-            self._node.loop.call_later(LOOK_S, partial(self.watch, path, since))
+            self._loop.call_later(LOOK_S, partial(self.watch, path, since))
 
     def _nested(self) -> None:
-        node = self._node
-        with contextlib.suppress(OSError), open(os.path.join(node.folder, NESTED), encoding="utf-8") as file:
-            node.fail(Failure(node.index, "nested", file.read(), time.time()))
+        path = os.path.join(self._identity.folder, NESTED)
+        with contextlib.suppress(OSError), open(path, encoding="utf-8") as file:
+            self._fail(Failure(self._identity.index, "nested", file.read(), time.time()))
 
-    def _tell(self, text: str) -> None:
-        node = self._node
-        if not node.bye and not node.unwound:
-            node.fail(Failure(node.index, PREEMPTED, text, time.time()))
+    def _report(self, text: str) -> None:
+        if not self._is_end_expected():
+            self._fail(Failure(self._identity.index, PREEMPTED, text, time.time()))
 
 
 def _when(path: str) -> str:

@@ -13,8 +13,10 @@ from ..processes import process_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from ..loop.event_loop import Timer
-    from .node import Node
+    from collections.abc import Callable
+
+    from ..loop.event_loop import Loop, Timer
+    from .identity import NodeIdentity
 
 BODY_GRACE_S = 2.0
 """How long an interrupted body's own ``finally`` blocks may take before its stacks are printed and it is killed."""
@@ -33,7 +35,16 @@ REPORT_S = 3.0
 
 
 class TaskEnd:
-    """Ends the task of ``node`` where it does not end by itself.
+    """Ends the task of a node where it does not end by itself.
+
+    Parameters
+    ----------
+    say : callable
+        Takes a line for the user.
+    will_kill : callable
+        Called when the task is about to be killed, :data:`STACKS_S` before.
+    on_kill : callable
+        Called when it is killed.
 
     Attributes
     ----------
@@ -41,11 +52,25 @@ class TaskEnd:
         Seconds that what comes after the body may take.
     """
 
-    def __init__(self, node: Node) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        identity: NodeIdentity,
+        say: Callable[[str], None],
+        will_kill: Callable[[], None],
+        on_kill: Callable[[], None],
+    ) -> None:
         self.hooks_s = END_S
-        self._node = node
+        self._loop = loop
+        self._identity = identity
+        self._say = say
+        self._on_will_kill, self._on_kill = will_kill, on_kill
         self._timer: Timer | None = None
         self._killing = False
+
+    @property
+    def _index(self) -> int:
+        return self._identity.index
 
     @property
     def exit_s(self) -> float:
@@ -56,21 +81,20 @@ class TaskEnd:
         """Seconds from the stop in which a task with a guard is gone, whose processes have ``grace`` seconds."""
         return BODY_GRACE_S + grace + REPORT_S + self.hooks_s + self.exit_s + STACKS_S
 
-    def interrupt(self, grace: float, told_grace: float) -> None:
+    def interrupt(self, grace: float, told_grace: float, for_preemption: bool) -> None:
         """Interrupt the body. It has :data:`BODY_GRACE_S` and ``grace`` seconds; a line says ``told_grace`` of them."""
-        node = self._node
-        process_table.send([node.task_pid], node.signals[0])
+        process_table.send([self._identity.task_pid], self._identity.interrupt_signal)
         self._limit(
             BODY_GRACE_S + grace,
-            f"node {node.index}'s step did not end within {BODY_GRACE_S + told_grace:g} s of being interrupted"
-            f"{' for a preemption' if node.preemption.stops else ''}",
+            f"node {self._index}'s step did not end within {BODY_GRACE_S + told_grace:g} s of being interrupted"
+            f"{' for a preemption' if for_preemption else ''}",
         )
 
     def body_over(self) -> None:
         """The gang stops, and the body is over: what comes after it begins, or has begun."""
         self._limit(
             self.hooks_s,
-            f"node {self._node.index}'s step did not end within {self.hooks_s:g} s after its body (end_timeout): "
+            f"node {self._index}'s step did not end within {self.hooks_s:g} s after its body (end_timeout): "
             "what Metaflow or a decorator does at the end of a step takes longer, and is cut",
         )
 
@@ -78,7 +102,7 @@ class TaskEnd:
         """The task has failed, and Metaflow has stored that."""
         self._limit(
             self.exit_s,
-            f"node {self._node.index}'s task has stored its state and did not exit within {self.exit_s:g} s (a sixth "
+            f"node {self._index}'s task has stored its state and did not exit within {self.exit_s:g} s (a sixth "
             "of end_timeout): a thread that is no daemon, or what is done at Python's exit, keeps it",
         )
 
@@ -93,27 +117,22 @@ class TaskEnd:
         if self._timer is not None:
             self._timer.cancel()
 
-    def _limit(self, seconds: float, told: str) -> None:
-        """Let the part that begins now end within ``seconds``."""
+    def _limit(self, seconds: float, text: str) -> None:
+        """Let the part that begins now end within ``seconds``; ``text`` is for the user where it does not."""
         if not self._killing:
             self.over()
-            self._timer = self._node.loop.call_later(seconds, lambda: self._show(told))
+            self._timer = self._loop.call_later(seconds, lambda: self._show(text))
 
-    def _show(self, told: str) -> None:
-        node = self._node
-        node.say(f"{told}; where it stands is printed here, then it is killed.")
-        process_table.send([node.task_pid], node.signals[1])
+    def _show(self, text: str) -> None:
+        self._say(f"{text}; where it stands is printed here, then it is killed.")
+        process_table.send([self._identity.task_pid], self._identity.stacks_signal)
         self._will_kill()
 
     def _will_kill(self) -> None:
         self._killing = True
-        self._node.send({"op": "ends-task"})  # to who may be its parent, and would take our signal for a cause
-        self._timer = self._node.loop.call_later(STACKS_S, self._kill)
+        self._on_will_kill()
+        self._timer = self._loop.call_later(STACKS_S, self._kill)
 
     def _kill(self) -> None:
-        node = self._node
-        told = node.stored  # what a task has stored, it has told
-        node.unwound = True  # its death is ours from here on
-        process_table.send([node.task_pid], signal.SIGKILL)
-        if node.told is not None and not told:
-            node.say(node.told["report"])  # it cannot tell it itself any more
+        process_table.send([self._identity.task_pid], signal.SIGKILL)
+        self._on_kill()

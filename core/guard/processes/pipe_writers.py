@@ -13,9 +13,6 @@ import os
 from . import process_table
 from .lineage import has_number
 
-START = 19
-"""Where proc(5)'s ``stat`` has the time of the start, counted from the state on."""
-
 _OUTPUTS = (1, 2)
 
 _SIDECAR = b"sidecar_worker.py"
@@ -42,24 +39,16 @@ def left_by_task(names: set[str], number: int, since: int) -> set[int]:
     number : int
         As :func:`~.lineage.give_number` gave it to the task; 0 for none.
     since : int
-        In clock ticks since the machine's start, as :func:`started` gives it.
+        In clock ticks since the machine's start, as :func:`~.process_table.started` gives it.
     """
     found = set()
     for pid, entry in process_table.table().items() if names or number else ():
         # When it has started is one read, and leaves few whose descriptors have to be looked at.
-        if entry.state in "ZX" or pid == os.getpid() or started(pid) <= since:
+        if entry.state in "ZX" or pid == os.getpid() or process_table.started(pid) <= since:
             continue
         if has_number(pid, number) or _writes(pid, names):
             found.add(pid)
     return {pid for pid in found if not _is_sidecar(pid)}
-
-
-def started(pid: int) -> int:
-    """When process ``pid`` has started, in clock ticks since the machine's start; 0 where nothing tells it."""
-    try:
-        return int(process_table.fields(pid)[START])
-    except (OSError, IndexError, ValueError):
-        return 0
 
 
 def _writes(pid: int, names: set[str]) -> bool:

@@ -18,6 +18,9 @@ GANG_MARKER = "METAFLOW_GANG_ID"
 LAUNCH_MARKER = "METAFLOW_GANG_LAUNCH"
 """Names one launch within its gang."""
 
+_START = 19
+"""Where proc(5)'s ``stat`` has the time of the start, counted from the state on."""
+
 PS_S = 2.0
 """How long `ps` may take."""
 
@@ -92,6 +95,20 @@ def fields(pid: int) -> list[bytes]:
     with open(f"/proc/{pid}/stat", "rb") as stat:
         # The command may hold spaces and parentheses: the fields begin after the last one.
         return stat.read().rpartition(b")")[2].split()
+
+
+def is_child(pid: int, parent: int) -> bool:
+    """Whether ``pid`` is there, and ``parent`` is its parent."""
+    entry = lookup(pid)
+    return entry is not None and entry.parent == parent
+
+
+def started(pid: int) -> int:
+    """When process ``pid`` has started, in clock ticks since the machine's start; 0 where nothing tells it."""
+    try:
+        return int(fields(pid)[_START])
+    except (OSError, IndexError, ValueError):
+        return 0
 
 
 def descendants(roots: Iterable[int], entries: dict[int, Entry] | None = None) -> set[int]:

@@ -11,9 +11,41 @@ from . import process_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from ..loop.event_loop import Timer
-    from ..node.node import Node
+    from collections.abc import Callable
+    from typing import Protocol
+
+    from ..loop.event_loop import Loop, Timer
     from .process_table import Entry
+
+    class Watched(Protocol):
+        """What is looked at on one node, and how it is ended."""
+
+        def look(self) -> None:
+            """Called before each look."""
+
+        def processes(self) -> dict[int, tuple[int, str]]:
+            """All that runs, guards excepted: process id to node and title."""
+
+        def guards(self) -> dict[int, int]:
+            """The guards of other nodes of a local gang, by node."""
+
+        @property
+        def task_pid(self) -> int:
+            """The process of the node's own task."""
+
+        @property
+        def has_succeeded(self) -> bool:
+            """Whether the body of the own task has ended well."""
+
+        def end_own_task(self) -> None:
+            """End the own task at once."""
+
+        def tasks(self) -> dict[int, int]:
+            """The tasks of other nodes of a local gang, by node."""
+
+        def end_task(self, node: int) -> None:
+            """End the task of another node for good."""
+
 
 STOPPED_S = 10.0
 """How long a process may be stopped before that is a failure. A debugger's stop does not count."""
@@ -31,19 +63,23 @@ GUARD_S = 3.0
 
 
 class Stopped:
-    """Looks at what runs on ``node``: its task, its ranks, and in a local gang the other nodes' tasks and guards.
+    """Looks at what runs on a node: its task, its ranks, and in a local gang the other nodes' tasks and guards.
 
     One that is stopped for :data:`STOPPED_S` fails the gang. From the gang's stop on, a guard or a task that is stopped
     is continued, so that it comes to its end as the others do; one that is stopped again, or whose body had ended
     well, is killed: it has nothing to tell, and must not be stored as having succeeded.
+
+    ``fail`` takes the failure.
     """
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, loop: Loop, watched: Watched, fail: Callable[[Failure], None]) -> None:
+        self._loop = loop
+        self._watched = watched
+        self._fail = fail
         self._since: dict[int, float] = {}
         self._continued: set[int] = set()
         self._ending_from = 0.0
-        self._timer: Timer = node.loop.call_later(LOOK_S, self._look)
+        self._timer: Timer = loop.call_later(LOOK_S, self._look)
 
     def gang_stops(self) -> None:
         """From here on nothing that is stopped is a cause."""
@@ -57,15 +93,15 @@ class Stopped:
 
     def _look(self) -> None:
         now = time.monotonic()
-        self._node.task_children.look()
+        self._watched.look()
         found = self._found()
         self._since = {pid: self._since.get(pid, now) for pid in found}
         for pid, (node, title) in found.items():
             if self._ending_from:
                 self._see_to(pid, node)
             elif now - self._since[pid] >= STOPPED_S:
-                self._node.fail(self._failure(pid, node, title))
-        self._timer = self._node.loop.call_later(LOOK_S, self._look)
+                self._fail(self._failure(pid, node, title))
+        self._timer = self._loop.call_later(LOOK_S, self._look)
 
     def _failure(self, pid: int, node: int, title: str) -> Failure:
         now = time.monotonic()
@@ -74,43 +110,22 @@ class Stopped:
 
     def _found(self) -> dict[int, tuple[int, str]]:
         """What is stopped: pid to node and title."""
-        watched = self._watched()
+        watched = self._watched.processes()
+        watched.update({pid: (index, "its guard") for index, pid in self._watched.guards().items()})
         entries = {pid: process_table.lookup(pid) for pid in watched}
         return {pid: watched[pid] for pid, entry in entries.items() if entry is not None and entry.state == "T"}
 
-    def _watched(self) -> dict[int, tuple[int, str]]:
-        """What is looked at: pid to node and title."""
-        node = self._node
-        watched = node.work.watched(node.index)
-        watched.update({pid: (index, "its guard") for index, pid in self._guards().items()})
-        if node.task_alive and not node.bye:
-            watched[node.task_pid] = (node.index, "the node's task")
-        return watched
-
-    def _guards(self) -> dict[int, int]:
-        """The guards of other nodes of a local gang, by node: control's sees all, and all see control's."""
-        node = self._node
-        if node.control_guard:
-            # Once it is dead, the task is another's child.
-            return {0: node.control_guard} if _is_child(node.task_pid, node.control_guard) else {}
-        if node.uplink is None or not node.work.tasks:
-            return {}
-        found = node.uplink.guards()
-        tasks = {index: task.pid for index, task in node.work.tasks.items() if task.alive}
-        # What another node says of itself has to be true before it is signalled.
-        return {index: pid for index, pid in found.items() if index in tasks and _is_child(pid, tasks[index])}
-
     def _see_to(self, pid: int, index: int) -> None:
-        node = self._node
-        if pid == node.task_pid:
-            if node.body_done or pid in self._continued:
-                node.ending.end_now()
+        watched = self._watched
+        if pid == watched.task_pid:
+            if watched.has_succeeded or pid in self._continued:
+                watched.end_own_task()
             else:
                 self._go_on(pid)
-        elif index in node.work.tasks and node.work.tasks[index].pid == pid:
+        elif watched.tasks().get(index) == pid:
             if time.monotonic() - self._ending_from >= GUARD_S:
-                node.work.kill_tasks([index])
-        elif pid in self._guards().values():
+                watched.end_task(index)
+        elif pid in watched.guards().values():
             self._go_on(pid)
 
     def _go_on(self, pid: int) -> None:
@@ -123,11 +138,6 @@ def control_guard_of(task_pid: int) -> int:
     """In a local gang: the guard of node 0, which has started the task ``task_pid`` of another node; 0 if unknown."""
     entry = process_table.lookup(task_pid)
     return entry.parent if entry is not None and entry.parent > 1 and entry.parent != os.getpid() else 0
-
-
-def _is_child(pid: int, parent: int) -> bool:
-    entry = process_table.lookup(pid)
-    return entry is not None and entry.parent == parent
 
 
 def stopped_below(root: int, title: str, entries: dict[int, Entry]) -> dict[int, str]:

@@ -12,7 +12,7 @@ import contextlib
 import os
 
 from . import process_table
-from .pipe_writers import START, left_by_task, pipes, started
+from .pipe_writers import left_by_task, pipes
 
 _BOOT_WORDS = 6
 """How many words of their command line all guards have in common: an interpreter, its options, program and folder."""
@@ -32,8 +32,8 @@ class TaskChildren:
         self._guards: list[bytes] = []
         with contextlib.suppress(OSError):
             self._guards = _command(os.getpid())
-        self._started: dict[int, bytes] = {}
-        self._task_pid, self._since = task_pid, started(task_pid)
+        self._started: dict[int, int] = {}
+        self._task_pid, self._since = task_pid, process_table.started(task_pid)
         self._pipes: set[str] = set()
         self.number = 0
 
@@ -50,18 +50,19 @@ class TaskChildren:
             return
         for pid in children:
             if pid not in self._started:
-                with contextlib.suppress(OSError, IndexError):  # it has just ended
+                with contextlib.suppress(OSError):  # it has just ended
                     if _command(pid) != self._guards:  # of which each sees to its own end
-                        self._started[pid] = process_table.fields(pid)[START]
+                        start = process_table.started(pid)
+                        if start:
+                            self._started[pid] = start
 
     def living(self) -> set[int]:
         """Those of them that have not ended, and their descendants."""
         found = set()
         for pid, start in self._started.items():
-            with contextlib.suppress(OSError, IndexError):
-                line = process_table.fields(pid)
-                if line[START] == start and line[0] not in (b"Z", b"X"):
-                    found.add(pid)
+            entry = process_table.lookup(pid)
+            if entry is not None and entry.state not in "ZX" and process_table.started(pid) == start:
+                found.add(pid)
         for pid in left_by_task(self._pipes, self.number, self._since):
             with contextlib.suppress(OSError):
                 if _command(pid) != self._guards:

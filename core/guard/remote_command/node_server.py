@@ -10,7 +10,9 @@ from ..tls.link import BulkError, Link
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from ..node.node import Node
+    from collections.abc import Callable
+
+    from ..children.supervisor import Launcher
 
 
 def peer_key(secret: bytes) -> bytes:
@@ -19,27 +21,46 @@ def peer_key(secret: bytes) -> bytes:
 
 
 class PeerServer(SecureServer):
-    """Serves the other nodes of ``node``'s gang on its address ``host``.
+    """Serves the other nodes of a gang.
 
     Parameters
     ----------
+    launcher : Launcher
+        Starts the commands of the other nodes.
+    say : callable
+        Takes a line for the user.
+    folder : str
+        This node's private folder.
+    host : str
+        This node's address, on which they are served.
+    key : bytes
+        Of :func:`peer_key`.
     env, cwd
         The environment and working folder in which commands run: those of this node's task.
     """
 
-    def __init__(self, node: Node, host: str, key: bytes, env: dict[str, str], cwd: str) -> None:
+    def __init__(
+        self,
+        launcher: Launcher,
+        say: Callable[[str], None],
+        folder: str,
+        host: str,
+        key: bytes,
+        env: dict[str, str],
+        cwd: str,
+    ) -> None:
         from ..file_broadcast import sender
         from . import server  # now: no descriptor may be left when they are needed
 
         self._chain, self._remote = sender, server
-        self._node, self._env, self._cwd = node, env, cwd
-        complain = Complaint(node.say, f"node {node.index}", "for commands and files of other nodes")
-        super().__init__(host, key, node.folder, complain=complain)
+        self._launcher, self._env, self._cwd = launcher, env, cwd
+        complain = Complaint(say, f"node {launcher.node}", "for commands and files of other nodes")
+        super().__init__(host, key, folder, complain=complain)
 
     def serve(self, link: Link) -> None:
         request = link.header()
         if "run" in request:
-            self._remote.serve(link, request, self._node, self._env, self._cwd)
+            self._remote.serve(link, request, self._launcher, self._env, self._cwd)
         elif "take" in request:
             self._chain.take(link, request, self._secret, self._cwd)
         else:

@@ -21,8 +21,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from ..children.launch import Launch
     from ..children.output import Sink
+    from ..children.supervisor import Launcher
     from ..loop.framing import Header
-    from ..node.node import Node
 
 DRAIN_S = 0.5
 """How long output may stay open, with nothing in it, once all that was started is gone: something slipped away."""
@@ -31,7 +31,7 @@ LINGER_S = 5.0
 """How long a caller that knows the exit code may take to close. We do not: it would lose what is under way."""
 
 
-def serve(link: Link, request: Header, node: Node, env: dict[str, str], cwd: str) -> None:
+def serve(link: Link, request: Header, launcher: Launcher, env: dict[str, str], cwd: str) -> None:
     """Run the command of one caller, until it has ended and the caller knows how, or until the caller has gone.
 
     The command comes in the first frame, since it may be longer than a header, and is run by ``/bin/sh -c``, as an SSH
@@ -41,10 +41,10 @@ def serve(link: Link, request: Header, node: Node, env: dict[str, str], cwd: str
     try:
         wake, stdin = _pipe(True), _pipe(False)
     except OSError as error:
-        exchange.send(REFUSED, f"Node {node.index} cannot run a command: {error.strerror}.".encode())
+        exchange.send(REFUSED, f"Node {launcher.node} cannot run a command: {error.strerror}.".encode())
         _linger(exchange)
         return
-    run = _Run(exchange, node, {**env, process_table.GANG_MARKER: node.name}, cwd, wake, stdin)
+    run = _Run(exchange, launcher, {**env, process_table.GANG_MARKER: launcher.name}, cwd, wake, stdin)
     try:
         run.serve()
     finally:
@@ -78,13 +78,13 @@ class _Run:
     def __init__(
         self,
         exchange: Exchange,
-        node: Node,
+        launcher: Launcher,
         env: dict[str, str],
         cwd: str,
         wake: tuple[int, int],
         stdin: tuple[int, int],
     ) -> None:
-        self._exchange, self._node, self._env, self._cwd = exchange, node, env, cwd
+        self._exchange, self._launcher, self._env, self._cwd = exchange, launcher, env, cwd
         self._wake = wake
         self._stdin_read, stdin_write = stdin
         self._stdin: Outlet | None = Outlet(exchange, STDIN, stdin_write)
@@ -156,7 +156,7 @@ class _Run:
     def _take(self, kind: int, data: bytes) -> None:
         if kind == COMMAND and self._command is None:
             self._command = os.fsdecode(data)
-            self._node.loop.call_soon_threadsafe(self._start)
+            self._launcher.loop.call_soon_threadsafe(self._start)
         elif kind == STDIN:
             if self._stdin is not None:
                 self._stdin.put(data)
@@ -179,18 +179,18 @@ class _Run:
             for fd in self._wake:
                 os.close(fd)
         self._close_stdin()
-        self._node.loop.call_soon_threadsafe(self._end)
+        self._launcher.loop.call_soon_threadsafe(self._end)
 
     # -- the guard's loop --------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        node = self._node
+        launcher = self._launcher
         with self._changed:
             if self._caller_gone:
                 return
-        if node.stopping or node.bye:
-            why = "its gang is being stopped" if node.stopping else "its task has ended"
-            self._post(REFUSED, f"Node {node.index} starts no command any more: {why}.".encode())
+        why = launcher.refusal()
+        if why:
+            self._post(REFUSED, f"Node {launcher.node} starts no command any more: {why}.".encode())
             return
         plan = {
             "processes": [
@@ -205,9 +205,9 @@ class _Run:
             "check": False,
         }
         try:
-            self._launch = node.work.launch(node.name, node.index, plan, self._done, self._sinks, self._stdin_read)
+            self._launch = launcher.launch(plan, self._done, self._sinks, self._stdin_read)
         except (OSError, RuntimeError, ValueError) as error:
-            self._post(REFUSED, f"Node {node.index} cannot run a command: {error}.".encode(errors="replace"))
+            self._post(REFUSED, f"Node {launcher.node} cannot run a command: {error}.".encode(errors="replace"))
         self._close_stdin_read()
 
     def _sinks(self, stream: str) -> list[Sink]:
@@ -219,7 +219,6 @@ class _Run:
             self._exit_code = launch.children[0].exit_code
             self._last_moved = time.monotonic()
             self._poke()
-        self._node.work_gone()
 
     def _end(self) -> None:
         self._close_stdin_read()

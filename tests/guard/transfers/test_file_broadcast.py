@@ -57,8 +57,8 @@ class Node(PeerServer):
         super().close()
         sender.close()
 
-node = SimpleNamespace(folder=order["private"], index=1, say=print)
-server = Node(node, order["host"], bytes.fromhex(order["key"]), {}, order["cwd"])
+launcher = SimpleNamespace(node=1)
+server = Node(launcher, print, order["private"], order["host"], bytes.fromhex(order["key"]), {}, order["cwd"])
 print(server.port, flush=True)
 sys.stdin.readline()
 server.close()

@@ -7,19 +7,19 @@ import os
 import select
 import threading
 
-LAST_WORDS_S = 1.0
+FINISH_S = 1.0
 """For lines that are under way when the guard ends; a reader that has stopped must not hold that up."""
 
 
-class Voice:
+class UserLog:
     """Writes to the descriptor ``fd``, each line on a thread: the log's reader may be stopped."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._speaking: list[threading.Thread] = []
+        self._threads: list[threading.Thread] = []
 
     def say(self, text: str) -> None:
-        from ..children.output import write_all
+        from .output import write_all
 
         line = f"[gang] {text}\n".encode(errors="replace")
         thread = threading.Thread(target=write_all, args=(self._fd, line), daemon=True)
@@ -32,9 +32,9 @@ class Voice:
                 with contextlib.suppress(OSError):
                     os.write(self._fd, line[-select.PIPE_BUF :])
         else:
-            self._speaking.append(thread)
+            self._threads.append(thread)
 
     def finish(self) -> None:
-        """Wait for what is under way, for :data:`LAST_WORDS_S` each."""
-        for thread in self._speaking:
-            thread.join(LAST_WORDS_S)
+        """Wait for what is under way, for :data:`FINISH_S` each."""
+        for thread in self._threads:
+            thread.join(FINISH_S)

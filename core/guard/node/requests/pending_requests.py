@@ -1,14 +1,14 @@
-"""What the task asks for: requests with a number each, every one of which gets exactly one answer."""
+"""The task's requests that wait for their reply; each has a number and gets exactly one reply."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..loop.stream import Stream
+from ...loop.stream import Stream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from ..loop.framing import Header
+    from ...loop.framing import Header
 
 ENDED_BY_STOP = frozenset(
     {
@@ -34,10 +34,8 @@ ENDED_BY_STOP = frozenset(
 """Requests that have no meaning once the gang stops. A launch is answered when its processes are gone."""
 
 
-class Desk:
-    """Takes requests off the stream, hands each to ``handle(op, header, payload)``, and knows which wait for an
-    answer.
-    """
+class PendingRequests:
+    """Receives the requests of ``stream``, hands each to ``handle(op, header, payload)``, and keeps those pending."""
 
     def __init__(self, stream: Stream, handle: Callable[[str, Header, bytes], None]) -> None:
         self._stream = stream
@@ -71,13 +69,13 @@ class Desk:
         self._waiting[number] = op
 
     def stop(self) -> None:
-        """The gang stops: what has no meaning any more is answered so, and what comes of it later, too."""
+        """The gang stops: answer what has no meaning any more with ``stopped``, now and whenever more of it comes."""
         self._stopped = True
         for number, op in list(self._waiting.items()):
             if op in ENDED_BY_STOP and op != "launch":
                 self.answer(number, {"stopped": True})
 
     def close(self) -> None:
-        """Nobody is there to be answered."""
+        """Drop all pending requests: the task is gone."""
         self._waiting.clear()
         self._stream.close(flush=False)

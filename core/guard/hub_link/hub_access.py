@@ -1,0 +1,57 @@
+"""The place where all parts of a node find its link to the hub, and what is there before the node has joined."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from ..loop.framing import Header
+    from .hub_link import BulkReady, HubLink
+
+
+class NotJoined:
+    """The link of a node that has no gang yet: nothing is sent, and nobody is known."""
+
+    all_left = False
+    control_done = False
+    connected = False
+
+    @property
+    def secret(self) -> bytes:
+        raise RuntimeError("this node has not joined its gang")
+
+    def send(self, header: Header, payload: bytes = b"") -> None:
+        """There is nobody to send to."""
+
+    def with_bulk(self, ready: BulkReady) -> None:
+        raise RuntimeError("this node has not joined its gang")
+
+    def has_left(self, node: int) -> bool:
+        return False
+
+    def has_joined(self, node: int) -> bool:
+        return False
+
+    def guards(self) -> dict[int, int]:
+        return {}
+
+    def leave(self, then: Callable[[], None]) -> None:
+        then()
+
+    def may_leave(self, told: bool) -> bool:
+        return True
+
+    def close(self, then: Callable[[], None]) -> None:
+        then()
+
+
+class HubAccess:
+    """Holds the ``link`` of one node, which replaces :class:`NotJoined` once the node joins."""
+
+    def __init__(self) -> None:
+        self.link: HubLink = NotJoined()
+
+    def send(self, header: Header, payload: bytes = b"") -> None:
+        """Send one message to the hub, where there is one."""
+        self.link.send(header, payload)

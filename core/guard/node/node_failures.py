@@ -1,0 +1,107 @@
+"""What has failed on a node: reports to the hub, and the failure report that comes back."""
+
+from __future__ import annotations
+
+import time
+
+from ..coordinator.root_cause import causes, failure_report
+from ..failure_record import CUT, LOST, PREEMPTED, Failure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from collections.abc import Callable
+
+    from ..hub_link.hub_access import HubAccess
+    from ..loop.framing import Header
+    from .identity import NodeIdentity
+    from .state import NodeState
+
+REPORT_DEADLINE_S = 3.0
+"""How long the hub may take for the failure report; it needs a second at most, so then the hub is lost."""
+
+_AFTERTHOUGHTS = ("task", "task-signal", "task-exit", "task-output")
+"""Kinds of records that may still come once the node is stopping: how a task died that is known to be dead."""
+
+
+class NodeFailures:
+    """Reports the failures of a node.
+
+    Parameters
+    ----------
+    stop : callable
+        Stops the node: ``stop(order, preempted)``, as a message of the hub does.
+    on_report : callable
+        Called when the failure report is there.
+
+    Attributes
+    ----------
+    report : Header or None
+        The failure report: what the hub, or this node where it has none, has found to be the cause of the gang's end.
+    is_tolerant : bool
+        Whether the gang goes on without nodes that it loses.
+    """
+
+    def __init__(
+        self,
+        identity: NodeIdentity,
+        state: NodeState,
+        hub: HubAccess,
+        stop: Callable[[int, bool], None],
+        on_report: Callable[[], None],
+    ) -> None:
+        self.report: Header | None = None
+        self.is_tolerant = False
+        self._identity, self._state, self._hub = identity, state, hub
+        self._stop, self._on_report = stop, on_report
+        self._failures: list[Failure] = []  # of this node, and of its connection to the hub
+
+    def fail(self, failure: Failure) -> None:
+        """Something failed here first: report it to the hub, which stops all nodes, this one included."""
+        if self._state.is_stopping and failure.kind not in _AFTERTHOUGHTS:
+            return
+        if not self._hub.link.connected:
+            self._fail_alone(failure)  # there is no gang yet, and so no hub that would report
+        elif failure.peer is not None or (self.is_tolerant and failure.reporting_node != self._identity.index):
+            # Which may end another node and not this one, or none: the hub knows whether the peer has only left.
+            self._hub.send({"op": "fail", "failure": failure.to_json()})
+        else:
+            self.report_to_hub(failure)
+            self._stop(failure.order, failure.kind == PREEMPTED)
+
+    def guard_failed(self, text: str, trace: str = "") -> None:
+        """This guard itself has failed."""
+        self.fail(Failure(self._identity.index, "guard", text, time.time(), trace))
+
+    def run_gone(self) -> None:
+        """The process of the run has ended, which nobody outlives."""
+        self.fail(Failure(self._identity.index, "run", "the process of the run itself has ended", time.time()))
+
+    def hub_lost(self, text: str, node: int) -> None:
+        """The hub cannot be reached any more: this node makes its own failure report."""
+        if not self._state.has_left:
+            self._fail_alone(Failure(node, "lost", text, time.time(), order=LOST))
+
+    def hub_silent(self) -> None:
+        """:data:`REPORT_DEADLINE_S` have passed since the stop."""
+        if self.report is None:
+            index = self._identity.index
+            self.hub_lost(f"has not answered node {index} for {REPORT_DEADLINE_S:g} s: {CUT}", 0)
+
+    def report_to_hub(self, failure: Failure) -> None:
+        """Report one failure, whether or not the node is stopping."""
+        self._failures.append(failure)
+        self._hub.send({"op": "fail", "failure": failure.to_json()})
+
+    def _fail_alone(self, failure: Failure) -> None:
+        self._failures.append(failure)
+        self._stop(failure.order, failure.kind == PREEMPTED)
+        if self.report is None:
+            found = causes(self._failures)
+            self.received(
+                {"report": failure_report(found, {}), "causes": [{"node": cause.reporting_node} for cause in found]}
+            )
+
+    def received(self, header: Header) -> None:
+        """The failure report has come."""
+        self.report = {name: header[name] for name in ("report", "causes", "left") if name in header}
+        self._on_report()

@@ -1,0 +1,111 @@
+"""Requests for ports, for files that go with the gang, and for values and files that are sent to other nodes."""
+
+from __future__ import annotations
+
+import threading
+
+from ...loop.limits import what_ran_out
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from collections.abc import Callable
+
+    from ...hub_link.hub_access import HubAccess
+    from ...loop.event_loop import Loop
+    from ...loop.framing import Header
+    from ..cleanup import Cleanup
+    from ..identity import NodeIdentity
+    from .dispatch import Method
+    from .pending_requests import PendingRequests
+
+
+class PortAndFileRequests:
+    """Each method does what the request of its name asks for."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        identity: NodeIdentity,
+        hub: HubAccess,
+        pending: PendingRequests,
+        cleanup: Cleanup,
+        say: Callable[[str], None],
+    ) -> None:
+        self._loop, self._identity, self._hub = loop, identity, hub
+        self._pending, self._cleanup, self._say = pending, cleanup, say
+
+    def methods(self) -> dict[str, Method]:
+        return {
+            "port": self.port,
+            "own": self.own,
+            "put": self.transfer,
+            "get": self.transfer,
+            "broadcast": self.broadcast,
+        }
+
+    def port(self, number: int, header: Header, payload: bytes) -> None:
+        """Lease a port until the node ends: ``exact``, or any where that is 0."""
+        from ...host.ports import lease_exact, lease_port
+
+        try:
+            exact = header["exact"]
+            lease = lease_exact(exact) if exact else lease_port()
+        except (OSError, ValueError) as error:
+            self._pending.answer(number, {"error": str(error)})
+            return
+        self._cleanup.leases.append(lease)
+        self._pending.answer(number, {"port": lease.port})
+
+    def own(self, number: int, header: Header, payload: bytes) -> None:
+        """Remove a folder, too, in the end, or files of a pattern that nobody uses then."""
+        if "path" in header:
+            self._cleanup.owned.add_folder(header["path"])
+        else:
+            self._cleanup.owned.add_pattern(header["pattern"])
+        self._pending.answer(number, {})
+
+    def transfer(self, number: int, header: Header, payload: bytes) -> None:
+        """Send or receive a value too large for a frame, by a bulk stream of its own, on a thread."""
+
+        def ready(address: str, port: int, secret: bytes) -> None:
+            try:
+                threading.Thread(target=work, args=(address, port, secret), name="bulk", daemon=True).start()
+            except RuntimeError as error:
+                whose = f"The guard of node {self._identity.index}"
+                self._pending.answer(number, {"error": f"{whose} has {what_ran_out(error)} for a large value."})
+
+        def work(address: str, port: int, secret: bytes) -> None:
+            from ...tls import values
+
+            reply: Header = {}
+            try:
+                transfer = values.put if header["op"] == "put" else values.get
+                transfer(address, port, secret, header["name"], header["path"])
+            except (values.BulkError, OSError, ValueError) as error:
+                reply = {"error": str(error)}
+            self._loop.call_soon_threadsafe(lambda: self._pending.answer(number, reply))
+
+        self._hub.link.with_bulk(ready)
+
+    def broadcast(self, number: int, header: Header, payload: bytes) -> None:
+        """Send a file to other nodes, each of which passes it on to the next; on a thread."""
+        from ...file_broadcast.sender import send  # here and not in the thread: no descriptor may be left then
+        from ...remote_command.node_server import peer_key
+        from ...tls.link import BulkError
+
+        whose = f"The guard of node {self._identity.index}"
+
+        def work() -> None:
+            reply: Header = {}
+            try:
+                send(peer_key(self._hub.link.secret), header["path"], header["to"], header["hops"], self._say)
+            except MemoryError as error:
+                reply = {"error": f"{whose} has {what_ran_out(error)} to send the file."}
+            except (BulkError, OSError, ValueError) as error:
+                reply = {"error": str(error)}
+            self._loop.call_soon_threadsafe(lambda: self._pending.answer(number, reply))
+
+        try:
+            threading.Thread(target=work, name="broadcast", daemon=True).start()
+        except RuntimeError as error:
+            self._pending.answer(number, {"error": f"{whose} has {what_ran_out(error)} to send the file."})

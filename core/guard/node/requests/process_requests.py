@@ -1,0 +1,111 @@
+"""Requests that start processes: launches, processes beside the body, and servers that run other nodes' commands."""
+
+from __future__ import annotations
+
+from functools import partial
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from collections.abc import Callable
+
+    from ...children.launch import Launch
+    from ...children.supervisor import Launcher, Work
+    from ...hub_link.hub_access import HubAccess
+    from ...loop.event_loop import Loop
+    from ...loop.framing import Header
+    from ...remote_command.node_server import PeerServer
+    from ..cleanup import Cleanup
+    from ..identity import NodeIdentity
+    from ..state import NodeState
+    from .dispatch import Method
+    from .pending_requests import PendingRequests
+
+TAILS_LIMIT = 1 << 20
+"""Characters of last output that the results of one launch have together; the failed process's is whole."""
+
+
+class ProcessRequests:
+    """Each method does what the request of its name asks for."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        identity: NodeIdentity,
+        state: NodeState,
+        hub: HubAccess,
+        pending: PendingRequests,
+        work: Work,
+        launcher: Launcher,
+        cleanup: Cleanup,
+        say: Callable[[str], None],
+    ) -> None:
+        self._loop, self._identity, self._state, self._hub = loop, identity, state, hub
+        self._pending, self._work, self._launcher = pending, work, launcher
+        self._cleanup, self._say = cleanup, say
+        self._peers: PeerServer | None = None
+
+    def methods(self) -> dict[str, Method]:
+        return {
+            "launch": self.launch,
+            "start": self.start,
+            "serve-peers": self.serve_peers,
+            "reach-peers": self.reach_peers,
+        }
+
+    def launch(self, number: int, header: Header, payload: bytes) -> None:
+        """Run the processes of a plan. The reply has their results, when nothing of them is left."""
+
+        def done(launch: Launch) -> None:
+            results = launch.results()
+            for record in results:  # a node may have hundreds of ranks, and a reply is one frame
+                record["tail"] = record["tail"][-TAILS_LIMIT // len(results) :]
+            reply: Header = {"results": results}
+            if launch.cancelled or launch.port_is_taken():
+                reply["port_taken"] = True
+            elif launch.failed is not None:
+                reply["failed"] = {**launch.failed.result(), "traceback": launch.failed.traceback()}
+                reply["ends"] = self._state.is_stopping
+            elif self._state.is_stopping:
+                reply["stopped"] = True
+            self._pending.answer(number, reply)
+
+        if self._state.has_left:
+            self._pending.answer(number, {"stopped": True})
+        elif self._work.is_cancelled(header["plan"]["key"]):
+            self._pending.answer(number, {"port_taken": True})
+        else:
+            self._launcher.launch(header["plan"], done)
+
+    def start(self, number: int, header: Header, payload: bytes) -> None:
+        """Start a process that runs beside the body. The reply comes when it has reported that it is ready."""
+        from ...children.service import Daemon
+
+        if self._state.has_left:
+            self._pending.answer(number, {"stopped": True})
+        else:
+            reply = partial(self._pending.answer, number)
+            Daemon(self._launcher, header["plan"], header["ready"], header["timeout"], reply, header["shown"])
+
+    def serve_peers(self, number: int, header: Header, payload: bytes) -> None:
+        """Let the other nodes run commands and leave files here. The reply has the port."""
+        from ...remote_command.node_server import PeerServer, peer_key
+
+        if self._peers is None:
+            key = peer_key(self._hub.link.secret)
+            folder = self._identity.folder
+            self._peers = PeerServer(
+                self._launcher, self._say, folder, header["host"], key, header["env"], header["cwd"]
+            )
+            self._cleanup.servers.append(self._peers)
+        self._pending.answer(number, {"port": self._peers.port})
+
+    def reach_peers(self, number: int, header: Header, payload: bytes) -> None:
+        """Let programs of this node have commands run on the others, by a socket in the folder."""
+        from ...remote_command.local_server import Callers
+        from ...remote_command.node_server import peer_key
+
+        key = peer_key(self._hub.link.secret)
+        index = self._identity.index
+        server = Callers(self._loop, self._say, index, header["folder"], key, header["nodes"])
+        self._cleanup.servers.insert(0, server)
+        self._pending.answer(number, {})

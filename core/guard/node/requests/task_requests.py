@@ -1,0 +1,156 @@
+"""Requests about the task itself: how it may be ended, how its body has ended, and what Metaflow has stored of it."""
+
+from __future__ import annotations
+
+import time
+
+from ...children import launch as launches
+from ...failure_record import EVIDENCE, Failure
+from ...processes import process_table
+from ...processes.stopped import control_guard_of
+from ...processes.watch import TaskWatch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from collections.abc import Callable
+    from typing import Protocol
+
+    from ...hub_link.hub_access import HubAccess
+    from ...loop.event_loop import Loop
+    from ...loop.framing import Header
+    from ...processes.task_children import TaskChildren
+    from ..cleanup import Cleanup
+    from ..identity import NodeIdentity
+    from ..node_failures import NodeFailures
+    from ..preemption import Preemption
+    from ..state import NodeState
+    from ..task_end import TaskEnd
+    from .dispatch import Method
+    from .pending_requests import PendingRequests
+
+    class TaskEvents(Protocol):
+        """What a node does at the events of its task."""
+
+        def maybe_save(self) -> None:
+            """The body may be about to save."""
+
+        def task_unwound(self) -> None:
+            """The body has ended badly."""
+
+        def task_stored(self) -> None:
+            """Metaflow has stored the task as failed."""
+
+        def task_left(self) -> None:
+            """Metaflow has stored the task as succeeded."""
+
+
+NO_PROC = (
+    "This system has no /proc. The gang works, and ends as a whole; but a process that leaves the process group of "
+    "what the gang has started may outlive it, and one that is stopped (SIGSTOP) is not told."
+)
+
+
+class TaskRequests:
+    """Each method does what the request of its name asks for. ``err`` is the task's standard error, a descriptor."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        identity: NodeIdentity,
+        state: NodeState,
+        hub: HubAccess,
+        pending: PendingRequests,
+        ending: TaskEnd,
+        preemption: Preemption,
+        children: TaskChildren,
+        cleanup: Cleanup,
+        failures: NodeFailures,
+        node: TaskEvents,
+        say: Callable[[str], None],
+        err: int,
+    ) -> None:
+        self._loop, self._identity, self._state, self._hub = loop, identity, state, hub
+        self._pending, self._ending, self._preemption = pending, ending, preemption
+        self._children, self._cleanup, self._failures = children, cleanup, failures
+        self._node, self._say, self._err = node, say, err
+
+    def methods(self) -> dict[str, Method]:
+        return {
+            "setup": self.setup,
+            "fail": self.fail,
+            "save-seconds": self.save_seconds,
+            "unwinding": self.unwinding,
+            "unwound": self.unwound,
+            "done": self.done,
+            "stored": self.stored,
+            "bye": self.bye,
+        }
+
+    def setup(self, number: int, header: Header, payload: bytes) -> None:
+        """Who the task is and how it may be interrupted; must come first."""
+        identity = self._identity
+        identity.index = header["node"]
+        identity.folder = header["folder"]
+        self._cleanup.owned.keep(identity.folder, identity.task_pid)
+        identity.gang_id = header["gang_id"]
+        identity.interrupt_signal, identity.stacks_signal = header["interrupt_signal"], header["stacks_signal"]
+        self._children.number = header.get("number", 0)
+        identity.seen_by_control = header.get("seen_by_control", False)
+        if identity.seen_by_control:
+            identity.control_guard = control_guard_of(identity.task_pid)
+            self._children.watch_output()
+        elif not process_table.sees_all():
+            self._say(NO_PROC)
+        if header.get("notice_program"):
+            from ..meeting_notice import MeetingNotice
+
+            self._cleanup.notice = MeetingNotice(header["notice_program"], self._err)
+        self._ending.hooks_s = header.get("end_timeout", self._ending.hooks_s)
+        launches.UNKILLABLE_S = header.get("unkillable_timeout", launches.UNKILLABLE_S)
+        if "sigterm" in header:
+            self._preemption.listen(header["sigterm"])
+        if header.get("notice"):
+            self._preemption.watch(header["notice"], header["since"])
+        if header.get("watch_parent"):
+            TaskWatch(self._loop, header["watch_parent"], self._failures.run_gone)
+            self._children.watch_output()
+        self._pending.answer(number, {})
+
+    def fail(self, number: int, header: Header, payload: bytes) -> None:
+        """The body, or Metaflow around it, raised. The reply is the failure report."""
+        if not self._state.is_stopping:
+            raised = (header["kind"], header["text"], time.time(), header["detail"])
+            self._failures.fail(Failure(self._identity.index, *raised, order=header.get("order", EVIDENCE)))
+        self.unwound(number, header, payload)
+
+    def save_seconds(self, number: int, header: Header, payload: bytes) -> None:
+        """How long what the body registered for a preemption may take."""
+        self._hub.send({"op": "save-seconds", "seconds": header["seconds"]})
+        self._pending.answer(number, {})
+
+    def unwinding(self, number: int, header: Header, payload: bytes) -> None:
+        """The body has ended badly, and would save. The reply is whether it is to."""
+        self._node.maybe_save()
+
+    def unwound(self, number: int, header: Header, payload: bytes) -> None:
+        """The interrupted body has ended. The reply is the failure report."""
+        self._pending.rename(number, "failure-report")
+        self._node.task_unwound()
+        report = self._failures.report
+        if report is not None:
+            self._pending.answer(number, report)
+
+    def done(self, number: int, header: Header, payload: bytes) -> None:
+        """The body has ended well."""
+        self._state.body_done()
+        self._hub.send({"op": "done"})
+        self._pending.answer(number, {})
+
+    def stored(self, number: int, header: Header, payload: bytes) -> None:
+        """Metaflow has stored the state of the task, which has failed."""
+        self._node.task_stored()
+        self._pending.answer(number, {})
+
+    def bye(self, number: int, header: Header, payload: bytes) -> None:
+        """Metaflow has stored the task's state: nothing can fail here any more. The reply comes when the hub has it."""
+        self._node.task_left()
