@@ -25,7 +25,7 @@ class Faulty(FlowSpec):
     def work(self):
         current.gang.barrier()
         if current.gang.node_index == int(os.environ["WHERE"]):
-            # What no version of ours sends: the guard has no method of this name.
+            # What no version of ours sends: the guard has no such request.
             current.gang._link.request("no-such-request")
         time.sleep(1000)
         self.next(self.join)
@@ -51,9 +51,9 @@ def test_a_fault_of_a_guard_is_told_by_all_with_its_traceback(where: int, tmp_pa
     with FlowRun(file, folder=tmp_path, env={"WHERE": str(where)}) as run:
         output = run.fails(END_S)
     told = f"The first failure was on node {where} "
-    lines = [line for line in output.splitlines() if told in line and "its guard failed: AttributeError: " in line]
+    lines = [line for line in output.splitlines() if told in line and "its guard failed: KeyError: " in line]
     assert any("[node 1] " in line for line in lines) and any("[node 1] " not in line for line in lines), output
-    assert "no_such_request" in output and "This is a bug of metaflow-gang" in output
+    assert "no-such-request" in output and "This is a bug of metaflow-gang" in output
     assert "out of memory" not in output
 
 
