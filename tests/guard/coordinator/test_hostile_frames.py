@@ -173,7 +173,7 @@ def gang() -> Iterator[Callable[[], Bench]]:
 
 
 def nonsense(bench: Bench, member: Member) -> str:
-    """The story that all nodes get, the one that has gone wrong included: it has no connection any more."""
+    """The report that all nodes get, the one that has gone wrong included: it has no connection any more."""
     until(bench.loop, lambda: bool(bench.got("failure-report") and member.closed))
     (told,) = bench.got("failure-report")
     other = next(one for one in bench.members.values() if one is not member)
@@ -210,9 +210,11 @@ def test_a_member_that_misbehaves_ends_its_own_node(
     member = bench.members[1]
     assert member.connection is not None
     member.connection.send_own(message, bomb() if message.get(CHANNEL) == "packed" else b"")
-    story = nonsense(bench, member)
-    assert story.startswith("The first failure was on node 1 (host-1): sent what this gang cannot understand: "), story
-    assert why in story
+    report = nonsense(bench, member)
+    assert report.startswith("The first failure was on node 1 (host-1): sent what this gang cannot understand: "), (
+        report
+    )
+    assert why in report
 
 
 @pytest.mark.parametrize("op", sorted(MOST))
@@ -245,8 +247,8 @@ def test_a_hub_survives_whatever_a_member_sends(random: Random) -> None:
     other.say("gather", b"x", seq=0, kind="barrier()")
     until(bench.loop, lambda: bool(member.closed or member.connection.closed) or bench.hub._collectives._open != {})
     assert not other.closed and 2 in bench.hub.roster.members, "whoever else is there stays"
-    for story in bench.got("failure-report"):
-        assert "fault of metaflow-gang" not in story["report"], story["report"]
+    for report in bench.got("failure-report"):
+        assert "fault of metaflow-gang" not in report["report"], report["report"]
     bench.close()
     bench.loop.close()
 

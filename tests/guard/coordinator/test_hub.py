@@ -117,7 +117,7 @@ class Bench:
             self.members[node] = Member(self, node)
             until(self.loop, lambda node=node: self.members[node].connection is not None)
 
-    def story(self) -> str:
+    def report(self) -> str:
         until(self.loop, lambda: bool(self.got("failure-report")))
         (told,) = self.got("failure-report")
         for member in self.members.values():
@@ -186,7 +186,7 @@ def test_a_node_that_joins_twice_was_restarted_and_ends_the_gang(bench: Callable
     gang = bench(3)
     gang.join(1)
     gang.members[9] = Member(gang, 1)
-    assert "node 1 (host-1): was restarted: it joined twice in one attempt" in gang.story()
+    assert "node 1 (host-1): was restarted: it joined twice in one attempt" in gang.report()
     late = Member(gang, 1)
     until(gang.loop, lambda: bool(late.errors))
     assert "this gang is ending: the first failure was on node 1 (host-1): was restarted" in late.errors[0]
@@ -198,13 +198,13 @@ def test_late_nodes_are_named_and_fail_the_gang_at_the_timeout(
     monkeypatch.setattr("metaflow_extensions.gang.core.guard.coordinator.join_deadline.PROGRESS_S", (0.1, 0.2))
     gang = bench(12, timeout=0.6)
     gang.join(1)
-    story = gang.story()
+    report = gang.report()
     assert gang.said[:2] == [
         "2 of 12 nodes have joined after 0 s; waiting for nodes 2, 3, 4, 5, 6, 7, 8, 9 and 2 more.",
         "2 of 12 nodes have joined after 0 s; waiting for nodes 2, 3, 4, 5, 6, 7, 8, 9 and 2 more.",
     ]
     assert (
-        "node 2: did not join within 0.6 s (all_nodes_started_timeout): 2 of 12 nodes had joined, nodes 2, 3" in story
+        "node 2: did not join within 0.6 s (all_nodes_started_timeout): 2 of 12 nodes had joined, nodes 2, 3" in report
     )
     assert gang.got("stop") == [{"op": "stop", "order": EVIDENCE, "preempted": False}]
     said = len(gang.said)
@@ -237,7 +237,7 @@ def test_different_collectives_at_the_same_place_end_the_gang(bench: Callable[..
     gang.join(1)
     gang.hub.receive(0, {"op": "gather", "seq": 0, "kind": "barrier()"}, b"")
     gang.members[1].say("gather", seq=0, kind="all_gather()")
-    assert "node 1 (host-1): called all_gather() where node 0 called barrier(): every node must make" in gang.story()
+    assert "node 1 (host-1): called all_gather() where node 0 called barrier(): every node must make" in gang.report()
 
 
 @pytest.mark.parametrize("node", [0, 2])
@@ -260,7 +260,7 @@ def test_a_node_whose_body_is_done_deserts_a_collective_at_once(
     gang.members[1].say("gather", seq=0, kind="barrier()")
     if not is_first:
         done()
-    assert f"node {node} (host-{node}): finished its step while node 1 waits for it in barrier()" in gang.story()
+    assert f"node {node} (host-{node}): finished its step while node 1 waits for it in barrier()" in gang.report()
 
 
 def test_a_node_that_has_given_its_part_may_be_done(bench: Callable[..., Bench]) -> None:
@@ -288,7 +288,7 @@ def test_a_guard_that_leaves_without_its_step_s_end_has_not_finished_it(bench: C
     wait(gang, 0.05)
     how = record.replaced(kind="task-exit", text="the node's task exited with code 3", time=time.time())
     gang.hub.receive(0, {"op": "fail", "failure": how.to_json()}, b"")
-    assert gang.story() == "The first failure was on node 1 (host-1): the node's task exited with code 3"
+    assert gang.report() == "The first failure was on node 1 (host-1): the node's task exited with code 3"
     assert 1 not in gang.hub.roster.left
 
 
@@ -300,7 +300,7 @@ def test_a_guard_that_leaves_before_its_step_s_end_and_says_nothing_is_lost(benc
     assert connection is not None
     connection.close()
     told = "node 1 (host-1): the connection from it to node 0 was lost (closed before its work was done): its container"
-    assert told in gang.story()
+    assert told in gang.report()
 
 
 @pytest.mark.parametrize("leaves_first", [True, False])
@@ -313,7 +313,7 @@ def test_a_node_that_has_left_deserts_a_collective(bench: Callable[..., Bench], 
     gang.members[1].say("gather", seq=0, kind="barrier()")
     if not leaves_first:
         gang.members[2].leaves()
-    assert "node 2 (host-2): finished its step while node 1 waits for it in barrier()" in gang.story()
+    assert "node 2 (host-2): finished its step while node 1 waits for it in barrier()" in gang.report()
 
 
 def test_the_bulk_server_is_asked_for_when_it_is_needed(bench: Callable[..., Bench]) -> None:
@@ -357,7 +357,9 @@ def test_all_have_left_when_every_other_node_has(bench: Callable[..., Bench]) ->
     assert gang.hub.roster.members_left
 
 
-def test_stopping_begins_at_once_and_the_story_waits_for_all_but_a_second_at_most(bench: Callable[..., Bench]) -> None:
+def test_stopping_begins_at_once_and_the_failure_report_waits_for_all_but_a_second_at_most(
+    bench: Callable[..., Bench],
+) -> None:
     gang = bench(3)
     gang.join(1, 2)
     gang.members[1].fails("rank 1 exited with code 3")
@@ -367,14 +369,14 @@ def test_stopping_begins_at_once_and_the_story_waits_for_all_but_a_second_at_mos
     # Node 2 never says that it has stopped: its body hangs in C, say.
     gang.hub.receive(0, {"op": "stopped"}, b"")
     gang.members[1].say("stopped")
-    story = gang.story()
+    report = gang.report()
     assert 0.5 * REPORT_WAIT_S < time.monotonic() - started < REPORT_WAIT_S + 5.0
-    assert story == "The first failure was on node 1 (host-1): rank 1 exited with code 3"
+    assert report == "The first failure was on node 1 (host-1): rank 1 exited with code 3"
     (told,) = gang.got("failure-report")
     assert [cause["node"] for cause in told["causes"]] == [1]
 
 
-def test_the_story_of_a_preemption_waits_for_those_who_save(bench: Callable[..., Bench]) -> None:
+def test_the_failure_report_of_a_preemption_waits_for_those_who_save(bench: Callable[..., Bench]) -> None:
     gang = bench(3)
     gang.join(1, 2)
     gang.members[1].say("save-seconds", seconds=20.0)
@@ -390,10 +392,12 @@ def test_the_story_of_a_preemption_waits_for_those_who_save(bench: Callable[...,
     until(gang.loop, lambda: time.monotonic() > end)
     assert not gang.got("failure-report"), "node 2 still saves"
     gang.members[2].say("stopped")
-    assert gang.story() == "The first failure was on node 1 (host-1): was told to end"
+    assert gang.report() == "The first failure was on node 1 (host-1): was told to end"
 
 
-def test_the_story_comes_as_soon_as_all_have_stopped_and_hears_them_before(bench: Callable[..., Bench]) -> None:
+def test_the_failure_report_comes_as_soon_as_all_have_stopped_and_receives_them_before(
+    bench: Callable[..., Bench],
+) -> None:
     gang = bench(3)
     gang.join(1, 2)
     gang.members[1].fails("lost its peer", order=PEER)
@@ -404,9 +408,9 @@ def test_the_story_comes_as_soon_as_all_have_stopped_and_hears_them_before(bench
     for member in gang.members.values():
         member.say("stopped")
     gang.hub.receive(0, {"op": "stopped"}, b"")
-    assert gang.story() == "The first failure was on node 2 (host-2): raised ValueError"
+    assert gang.report() == "The first failure was on node 2 (host-2): raised ValueError"
     assert time.monotonic() - started < REPORT_WAIT_S
-    # What comes later changes nothing: the story has been told.
+    # What comes later changes nothing: the report has been sent.
     gang.hub.fail(Failure(0, "exit", "too late", time.time() - 100))
     assert len(gang.got("failure-report")) == len(gang.got("stop")) == 1
     assert REPORT_SETTLE_S < REPORT_WAIT_S
@@ -420,7 +424,7 @@ def test_a_record_is_put_on_the_hub_s_clock(bench: Callable[..., Bench]) -> None
         member.offset = 50.0 if node == 1 else 0.0
     gang.members[1].fails("second", after=-49.0)
     gang.members[2].fails("first")
-    assert gang.story() == "The first failure was on node 2 (host-2): first"
+    assert gang.report() == "The first failure was on node 2 (host-2): first"
 
 
 def test_a_connection_that_ends_is_a_lost_node_unless_somebody_knows_better(bench: Callable[..., Bench]) -> None:
@@ -430,17 +434,17 @@ def test_a_connection_that_ends_is_a_lost_node_unless_somebody_knows_better(benc
     until(gang.loop, lambda: bool(gang.got("stop")))
     assert gang.got("stop") == [{"op": "stop", "order": LOST, "preempted": False}]
     gang.members[2].fails("rank 2 was killed by SIGKILL")
-    assert "node 2 (host-2): rank 2 was killed by SIGKILL" in gang.story()
+    assert "node 2 (host-2): rank 2 was killed by SIGKILL" in gang.report()
 
 
 def test_a_lost_node_is_told_with_what_the_network_said(bench: Callable[..., Bench]) -> None:
     gang = bench(2)
     gang.join(1)
     gang.members[1].die()
-    story = gang.story()
-    assert "node 1 (host-1): the connection from it to node 0 " in story
+    report = gang.report()
+    assert "node 1 (host-1): the connection from it to node 0 " in report
     # Its end was sent, so the network is not cut.
-    assert story.endswith(
+    assert report.endswith(
         "(closed without a word): its container ran out of memory, which can kill all of its processes at once, or its "
         "host, its container or its guard process has died"
     )
@@ -455,8 +459,10 @@ def test_who_is_gone_is_the_cause_where_all_others_blame_a_peer(bench: Callable[
     until(gang.loop, lambda: bool(gang.got("stop")))
     gang.members[3].say("stopped")
     gang.members[2].die()
-    story = gang.story()
-    assert re.search(r"first failure was on node 2 \(host-2\).*the connection from it to node 0 was lost", story), story
+    report = gang.report()
+    assert re.search(r"first failure was on node 2 \(host-2\).*the connection from it to node 0 was lost", report), (
+        report
+    )
 
 
 def test_who_is_silent_is_the_cause_where_all_others_blame_a_peer(bench: Callable[..., Bench]) -> None:
@@ -468,7 +474,7 @@ def test_who_is_silent_is_the_cause_where_all_others_blame_a_peer(bench: Callabl
     gang.members[1].say("stopped")
     gang.hub.receive(0, {"op": "stopped"}, b"")
     assert re.search(
-        r"first failure was on node 2 \(host-2\).*does not answer node 0, while its host still does", gang.story()
+        r"first failure was on node 2 \(host-2\).*does not answer node 0, while its host still does", gang.report()
     )
 
 
@@ -478,15 +484,15 @@ def test_a_death_after_the_stop_is_no_cause_where_one_is_known(bench: Callable[.
     gang.members[1].fails("raised")
     until(gang.loop, lambda: bool(gang.got("stop")))
     gang.members[2].die()
-    story = gang.story()
-    assert "first failure was on node 1 (host-1): raised" in story and "host-2" not in story
+    report = gang.report()
+    assert "first failure was on node 1 (host-1): raised" in report and "host-2" not in report
 
 
 def test_a_node_that_is_lost_before_all_have_joined_ends_the_gang_at_once(bench: Callable[..., Bench]) -> None:
     gang = bench(3)
     gang.join(1)
     gang.members[1].die()
-    assert "node 1 (host-1): the connection from it to node 0" in gang.story()
+    assert "node 1 (host-1): the connection from it to node 0" in gang.report()
 
 
 @pytest.mark.parametrize("told_before", [False, True])
@@ -514,8 +520,8 @@ def test_a_node_that_comes_while_the_gang_ends_tells_what_the_others_tell(
     until(gang.loop, lambda: bool(failed) or any(header["op"] == "failure-report" for header in told))
     stop, ending = (header for header in told if header["op"] != "ping")
     assert stop["op"] == "stop" and not failed
-    (story,) = {gang.story(), ending["report"]}
-    assert story == "The first failure was on node 1 (host-1): raised ValueError\n  | Traceback: line 7"
+    (report,) = {gang.report(), ending["report"]}
+    assert report == "The first failure was on node 1 (host-1): raised ValueError\n  | Traceback: line 7"
     over: list[bool] = []
     link.close(lambda: over.append(True))
     until(gang.loop, lambda: bool(over))
@@ -537,7 +543,7 @@ def test_a_node_that_lost_another_which_answers_is_believed_and_one_that_lost_wh
     assert not gang.got("stop")
     record = record.replaced(peer=3, text=text.replace("2", "3"))
     gang.members[1].say("fail", failure=record.to_json())
-    assert gang.story() == f"The first failure was on node 1 (host-1): {record.text}"
+    assert gang.report() == f"The first failure was on node 1 (host-1): {record.text}"
 
 
 @pytest.mark.parametrize("frozen", [1, 2])
@@ -554,11 +560,11 @@ def test_a_guard_that_does_not_run_is_told_while_its_host_answers(
     assert 1.9 < time.monotonic() - began < 10.0
     for node in (0, *range(1 + frozen, 4)):
         gang.hub.receive(node, {"op": "stopped"}, b"")
-    story = gang.story()  # which those that are frozen get, too, when they go on
+    report = gang.report()  # which those that are frozen get, too, when they go on
     assert time.monotonic() - began < 10.0, "nobody waits for who is frozen"
     for node in range(1, 4):
         told = f"node {node} (host-{node}): has not answered node 0 for 2 s, while its host still does: it is frozen"
-        assert (told in story) == (node <= frozen), story
+        assert (told in report) == (node <= frozen), report
     assert gang.hub.roster.members_left == (frozen < 3)
 
 
@@ -713,5 +719,5 @@ def test_only_control_may_ask_for_it_and_in_time(bench: Callable[..., Bench], wh
     else:
         gang.hub.fail(Failure(1, "exit", "rank 1 raised", time.time()))
         gang.hub.receive(0, {"op": "tolerate"}, b"")
-    assert gang.story() == "The first failure was on node 1 (host-1): rank 1 raised"
+    assert gang.report() == "The first failure was on node 1 (host-1): rank 1 raised"
     assert not gang.got("tolerate") and not gang.said

@@ -137,7 +137,7 @@ def test_a_record_travels_whole_and_its_detail_is_cut_in_the_middle() -> None:
     assert Failure.from_json({**record.to_json(), "colour": "red"}).node == 3
 
 
-def test_the_story_names_node_host_and_last_words() -> None:
+def test_the_failure_report_names_node_host_and_last_words() -> None:
     assert failure_report([], {}) == "The gang ended without a known cause."
     record = failure(2, text="rank 5 was killed by SIGSEGV", detail="a\nb\n")
     assert failure_report([record, failure(0, 1.0)], {2: "host-b"}) == (
