@@ -84,8 +84,8 @@ def ends_in_time(run: FlowRun, what: str) -> Iterator[None]:
     print(f"{what}: the run ended after {time.monotonic() - started:.1f} s")
 
 
-def the_story_on(run: FlowRun, *nodes: int) -> None:
-    """Each of ``nodes`` has told the same story, in the log of its own task."""
+def the_report_on(run: FlowRun, *nodes: int) -> None:
+    """Each of ``nodes`` shows the same failure report, in the log of its own task."""
     for node in nodes:
         assert "The first failure was on node" in run.node_log("work", node, "stderr"), run.story()
 
@@ -95,7 +95,7 @@ def test_a_killed_task_ends_all_and_is_named_everywhere(flow_run: FlowRunner) ->
     pids = ready(run)
     with ends_in_time(run, "SIGKILL of node 1's task"):
         kill_process(pids[1]["task"])
-    the_story_on(run, 0, 2)
+    the_report_on(run, 0, 2)
     for node in (0, 2):
         assert re.search(r"node 1 \(.*\): the node's task was killed by SIGKILL", run.node_log("work", node, "stderr"))
     assert "ready 1" in run.node_log("work", 1)
@@ -107,7 +107,7 @@ def test_control_killed_is_told_by_the_others(flow_run: FlowRunner) -> None:
     pids = ready(run)
     with ends_in_time(run, "SIGKILL of control's task"):
         kill_process(pids[0]["task"])
-    the_story_on(run, 1, 2)
+    the_report_on(run, 1, 2)
     for node in (1, 2):
         assert re.search(r"node 0 \(.*\): the node's task was killed by SIGKILL", run.node_log("work", node, "stderr"))
         assert f"ready {node}" in run.node_log("work", node)
@@ -124,14 +124,14 @@ def test_a_killed_guard_ends_all(flow_run: FlowRunner, node: int) -> None:
     assert "guard process of this node" in run.node_log("work", node, "stderr")
     assert "ready 2" in run.node_log("work", 2)
     if node:
-        the_story_on(run, 0, 2)
+        the_report_on(run, 0, 2)
         assert "node 1 " in run.node_log("work", 2, "stderr")
 
 
 def test_a_body_that_raises_is_the_cause(flow_run: FlowRunner) -> None:
     run = flow_run(WAITING, "--how", "raise")
     run.fails(START_S)
-    the_story_on(run, 0, 2)
+    the_report_on(run, 0, 2)
     for node in (0, 2):
         log = run.node_log("work", node, "stderr")
         assert "the step's body raised ValueError: deliberate on node 1" in log
