@@ -26,8 +26,8 @@ def main(fd: int, task_pid: int, kind: str) -> int:
     take_over()
     # A reader of our output that has gone is no reason to die.
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    # Ctrl-C is for the task, which tells us; and what ends a whole service or container ends the task too, after which
-    # there is much to put in order. A handler, since our children would inherit SIG_IGN.
+    # Ctrl-C is for the task, which reports it; and what ends a whole service or container ends the task too, after
+    # which there is much to put in order. A handler, since our children would inherit SIG_IGN.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda *_: None)

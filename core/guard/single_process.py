@@ -43,7 +43,7 @@ class Alone:
         stream = Stream(loop, sock)
         stream.on_close = lambda reason: self._leave()
         self._pending = PendingRequests(stream, self._handle)
-        # The end of the pair does not tell of a death where a process that the owner forked holds it open.
+        # The end of the socket pair does not show a death where a process that the owner forked holds it open.
         self._watch = TaskWatch(loop, owner_pid, self._leave)
 
     def _handle(self, op: str, header: Header, payload: bytes) -> None:
@@ -65,12 +65,12 @@ class Alone:
 
     def _launched(self, number: int, launch: Launch) -> None:
         failed = launch.failed
-        told = {} if failed is None else {"failed": {**failed.result(), "traceback": failed.traceback()}}
-        self._pending.answer(number, told)
+        reply = {} if failed is None else {"failed": {**failed.result(), "traceback": failed.traceback()}}
+        self._pending.answer(number, reply)
         self._maybe_exit()
 
     def has_fault(self, text: str, trace: str) -> None:
-        """A callback of this guard has raised: it tells so, and ends."""
+        """A callback of this guard has raised: it reports that, and ends."""
         os.write(self._err, f"[gang] {text}\n{trace}\n".encode(errors="replace"))
         self._leave()
 

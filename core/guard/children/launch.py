@@ -24,14 +24,14 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
 
 UNKILLABLE_S = 30.0
 """Seconds after its SIGKILL in which a process has to be gone. One that waits in the kernel for a disk or a driver, or
-that belongs to another user, may not be: it is told, and not waited for any more. The task's setting takes its place.
+that belongs to another user, may not be: it is named, and not waited for any more. The task's setting takes its place.
 """
 
 SWEEP_MOST_S = 1.0
 """The same as :data:`SWEEP_S` where they have been looked at for long: a look reads the whole process table."""
 
 SWEEP_S = 0.02
-"""Between two looks at what is left while processes are being ended: the kernel tells only about direct children."""
+"""Between two looks at what is left while processes are being ended: the kernel reports only direct children."""
 
 LEFT_S = 1.0
 """What processes that a launch has left behind may take to end by themselves, once all of it has ended well."""
@@ -94,7 +94,7 @@ class Launch:
         return next((child for child in self.children if child.pid == pid and child.alive), None)
 
     def undrained(self) -> list[Child]:
-        """Those that have failed, but of which nobody was told: something that they started holds their output."""
+        """Those that have failed, but which are not reported yet: something that they started holds their output."""
         if not self.check or self._ending:
             return []
         return [child for child in self.children if child.exit_code and not child.settled]
@@ -110,7 +110,7 @@ class Launch:
         return [child.result() for child in self.children]
 
     def port_is_taken(self) -> bool:
-        """Whether the process that failed says that a foreign program holds the plan's port."""
+        """Whether the output of the process that failed shows that a foreign program holds the plan's port."""
         return (
             self.failed is not None
             and bool(self.port_taken)
@@ -187,7 +187,7 @@ class Launch:
             self.end()
 
     def _overdue(self, child: Child) -> None:
-        """It has told that a rank failed, and does not end."""
+        """It has reported that a rank failed, and does not end."""
         if child.alive and self.check and not self._ending and self.failed is None:
             self.failed = child
             self.on_failure(self, child)
@@ -203,7 +203,7 @@ class Launch:
     def _culprit(self) -> Child | None:
         """Of all that failed before anything was ended here, the one that explains the rest.
 
-        It need not be the one that was told first: a rank that lost its peer may be gone a moment before the peer,
+        It need not be the one that was reported first: a rank that lost its peer may be gone a moment before the peer,
         which has its exception to write down.
         """
 

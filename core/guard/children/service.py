@@ -1,4 +1,4 @@
-"""Processes that run beside the body until the gang ends: a server that other nodes talk to, for example."""
+"""Processes that run beside the body until the gang ends: a server that other nodes use, for example."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Daemon:
 
     def _sinks(self, stream: str) -> list[Sink]:
         search = Search(self._pattern, lambda: self._launcher.loop.call_soon_threadsafe(self._ready))
-        # Shown first: who waits for the word may be gone a moment after it has come.
+        # Shown first: who waits for the line may be gone a moment after it has come.
         return [Labelled(self._launcher.stream(stream), ""), search] if self._shown else [search]
 
     def _ready(self) -> None:

@@ -33,17 +33,17 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
 
 
 LOOK_S = 1.0
-"""Between two looks at the children of which the kernel has told nothing."""
+"""Between two looks at the children for which no signal has come."""
 
-_TOLD = 8
-"""Processes that cannot be ended of which one line tells."""
+_SHOWN = 8
+"""Processes that cannot be ended which one line names."""
 
 
 class Work:
     """Every child of this guard, from its start until it is gone and its output drained.
 
-    ``on_failure(failure)`` tells of a process of a launch that failed; ``on_port_taken(key)`` of one that could not
-    have its port; ``on_task_end(task)`` of a node's task that has ended; ``on_ranks_ended(ranks)``, before the launch
+    ``on_failure(failure)`` is called when a process of a launch has failed; ``on_port_taken(key)`` when one could not
+    have its port; ``on_task_end(task)`` when a node's task has ended; ``on_ranks_ended(ranks)``, before the launch
     is ``done``, of its ranks that ended with code 0, and when.
     """
 
@@ -105,15 +105,15 @@ class Work:
         return launch
 
     def _say_unkillable(self, pids: list[int]) -> None:
-        told = "; ".join(map(process_table.described, pids[:_TOLD]))
-        more = f"; and {len(pids) - _TOLD} more" if len(pids) > _TOLD else ""
+        shown = "; ".join(map(process_table.described, pids[:_SHOWN]))
+        more = f"; and {len(pids) - _SHOWN} more" if len(pids) > _SHOWN else ""
         self.say(
             f"Could not be ended within {launches.UNKILLABLE_S:g} s of SIGKILL, and is not waited for any more: "
-            f"{told}{more}."
+            f"{shown}{more}."
         )
 
     def stream(self, name: str) -> int:
-        """The task's own "stdout" or "stderr", where what runs here speaks to the user."""
+        """The task's own "stdout" or "stderr", where what runs here writes for the user."""
         return self._out if name == "stdout" else self._err
 
     def is_cancelled(self, key: str) -> bool:
@@ -224,7 +224,7 @@ class Work:
             if child is not None:
                 child.died(os.waitstatus_to_exitcode(status))
                 dead.append(child)
-        # All deaths are noted before the first is told, since what is told may end the others.
+        # All deaths are noted before the first is reported, since the report may end the others.
         for child in dead:
             child.reaped()
 

@@ -15,14 +15,14 @@ GONE_S = 1.0
 _STEP_S = 0.02
 
 _SECOND_LOOK_S = 0.25
-"""For another program to map, or to tell its children of, a file that it had just made at the first look."""
+"""For another program to map, or to pass to its children, a file that it had just made at the first look."""
 
 
 def remove_unused(pattern: str, since: float) -> None:
     """Remove files whose paths match ``pattern``: this user's, made after ``since`` (epoch), and used by no process.
 
     Another program of this user, of the same kind, may be at work on this machine. What a living process has mapped, or
-    was told of in its environment, stays.
+    knows of by its environment, stays.
     """
     found = _made(pattern, since)
     if not found:

@@ -1,6 +1,6 @@
 """What a guard owns beside its private folder. It is written down there, and who finds that guard dead removes it.
 
-The file is locked as long as its guard lives, so that a guard that was killed can be told from one that is still busy.
+The file is locked as long as its guard lives, which distinguishes a guard that was killed from one that is still busy.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Owned:
         self._fd = -1
 
     def keep(self, folder: str, task_pid: int) -> None:
-        """Write down in the private ``folder`` what is owned from now on. One that has no room is told by others."""
+        """Record in the private ``folder`` what is owned from now on. Where there is no room, others report that."""
         with contextlib.suppress(OSError):
             self._fd = os.open(os.path.join(folder, _NAME), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

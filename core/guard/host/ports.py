@@ -32,7 +32,7 @@ _PATIENCE = 0.3
 
 
 class PortBusy(OSError):
-    """A port cannot be had; the message is a sentence that says who has it and what to do."""
+    """A port cannot be had; the message is a sentence: who has it and what to do."""
 
 
 class PortLease:
@@ -63,7 +63,7 @@ class PortLease:
 def sweep(folder: str = "") -> None:
     """Remove the leases of this user's processes that have died, and the folders where they are empty then.
 
-    ``folder`` is that of the leases, by default this process's own; OSError where the base folder cannot be told.
+    ``folder`` is that of the leases, by default this process's own; OSError where the base folder is unknown.
     """
     folder = folder or os.path.join(base_folder(), _FOLDER)
     _sweep(folder)
@@ -246,7 +246,7 @@ def _sweep(folder: str) -> None:
 
 
 def _leaseholder(port: int) -> str:
-    """`` (process 17)``, or nothing where the lock does not say."""
+    """`` (process 17)``, or nothing where the lock does not show it."""
     try:
         with open(os.path.join(base_folder(), _FOLDER, f"{port}{_network_name()}.lock"), encoding="ascii") as file:
             return f" (process {int(file.read())})"

@@ -39,7 +39,7 @@ class NotJoined:
     def leave(self, then: Callable[[], None]) -> None:
         then()
 
-    def may_leave(self, told: bool) -> bool:
+    def may_leave(self, reported: bool) -> bool:
         return True
 
     def close(self, then: Callable[[], None]) -> None:

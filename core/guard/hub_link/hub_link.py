@@ -54,12 +54,12 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
             """On control: whether ``node`` has joined."""
 
         def guards(self) -> dict[int, int]:
-            """On control of a local gang: the processes of the other nodes' guards, as these tell them."""
+            """On control of a local gang: the processes of the other nodes' guards, as these report them."""
 
         def leave(self, then: Callable[[], None]) -> None:
             """Say that this node's task is stored; ``then`` when the hub has it."""
 
-        def may_leave(self, told: bool) -> bool:
+        def may_leave(self, reported: bool) -> bool:
             """Whether this guard may end: nobody needs it any more."""
 
         def close(self, then: Callable[[], None]) -> None:
@@ -74,7 +74,7 @@ class RemoteHubLink:
     node : int
         This node's index.
     header : Header
-        The task's request to join: where the hub is, and what is told of this node.
+        The task's request to join: where the hub is, and what the others are to know of this node.
     say : callable
         Takes a line for the user.
     on_message : callable
@@ -142,7 +142,7 @@ class RemoteHubLink:
     def _failed(self, error: ConnectError) -> None:
         self._dial = None
         if error.refusal.startswith(ENDING):
-            # This node has failed at nothing: it tells what the others tell.
+            # This node has failed at nothing: it reports what the others report.
             first = error.refusal.removeprefix(ENDING)
             self._on_message({"op": "stop", "order": LOST, "preempted": False}, b"")
             self._on_message({"op": "failure-report", "report": first[:1].upper() + first[1:], "causes": []}, b"")
@@ -168,11 +168,11 @@ class RemoteHubLink:
         """Node 0's times are those of the gang."""
         TIMEOUTS.take(timeouts)
         if self._connection is not None:
-            with suppress(OSError):  # it may have been reset meanwhile, which is told next
+            with suppress(OSError):  # it may have been reset meanwhile, which is reported next
                 tune(self._connection.sock)
 
     def _hub_failed(self, error: Exception) -> None:
-        """What node 0 says is the gang's own: a guard that fails over it has failed itself."""
+        """What node 0 sends is the gang's own: a guard that fails over it has failed itself."""
         if not isinstance(error, WireError):
             raise error
         self._connection = None
@@ -223,7 +223,7 @@ class RemoteHubLink:
         else:
             then()
 
-    def may_leave(self, told: bool) -> bool:
+    def may_leave(self, reported: bool) -> bool:
         return True
 
     def close(self, then: Callable[[], None]) -> None:

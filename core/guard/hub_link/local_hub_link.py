@@ -119,8 +119,8 @@ class LocalHubLink:
     def leave(self, then: Callable[[], None]) -> None:
         then()
 
-    def may_leave(self, told: bool) -> bool:
-        return told and not self._hub.roster.members_left
+    def may_leave(self, reported: bool) -> bool:
+        return reported and not self._hub.roster.members_left
 
     def close(self, then: Callable[[], None]) -> None:
         self._acceptor.close()

@@ -119,7 +119,7 @@ class Ring:
     def _lost(self, connection: Connection, reason: str) -> None:
         if connection in self._connections:
             self._connections.remove(connection)
-        # Only silence says something about the network. Whatever else ends a connection was sent by the other kernel: a
+        # Only silence is evidence about the network. Whatever else ends a connection was sent by the other kernel: a
         # reset, where the other guard closed with bytes unread; and a death is seen by the hub itself.
         if not self._closed and reason in SILENT:
             self._tell(
@@ -133,7 +133,7 @@ class Ring:
         if self._closed or self._next_has_left:
             return
         if error.interrupted and time.monotonic() < self._deadline:
-            # The next node leaves, which we hear by way of node 0; or it was busy, or packets were lost.
+            # The next node leaves, which node 0 reports; or it was busy, or packets were lost.
             self._again = self._loop.call_later(LONGEST_PAUSE, self._connect)
         else:
             self._tell(self._node + 1, f"cannot reach node {self._node + 1}: {error}")
@@ -155,7 +155,7 @@ class Ring:
             self._dial = None
 
     def close(self) -> None:
-        """Say goodbye to both neighbours."""
+        """Close the connections to both neighbours."""
         self._closed = True
         self._acceptor.close()
         self._cancel()

@@ -1,1 +1,1 @@
-"""One node: what its task asks for, what the hub says, and how the node stops."""
+"""One node: the parts of its guard, the state of the node, and how it stops."""

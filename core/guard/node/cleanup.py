@@ -1,4 +1,4 @@
-"""The guard's last act: what is left of the gang on this node goes, and what must stay is stored."""
+"""The cleanup of a node when its guard ends: processes, ports and files that are left, and logs to store."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Cleanup:
     saver : Header or None
         On control of a local gang: how a process is started that stores the other nodes' logs.
     notice : MeetingNotice or None
-        On a cluster, until all nodes have joined: leaves word of the task's death where the nodes meet.
+        On a cluster, until all nodes have joined: leaves a notice of the task's death where the nodes meet.
     leases : list of PortLease
         Ports to give back.
     servers : list

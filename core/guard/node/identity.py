@@ -1,4 +1,4 @@
-"""Which node of which gang this guard serves, and what its task has told about itself at the start."""
+"""Which node of which gang this guard serves, and what its task has sent about itself at the start."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class LocalTasks:
             if died or not self._hub.link.has_left(task.node):
                 self._fail(failure)
         elif died and task.node not in self._work.killed:
-            # No cause by itself any more, but it may tell how and why a task died that is known to be dead.
+            # No cause by itself any more, but it may explain how and why a task died that is known to be dead.
             self._fail(failure if died < 0 else failure.replaced(kind="task-output"))
         self.maybe_finish()
         self.maybe_gone()

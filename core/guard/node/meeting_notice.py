@@ -1,5 +1,5 @@
-"""What the guard of a node that has not joined tells the other nodes where its own task is dead: on a cluster nobody
-else sees that at once, or at all. There is no connection yet, so it is left where the nodes meet, in the datastore. The
+"""The notice of a task that has died before its node joined, left for the other nodes: on a cluster nobody else sees
+that at once, or at all. There is no connection yet, so it is left where the nodes meet, in the datastore. The
 guard has no Metaflow: a program of the task's does it, in the task's environment.
 """
 
@@ -17,7 +17,7 @@ TIMEOUT_S = 10.0
 
 
 class MeetingNotice:
-    """The program ``spec`` (``argv``, ``env``, ``cwd``), which gets what it has to tell as its last argument."""
+    """The program ``spec`` (``argv``, ``env``, ``cwd``), which gets the text of the notice as its last argument."""
 
     def __init__(self, spec: Header, err: int) -> None:
         self._spec = spec
@@ -25,7 +25,7 @@ class MeetingNotice:
         self._process: subprocess.Popen[bytes] | None = None
 
     def leave(self, text: str) -> None:
-        """Start to tell why this node will not join. What cannot be started is not told."""
+        """Start to leave a notice of why this node will not join; there is none where the program cannot be started."""
         with contextlib.suppress(OSError):
             self._process = subprocess.Popen(
                 [*self._spec["argv"], text],
@@ -38,7 +38,7 @@ class MeetingNotice:
             )
 
     def wait(self) -> None:
-        """Until it is told, for :data:`TIMEOUT_S` at most."""
+        """Wait until it is left, for :data:`TIMEOUT_S` at most."""
         if self._process is not None:
             try:
                 self._process.wait(TIMEOUT_S)

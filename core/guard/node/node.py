@@ -56,7 +56,7 @@ class Node:
     def __init__(self, loop: Loop, sock: socket.socket, task_pid: int, out: int = 1, err: int = 2) -> None:
         self._awaits_report = False  # the task died while the gang stopped for something else, and cannot report that
         self._has_reported_ranks = False
-        self._is_leaving = False  # the hub is told that this node has left
+        self._is_leaving = False  # this node has reported to the hub that it has left
         self._has_waited = False  # long enough for the other guards, after the task's death
         self._loop = loop
         self._identity = identity = NodeIdentity(task_pid)
@@ -225,7 +225,7 @@ class Node:
         self._maybe_leave()
 
     def _maybe_leave(self) -> None:
-        """Say goodbye to the hub once Metaflow has stored the task's state and nothing runs any more."""
+        """Leave the hub once Metaflow has stored the task's state and nothing runs any more."""
         if self._state.has_left and not self._is_leaving and not self._work.launches:
             self._is_leaving = True
             self._hub.link.leave(self._may_go)

@@ -24,7 +24,7 @@ TOLD = signal.SIGURG
 """Says that there is a file :data:`NESTED`; this signal harms no guard that is not ready for it."""
 
 NESTED = "nested"
-"""A file of the private folder: the task's command was started again inside of its body; its text says what to do."""
+"""A file of the private folder: the task's command was started again inside of its body; its text is for the user."""
 
 LOOK_S = 1.0
 """A notice comes minutes before the end, as a file: it is looked for this often."""

@@ -104,7 +104,7 @@ _END_IS_EXPECTED = _LEFT | {UNWOUND, FAILURE_STORED, KILLED}
 
 
 class NodeState:
-    """The state of a node, and two facts that no state tells.
+    """The state of a node, and two facts that are independent of it.
 
     Attributes
     ----------

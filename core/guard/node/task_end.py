@@ -1,4 +1,4 @@
-"""The end of the node's own task: how long each part of it may take, and what is said where a part takes longer.
+"""The end of the node's own task: how long each part of it may take, and what happens when a part takes longer.
 
 A body that is interrupted has some seconds for its ``finally`` blocks. What comes after it is not ours: Metaflow stores
 the task's state, and other decorators upload what they have gathered. Last, Python waits for threads that are no
@@ -22,7 +22,7 @@ BODY_GRACE_S = 2.0
 """How long an interrupted body's own ``finally`` blocks may take before its stacks are printed and it is killed."""
 
 END_S = 30.0
-"""How long the hooks after the body may take where the task has not said (``end_timeout``)."""
+"""How long the hooks after the body may take where the task has set no ``end_timeout``."""
 
 EXIT_PART = 6.0
 """Once its state is stored a task has nothing left to do but to exit: it gets the hooks' limit divided by this."""
@@ -81,12 +81,12 @@ class TaskEnd:
         """Seconds from the stop in which a task with a guard is gone, whose processes have ``grace`` seconds."""
         return BODY_GRACE_S + grace + REPORT_S + self.hooks_s + self.exit_s + STACKS_S
 
-    def interrupt(self, grace: float, told_grace: float, for_preemption: bool) -> None:
-        """Interrupt the body. It has :data:`BODY_GRACE_S` and ``grace`` seconds; a line says ``told_grace`` of them."""
+    def interrupt(self, grace: float, shown_grace: float, for_preemption: bool) -> None:
+        """Interrupt the body. It has :data:`BODY_GRACE_S` and ``grace`` seconds, and the user reads ``shown_grace``."""
         process_table.send([self._identity.task_pid], self._identity.interrupt_signal)
         self._limit(
             BODY_GRACE_S + grace,
-            f"node {self._index}'s step did not end within {BODY_GRACE_S + told_grace:g} s of being interrupted"
+            f"node {self._index}'s step did not end within {BODY_GRACE_S + shown_grace:g} s of being interrupted"
             f"{' for a preemption' if for_preemption else ''}",
         )
 

@@ -1,4 +1,4 @@
-"""How a process that is no child of the guard has ended: only its parent can wait for it, but the kernel tells more."""
+"""How a process that is no child of the guard has ended: only its parent can wait for it, but the kernel shows more."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _STACK = 25
 
 
 def exit_code(pid: int, pidfd: int = -1) -> int | None:
-    """The exit code of process ``pid``, which is dead, as :mod:`subprocess` spells it; None where nothing tells it."""
+    """The exit code of process ``pid``, which is dead, as :mod:`subprocess` spells it; None where it is unknown."""
     for _ in range(_LOOKS):
         status = _of_zombie(pid)
         if status is None and pidfd >= 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def kills() -> int | None:
-    """How many processes of this control group, or of one below it, have been ended so; None where that is not told."""
+    """How many processes of this control group, or of one below it, have been ended so; None where unknown."""
     for path, field in _files():
         try:
             with open(path, encoding="ascii", errors="replace") as file:

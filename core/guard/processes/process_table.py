@@ -30,15 +30,15 @@ Entry = namedtuple("Entry", ["parent", "state"])
 
 
 def sees_all() -> bool:
-    """Whether there is a /proc, which tells of all processes. Without it the guard knows those that it has started."""
+    """Whether there is a /proc, which lists all processes. Without it the guard knows those that it has started."""
     return os.path.exists("/proc/self/stat")
 
 
 def table() -> dict[int, Entry]:
-    """Every process of this PID namespace; of `ps` where there is no /proc, and empty where it cannot tell either."""
+    """Every process of this PID namespace; of `ps` where there is no /proc, and empty where that fails too."""
     entries: dict[int, Entry] = {}
     if not sees_all():
-        return _told_by_ps()
+        return _listed_by_ps()
     for name in os.listdir("/proc"):
         if name.isdigit():
             entry = lookup(int(name))
@@ -47,11 +47,11 @@ def table() -> dict[int, Entry]:
     return entries
 
 
-def _told_by_ps() -> dict[int, Entry]:
+def _listed_by_ps() -> dict[int, Entry]:
     import subprocess
 
     try:
-        told = subprocess.run(
+        output = subprocess.run(
             ["ps", "-A", "-o", "pid=,ppid=,state="],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -61,7 +61,7 @@ def _told_by_ps() -> dict[int, Entry]:
         ).stdout
     except (OSError, subprocess.SubprocessError):
         return {}
-    lines = [line.split() for line in told.decode("ascii", "replace").splitlines()]
+    lines = [line.split() for line in output.decode("ascii", "replace").splitlines()]
     return {
         int(line[0]): Entry(int(line[1]), line[2][0])
         for line in lines
@@ -91,7 +91,7 @@ def lookup(pid: int) -> Entry | None:
 
 
 def fields(pid: int) -> list[bytes]:
-    """What proc(5) says of ``pid`` in ``stat``, from the state on. Raises OSError where there is no such process."""
+    """The fields of ``pid`` in proc(5)'s ``stat``, from the state on. Raises OSError where there is no such process."""
     with open(f"/proc/{pid}/stat", "rb") as stat:
         # The command may hold spaces and parentheses: the fields begin after the last one.
         return stat.read().rpartition(b")")[2].split()
@@ -104,7 +104,7 @@ def is_child(pid: int, parent: int) -> bool:
 
 
 def started(pid: int) -> int:
-    """When process ``pid`` has started, in clock ticks since the machine's start; 0 where nothing tells it."""
+    """When process ``pid`` has started, in clock ticks since the machine's start; 0 where it is unknown."""
     try:
         return int(fields(pid)[_START])
     except (OSError, IndexError, ValueError):

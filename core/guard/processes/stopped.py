@@ -67,7 +67,7 @@ class Stopped:
 
     One that is stopped for :data:`STOPPED_S` fails the gang. From the gang's stop on, a guard or a task that is stopped
     is continued, so that it comes to its end as the others do; one that is stopped again, or whose body had ended
-    well, is killed: it has nothing to tell, and must not be stored as having succeeded.
+    well, is killed: it has nothing to report, and must not be stored as having succeeded.
 
     ``fail`` takes the failure.
     """

@@ -1,6 +1,6 @@
 """Processes that the task's body leaves, found also where they have cleared their environment.
 
-When the task ends its children go to a process that is none of ours, and nothing would tell them from others: so the
+When the task ends its children go to a process that is none of ours, and nothing would mark them as its own: so the
 guard remembers them while the task lives. The task is no subreaper, since its own ``os.wait()`` would then get
 children that it does not know: one that was an orphan before is found by the task's number, or where it still writes to
 the task's output.
@@ -42,7 +42,7 @@ class TaskChildren:
         self._pipes = pipes(self._task_pid)
 
     def look(self) -> None:
-        """Remember who is there now. A kernel without such lists has nothing to tell."""
+        """Remember who is there now. There is nobody where a kernel has no such lists."""
         try:
             with open(self._list, "rb") as file:
                 children = [int(word) for word in file.read().split()]

@@ -12,7 +12,7 @@ from . import process_table
 from .exit_status import exit_code
 
 LOOK_S = 1.0
-"""Between two looks at a process whose death the kernel does not tell."""
+"""Between two looks at a process whose death the kernel does not report."""
 
 LOOK_OFTEN_S = 0.05
 """The same for a process that is about to end."""
@@ -27,7 +27,7 @@ class TaskWatch:
     Attributes
     ----------
     exit_code : int or None
-        Of the process, once it is dead; None where nothing tells it.
+        Of the process, once it is dead; None where it is unknown.
     """
 
     def __init__(self, loop: Loop, pid: int, on_death: Callable[[], None]) -> None:

@@ -41,7 +41,7 @@ VALUED = frozenset("BbcDEeFIiJLlmOopQRSWw")
 """Those that have one, in the same word or the next."""
 
 FAILED = 255
-"""The exit code that says that the command was not run, or that nobody knows how it ended; ssh's."""
+"""The exit code where the command was not run, or that nobody knows how it ended; ssh's."""
 
 SHOWN_NODES = 8
 """How many nodes the complaint about an unknown one names."""
@@ -98,7 +98,7 @@ def find(host: str, nodes: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def call(nodes: list[dict[str, Any]], key: bytes, words: list[str], streams: Streams, program: int = -1) -> int:
-    """Run a command line of ssh: the exit code, as a program can have it; what went wrong is said on its stderr.
+    """Run a command line of ssh: the exit code, as a program can have it; what went wrong is written to its stderr.
 
     ``program`` is a descriptor that hangs up when the program whose ``streams`` these are has gone.
     """
@@ -176,7 +176,7 @@ class _Forward:
         except _Gone:
             return FAILED
         finally:
-            # However it ended: what has come is the command's last words.
+            # However it ended: what has come is the end of the command's output.
             with suppress(_Gone):
                 while any(outlet.waiting for outlet in self._outlets.values()):
                     self._wait(select.poll())
@@ -187,7 +187,7 @@ class _Forward:
             if outlet.waiting:
                 poll.register(outlet.fd, select.POLLOUT)
         if self._program >= 0:
-            poll.register(self._program, select.POLLIN)  # it says nothing more, so this is its end
+            poll.register(self._program, select.POLLIN)  # it sends nothing more, so this is its end
         ready = {fd for fd, _ in poll.poll()}
         if self._program in ready:
             raise _Gone

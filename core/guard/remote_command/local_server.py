@@ -1,4 +1,4 @@
-"""The guard's server for programs of its own node (:mod:`agent`) that have a command run on another (:mod:`caller`)."""
+"""The guard's server for programs of its node (:mod:`.shim`) that have commands run on another (:mod:`.client`)."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _LONGEST_PATH = 100
 """Bytes of a socket's path; Linux takes 107, and macOS 103. The folder's may have more."""
 
 LONGEST_REQUEST = 1 << 20
-"""Bytes of a program's words: more than the kernel gives a program."""
+"""Bytes of a program's command line: more than the kernel gives a program."""
 
 MOST_ASKING, ASKING_SECONDS = 256, 30.0
-"""How many programs may be saying what they want at once, and how long each may take for that."""
+"""How many programs may be sending their request at once, and how long each may take for that."""
 
 MOST_CALLS = 4096
 """Commands that run at once; more wait."""
@@ -118,7 +118,7 @@ def _bind(sock: socket.socket, folder: str) -> None:
 
 
 class _Asking:
-    """A program that is saying what it wants: the length of its words and its standard streams, then the words."""
+    """A program that sends its request: the length of the command line with the standard streams, then the words."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What one node has another do: run a command there (:mod:`remote`), take a file and pass it on (:mod:`chain`)."""
+"""The server for the other nodes: it runs their commands (:mod:`.server`), and receives files and passes them on."""
 
 from __future__ import annotations
 

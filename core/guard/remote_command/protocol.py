@@ -1,4 +1,4 @@
-"""A command's streams over one connection: what :mod:`caller` and :mod:`remote` say to each other, and how they wait.
+"""A command's streams over one connection: the frames of :mod:`.client` and :mod:`.server`, and how they wait.
 
 OpenSSL lets one thread at a time into a connection, so one thread at each end does all reading and writing, and waits
 for its descriptors together. A sender may have :data:`WINDOW` bytes of each stream under way that the receiver has not
@@ -95,7 +95,7 @@ class Exchange:
         except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
             pass
         except (OSError, ValueError):
-            self._unsent.clear()  # what the other side said last may wait to be read, and says more than this error
+            self._unsent.clear()  # the other side's last frame may wait to be read, and explains more than this error
 
     def _read(self) -> None:
         try:
@@ -129,8 +129,8 @@ class Outlet:
         self._held = bytearray()
         self._ended = False
         self._untold = 0
-        # Of a pipe that is ready the kernel says only that so much fits. The descriptor is the user's too, and must not
-        # be made one that does not wait.
+        # Of a pipe that is ready the kernel reports only that so much fits. The descriptor is the user's too, and must
+        # not be made one that does not wait.
         waits = os.get_blocking(fd) and not stat.S_ISREG(os.fstat(fd).st_mode)
         self._piece = select.PIPE_BUF if waits else PIECE
 

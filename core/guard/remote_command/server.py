@@ -1,6 +1,6 @@
-"""Commands that another node has this one run: the serving side of :mod:`caller`.
+"""Commands that another node has this one run: the serving side of :mod:`.client`.
 
-The thread of the connection does all its reading and writing (see :mod:`exchange`). The guard's loop starts and ends
+The thread of the connection does all its reading and writing (see :mod:`.protocol`). The guard's loop starts and ends
 the command, and one thread for each stream brings its output; they leave what they have, and wake the connection.
 """
 

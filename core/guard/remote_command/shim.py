@@ -1,9 +1,9 @@
 """What mpirun, and whatever else starts programs over SSH, runs for ssh: ``shim.py FOLDER [OPTION] HOST WORD ...``.
 
-FOLDER has the socket of this node's guard (:mod:`caller`), which gets the words and this program's standard streams,
-and has the command run on the node that is called HOST, in its task's environment and folder. This program exits with
-the command's exit code: 128 and the number of the signal that ended it; 255, with the reason on stderr, where it could
-not be run or the connection broke. When this program ends first, the command is ended.
+FOLDER has the socket of this node's guard (:mod:`.local_server`), which gets the command line and this program's
+standard streams, and has the command run on the node that is called HOST, in its task's environment and folder. This
+program exits with the command's exit code: 128 and the number of the signal that ended it; 255, with the reason on
+stderr, where it could not be run or the connection broke. When this program ends first, the command is ended.
 
 It starts once for each node, so it imports what Python has at hand: ``socket`` alone takes longer than all of this.
 """
