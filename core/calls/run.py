@@ -15,7 +15,7 @@ from typing import Any
 from ..exceptions import BadAttribute, GangException, PortTaken, ProcessFailed
 from ..gang.gang import Gang
 from ..gang.launch_plan import LaunchPlan
-from ..guard_client.single_node import Alone, alone
+from ..guard_client.single_node import SingleNodeGuard, single_node_guard
 from ..logs import say
 from ..ranks.functions import load_return, read_returns
 from .entrypoint import Entrypoint, read_entrypoint
@@ -228,8 +228,8 @@ def check_alike(answers: Sequence[Mapping[str, Any]], alike: Sequence[str], comp
 
 
 def run_alone(
-    read: Callable[[Alone], Entrypoint],
-    plan: Callable[[Alone, Entrypoint], LaunchPlan],
+    read: Callable[[SingleNodeGuard], Entrypoint],
+    plan: Callable[[SingleNodeGuard, Entrypoint], LaunchPlan],
     ranks: int,
     failed: type[GangException],
     explains: Explain | None = None,
@@ -259,7 +259,7 @@ def run_alone(
     GuardDied
         The process that watches over the ranks was killed; they were ended.
     """
-    with alone() as guard, _removed(read(guard)) as what:
+    with single_node_guard() as guard, _removed(read(guard)) as what:
         try:
             guard.launch(plan(guard, what))
         except ProcessFailed as failure:

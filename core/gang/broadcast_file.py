@@ -5,24 +5,29 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Protocol
 
 from ..exceptions import BadAttribute, BroadcastFailed
 from .gang import Gang
 
-if TYPE_CHECKING:
-    from ..remote_shell.channel import Peers
+
+class FileServers(Protocol):
+    """Where the nodes take files: index, address and port of each."""
+
+    @property
+    def hops(self) -> Sequence[tuple[int, str, int]]: ...
 
 
 def broadcast_file(
-    gang: Gang, peers: Peers | None, path: str | os.PathLike[str], to: str | os.PathLike[str] | None = None
+    gang: Gang, servers: FileServers | None, path: str | os.PathLike[str], to: str | os.PathLike[str] | None = None
 ) -> None:
     """Put a file of this node on all other nodes, with its permissions; verified by SHA-256, and never seen half.
 
     Parameters
     ----------
     gang : Gang
-    peers : Peers, optional
+    servers : FileServers, optional
         The nodes' servers; not needed where all nodes are one machine.
     path : path
         Absolute, or relative to the working folder.
@@ -39,7 +44,7 @@ def broadcast_file(
 
     Example
     -------
-    >>> broadcast_file(current.gang, peers, "build/solver")
+    >>> broadcast_file(current.gang, servers, "build/solver")
     """
     source, target = _text("path", path), _text("to", path if to is None else to)
     whole = os.path.abspath(source)
@@ -52,9 +57,9 @@ def broadcast_file(
         raise BadAttribute(f"broadcast_file({source!r}, to={target!r}): {target} is a folder. Name the file itself.")
     if to is not None:
         _copy(whole, os.path.abspath(target))
-    if peers is None or len({node.address for node in gang.nodes}) == 1:
+    if servers is None or len({node.address for node in gang.nodes}) == 1:
         return  # all are this machine
-    hops = [list(hop) for hop in peers.hops if hop[0] != gang.node_index]
+    hops = [list(hop) for hop in servers.hops if hop[0] != gang.node_index]
     header, _ = gang._link.request("broadcast", path=whole, to=target, hops=hops)
     if "error" in header:
         raise BroadcastFailed(header["error"])

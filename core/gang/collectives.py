@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import pickle
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 from ..exceptions import ValueTooStrange
-
-if TYPE_CHECKING:
-    from .gang import Gang
+from ..guard_client.link import Link
 
 INLINE_TOTAL = 1 << 20
 """Bytes that one collective may put on the control connections, all nodes together; what is larger goes by bulk
@@ -17,7 +16,26 @@ streams.
 """
 
 
-def gather(gang: Gang, kind: str, value: Any) -> list[Any]:
+class Member(Protocol):
+    """What a collective needs of the gang: who this node is, and its guard. ``current.gang`` has it."""
+
+    @property
+    def node_index(self) -> int: ...
+
+    @property
+    def num_nodes(self) -> int: ...
+
+    @property
+    def folder(self) -> str: ...
+
+    @property
+    def _link(self) -> Link: ...
+
+    @property
+    def _sequence(self) -> Iterator[int]: ...
+
+
+def gather(gang: Member, kind: str, value: Any) -> list[Any]:
     """Everybody's values, by node index. ``kind`` is what the collective is called, as in "barrier()".
 
     Raises
@@ -46,7 +64,7 @@ def gather(gang: Gang, kind: str, value: Any) -> list[Any]:
     return values
 
 
-def _put(gang: Gang, name: str, data: bytes) -> None:
+def _put(gang: Member, name: str, data: bytes) -> None:
     path = os.path.join(gang.folder, f"put-{name}")
     with open(path, "wb") as file:
         file.write(data)
@@ -54,7 +72,7 @@ def _put(gang: Gang, name: str, data: bytes) -> None:
     os.unlink(path)
 
 
-def _get(gang: Gang, name: str) -> bytes:
+def _get(gang: Member, name: str) -> bytes:
     path = os.path.join(gang.folder, f"get-{name}")
     _transfer(gang, "get", name, path)
     with open(path, "rb") as file:
@@ -63,7 +81,7 @@ def _get(gang: Gang, name: str) -> bytes:
     return data
 
 
-def _transfer(gang: Gang, direction: str, name: str, path: str) -> None:
+def _transfer(gang: Member, direction: str, name: str, path: str) -> None:
     header, _ = gang._link.request(direction, name=name, path=path)
     if "error" in header:
         raise ValueTooStrange(f"A value of this collective did not get through: {header['error']}")

@@ -5,44 +5,18 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..attributes import check_variables
-from ..exceptions import BadAttribute, GangException, PortTaken, ProcessFailed
+from ..exceptions import BadAttribute
 from ..guard.host.private_folder import is_private
-from ..guard.text import indent, last_lines
 from ..guard_client.link import Link
-from ..step.termination import Preemption
 from .collectives import gather
 from .launch_plan import LaunchPlan, Process, ProcessResult
-
-
-@dataclass(frozen=True)
-class TaskInfo:
-    """Which attempt of which task this is."""
-
-    flow_name: str
-    run_id: str
-    step_name: str
-    task_id: str
-    attempt: int
-
-
-@dataclass(frozen=True)
-class Node:
-    """One machine, or one local process, of the gang.
-
-    ``address`` is how the other nodes reach it, ``cpus`` and ``gpus`` what its task may use.
-    """
-
-    index: int
-    address: str
-    hostname: str
-    cpus: int
-    gpus: int
+from .node import Node
+from .programs import refuse_after_the_body, run_to_their_end, start_in_background
 
 
 @dataclass(frozen=True)
@@ -69,9 +43,10 @@ class Gang:
     _link: Link = field(repr=False, compare=False)
     _only_on_control: str = field(default="", repr=False, compare=False)
     """The decorator, where it has the body run on node 0 alone, so that the others never come to a collective."""
-    _preemption: Preemption = field(default_factory=Preemption, repr=False, compare=False)
+    _save_functions: list[Callable[[], object]] = field(default_factory=list, repr=False, compare=False)
+    """What :meth:`on_preemption` registers; the step calls them."""
     _offer: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
-    """What node 0's decorator had all nodes know from the start; see :meth:`GangDecorator.offer`."""
+    """What node 0's decorator gave to all nodes as they joined; see :meth:`LauncherHooks.offer`."""
     _sequence: Iterator[int] = field(default_factory=lambda: itertools.count(), repr=False, compare=False)
 
     @property
@@ -232,16 +207,8 @@ class Gang:
         GangException
             The body has ended.
         """
-        self._needs_the_body("Starting a program")
-        header, _ = self._link.request("launch", plan=plan.to_json())
-        if header.get("port_taken"):
-            raise PortTaken("Another program took the port that was chosen for this launch.")
-        if "failed" in header:
-            raise ProcessFailed(header["failed"])
-        return [
-            ProcessResult(record["title"], record["rank"], record["exit_code"], record["tail"])
-            for record in header["results"]
-        ]
+        refuse_after_the_body(self._link, "Starting a program")
+        return run_to_their_end(self._link, plan)
 
     def start(self, process: Process, ready: str, timeout: float = 30.0, shown: bool = False) -> None:
         """Start a program of this node that runs beside the body, until the gang ends; returns when it is ready.
@@ -274,20 +241,7 @@ class Gang:
         >>> server = Process(("redis-server", "--port", str(port)), dict(os.environ), title="redis")
         >>> current.gang.start(server, ready="Ready to accept connections")
         """
-        try:
-            re.compile(ready.encode())
-        except re.error as error:
-            raise BadAttribute(f"current.gang.start(ready={ready!r}) is not a regular expression: {error}.") from None
-        plan = LaunchPlan((process,)).to_json()
-        header, _ = self._link.request("start", plan=plan, ready=ready, timeout=timeout, shown=shown)
-        if "failed" in header:
-            raise ProcessFailed(header["failed"])
-        if "late" in header:
-            said = last_lines(header["late"]["tail"])
-            raise GangException(
-                f"{process.title} on node {self.node_index} was not ready within {timeout:g} s, and was ended. "
-                + (f"Its last output:\n{indent(said)}" if said.strip() else "It wrote nothing.")
-            )
+        start_in_background(self._link, self.node_index, process, ready, timeout, shown)
 
     def on_preemption(self, save: Callable[[], object], seconds: float = 30.0) -> None:
         """Have ``save`` called before the gang ends because some node of it is told to end: by SIGTERM, or since its
@@ -320,9 +274,7 @@ class Gang:
                 f"current.gang.on_preemption(seconds={seconds!r}): seconds is how long saving may take, more than 0."
             )
         self._link.request("save-seconds", seconds=float(seconds))
-        self._preemption.saves.append(save)
-
-    # -- collectives -------------------------------------------------------------------------------------------------
+        self._save_functions.append(save)
 
     def _gather(self, kind: str, value: Any) -> list[Any]:
         if self._only_on_control:
@@ -330,20 +282,12 @@ class Gang:
                 f"current.gang.{kind} needs all nodes, but the body of a step with {self._only_on_control} runs on "
                 "node 0 alone. Let the programs that it starts talk to each other, or use @gang."
             )
-        self._needs_the_body(f"current.gang.{kind}")
+        refuse_after_the_body(self._link, f"current.gang.{kind}")
         return gather(self, kind, value)
-
-    def _needs_the_body(self, what: str) -> None:
-        """Other nodes may have gone, which would be told as a failure of theirs."""
-        if self._link.is_over:
-            raise GangException(
-                f"{what} needs the gang, which works together until the step's body ends. It has ended here: do this "
-                "in the body, not in a step decorator after its yield."
-            )
 
 
 def offered(gang: Gang) -> Mapping[str, Any]:
-    """What the launcher of node 0 gave to all nodes as they joined; see :meth:`GangDecorator.offer`."""
+    """What the launcher of node 0 gave to all nodes as they joined; see :meth:`LauncherHooks.offer`."""
     return gang._offer
 
 

@@ -10,11 +10,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
+from typing import Any, Protocol
 
 from ..attributes import setting
 from ..exceptions import GangException, GuardDied, ProcessFailed
-from ..gang.launch_plan import LaunchPlan
 from ..guard.children.launch import UNKILLABLE_S
 from ..guard.host.owned_files import remove_in_its_stead
 from ..guard.host.private_folder import in_base
@@ -25,7 +24,7 @@ _END_S = 15.0
 """How long a guard may take to end what runs, the plan's grace included; far more than it needs."""
 
 
-class _AloneLink(Link):
+class _SingleNodeLink(Link):
     """To a guard that has nobody but us, and no body to interrupt: it only answers, and goes when it is let go."""
 
     _kind = "alone"
@@ -59,8 +58,14 @@ class _AloneLink(Link):
         return self._guard.returncode == 0
 
 
-class Alone:
-    """A guard and a private folder for this machine alone, made by :func:`alone`."""
+class Plan(Protocol):
+    """What is to be run, as the guard takes it: a :class:`~.launch_plan.LaunchPlan`."""
+
+    def to_json(self) -> dict[str, Any]: ...
+
+
+class SingleNodeGuard:
+    """A guard and a private folder for this machine alone, made by :func:`single_node_guard`."""
 
     def __init__(self, link: Link, name: str, folder: str) -> None:
         self.folder = folder
@@ -71,10 +76,10 @@ class Alone:
         """As :meth:`Gang.own_files`: files that programs leave when they are killed go with the guard."""
         self._link.request("own", pattern=pattern)
 
-    def launch(self, plan: LaunchPlan) -> None:
+    def launch(self, plan: Plan) -> None:
         """Run a plan and wait for its end; output goes to this process's stdout and stderr as it comes.
 
-        May be interrupted, as by Ctrl-C: what runs is ended with the block of :func:`alone`.
+        May be interrupted, as by Ctrl-C: what runs is ended with the block of :func:`single_node_guard`.
 
         Raises
         ------
@@ -87,8 +92,10 @@ class Alone:
             # What was printed before is to be seen before; the guard writes to the descriptors beneath.
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 stream.flush()
-        marked = tuple(replace(process, env={**process.env, GANG_MARKER: self._name}) for process in plan.processes)
-        header, _ = self._link.request("launch", plan=replace(plan, processes=marked).to_json())
+        marked = plan.to_json()
+        for process in marked["processes"]:
+            process["env"][GANG_MARKER] = self._name
+        header, _ = self._link.request("launch", plan=marked)
         if "error" in header:
             raise GangException(f"Nothing could be started on this machine: {header['error']}.")
         if "failed" in header:
@@ -96,23 +103,23 @@ class Alone:
 
 
 @contextlib.contextmanager
-def alone() -> Iterator[Alone]:
+def single_node_guard() -> Iterator[SingleNodeGuard]:
     """A guard for the length of the block. Whatever it runs is gone, with its folder, when the block has ended, or soon
     after this process has died.
 
     Example
     -------
-    ``with alone() as guard: guard.launch(LaunchPlan((Process(("make",), env=os.environ),)))``
+    ``with single_node_guard() as guard: guard.launch(LaunchPlan((Process(("make",), env=os.environ),)))``
     """
     name = secrets.token_hex(8)
-    link = _AloneLink()
+    link = _SingleNodeLink()
     folder = ""
     try:
         folder = in_base("gangs", lambda parent: tempfile.mkdtemp(prefix=f"{name}-alone-", dir=parent))
         link.request(
             "setup", gang_id=name, folder=folder, unkillable_timeout=setting("unkillable_timeout", UNKILLABLE_S)
         )
-        yield Alone(link, name, folder)
+        yield SingleNodeGuard(link, name, folder)
     finally:
         link.close()
         if not link.in_order:

@@ -6,9 +6,6 @@ import os
 import re
 from collections.abc import Mapping
 
-from ..gang.gang import Gang
-from ..remote_shell.choice import sharing
-
 _CORES_PER_DEVICE = 2
 """Of Trainium and Inferentia2, where the driver does not tell."""
 
@@ -37,11 +34,6 @@ def neuron_cores(environ: Mapping[str, str] | None = None, dev: str = "/dev", sy
         return 0
     chosen = _in_ranges(environ.get("NEURON_RT_VISIBLE_CORES", "")) or _number(environ.get("NEURON_RT_NUM_CORES", ""))
     return chosen or sum(_cores(os.path.join(sys, "devices/virtual/neuron_device", name), environ) for name in names)
-
-
-def own_neuron_cores(gang: Gang) -> int:
-    """This node's NeuronCores; its share of them, where the nodes are processes of one machine."""
-    return neuron_cores() // sharing(gang)
 
 
 def _cores(folder: str, environ: Mapping[str, str]) -> int:

@@ -18,42 +18,32 @@ if __name__ == "__main__" and sys.path and __file__.startswith(sys.path[0] + "/"
     del sys.path[0]
 
 import atexit
-import base64
 import builtins
 import contextlib
 import faulthandler
 import importlib.util
-import json
 import os
 import pickle
 import signal
-import time
-import traceback
 from collections.abc import Callable
 from importlib.machinery import SourceFileLoader
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from . import rank_errors
+else:
+    # By its path: the user's modules come before, and after, whatever this package has.
+    _spec = importlib.util.spec_from_file_location(
+        "metaflow_gang_rank_errors", os.path.join(os.path.dirname(os.path.abspath(__file__)), "rank_errors.py")
+    )
+    rank_errors = importlib.util.module_from_spec(_spec)
+    _spec.loader.exec_module(rank_errors)
+rank_errors.OWN_FILE = __file__
 
 _RANK_PID = os.getpid()
 """Of the rank itself. What a process that it forks raises or returns is not the rank's."""
-
-
-_TEXT_LIMIT, _TEXT_LINES = 30_000, 600
-"""Characters and lines of a traceback, its message included, that are printed and written down."""
-
-_EXIT_TEXT_LIMIT = 200
-"""Characters of what ``sys.exit()`` was called with that the failure's sentence has; the traceback has all of it."""
-
-
-RECORD = "METAFLOW_GANG_RECORD"
-"""Where an exception is written down besides the launcher's own error file; see ``rank_wrapper.py``."""
-
-NUMBERED = "METAFLOW_GANG_NUMBERED"
-"""Set where ranks share an output: the lines of a traceback bear the rank's number then, as torch's own do."""
-
-
-class BadReturn(TypeError):
-    """The function returned what cannot travel to the step."""
 
 
 def main(path: str) -> int:
@@ -64,7 +54,7 @@ def main(path: str) -> int:
     try:
         with open(path, "rb") as file:
             call = pickle.load(file)
-        prefix = f"[rank{_rank()}]: " if call["number_lines"] else ""
+        prefix = f"[rank{rank_errors.rank()}]: " if call["number_lines"] else ""
         sys.path[:] = call["sys_path"]
         sys.argv[:] = [call["main_file"] or path]
         if call["main_file"]:
@@ -76,7 +66,7 @@ def main(path: str) -> int:
             value = function(*args, **kwargs)
         except SystemExit as end:
             if end.code not in (None, 0):
-                _record_exit(end)
+                rank_errors.record_exit(end)
                 raise
             # It ended the process as done: there is nothing to return.
             value = None
@@ -84,8 +74,8 @@ def main(path: str) -> int:
             _leave(path, _dump(name, value))
         return 0
     except Exception as error:
-        _print_error(error, prefix)
-        _record_error(error)
+        rank_errors.print_error(error, prefix)
+        rank_errors.record_error(error)
         return 1
 
 
@@ -149,19 +139,20 @@ def _run_main(module: ModuleType, code: Callable[[], Any]) -> int:
     try:
         exec(code(), module.__dict__)
     except SystemExit as end:
-        _record_exit(end)
+        rank_errors.record_exit(end)
         raise
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        error.__traceback__ = _users_frames(error)
-        _record_error(error, {"pickle": None}, replace=False)  # torch's @record may have been here first
+        error.__traceback__ = rank_errors.users_frames(error)
+        rank_errors.record_error(error, {"pickle": None}, replace=False)  # torch's @record may have been here first
         # As the interpreter does it, so that what the frames hold lives as long as it would there.
         sys.last_type, sys.last_value, sys.last_traceback = type(error), error, error.__traceback__
         if sys.version_info >= (3, 12):
             sys.last_exc = error
-        if sys.excepthook is sys.__excepthook__ and (NUMBERED in os.environ or _is_long(error)):
-            _print_error(error, f"[rank{_rank()}]: " if NUMBERED in os.environ else "")
+        is_numbered = rank_errors.NUMBERED in os.environ
+        if sys.excepthook is sys.__excepthook__ and (is_numbered or rank_errors.is_long(error)):
+            rank_errors.print_error(error, f"[rank{rank_errors.rank()}]: " if is_numbered else "")
         else:
             sys.excepthook(type(error), error, error.__traceback__)
         return 1
@@ -173,7 +164,7 @@ def _mark_the_end() -> None:
 
     Others that still need this rank complain about it from now on; finalizing the interpreter may take longer.
     """
-    path = os.environ.get(RECORD)
+    path = os.environ.get(rank_errors.RECORD)
     if not path and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         # The agent's error files may be in a folder of the user.
         path = os.environ.get("TORCHELASTIC_ERROR_FILE")
@@ -221,7 +212,7 @@ def _dump(name: str, value: Any) -> bytes:
         return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
     except Exception as error:
         kind = type(value)
-        raise BadReturn(
+        raise rank_errors.BadReturn(
             f"{name}() returned a {kind.__module__}.{kind.__qualname__} that cannot be pickled ({error}). Return plain "
             "data: numbers, strings, lists, dicts, arrays, or objects of classes at the top level of a module."
         ) from error
@@ -229,107 +220,11 @@ def _dump(name: str, value: Any) -> bytes:
 
 def _leave(path: str, value: bytes) -> None:
     """The value goes beside the call, in a file named after the rank. It appears whole or not at all."""
-    target = f"{path}.return.{_rank()}"
+    target = f"{path}.return.{rank_errors.rank()}"
     partial = f"{target}.{os.getpid()}"
     with open(partial, "wb") as file:
         file.write(value)
     os.replace(partial, target)
-
-
-def _rank() -> int:
-    """The global rank, by the variables of those who start ranks."""
-    for name in ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"):
-        if os.environ.get(name, "").isdecimal():
-            return int(os.environ[name])
-    return 0
-
-
-def _users_frames(error: BaseException) -> TracebackType | None:
-    """The traceback without this file's frames at its start, which tell the user nothing."""
-    frames = error.__traceback__
-    while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
-        frames = frames.tb_next
-    return frames
-
-
-def _is_long(error: BaseException) -> bool:
-    return len(str(error)) > _TEXT_LIMIT or str(error).count("\n") > _TEXT_LINES
-
-
-def _text(error: BaseException) -> str:
-    """The traceback, without its middle where it is long: whoever shows it does so line by line."""
-    text = "".join(traceback.format_exception(type(error), error, _users_frames(error) or error.__traceback__))
-    if len(text) <= _TEXT_LIMIT and text.count("\n") <= _TEXT_LINES:
-        return text
-    part, lines = _TEXT_LIMIT // 3, _TEXT_LINES // 3
-    start = "".join(text[:part].splitlines(keepends=True)[:lines])
-    rest = text[max(len(start), len(text) - 2 * part) :]
-    end = "".join(rest.splitlines(keepends=True)[-2 * lines :])
-    left_out = len(text) - len(start) - len(end)
-    return f"{start.rstrip(chr(10))}\n[gang] ... {left_out} characters are left out here ...\n{end}"
-
-
-def _print_error(error: BaseException, prefix: str) -> None:
-    # One write, so that the lines of several ranks do not mix.
-    sys.stderr.write("".join(prefix + line for line in _text(error).splitlines(keepends=True)))
-    sys.stderr.flush()
-
-
-def _record_exit(end: SystemExit) -> None:
-    """Writes the error file for a ``sys.exit()`` with a code other than 0, or with a text; its code is 1 then."""
-    if end.code in (None, 0):
-        return
-    end.__traceback__ = _users_frames(end) or end.__traceback__
-    code = end.code & 0xFF if isinstance(end.code, int) else 1
-    if code:
-        how = f"called sys.exit({end.code!r:.{_EXIT_TEXT_LIMIT}})"
-        _record_error(end, {"exit_code": code, "how": how, "printed": isinstance(end.code, int)})
-
-
-def _record_error(error: BaseException, more: dict[str, Any] | None = None, replace: bool = True) -> None:
-    """Writes the error file as torch's ``@record`` does, plus the exception itself, and ``more``, under "gang".
-
-    ``replace`` is whether in place of one that is there.
-    """
-    paths = {os.environ.get("TORCHELASTIC_ERROR_FILE"), os.environ.get(RECORD)}
-    wanted = [path for path in paths if path and (replace or not os.path.exists(path))]
-    if not wanted or os.getpid() != _RANK_PID:
-        return
-    kind = type(error)
-    now = time.time()
-    record = {
-        "message": {
-            "message": f"{kind.__name__}: {error}",
-            "extraInfo": {"py_callstack": _text(error), "timestamp": str(int(now))},
-        },
-        "gang": {
-            "type": f"{kind.__module__}.{kind.__qualname__}",
-            "time": now,
-            "exit_code": 1,
-            "pickle": _pickled(error) if isinstance(error, Exception) else None,
-            **(more or {}),
-        },
-    }
-    for path in wanted:
-        # Whole or not at all: the guard may read it at any moment.
-        partial = f"{path}.{_RANK_PID}"
-        with contextlib.suppress(OSError):
-            with open(partial, "w") as file:
-                json.dump(record, file)
-            os.replace(partial, path)
-
-
-def _pickled(error: BaseException) -> str | None:
-    """The exception in base64; None where it would not come out as it went in."""
-    if isinstance(error, BadReturn):
-        error = TypeError(*error.args)
-    try:
-        data = pickle.dumps(error, pickle.HIGHEST_PROTOCOL)
-        if type(pickle.loads(data)) is not type(error):
-            return None
-    except Exception:
-        return None
-    return base64.b64encode(data).decode()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How a launcher's framework starts its parts on other nodes: over SSH of the gang's own, or over its channel."""
+"""Whether a launcher's framework starts its parts on other nodes over SSH or through the guards."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from ..exceptions import ToolMissing
 from ..gang.gang import Gang
 from ..logs import say
-from .channel import Peers
-from .ssh import SshMesh, SshUnusable
+from .channel import ChannelShell
+from .ssh import SshShell
+from .ssh_checks import SshUnusable
 
 LEFT_BY_MPICH = ("/dev/shm/mpich_shm_*", "/tmp/hydra_hwloc_xmlfile_*")
-"""What MPICH leaves when it is killed; nothing gives these files other names. Open MPI's are in folders of ours."""
+"""Files that MPICH leaves when it is killed; it has no option for other names. Open MPI's lie in folders of ours."""
 
 
 NO_SCHEDULERS = {"ras": "^slurm,tm,lsf,gridengine,alps,pbs,flux", "plm": "^slurm,tm,lsf,alps,pals"}
@@ -31,35 +32,50 @@ def in_allocation(environ: Mapping[str, str]) -> bool:
     return any(name in environ for name in _ALLOCATIONS)
 
 
-def reach(
-    gang: Gang, wanted: str, missing: list[list[str]], peers: Peers, environ: Mapping[str, str], decorator: str
+def remote_shell(
+    gang: Gang, wanted: str, missing: list[list[str]], channel: ChannelShell, environ: Mapping[str, str], decorator: str
 ) -> tuple[str, str]:
-    """The transport that is taken, and the program that starts a command on another node. Every node must call it.
+    """Return the transport, "ssh" or "channel", and the program that starts a command on another node.
+
+    Every node must call it.
+
+    Parameters
+    ----------
+    wanted : str
+        "auto", "ssh" or "channel".
+    missing : list of list of str
+        The programs of OpenSSH that each node lacks.
+    channel : ChannelShell
+        Used where SSH is not.
+    environ : mapping
+        The environment of commands that other nodes run here over SSH.
+    decorator : str
+        Its name, for messages.
 
     Raises
     ------
     ToolMissing
-        ssh is wanted and cannot be had.
+        "ssh" is wanted and cannot be used.
     """
     transport = choose_transport(wanted, missing, decorator)
     if transport == "ssh":
         try:
-            return "ssh", SshMesh.form(gang, environ, os.getcwd()).rsh
+            return "ssh", SshShell.form(gang, environ, os.getcwd()).rsh
         except SshUnusable as error:
             if wanted == "ssh":
                 raise
             if gang.is_control:
                 say(f"ssh cannot be used, so the gang's own channel is: {error}")
-    return "channel", peers.rsh
+    return "channel", channel.rsh
 
 
 def choose_transport(wanted: str, missing: list[list[str]], decorator: str) -> str:
-    """ "ssh" or "channel"; ``missing`` has each node's missing programs of OpenSSH.
+    """Return "ssh" or "channel"; the parameters are those of :func:`remote_shell`.
 
     Raises
     ------
     ToolMissing
-        ssh is wanted, and a node lacks it.
+        "ssh" is wanted, and a node lacks a program of it.
     """
     without = [index for index, tools in enumerate(missing) if tools]
     if wanted == "auto":
@@ -71,13 +87,3 @@ def choose_transport(wanted: str, missing: list[list[str]], decorator: str) -> s
             'to the image, or leave transport out: "channel" needs no SSH.'
         )
     return wanted
-
-
-def sharing(gang: Gang) -> int:
-    """How many of the nodes are processes of this machine, this one among them."""
-    return sum(node.address == gang.node.address for node in gang.nodes)
-
-
-def own_slots(gang: Gang) -> int:
-    """This node's processors; its share of them, where the nodes are processes of one machine."""
-    return max(1, gang.node.cpus // sharing(gang))

@@ -1,4 +1,4 @@
-"""Files that name the nodes and how many processes each may get, in the words of who reads them."""
+"""Hostfiles, in the formats of Open MPI, MPICH and DeepSpeed, and private files for one user."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from ..guard.host.private_folder import temporary_folder
 
 
 def hostfile(entries: Sequence[tuple[str, int]], style: Literal["openmpi", "mpich", "deepspeed"]) -> str:
-    """The text of a hostfile; an address that is there several times gets all its slots in its first line.
+    """Return the text of a hostfile; an address that occurs several times gets all its slots in one line.
 
     Parameters
     ----------
     entries : sequence of (str, int)
         Address or name, and slots, in the order in which processes are to be placed.
     style : str
-        Whose: "openmpi" ("10.0.0.7 slots=8"), "mpich", Intel MPI too ("10.0.0.7:8"), or "deepspeed", which reads
+        The format: "openmpi" ("10.0.0.7 slots=8"), "mpich", Intel MPI too ("10.0.0.7:8"), or "deepspeed", which reads
         Open MPI's form.
 
     Raises
     ------
     BadAttribute
-        For a node without a slot, for what cannot stand in such a file, and for an IPv6 address where MPI is to read
-        it: Hydra takes its colons for the slots', and Open MPI refuses them.
+        For a node without a slot, for an address that the format cannot hold, and for an IPv6 address in MPI's formats:
+        Hydra takes its colons for the slots', and Open MPI refuses them.
 
     Example
     -------
@@ -50,23 +50,23 @@ def hostfile(entries: Sequence[tuple[str, int]], style: Literal["openmpi", "mpic
 
 
 def write_private(path: str, text: str | bytes, mode: int = 0o600) -> None:
-    """Write a file that only this user may read (0600), whole or not at all.
+    """Write a file that only this user can read, whole or not at all.
 
     Parameters
     ----------
     path : str
-        In a folder that nobody else may write to. A file, or link, that is there is replaced, not written through.
+        In a folder that nobody else may write to. An existing file or link is replaced, not written through.
     text : str or bytes
-        A string becomes what the operating system makes of file names: undecodable bytes come out as they went in.
+        A string is encoded as file names are, so that undecodable bytes are written as they were read.
     mode : int
-        0o700 for a script.
+        Permissions; 0o700 for a script.
 
     Raises
     ------
     OSError
-        The folder is missing or full; nothing is left then, and what was there is as it was.
+        The folder is missing or full. No partial file is left, and an existing one is unchanged.
     ToolMissing
-        It is a script, and its file system starts no programs.
+        It is a script, and its file system is mounted noexec.
     """
     temporary = f"{path}.{secrets.token_hex(8)}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)

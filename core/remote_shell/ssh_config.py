@@ -1,6 +1,6 @@
-"""What the programs of OpenSSH are told, as text: the private server's, its client's, and what a session runs.
+"""Configuration of OpenSSH as text: for the private server, for its client, and for its sessions.
 
-Only words that OpenSSH has had since 7.8 (2018), and nothing that is read from /etc/ssh or ~/.ssh.
+Only options that OpenSSH has had since 7.8 (2018) are used, and nothing is read from /etc/ssh or ~/.ssh.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ _THE_SHELLS_OWN = frozenset(
 
 
 @dataclass(frozen=True)
-class Peer:
+class SshHost:
     """What one node tells the others of its sshd: where, and the public keys of its user and of its host."""
 
     user: str
@@ -163,7 +163,7 @@ def server_config(
     )
 
 
-def client_config(nodes: Sequence[tuple[str, str]], peers: Sequence[Peer], user_key: str, known_hosts: str) -> str:
+def client_config(nodes: Sequence[tuple[str, str]], hosts: Sequence[SshHost], user_key: str, known_hosts: str) -> str:
     """The ssh_config of one node. ``nodes`` has address and host name of each.
 
     A node is known by "node3", its address, and its host name. Where several have the same, as local nodes do, the name
@@ -171,13 +171,13 @@ def client_config(nodes: Sequence[tuple[str, str]], peers: Sequence[Peer], user_
     """
     taken: set[str] = set()
     blocks = []
-    for index, ((address, hostname), peer) in enumerate(zip(nodes, peers, strict=True)):
+    for index, ((address, hostname), host) in enumerate(zip(nodes, hosts, strict=True)):
         names = [name for name in dict.fromkeys((host_name(index), address, hostname)) if name not in taken]
         taken.update(names)
         patterns = " ".join(name for name in names if re.fullmatch(r"[\w.:%-]+", name))
         blocks.append(
-            f"Host {patterns}\n    HostName {_word(address, expanded=True)}\n    Port {peer.port}\n"
-            f"    HostKeyAlias {host_name(index)}\n    User {_word(peer.user)}\n"
+            f"Host {patterns}\n    HostName {_word(address, expanded=True)}\n    Port {host.port}\n"
+            f"    HostKeyAlias {host_name(index)}\n    User {_word(host.user)}\n"
         )
     every = EVERY_HOST.format(
         user_key=_word(user_key, expanded=True),
@@ -198,14 +198,14 @@ def host_name(node: int) -> str:
     return f"node{node}"
 
 
-def known_hosts(peers: Sequence[Peer]) -> str:
+def known_hosts(hosts: Sequence[SshHost]) -> str:
     """The pinned host keys."""
-    return "".join(f"{host_name(index)} {peer.host_key}\n" for index, peer in enumerate(peers))
+    return "".join(f"{host_name(index)} {host.host_key}\n" for index, host in enumerate(hosts))
 
 
-def authorized_keys(peers: Sequence[Peer]) -> str:
+def authorized_keys(hosts: Sequence[SshHost]) -> str:
     """Who may run commands on a node: every node of the gang, and nobody else."""
-    return "".join(f"restrict {peer.user_key}\n" for peer in peers)
+    return "".join(f"restrict {host.user_key}\n" for host in hosts)
 
 
 def session_script(env: Mapping[str, str], cwd: str) -> str:

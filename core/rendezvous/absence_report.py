@@ -1,7 +1,7 @@
-"""Nodes that end before they could join: what they leave for those who wait for them.
+"""Reports of nodes that end before they could join, for the nodes that wait for them.
 
-On a cluster nobody sees the end of another node's process at once, or at all. So whatever ends a gang's task before it
-has joined leaves word at the meeting place: control a tombstone, another node an object for which control looks.
+On a cluster no node sees the end of another node's process at once, or at all. So a task of a gang that ends before it
+has joined reports that at the meeting place: node 0 by a tombstone, another node by an object for which node 0 looks.
 """
 
 from __future__ import annotations
@@ -21,92 +21,99 @@ from ..guard.failure_record import Failure
 from ..metaflow_compat import configuration, environment
 from ..metaflow_compat.datastores import open_flow_datastore
 from ..metaflow_compat.environment import is_local, pathspec
-from ..step import nested_run
 from .datastore_meeting import DatastoreMeeting
 
 _expected = False
-"""Whether this process runs a step of ours, which our decorators know once the flow file is loaded."""
+"""Whether this process runs the step of a gang, which is known once the flow file is loaded."""
 
 _settled = False
-"""Whether this node has joined, or told why not."""
+"""Whether this node has joined, or has reported why not."""
 
 
-def leave_word(meeting: DatastoreMeeting, node: int, told: dict[str, Any]) -> None:
-    """Say at the ``meeting`` place that node ``node`` will not join; ``told`` is of :func:`.record.record`. Raises
-    nothing: the failure itself is what the node ends with.
+def report_absence(meeting: DatastoreMeeting, node: int, record: dict[str, Any]) -> None:
+    """Report at the ``meeting`` place that node ``node`` will not join.
+
+    Raises nothing: the node ends with the failure itself.
+
+    Parameters
+    ----------
+    record : dict
+        The failure, as :func:`.exception_record.exception_record` makes it.
     """
-    settle()
-    failure = Failure(node, told["kind"], told["text"], time.time(), told["detail"])
+    no_more_reports()
+    failure = Failure(node, record["kind"], record["text"], time.time(), record["detail"])
     with contextlib.suppress(Exception):
         if node == 0:
             meeting.close(failure_report([failure], {0: socket.gethostname()}))
         else:
-            meeting.leave_word(failure.to_json())
+            meeting.report_failure(failure.to_json())
 
 
-def settle() -> None:
-    """This node has joined, or what it had to tell is told."""
+def no_more_reports() -> None:
+    """Report nothing from here on: this node has joined, or its failure is reported."""
     global _settled
     _settled = True
 
 
-def expect(step: str) -> None:
-    """Step ``step`` of the flow is a gang's: if this process runs it, it has to join."""
+def expect_step(step: str) -> None:
+    """Note that step ``step`` of the flow is a gang's: a process that runs it has to join."""
     global _expected
     _expected = _expected or pathspec()[2:3] == [step]
 
 
-def watch() -> None:
-    """In a task on a cluster: have word left where it ends before it has joined, also while the flow file is loaded."""
-    in_a_cluster = not is_local() and configuration.is_step_of_a_foreach() and len(pathspec()) == 4
-    if not in_a_cluster or nested_run.is_started_by_a_body():
+def report_an_early_end() -> None:
+    """In a task on a cluster: report an end before the join, also one while the flow file is loaded."""
+    if is_local() or not configuration.is_step_of_a_foreach() or len(pathspec()) != 4:
         return
     before = sys.excepthook
 
     def uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         before(kind, error, trace)
         last = traceback.format_exception_only(kind, error)[-1].strip()
-        tell(f"its flow file could not be loaded: {last}", "".join(traceback.format_exception(kind, error, trace)))
+        detail = "".join(traceback.format_exception(kind, error, trace))
+        report_from_environment(f"its flow file could not be loaded: {last}", detail)
 
     sys.excepthook = uncaught
     atexit.register(_ended)
 
 
-def tell(text: str, detail: str = "", kind: str = "absent") -> None:
-    """Leave word where nothing of the gang's is there yet: the task is known from its environment alone."""
+def report_from_environment(text: str, detail: str = "", kind: str = "absent") -> None:
+    """Report a failure before the gang forms, when the task is known from its environment alone."""
     if _settled:
         return
     try:
         found = _place()
-    except Exception:  # in the midst of Python's end, or of a package's import: what can be told is told
+    except Exception:  # Python may be ending, or a package be half imported
         return
     if found is not None:
-        leave_word(*found, {"kind": kind, "text": text, "detail": detail})
+        report_absence(*found, {"kind": kind, "text": text, "detail": detail})
 
 
 def notice_program(is_control: bool) -> dict[str, Any] | None:
-    """The program by which this node's guard leaves word where this process dies before it has joined; what it tells
-    comes as the last argument. None where control's guard sees the ends of all.
+    """The program by which this node's guard reports that this process has died before it joined.
+
+    Its last argument is the message. None in a local gang, where node 0's guard sees all ends.
     """
     if is_local() or len(pathspec()) != 4:
         return None
     # Metaflow first: it loads its extensions.
-    program = f"import sys, metaflow, importlib; importlib.import_module({__name__!r}).tell_for_another(sys.argv[-1])"
+    program = f"import sys, metaflow, importlib; importlib.import_module({__name__!r}).report_for_another(sys.argv[-1])"
     context = [configuration.CONTROL] if is_control else []
     return {"argv": [sys.executable, "-c", program, *context], "env": dict(os.environ), "cwd": os.getcwd()}
 
 
-def tell_for_another(text: str) -> None:
-    """Leave word for a process that is dead, in its environment, unless it has left its own, which says more. Raises
-    what the datastore does.
+def report_for_another(text: str) -> None:
+    """Report the end of a process that is dead, in its environment, unless it has reported itself.
+
+    Raises what the datastore raises.
     """
     found = _place()
-    if found is not None and not (found[0].word() if found[1] else found[0].story()):
-        leave_word(*found, {"kind": "absent", "text": text, "detail": ""})
+    if found is not None and not (found[0].reported_failure() if found[1] else found[0].failure_of_gang()):
+        report_absence(*found, {"kind": "absent", "text": text, "detail": ""})
 
 
 def _place() -> tuple[DatastoreMeeting, int] | None:
-    """Where the nodes of this process's gang meet, and which node it is; None where it is none of a cluster's."""
+    """The meeting place of this process's gang and the index of its node; None where it is no task on a cluster."""
     if is_local() or len(pathspec()) != 4:
         return None
     flow, run, step, task = pathspec()
@@ -117,6 +124,6 @@ def _place() -> tuple[DatastoreMeeting, int] | None:
 
 def _ended() -> None:
     if not configuration.has_read_the_flow():
-        tell("its process ended while its flow file was loaded. Its own log may say more")
+        report_from_environment("its process ended while its flow file was loaded. Its own log may say more")
     elif _expected:
-        tell("its process ended before it joined. Its own log may say more")
+        report_from_environment("its process ended before it joined. Its own log may say more")

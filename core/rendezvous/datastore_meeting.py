@@ -1,8 +1,9 @@
-"""Where remote nodes find each other: one object in the flow's datastore.
+"""The meeting place of remote nodes: an object in the flow's datastore, by which they find node 0.
 
-Control publishes what the others need to join; they poll for it. Its key has the attempt, so that a retry never reads
-what an earlier attempt left; when the gang is complete, and at its end, control overwrites it with a tombstone, which
-tells the first failure. Beside it a node that ends before it could join leaves word, for which control looks.
+Node 0 publishes what the others need to join, and they poll for it. The key contains the attempt, so that a retry never
+reads what an earlier attempt left. When the gang is complete, and at its end, node 0 overwrites the object with a
+tombstone that names the first failure. A node that ends before it could join writes a report beside it, which node 0
+reads.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from ..metaflow_compat.datastores import storage_of_flow
 _MAGIC = b"mf.gang"
 _OPEN, _CLOSED, _FAILED = b"open", b"closed", b"failed"
 _LONGEST_HEADER = 200
-# Seconds between two looks, doubling from the first to the last; and between two looks at ``stop``.
+# Seconds between two reads, doubling from the first to the last; and between two calls of ``stop``.
 _FIRST_PAUSE, _LAST_PAUSE, _NOTICE = 0.05, 1.0, 0.05
-# Errors of the datastore in a row after which it is not weather any more: some four seconds.
+# Errors of the datastore in a row after which a node gives up: some four seconds.
 _PATIENCE = 8
 
 
@@ -33,19 +34,19 @@ class MeetingFailed(Exception):
 
 
 class MeetingClosed(MeetingFailed):
-    """The gang had taken its last member, or had ended, before this node came."""
+    """The gang was complete, or had ended, before this node read the meeting place."""
 
 
 class MeetingTimeout(MeetingFailed):
-    """Control had published nothing when the time was over."""
+    """Node 0 had published nothing when the time was over."""
 
 
 class MeetingStopped(MeetingFailed):
-    """The caller wished to wait no longer."""
+    """The caller's ``stop`` has ended the wait."""
 
 
 class DatastoreMeeting:
-    """The meeting of one gang in one attempt.
+    """The meeting place of one gang in one attempt.
 
     Parameters
     ----------
@@ -69,7 +70,7 @@ class DatastoreMeeting:
         pieces = (flow_name, run_id, step_name, control_task, str(attempt))
         # A dot is no part of an id that Metaflow makes, but "." and ".." would be folders.
         self.key = "/".join(["mf.gang", *(quote(piece, safe="").replace(".", "%2E") for piece in pieces)])
-        self._word = f"{self.key}-failed"
+        self._report_key = f"{self.key}-failed"
 
     @property
     def location(self) -> str:
@@ -77,63 +78,73 @@ class DatastoreMeeting:
         return str(self._storage.full_uri(self.key))
 
     def publish(self, data: bytes) -> None:
-        """Lets the others find ``data``. Whoever can read the datastore can read it. Raises what the datastore does."""
+        """Publish ``data``; whoever can read the datastore can read it. Raises what the datastore raises."""
         if self._storage.TYPE == "local":
             # Some versions of Metaflow write the file readable for all; one that is there keeps its mode.
             self._storage.save_bytes([(self.key, io.BytesIO())], overwrite=True)
             os.chmod(self.location, 0o600)
         self._save(self.key, _OPEN, data)
 
-    def close(self, story: str = "") -> None:
-        """Overwrites what was published: who comes now is told that it is too late, and the ``story`` of the gang's
-        failure where there is one. Raises what the datastore does.
-        """
-        self._save(self.key, _CLOSED, story.encode(errors="replace"))
+    def close(self, failure_report: str = "") -> None:
+        """Overwrite what was published, so that nobody joins any more. Raises what the datastore raises.
 
-    def leave_word(self, failure: dict[str, Any]) -> None:
-        """For control: a node has failed, and will not join. ``failure`` is a record of :mod:`.guard.verdict`. Of
-        several nodes the last one's stays. Raises what the datastore does.
+        Parameters
+        ----------
+        failure_report : str
+            Why the gang has failed, for nodes that come later; "" where it has not.
         """
-        self._save(self._word, _FAILED, json.dumps(failure).encode())
+        self._save(self.key, _CLOSED, failure_report.encode(errors="replace"))
 
-    def word(self) -> dict[str, Any] | None:
-        """On control: what a node has left that will not join; None where there is nothing, or nothing to be read."""
+    def report_failure(self, failure: dict[str, Any]) -> None:
+        """Report to node 0 that a node has failed and will not join. Of several reports the last one stays.
+
+        Raises what the datastore raises.
+
+        Parameters
+        ----------
+        failure : dict
+            A :class:`~.failure_record.Failure` as JSON.
+        """
+        self._save(self._report_key, _FAILED, json.dumps(failure).encode())
+
+    def reported_failure(self) -> dict[str, Any] | None:
+        """On node 0: the report of a node that will not join; None where there is none that can be read."""
         try:
-            found = self._load(self._word)
+            found = self._load(self._report_key)
             return Failure.from_json(json.loads(found[1])).to_json() if found and found[0] == _FAILED else None
         except Exception:  # whatever a datastore raises: the next look may find it
             return None
 
-    def story(self) -> str:
-        """On another node: why the gang has failed meanwhile; "" where it has not, or where nothing can be read."""
+    def failure_of_gang(self) -> str:
+        """On another node: why the gang has failed; "" where it has not failed, or nothing can be read."""
         try:
             found = self._load(self.key)
         except Exception:  # as above
             return ""
         return self._failed_before(found[1]) if found is not None and found[0] == _CLOSED and found[1] else ""
 
-    def _failed_before(self, story: bytes) -> str:
-        told = story.decode(errors="replace")
-        return f"The gang had failed when this node came. {told}\n(Read from {self.location}.)"
+    def _failed_before(self, report: bytes) -> str:
+        text = report.decode(errors="replace")
+        return f"The gang had failed when this node came. {text}\n(Read from {self.location}.)"
 
     def poll(self, timeout_s: float, stop: Callable[[], bool] = lambda: False) -> bytes:
-        """Waits for what control publishes.
+        """Wait for what node 0 publishes, and return it.
 
         Parameters
         ----------
         timeout_s : float
             Seconds to wait; 0 looks once.
         stop : callable, optional
-            Asked some 20 times a second; True ends the wait.
+            Called some 20 times a second; True ends the wait.
 
         Raises
         ------
         MeetingClosed
-            The gang has closed its doors.
+            The gang is complete or has ended.
         MeetingTimeout
             Nothing was published in time.
         MeetingStopped
-            ``stop`` said so.
+            ``stop`` returned True.
         MeetingFailed
             The datastore cannot be read.
         """
@@ -145,7 +156,7 @@ class DatastoreMeeting:
                 found = self._load(self.key)
                 errors = 0
             except Exception as error:
-                # Each datastore has errors of its own, and a passing one must not cost the gang.
+                # Each datastore has errors of its own, and one that passes must not fail the gang.
                 errors += 1
                 if errors == _PATIENCE or time.monotonic() >= deadline:
                     raise MeetingFailed(
@@ -172,7 +183,7 @@ class DatastoreMeeting:
             pause = min(2 * pause, _LAST_PAUSE)
 
     def _rest(self, seconds: float, stop: Callable[[], bool]) -> None:
-        """Sleeps, but not past a ``stop``."""
+        """Sleep until ``seconds`` are over or ``stop`` returns True."""
         end = time.monotonic() + seconds
         while True:
             if stop():
@@ -187,7 +198,7 @@ class DatastoreMeeting:
         self._storage.save_bytes([(key, io.BytesIO(header + b"\n" + data))], overwrite=True)
 
     def _load(self, key: str) -> tuple[bytes, bytes] | None:
-        """State and data; None where nothing whole is there yet."""
+        """State and data; None where there is no whole object yet."""
         if not self._storage.is_file([key])[0]:
             return None
         with self._storage.load_bytes([key]) as loaded:
@@ -199,7 +210,7 @@ class DatastoreMeeting:
 
 
 def _whole(content: bytes) -> tuple[bytes, bytes] | None:
-    """State and data of an object that was read to its end; None for one that was read while it was written."""
+    """State and data of an object; None for one that was read while it was written."""
     header, newline, data = content.partition(b"\n")
     words = header.split(b" ") if newline and len(header) <= _LONGEST_HEADER else []
     if len(words) != 4 or words[0] != _MAGIC or words[1] not in (_OPEN, _CLOSED, _FAILED):

@@ -1,4 +1,4 @@
-"""The local gang: what Metaflow would have started on this machine, started under the guard."""
+"""Local gangs: the environment, the commands and the logs of node tasks that node 0's guard starts on this machine."""
 
 from __future__ import annotations
 
@@ -12,31 +12,33 @@ from typing import Any
 
 from .. import logs
 from ..exceptions import BadAttribute
-from ..gang.gang import TaskInfo
 from ..guard.processes.process_table import GANG_MARKER
 from ..machine.gpus import TooFewGpus, share_gpus, visible_gpus
 from ..metaflow_compat import environment
 from ..metaflow_compat.tasks import command_of_node
-from ..step.run_interrupt import CONTROL_MARKER
+from .task_info import TaskInfo
+
+CONTROL_MARKER = "METAFLOW_GANG_CONTROL_OF"
+"""Set in the environment of each gang's control task to the id of the run's process."""
 
 MEETING_VARIABLE = "METAFLOW_GANG_MEETING"
-"""Number of the descriptor from which another node's task reads where to join. Never the secret itself."""
+"""The number of the descriptor from which another node's task reads address and secret; never the secret itself."""
 
 SHARES_VARIABLE = "METAFLOW_GANG_GPU_SHARES"
-"""From the run to control's task: what CUDA_VISIBLE_DEVICES is on each node, and a notice for the user, as JSON.
-Control has its own share already, and could not see what there was to share.
+"""From the run to node 0's task, as JSON: CUDA_VISIBLE_DEVICES of each node, and a notice for the user. Node 0's task
+sees only its own share, and so cannot compute them itself.
 """
 
 
 def is_of_a_run(task_id: str) -> bool:
-    """Whether a run started this control task. What its body starts has the same variables, but another task's id."""
+    """Whether a run started this control task. Programs of its body have the same variables, but another task id."""
     return CONTROL_MARKER in os.environ and environment.control_task("") == task_id
 
 
 def gang_id(task_id: str) -> str:
-    """What names the gang of this control task: what the run gave it, or something new where it was started by hand.
+    """The id of this control task's gang: the one from the run, or a new one where the task was started by hand.
 
-    The run gives it as the task starts, so that whatever the task forks bears it too.
+    It is in the task's environment from its start, so that everything that the task forks has it.
     """
     if is_of_a_run(task_id):
         return os.environ[GANG_MARKER].rpartition(".")[0]
@@ -49,15 +51,15 @@ def task_ids(control_task: str, num_nodes: int) -> list[str]:
 
 
 def read_meeting() -> bytes:
-    """Another node's task: where to join, from the pipe that control's guard left open; then the pipe is gone."""
+    """In another node's task: read where to join from the pipe of node 0's guard, and close the pipe."""
     with os.fdopen(int(os.environ.pop(MEETING_VARIABLE)), "rb") as pipe:
         return pipe.read()
 
 
 def write_whole_lines() -> None:
-    """Control's task: write a line at once, since its guard writes the other nodes' output to the same streams.
+    """In node 0's task: write each line in one piece, since the guard writes other nodes' output to the same streams.
 
-    Metaflow runs tasks unbuffered, and an unbuffered ``print`` writes the end of a line after the line.
+    Metaflow runs tasks unbuffered, and an unbuffered ``print`` writes a line's end separately.
     """
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):  # replaced by something that is no text stream
@@ -67,13 +69,14 @@ def write_whole_lines() -> None:
 def control_environment(
     num_nodes: int, requested_gpus: int | None, control_task: str, gang_id: str, environ: Mapping[str, str]
 ) -> dict[str, str]:
-    """In the run's process: what control's task gets, so that from its first line on it knows its place in the gang, as
-    nodes on a cluster do. Decorators and modules of the flow file ask before the gang forms.
+    """In the run's process: the variables of node 0's task, so that it knows its place in the gang from its start.
+
+    Nodes on a cluster do, and decorators and modules of the flow file use it before the gang forms.
 
     Parameters
     ----------
     environ : mapping
-        What the task gets besides: whether GPUs are chosen there.
+        The task's other variables; they may choose GPUs.
     """
     variables = {**environment.place(0, num_nodes, control_task), GANG_MARKER: f"{gang_id}.0"}
     try:
@@ -90,9 +93,12 @@ def control_environment(
 def node_environments(
     num_nodes: int, requested_gpus: int | None, control_task: str, gang_id: str
 ) -> list[dict[str, str]]:
-    """What each node's task gets besides control's own environment: who it is, and its share of the GPUs.
+    """The variables of each node's task besides node 0's environment: its place, and its share of the GPUs.
 
-    Raises :class:`BadAttribute` when the machine has fewer GPUs than the nodes ask for.
+    Raises
+    ------
+    BadAttribute
+        When the machine has fewer GPUs than the nodes ask for.
     """
     values, notice = _gpu_shares(num_nodes, requested_gpus)
     if notice:
@@ -107,9 +113,7 @@ def node_environments(
 
 
 def _gpu_shares(num_nodes: int, requested: int | None) -> tuple[Sequence[str | None], str]:
-    """Each node's CUDA_VISIBLE_DEVICES, and a notice: as the run has shared them, unless another decorator has then
-    chosen GPUs itself.
-    """
+    """Each node's CUDA_VISIBLE_DEVICES and a notice: the run's, unless another decorator has chosen GPUs since."""
     given = json.loads(os.environ.pop(SHARES_VARIABLE, "{}"))
     if len(given.get("values", ())) == num_nodes and os.environ.get("CUDA_VISIBLE_DEVICES") == given["values"][0]:
         return given["values"], given["notice"]
@@ -123,10 +127,10 @@ def _gpu_shares(num_nodes: int, requested: int | None) -> tuple[Sequence[str | N
 def node_tasks(
     task: TaskInfo, input_paths: Sequence[str], environments: Sequence[dict[str, str]]
 ) -> list[dict[str, Any]]:
-    """The other nodes' tasks, as the guard starts them: the command that started control's, with their own ids.
+    """The commands of the other nodes' tasks, for the guard: node 0's command, with their own ids.
 
-    The interpreter is control's own, which the run has chosen: the one that runs the flow, or that of the step's @conda
-    or @pypi. An environment's ``executable()`` is for machines on which Metaflow has installed it, and may be several
+    The interpreter is node 0's, which the run has chosen: the one that runs the flow, or that of the step's @conda or
+    @pypi. An environment's ``executable()`` is for machines on which Metaflow has installed it, and may be several
     words, as uv's is.
     """
     tasks = []
@@ -145,14 +149,18 @@ def node_tasks(
 
 
 def log_paths(folder: str, num_nodes: int) -> dict[str, dict[str, str]]:
-    """Where control's guard keeps the other nodes' output, by node index and stream."""
+    """The files in which node 0's guard keeps the other nodes' output, by node index and stream."""
     streams = ("stdout", "stderr")
     return {str(n): {s: os.path.join(folder, f"node-{n}.{s}") for s in streams} for n in range(1, num_nodes)}
 
 
 def log_saver(flow_datastore: Any, task: TaskInfo, num_nodes: int, folder: str, limit: int) -> dict[str, Any]:
-    """The program that stores the other nodes' logs when this task cannot, ``limit`` bytes of each stream, as the guard
-    would start it.
+    """The command that stores the other nodes' logs when this task cannot, for the guard.
+
+    Parameters
+    ----------
+    limit : int
+        Bytes of each stream that are stored.
     """
     nodes = [str(node) for node in range(1, num_nodes)]
     spec = {

@@ -1,4 +1,4 @@
-"""GangDecorator: the one lifecycle that ``@gang`` and every launcher share, on top of Metaflow's own @parallel."""
+"""``GangDecorator``: Metaflow's hooks for a gang, which ``@gang`` and every launcher share, on top of @parallel."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from ..attributes import (
     requested,
     setting,
 )
-from ..exceptions import BadAttribute, GangException, GangInterrupt
-from ..gang.gang import Gang, TaskInfo
+from ..exceptions import BadAttribute, GangException
+from ..gang.gang import Gang
 from ..guard.children.launch import UNKILLABLE_S
 from ..guard.processes.process_table import GANG_MARKER
 from ..logs import LOG_BYTES, say
@@ -32,13 +32,16 @@ from ..metaflow_compat.runs import started_task
 from ..metaflow_compat.steps import ParallelDecorator, is_control
 from ..metaflow_compat.tasks import appear_on_current, foreach_depth, joined_tasks, num_nodes, set_joined_tasks
 from ..rendezvous import absence_report
-from ..rendezvous.local_nodes import control_environment, task_ids
+from ..rendezvous.local_nodes import CONTROL_MARKER, control_environment, task_ids
+from ..rendezvous.task_info import TaskInfo
 from ..storage.results import results_prefix
 from . import run_interrupt
-from .exception_record import record
+from .exception_record import exception_record
+from .gang_task import GangTask
+from .launcher_hooks import LauncherHooks
 from .lifecycle import Lifecycle
 from .live_output import show_lines_at_once
-from .nested_run import refuse_to_nest
+from .nested_run import is_started_by_a_body, refuse_to_nest
 
 _BEFORE_BODY = "Metaflow or a decorator, before the step's body,"
 
@@ -53,7 +56,7 @@ _CAUGHT = (
 )
 
 
-class GangDecorator(ParallelDecorator):  # type: ignore[misc]
+class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
     """
     Runs the step on all nodes of a cluster that lives as long as the step. Start it with
     `self.next(self.step_name, num_parallel=N)`.
@@ -90,24 +93,6 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
         "frozen_node_timeout": None,
     }
 
-    runs_on_control_only = False
-    """Whether the body runs on node 0 only, and the others hold until it ends."""
-
-    interrupt: ClassVar[type[GangInterrupt]] = GangInterrupt
-    """What is raised in an interrupted body: a class of its own, where the framework lets only some exceptions pass."""
-
-    peer_lost: ClassVar[tuple[str, ...]] = ()
-    """Regular expressions found in what the body raises, where that says that another node went first."""
-
-    aborts_with_others: ClassVar[bool] = False
-    """Whether the framework may end the task by itself, at any moment, once another node is gone."""
-
-    replaces_sigterm: ClassVar[bool] = False
-    """Whether the framework's C code puts a handler for SIGTERM in the place of ours once it has started."""
-
-    sigterm_module: ClassVar[str] = ""
-    """The module of the framework that does so by Python's own ``signal.signal``; "" where there is none."""
-
     task: TaskInfo
     flow_datastore: Any
     task_datastore: Any
@@ -117,54 +102,10 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
     cpus: int | None = None
     _lifecycle: Lifecycle | None = None
     _unfit: Exception | None = None
-    """What :meth:`preflight` raised."""
+    """What :meth:`preflight` has raised."""
     _in_foreach = False
     _elsewhere = False
-    """Whether the step's tasks run on a cluster, where Metaflow says itself which node is which."""
-
-    # -- what a launcher fills in --------------------------------------------------------------------------------------
-
-    def check_attributes(self) -> None:
-        """Raise :class:`BadAttribute` for a value that cannot be meant. Runs before anything is scheduled."""
-
-    def preflight(self) -> None:
-        """Raise :class:`ToolMissing` where this node lacks what the launcher starts. Runs before the gang forms."""
-
-    def offer(self, free_port: Callable[[], int]) -> dict[str, Any]:
-        """What all nodes are to know from the start, by :func:`~.context.offered`; called on node 0, before it joins.
-
-        It arrives with the list of nodes, so that no collective is needed for it.
-
-        Parameters
-        ----------
-        free_port : callable
-            Leases a port of node 0, as :meth:`Gang.free_port` does.
-
-        Returns
-        -------
-        dict
-            Of what JSON has, some hundred bytes at most.
-        """
-        return {}
-
-    def form(self, gang: Gang) -> dict[str, object]:
-        """What appears on ``current`` besides ``gang``; may exchange what the launcher needs first."""
-        return {}
-
-    def leave(self, ok: bool) -> None:
-        """Undo what the body may have left open. Called when it is over, well or not (``ok``), and before what
-        :meth:`form` started ends.
-        """
-
-    def advice(self, error: BaseException) -> str:
-        """A sentence for the user of a body that has raised ``error``, where the launcher knows what to do; or ""."""
-        return ""
-
-    def tolerates_lost_nodes(self) -> bool:
-        """Whether the step goes on without other nodes that are lost once the body has begun. It counts only where the
-        body :attr:`runs_on_control_only`: the others take part in collectives. Such a node's task is not joined.
-        """
-        return False
+    """Whether the step's tasks run on a cluster, where Metaflow itself gives each node its index."""
 
     # -- Metaflow's hooks ----------------------------------------------------------------------------------------------
 
@@ -187,7 +128,7 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
         self.gpus, self.cpus = requested(decos, "gpu"), requested(decos, "cpu")
         self.check_attributes()
         run_interrupt.heed_one_interrupt()
-        absence_report.expect(step)
+        absence_report.expect_step(step)
 
     def runtime_init(self, flow: Any, graph: Any, package: Any, run_id: str) -> None:
         super().runtime_init(flow, graph, package, run_id)
@@ -201,7 +142,7 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
         if is_control(ubf_context):
             name = secrets.token_hex(8)
             task, nodes, env = started_task(cli_args)
-            env[run_interrupt.CONTROL_MARKER] = str(os.getpid())
+            env[CONTROL_MARKER] = str(os.getpid())
             env[GANG_MARKER] = f"{name}.0"
             if not self._elsewhere:
                 env.update(control_environment(nodes, self.gpus, task, name, {**os.environ, **env}))
@@ -241,7 +182,7 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
             require_tls()
             self.preflight()
         except Exception as error:
-            # The others are on their way, and would wait for this node: it joins, and tells them.
+            # The other nodes would wait for this one: it joins, and reports the failure to them.
             self._unfit = error
 
     def task_decorate(
@@ -253,17 +194,35 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
         max_user_code_retries: int,
         ubf_context: str | None,
     ) -> Callable[[], None]:
-        # The nodes themselves are one level.
+        # The nodes are one level of the stack themselves.
         self._in_foreach = foreach_depth(flow) > 1
         nodes, on_control = num_nodes(flow), is_control(ubf_context)
-        self._lifecycle = Lifecycle(self, flow, nodes, on_control)
+        self._lifecycle = Lifecycle(self._gang_task(nodes, on_control), self, self.appear, partial(_leave_out, flow))
         if self._unfit is not None:
             self._lifecycle.cannot_take_part(self._unfit, "what the step needs")
         if on_control and not joined_tasks(flow):
-            # The backends have set it by now; locally it is ours to say which tasks the join gets.
+            # Backends have set it by now; locally nobody else names the tasks that the join step gets.
             prefix = f"{self.task.run_id}/{self.task.step_name}/"
             set_joined_tasks(flow, [prefix + task_id for task_id in task_ids(self.task.task_id, nodes)])
         return partial(self._lifecycle.run, step_func)
+
+    def _gang_task(self, nodes: int, on_control: bool) -> GangTask:
+        attributes = self.attributes
+        return GangTask(
+            self.task,
+            nodes,
+            on_control,
+            self.flow_datastore,
+            self.task_datastore,
+            self.input_paths,
+            self.gpus,
+            join_timeout=float(attributes["all_nodes_started_timeout"]),
+            end_timeout=float(attributes["end_timeout"]),
+            lost_host_timeout=attributes["lost_host_timeout"],
+            frozen_node_timeout=attributes["frozen_node_timeout"],
+            unkillable_timeout=self.unkillable_timeout,
+            log_bytes=self.log_bytes,
+        )
 
     def task_post_step(
         self, step_name: str, flow: Any, graph: Any, retry_count: int, max_user_code_retries: int
@@ -280,12 +239,12 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
         self, exception: Exception, step_name: str, flow: Any, graph: Any, retry_count: int, max_user_code_retries: int
     ) -> bool | None:
         if self._lifecycle is None:
-            told = record(exception, _BEFORE_BODY)
-            absence_report.tell(told["text"], told["detail"], told["kind"])
+            failure = exception_record(exception, _BEFORE_BODY)
+            absence_report.report_from_environment(failure["text"], failure["detail"], failure["kind"])
         elif self._lifecycle.begun:
             self._lifecycle.failed_outside(exception)
         else:
-            with contextlib.suppress(Exception):  # it raises this very exception, or tells another node's
+            with contextlib.suppress(Exception):  # it raises this exception again, or another node's
                 self._lifecycle.tell_before_the_body(exception, _BEFORE_BODY)
         return None
 
@@ -296,9 +255,9 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
             self._lifecycle.finished(bool(is_task_ok))
 
     def results_prefix(self, suffix: str, attempt: int | None = None) -> str:
-        """Where a launcher's results go in the flow's datastore; see :func:`~.results.results_prefix`.
+        """The prefix of a launcher's results in the flow's datastore; see :func:`~.results.results_prefix`.
 
-        As the older packages had it, for scripts that look there; but the gangs of a foreach would meet in one folder.
+        It is that of the older packages, for scripts that read it, but for a foreach, whose gangs would share a folder.
         """
         task = self.task
         control = control_task(task.task_id) if self._in_foreach else None
@@ -313,4 +272,14 @@ class GangDecorator(ParallelDecorator):  # type: ignore[misc]
         appear_on_current({"gang": gang, **members})
 
 
-absence_report.watch()  # as early as this: the flow file, which is being loaded, may not come to its end
+def _leave_out(flow: Any, lost: list[int]) -> None:
+    """Remove the tasks of ``lost`` nodes, which have stored nothing, from those that the join step gets.
+
+    The list is in the order of the nodes, on every backend.
+    """
+    if lost:
+        set_joined_tasks(flow, [task for node, task in enumerate(joined_tasks(flow)) if node not in lost])
+
+
+if not is_started_by_a_body():
+    absence_report.report_an_early_end()  # now: the flow file is being loaded, and may fail

@@ -1,4 +1,4 @@
-"""An exception of a task, as the guards tell it: a clause, the traceback where it helps, and whether it is a cause."""
+"""An exception of a task as a failure record: a clause, the traceback where it helps, and whether it is a cause."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ SHOWN_LIMIT = 30_000
 """Characters of an exception's message that a step raises; its lines are limited as those of a failure's details."""
 
 _CHAIN = 100
-"""Exceptions of one chain that are looked at."""
+"""How many exceptions of one chain are shortened."""
 
 _WRAPPER = os.path.join(os.path.dirname(__file__), "lifecycle.py")
-"""What calls the step's body."""
+"""The file that calls the step's body."""
 
 
-def record(error: BaseException, who: str, peer_lost: Sequence[str] = ()) -> dict[str, Any]:
-    """The fields of a failure record.
+def exception_record(error: BaseException, who: str, peer_lost: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the fields of a failure record for ``error``.
 
     Parameters
     ----------
     who : str
-        What raised it: "the step's body".
+        What raised it, as in "the step's body".
     peer_lost : sequence of str
-        Regular expressions of what only says that another node went first.
+        Regular expressions; where one is found, the exception is the consequence of another node's failure.
     """
-    told = _told(error, who)
-    said = f"{told['text']}\n{told['detail']}"
-    return {**told, "order": PEER if any(re.search(pattern, said) for pattern in peer_lost) else EVIDENCE}
+    fields = _fields(error, who)
+    text = f"{fields['text']}\n{fields['detail']}"
+    return {**fields, "order": PEER if any(re.search(pattern, text) for pattern in peer_lost) else EVIDENCE}
 
 
-def _told(error: BaseException, who: str) -> dict[str, str]:
+def _fields(error: BaseException, who: str) -> dict[str, str]:
     if isinstance(error, KeyboardInterrupt):
         return {"kind": "interrupted", "text": "was interrupted (Ctrl-C, SIGINT)", "detail": ""}
     if isinstance(error, GangException):

@@ -1,4 +1,4 @@
-"""How a gang comes to be, as one node's task sees it: the private folder, the meeting place, the join."""
+"""Forming a gang, from one node's task: the private folder, the meeting place and the join."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import stat
 import tempfile
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from metaflow import current
 
 from ..exceptions import GangException, GangFailed
-from ..gang.gang import Gang, Node, lease_port
+from ..gang.gang import Gang, lease_port
+from ..gang.node import Node
 from ..guard.host.owned_files import remove_folder
 from ..guard.host.private_folder import in_base, temporary_folder
 from ..guard.processes.process_table import GANG_MARKER
@@ -28,26 +29,25 @@ from ..metaflow_compat import environment
 from ..rendezvous import absence_report, local_nodes
 from ..rendezvous.datastore_meeting import DatastoreMeeting, MeetingFailed
 from . import nested_run, run_interrupt
-from .exception_record import record
-from .termination import LOADED, Preemption
-
-if TYPE_CHECKING:
-    from .decorator import GangDecorator
+from .exception_record import exception_record
+from .gang_task import GangTask
+from .launcher_hooks import LauncherHooks
+from .termination import LOADED, SigtermHandler
 
 _LOOK_S = 1.0
-"""Seconds between two looks at the meeting place while nodes are missing."""
+"""Seconds between two reads of the meeting place while nodes are missing."""
 
 _UNFIT_S = 30.0
-"""How long a node that cannot take part waits for node 0 to tell it, before it leaves word and goes."""
+"""Seconds that a node that cannot take part waits for node 0, before it writes a report and ends."""
 
 _ROOM = 64 * 1024
-"""Bytes that the private folder has to take, or the gang is not begun: keys, hostfiles and the like are smaller."""
+"""Bytes that have to fit into the private folder, or no gang is formed; keys, hostfiles and the like are smaller."""
 
 
 def end_stdin() -> None:
-    """Have this task read an end of file from its stdin, as the other nodes of a gang do, unless it is a terminal's.
+    """Replace this task's stdin by an empty one, as other nodes have it, unless it is a terminal or a file.
 
-    A run starts node 0's task with a pipe there that nobody writes to or closes: ``input()`` would wait for ever.
+    A run starts node 0's task with a pipe that nobody writes to or closes: ``input()`` would wait for ever.
     """
     with contextlib.suppress(OSError):  # closed: nothing may be opened in its place
         if os.isatty(0) or stat.S_ISREG(os.fstat(0).st_mode):
@@ -61,7 +61,7 @@ def end_stdin() -> None:
 
 
 class Forming:
-    """The first part of a node's :class:`~.lifecycle.Lifecycle`, which has the parameters.
+    """The first part of a node's :class:`~.lifecycle.Lifecycle`, which documents the parameters.
 
     Attributes
     ----------
@@ -70,36 +70,37 @@ class Forming:
     _folder : str
         Its private folder; "" before there is one.
     _gang_id : str
-        What marks the gang's processes.
+        The id in the environment of all processes of the gang.
     _meeting : DatastoreMeeting or None
-        Where this gang meets, on control of a gang that is not local.
+        The meeting place, on node 0 of a gang that is not local.
     _joined : bool
         Whether all nodes have joined, this one among them.
     _unfit : Exception or None
         Why this node will not run the body.
     """
 
-    def __init__(self, decorator: GangDecorator, num_nodes: int, is_control: bool) -> None:
-        self._decorator = decorator
-        self._task = decorator.task
-        self._num_nodes = num_nodes
-        self._is_control = is_control
+    def __init__(self, task: GangTask, hooks: LauncherHooks) -> None:
+        self._settings = task
+        self._hooks = hooks
+        self._task = task.info
+        self._num_nodes = task.num_nodes
+        self._is_control = task.is_control
         self._node = 0
         self._folder = ""
         self._gang_id = ""
         self._meeting: DatastoreMeeting | None = None
-        self._preemption = Preemption()
+        self._sigterm = SigtermHandler()
         self._run: int | None = None
         self._unfit: Exception | None = None
         self._who = "the step's body"
         self._joined = False
 
     def cannot_take_part(self, error: Exception, who: str) -> None:
-        """This node will not run the body: ``who`` has raised ``error``. It joins only to tell that."""
+        """Have this node not run the body, since ``who`` has raised ``error``: it joins only to report that."""
         self._unfit, self._who = error, who
 
     def _check_the_start(self) -> None:
-        """What can be known before there is a guard. Raises GangException where this task has to form no gang."""
+        """Check what needs no guard. Raises :class:`GangException` where this task must not form a gang."""
         nested_run.refuse_to_nest(nested_run.attempt_of(self._task))
         end_stdin()
         if environment.is_local() and self._is_control:
@@ -110,8 +111,7 @@ class Forming:
                 self._run = os.getppid()
 
     def _form(self, link: Link) -> Gang:
-        attributes = self._decorator.attributes
-        timeout = float(attributes["all_nodes_started_timeout"])
+        timeout = self._settings.join_timeout
         if environment.is_local():
             self._prepare_local()
         if self._num_nodes == 1:
@@ -137,27 +137,27 @@ class Forming:
             notice=current.get("spot_termination_notice"),
             since=LOADED,
             sigterm=link.sigterm_read,
-            end_timeout=float(self._decorator.attributes["end_timeout"]),
-            unkillable_timeout=self._decorator.unkillable_timeout,
+            end_timeout=self._settings.end_timeout,
+            unkillable_timeout=self._settings.unkillable_timeout,
         )
         begun = time.monotonic()
         try:
             host = own_address_within(environment.main_address(), timeout, say)
         except NoRoute as error:
             raise GangException(f"Node {self._node} finds no way to node 0 ({environment.MAIN_IP}). {error}") from None
-        if not self._is_control:  # whose own address is known at once, and who tells of the time as the step names it
+        if not self._is_control:
             timeout = max(1.0, timeout - (time.monotonic() - begun))
         where = self._open(link, identity, host, timeout) if self._is_control else self._find(timeout, control_task)
         info: dict[str, Any] = {"hostname": socket.gethostname(), "cpus": cpu_count(), "gpus": gpu_count()}
         if self._is_control:
-            info["offer"] = self._decorator.offer(partial(lease_port, link))
+            info["offer"] = self._hooks.offer(partial(lease_port, link))
         joining: dict[str, Any] = {"identity": identity, "info": info, "timeout": timeout, "host": host, **where}
         joining["timeouts"] = self._timeouts()
         if self._unfit is not None:
-            joining["failure"] = {"node": self._node, "time": time.time(), **record(self._unfit, self._who)}
+            joining["failure"] = {"node": self._node, "time": time.time(), **exception_record(self._unfit, self._who)}
         header = self._join(link, joining, control_task)
         self._joined = True
-        absence_report.settle()
+        absence_report.no_more_reports()
         if self._meeting is not None and self._is_control:
             self._meeting.close()
         nodes = tuple(
@@ -165,10 +165,10 @@ class Forming:
             for index, node in enumerate(header["nodes"])
         )
         offer = header["nodes"][0].get("offer", {})
-        return Gang(self._node, nodes, self._folder, link, _preemption=self._preemption, _offer=offer)
+        return Gang(self._node, nodes, self._folder, link, _save_functions=self._sigterm.save_functions, _offer=offer)
 
     def _make_folder(self) -> str:
-        """The node's private folder. Raises GangException where the temporary folder cannot take it."""
+        """Make the node's private folder. Raises :class:`GangException` where the temporary folder has no room."""
         folder = ""
         try:
             folder = in_base("gangs", lambda base: tempfile.mkdtemp(prefix=f"{self._gang_id}-{self._node}-", dir=base))
@@ -187,13 +187,13 @@ class Forming:
         return folder
 
     def _prepare_local(self) -> None:
-        """Control of a local gang decides what the other nodes are told by their environment."""
+        """On node 0 of a local gang: set the environment of all nodes."""
         if not self._is_control:
             return
         local_nodes.write_whole_lines()
         self._gang_id = local_nodes.gang_id(self._task.task_id)
         self._environments = local_nodes.node_environments(
-            self._num_nodes, self._decorator.gpus, self._task.task_id, self._gang_id
+            self._num_nodes, self._settings.gpus, self._task.task_id, self._gang_id
         )
         os.environ.update(self._environments[0])
 
@@ -211,10 +211,10 @@ class Forming:
             raise GangException(header["error"])
         where = {key: header[key] for key in ("address", "port", "secret")}
         announcement = json.dumps(where).encode()
-        datastore = self._decorator.flow_datastore
+        datastore = self._settings.flow_datastore
         if environment.is_local():
-            tasks = local_nodes.node_tasks(self._task, self._decorator.input_paths, self._environments)
-            limit = self._decorator.log_bytes
+            tasks = local_nodes.node_tasks(self._task, self._settings.input_paths, self._environments)
+            limit = self._settings.log_bytes
             saver = local_nodes.log_saver(datastore, self._task, self._num_nodes, self._folder, limit)
             variable = local_nodes.MEETING_VARIABLE
             link.request("start-nodes", announcement, tasks=tasks, saver=saver, meeting_variable=variable)
@@ -224,25 +224,26 @@ class Forming:
         return where
 
     def _timeouts(self) -> list[float]:
-        """How long other nodes may be silent; node 0's count for all."""
-        attributes = self._decorator.attributes
-        return [attributes["lost_host_timeout"], attributes["frozen_node_timeout"]]
+        """How long other nodes may be silent, in seconds; node 0's values are those of all."""
+        return [self._settings.lost_host_timeout, self._settings.frozen_node_timeout]
 
     def _join(self, link: Link, joining: dict[str, Any], control_task: str) -> dict[str, Any]:
-        """The list of nodes, once all have joined. Until then this node looks at the meeting place for what those have
-        left who will not join. The nodes of a local gang need not: control's guard sees their ends.
+        """Join, and return the answer that has the list of nodes.
+
+        Until all have joined, this node reads the meeting place for reports of those that will not join. The nodes of a
+        local gang need not: node 0's guard sees their ends.
         """
         wait = None if environment.is_local() or self._num_nodes == 1 else _LOOK_S
         header, _ = link.request("join", wait=wait, **joining)
         while "nodes" not in header:
             if self._meeting is not None:
-                word = self._meeting.word()
-                if word is not None:
-                    link.request("node-failed", failure=word)
+                failure = self._meeting.reported_failure()
+                if failure is not None:
+                    link.request("node-failed", failure=failure)
             elif not header["connected"]:
-                story = self._datastore_meeting(control_task).story()
-                if story:
-                    raise GangFailed(story)
+                report = self._datastore_meeting(control_task).failure_of_gang()
+                if report:
+                    raise GangFailed(report)
             header, _ = link.request("joined", wait=wait)
         return header
 
@@ -258,15 +259,15 @@ class Forming:
         where["timeout"] = max(1.0, timeout - (time.monotonic() - started))
         return where
 
-    def leave_word(self, error: Exception, who: str) -> None:
-        """At the meeting place, for those who wait: this node will not join. Nothing is done where nodes are local."""
+    def report_absence(self, error: Exception, who: str) -> None:
+        """Report at the meeting place that this node will not join; does nothing in a local gang."""
         if environment.is_local() or self._num_nodes == 1:
             return
         node, control_task = environment.node_index(self._is_control), environment.control_task(self._task.task_id)
-        absence_report.leave_word(self._datastore_meeting(control_task), node, record(error, who))
+        absence_report.report_absence(self._datastore_meeting(control_task), node, exception_record(error, who))
 
     def _datastore_meeting(self, control_task: str) -> DatastoreMeeting:
         task = self._task
         return DatastoreMeeting(
-            self._decorator.flow_datastore, task.flow_name, task.run_id, task.step_name, control_task, task.attempt
+            self._settings.flow_datastore, task.flow_name, task.run_id, task.step_name, control_task, task.attempt
         )

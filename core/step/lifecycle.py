@@ -1,4 +1,4 @@
-"""How a gang lives, as one node's task sees it: meet, join, work, and end or fail. One object per attempt."""
+"""The life of a gang on one node, from its forming to its end or failure: one object per attempt."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 from ..exceptions import GangException, GangFailed, GangInterrupt, GuardDied
+from ..gang.gang import Gang
 from ..guard.host.owned_files import remove_in_its_stead
 from ..guard_client.link import Link
 from ..logs import save_node_logs, say, say_and_store
-from ..metaflow_compat import environment, tasks
+from ..metaflow_compat import environment
 from ..rendezvous import absence_report, local_nodes
-from .exception_record import record, shorten
+from .exception_record import exception_record, shorten
 from .forming import Forming
-
-if TYPE_CHECKING:
-    from .decorator import GangDecorator
+from .gang_task import GangTask
+from .launcher_hooks import LauncherHooks
 
 
 class Lifecycle(Forming):
@@ -26,27 +25,36 @@ class Lifecycle(Forming):
 
     Parameters
     ----------
-    decorator : GangDecorator
-        Whose step it is: attributes, what to put on ``current``, who runs the body.
-    flow : FlowSpec
-        Where control keeps the names of the tasks that the join step gets.
-    num_nodes : int
-    is_control : bool
+    task : GangTask
+        This node's task, and the step's attributes.
+    hooks : LauncherHooks
+        What the launcher changes: who runs the body, what interrupts it, what to add to its failure.
+    appear : callable
+        Puts the gang, and what the launcher has, on ``current``.
+    leave_out : callable
+        Keeps the tasks of lost nodes, given by index, from the join step.
     """
 
-    def __init__(self, decorator: GangDecorator, flow: Any, num_nodes: int, is_control: bool) -> None:
-        super().__init__(decorator, num_nodes, is_control)
-        self._flow = flow
+    def __init__(
+        self,
+        task: GangTask,
+        hooks: LauncherHooks,
+        appear: Callable[[Gang], None],
+        leave_out: Callable[[list[int]], None],
+    ) -> None:
+        super().__init__(task, hooks)
+        self._appear = appear
+        self._leave_out = leave_out
         self._link: Link | None = None
         self.begun = self._in_body = self._body_done = self._has_failed = False
-        self._story = ""
+        self._failure_report = ""
         self.raised: BaseException | None = None
         """What :meth:`run` has raised."""
 
     # -- the whole life ----------------------------------------------------------------------------------------------
 
     def run(self, step_function: Callable[[], None]) -> None:
-        """Form the gang, run the body, and wait for the others as far as they matter to this node.
+        """Form the gang, run the body, and wait for the other nodes as long as the gang needs this one.
 
         Raises
         ------
@@ -68,26 +76,26 @@ class Lifecycle(Forming):
         self.begun = True
         self._check_the_start()
         if self._unfit is not None and self._is_control:
-            # There is no hub yet: local nodes are not started, and others look at the meeting place.
-            self.leave_word(self._unfit, self._who)
+            # There is no hub yet: local nodes are not started, and remote ones read the meeting place.
+            self.report_absence(self._unfit, self._who)
             raise self._unfit
         try:
-            link = self._link = Link(self._decorator.interrupt)
-            self._preemption.listen(link.sigterm_pipe)
-            if self._decorator.replaces_sigterm or self._decorator.sigterm_module:
-                self._preemption.keep(self._decorator.sigterm_module)
+            link = self._link = Link(self._hooks.interrupt)
+            self._sigterm.listen(link.sigterm_pipe)
+            if self._hooks.replaces_sigterm or self._hooks.sigterm_module:
+                self._sigterm.keep(self._hooks.sigterm_module)
             gang = self._form(link)
             if self._unfit is not None:
                 raise self._unfit
-            self._decorator.appear(gang)
-            if self._decorator.runs_on_control_only and not gang.is_control:
+            self._appear(gang)
+            if self._hooks.runs_on_control_only and not gang.is_control:
                 link.request("hold")
             else:
-                if self._decorator.runs_on_control_only and self._decorator.tolerates_lost_nodes():
+                if self._hooks.runs_on_control_only and self._hooks.tolerates_lost_nodes():
                     link.request("tolerate")
                 self._in_body = True
                 step_function()
-                self._decorator.leave(ok=True)
+                self._hooks.leave(ok=True)
                 self._in_body = False
             link.request("done")
             self._body_done = True
@@ -98,19 +106,19 @@ class Lifecycle(Forming):
             link.quiet()
         except BaseException as error:
             try:
-                # Within the try: an interrupt that came while the body was in C is raised by the first call from here.
+                # In the try: an interrupt that came while the body was in C code is raised by the first call here.
                 is_node = self._shield()
             except (GangInterrupt, KeyboardInterrupt):
                 is_node = self._shield()
             if not is_node:
                 raise
             if self._in_body:
-                self._decorator.leave(ok=False)
+                self._hooks.leave(ok=False)
             if self._unfit is not None and not isinstance(error, GuardDied):
                 error = self._unfit
             raise self._failed(error) from (error if isinstance(error, GangException) else error.__cause__)
         finally:
-            self._preemption.end()
+            self._sigterm.end()
 
     @property
     def has_others(self) -> bool:
@@ -118,14 +126,12 @@ class Lifecycle(Forming):
         return self._num_nodes > 1
 
     def tell_before_the_body(self, error: Exception, who: str) -> None:
-        """The body will not run here, since ``who`` has raised ``error`` before: let those know who wait for this node,
-        and raise it.
-        """
+        """Report to the nodes that wait for this one that ``who`` has raised ``error`` before the body; raise it."""
         self.cannot_take_part(error, who)
         self.run(lambda: None)
 
     def finished(self, task_ok: bool) -> None:
-        """Metaflow has stored this task's state."""
+        """Let the guard end: Metaflow has stored this task's state."""
         if self._link is not None:
             with contextlib.suppress(GangException, GangInterrupt):
                 try:
@@ -136,26 +142,17 @@ class Lifecycle(Forming):
             self._link = None
 
     def failed_outside(self, error: Exception) -> None:
-        """Something around the body raised after it had ended well: the others must not count on this node."""
+        """Report ``error``, raised around the body after its end: the other nodes must not rely on this one."""
         if self._link is not None and self._body_done and not self._has_failed:
             with contextlib.suppress(GangException, GangInterrupt):
-                self._link.request("fail", **record(error, "Metaflow, after the step's body,"))
-
-    def _leave_out(self, lost: list[int]) -> None:
-        """A node that is lost has stored nothing: the join step, to which Metaflow gives these tasks, must not get it.
-
-        They are in the order of their nodes, whoever has named them.
-        """
-        if lost:
-            kept = [task for node, task in enumerate(tasks.joined_tasks(self._flow)) if node not in lost]
-            tasks.set_joined_tasks(self._flow, kept)
+                self._link.request("fail", **exception_record(error, "Metaflow, after the step's body,"))
 
     # -- failing -----------------------------------------------------------------------------------------------------
 
     def _shield(self) -> bool:
-        """From here on neither the guard nor Ctrl-C, a second one perhaps, cuts short what the first one started.
+        """From here on neither the guard nor another Ctrl-C interrupts this thread: the failure is being handled.
 
-        False, and nothing is done, in a process that the body forked: it is no node.
+        Does nothing and returns False in a process that the body has forked, which is no node.
         """
         if self._link is None:
             return True
@@ -167,68 +164,71 @@ class Lifecycle(Forming):
         return True
 
     def _failed(self, error: BaseException) -> BaseException:
-        """What this node raises in the end: its own exception where it is the cause, else the story of the cause."""
+        """What this node raises in the end: its own exception where that is the cause, else the failure report."""
         shorten(error)
         link = self._link
         if link is None:
             self._close_the_meeting(error)
             return error
         try:
-            raised = self._ask_for_the_story(link, error)
+            raised = self._report_and_await_cause(link, error)
             if self._is_control:
                 self._store_logs(link)
         except GuardDied as died:
             self._clean_up_after_guard(link, logs=True)
             raised = died
         if not environment.is_local():
-            say_and_store(self._story or str(raised), self._decorator.task_datastore)
-        elif self._decorator.aborts_with_others:
-            say(self._story or str(raised))  # Metaflow, which would tell it in a moment, may not come to it
+            say_and_store(self._failure_report or str(raised), self._settings.task_datastore)
+        elif self._hooks.aborts_with_others:
+            # The framework may end this process before Metaflow prints the exception.
+            say(self._failure_report or str(raised))
         self._close_the_meeting(raised)
-        # The guard stays until Metaflow has stored that: it ends a task that does not come to its end.
+        # The guard stays until Metaflow has stored that, and ends a task that takes too long.
         self._has_failed = True
         return raised
 
     def _close_the_meeting(self, raised: BaseException) -> None:
-        """Who comes now finds the story there; and control, what became of a node that has failed before it joined."""
-        absence_report.settle()
+        """Write to the meeting place why the gang has failed, or that this node will not join."""
+        absence_report.no_more_reports()
         if environment.is_local() or (self._num_nodes == 1 and self._meeting is None):
             return
         with contextlib.suppress(Exception):  # the datastore may be what failed; the attempt is in the key anyway
             meeting = self._meeting or self._datastore_meeting(environment.control_task(self._task.task_id))
             if self._is_control:
-                meeting.close(self._story or str(raised))
+                meeting.close(self._failure_report or str(raised))
             elif not self._joined and not isinstance(raised, GangFailed):
-                absence_report.leave_word(meeting, environment.node_index(False), record(raised, self._who))
+                absence_report.report_absence(
+                    meeting, environment.node_index(False), exception_record(raised, self._who)
+                )
 
     def _clean_up_after_guard(self, link: Link, logs: bool) -> None:
-        """What the guard would have done in the end, storing the other local nodes' ``logs`` included."""
+        """Do what the guard would have done at its end; with ``logs`` also store the other local nodes' logs."""
         link.clean_up_after_guard(f"{self._gang_id}.{self._node}", outputs=self._run is not None)
         if logs and self._is_control and environment.is_local():
             self._save(local_nodes.log_paths(self._folder, self._num_nodes))
         if self._folder:
             remove_in_its_stead(self._folder)
 
-    def _ask_for_the_story(self, link: Link, error: BaseException) -> BaseException:
+    def _report_and_await_cause(self, link: Link, error: BaseException) -> BaseException:
         if isinstance(error, GuardDied):
             raise error
-        if self._preemption.saves and link.request("unwinding")[0]["preempted"]:
-            self._preemption.save()
-        # Ray, where its C++ looks for signals, raises a KeyboardInterrupt of its own in place of ours.
+        if self._sigterm.save_functions and link.request("unwinding")[0]["preempted"]:
+            self._sigterm.save()
+        # Ray's C++ code raises a KeyboardInterrupt of its own in place of ours.
         if isinstance(error, GangInterrupt) or (link.stopped and isinstance(error, KeyboardInterrupt)):
             header, _ = link.request("unwound")
-            self._story = header["report"]
-            return GangFailed(self._story)
-        header, _ = link.request("fail", **record(error, self._who, self._decorator.peer_lost))
-        # What another node has told already, by way of the meeting place, is no failure of this one.
-        self._story = str(error) if isinstance(error, GangFailed) and not self._joined else header["report"]
-        # Of an exit with code 0 Metaflow would make a step that has ended well.
+            self._failure_report = header["report"]
+            return GangFailed(self._failure_report)
+        header, _ = link.request("fail", **exception_record(error, self._who, self._hooks.peer_lost))
+        # A failure that this node has read at the meeting place is not its own.
+        self._failure_report = str(error) if isinstance(error, GangFailed) and not self._joined else header["report"]
+        # Metaflow takes a SystemExit with code 0 for a step that has ended well.
         if any(cause["node"] == self._node for cause in header["causes"]) and not isinstance(error, SystemExit):
-            return _with_sentences(error, header.get("left", ""), self._decorator.advice(error))
-        return GangFailed(self._story)
+            return _with_sentences(error, header.get("left", ""), self._hooks.advice(error))
+        return GangFailed(self._failure_report)
 
     def _store_logs(self, link: Link) -> None:
-        """Control of a local gang: the other nodes' output becomes the logs of their own tasks."""
+        """On node 0 of a local gang: store the other nodes' output as the logs of their tasks."""
         if not environment.is_local() or self._num_nodes == 1:
             return
         header, _ = link.request("tasks-gone")
@@ -239,20 +239,20 @@ class Lifecycle(Forming):
         task = self._task
         try:
             save_node_logs(
-                self._decorator.flow_datastore,
+                self._settings.flow_datastore,
                 task.run_id,
                 task.step_name,
                 task.attempt,
                 logs,
                 {str(node): task_id for node, task_id in enumerate(ids)},
-                self._decorator.log_bytes,
+                self._settings.log_bytes,
             )
         except Exception as error:  # whatever a datastore raises: the step's own end says more than its logs
             say(f"The logs of the other nodes could not be stored: {type(error).__name__}: {error}")
 
 
 def _with_sentences(error: BaseException, *sentences: str) -> BaseException:
-    """``error`` with what belongs to its story: in its message where that is ours, else in the log."""
+    """Add ``sentences`` to the message of ``error`` where its class is ours; print them otherwise."""
     for sentence in filter(None, sentences):
         if isinstance(error, GangException):
             error.message = f"{error.message}\n{sentence}"

@@ -1,8 +1,8 @@
-"""In the process of the run: what the nodes print is shown when it comes.
+"""Output of tasks in the run's process: every line is shown when it arrives.
 
-Metaflow's runtime takes one line of a task's output whenever the pipe has some. What came along with that line stays in
-a buffer until the task prints again (its issue #166): with several nodes on one console, the last lines before a long
-silence are held back, and a step at work looks as if it hung.
+Metaflow's runtime reads one line of a task's output whenever the pipe has data. Further lines stay in a buffer until
+the task prints again (Metaflow's issue #166): the last lines before a long computation are missing from the console,
+and the step seems to hang.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""In the process of the run: a SIGINT that reaches it alone is passed on to the gangs it runs.
+"""SIGINT in the run's process: it is passed on to the gangs of the run, so that they end at once.
 
-A terminal sends Ctrl-C to every process of the run; an IDE's stop button, a service manager or a notebook to the
-run's own process only. Metaflow then waits five seconds for tasks that nobody told, and kills them. Passed on, the
-interrupt ends a gang at once, the way Ctrl-C does.
+A terminal sends Ctrl-C to every process of the run; an IDE's stop button, a service manager or a notebook sends SIGINT
+to the run's process only. Metaflow then waits five seconds for tasks that have received no signal, and kills them.
 """
 
 from __future__ import annotations
@@ -15,28 +14,26 @@ from types import FrameType
 from ..exceptions import GangFailed
 from ..guard.processes import process_table
 from ..metaflow_compat.configuration import waits_for_a_backend
-
-CONTROL_MARKER = "METAFLOW_GANG_CONTROL_OF"
-"""Set in the environment of each gang's control task to the id of the run's process."""
+from ..rendezvous.local_nodes import CONTROL_MARKER
 
 _installed = False
 
 
 def pass_on_interrupts() -> None:
-    """Wrap the process's handler for SIGINT, once; what it did before it still does."""
+    """Wrap the process's handler for SIGINT, once; the wrapper calls the old handler too."""
     global _installed
     if _installed or threading.current_thread() is not threading.main_thread():
         return
     before = signal.getsignal(signal.SIGINT)
     if not callable(before):
-        return  # ignored on purpose, or not Python's: not ours to change
+        return  # ignored on purpose, or not Python's
     _installed = True
 
     def handler(number: int, frame: FrameType | None) -> None:
         mine = process_table.descendants([os.getpid()])
         controls = process_table.marked(CONTROL_MARKER, str(os.getpid()), mine)
         entries = process_table.table()
-        # Only the tasks themselves: what they started is theirs to end.
+        # Only the tasks: each ends what it has started.
         process_table.send({pid for pid in controls if entries.get(pid) and entries[pid].parent == os.getpid()}, number)
         before(number, frame)
 
@@ -44,12 +41,12 @@ def pass_on_interrupts() -> None:
 
 
 def run_of() -> int:
-    """The process of the run that started this control task, or the one that waits for it elsewhere."""
+    """The process of the run that started this control task, or that waits for it on a backend."""
     return int(os.environ[CONTROL_MARKER])
 
 
 def has_ended(run: int) -> bool:
-    """Whether the process ``run``, which has started this one, is gone: then it is no ancestor of it any more."""
+    """Whether the process ``run``, which has started this one, has ended: it is no ancestor any more."""
     pid = os.getppid()
     while pid > 1 and pid != run:
         entry = process_table.lookup(pid)
@@ -70,7 +67,7 @@ def _exists(pid: int) -> bool:
 
 
 def refuse_without_a_run(run: int) -> None:
-    """Nobody outlives the run. A task that starts takes a second to come this far, in which the run may be killed.
+    """Refuse to form a gang whose run has been killed in the second that its task took to start.
 
     Raises
     ------
@@ -81,10 +78,10 @@ def refuse_without_a_run(run: int) -> None:
 
 
 def heed_one_interrupt() -> None:
-    """In the process in which Metaflow waits for a gang on Batch or Kubernetes: let a second SIGINT do nothing.
+    """In the process in which Metaflow waits for a gang on Batch or Kubernetes: ignore a second SIGINT.
 
-    The first makes it end what runs there. Ctrl-C reaches it twice, by the terminal and passed on, and Metaflow would
-    break off in the midst of that and leave the nodes at work.
+    The first one has Metaflow end the gang there. Ctrl-C arrives twice, from the terminal and passed on, and the second
+    would abort that and leave the nodes running.
     """
     global _installed
     if _installed or CONTROL_MARKER not in os.environ or not waits_for_a_backend():

@@ -1,7 +1,7 @@
-"""What the step's process does when it is told to end: it passes that on to its guard, and saves once it may.
+"""SIGTERM in the step's process: it is passed on to the guard, and the functions of ``on_preemption`` are called.
 
-A body may sit in C for as long as a collective of its framework takes, and Python calls no handler then. So SIGTERM is
-taken in C, by faulthandler: what it writes for a signal goes into a pipe whose other end the guard reads.
+A body may be in C code for as long as a collective of its framework takes, and Python calls no handler then. So SIGTERM
+is handled in C, by faulthandler, whose output goes into a pipe that the guard reads.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from typing import Any
 from ..logs import say
 
 LOADED = time.time()
-"""About when this process began: what is older on the machine is not about it."""
+"""When this process began, approximately: an older notice on the machine concerns another one."""
 
 _POINTER = 8
 """Bytes of a C function's address, with which a struct sigaction begins."""
 
-_listening: Preemption | None = None
+_listening: SigtermHandler | None = None
 
 
-class Preemption:
-    """SIGTERM in one task, and the functions that its body wants called before the gang ends."""
+class SigtermHandler:
+    """The handler of SIGTERM in one task, and the functions to call before a preempted gang ends."""
 
     def __init__(self) -> None:
-        self.saves: list[Callable[[], object]] = []
+        self.save_functions: list[Callable[[], object]] = []
         self.module = ""
         self._pipe = -1
         self._handler = b""
 
     def listen(self, pipe: int) -> None:
-        """From here on a SIGTERM ends the gang, and not this process alone; a handler that is there already stays.
+        """Have SIGTERM end the gang and not this process alone, unless the process has a handler already.
 
         Parameters
         ----------
         pipe : int
-            Descriptor of the end that is written into; its other end is the guard's.
+            Descriptor of a pipe's writing end; the guard has the other one.
         """
         global _listening
         if threading.current_thread() is not threading.main_thread():
@@ -55,16 +55,15 @@ class Preemption:
         if _listening is None:
             os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_forget_in_child)
         _listening = self
-        # By this handler user code, and this file, see whose the signal is; it runs where faulthandler's does not.
+        # The handler that Python's signal module shows; it runs where faulthandler's does not.
         signal.signal(signal.SIGTERM, _on_sigterm)
         self._take()
 
     def keep(self, module: str = "") -> None:
-        """Take SIGTERM back where a framework's C code has put a handler of its own in the place of ours, of which
-        Python learns nothing. Looked for whenever Python looks for garbage, which a framework's start makes plenty of.
+        """Install our handler again where a framework's C code has replaced it, which Python does not notice.
 
-        A handler that user code has installed by Python's ``signal`` stays, unless it is of ``module``, the
-        framework's.
+        This is checked at each garbage collection; a framework's start causes many. A handler that user code has
+        installed by Python's ``signal`` stays, unless it is of ``module``, the framework's.
         """
         if self._pipe >= 0:
             self.module = module
@@ -80,24 +79,24 @@ class Preemption:
         if phase == "start" and _is_ours() and _in_c(signal.SIGTERM) != self._handler:
             self._take()
 
-    def told(self) -> None:
-        """A SIGTERM has come. Raises nothing: the guard interrupts the body, as it does for any failure."""
+    def pass_on(self) -> None:
+        """Report a SIGTERM to the guard. Raises nothing: the guard interrupts the body, as for any failure."""
         with contextlib.suppress(OSError):
             os.write(self._pipe, b"SIGTERM")
 
     def save(self) -> None:
-        """Call what was registered, in this order; what one raises is shown, and does not keep the next from it."""
+        """Call all functions in the order of their registration; print what one raises and go on."""
         started = time.monotonic()
-        for save in self.saves:
+        for save in self.save_functions:
             try:
                 save()
             except BaseException:
                 name = getattr(save, "__qualname__", repr(save))
                 say(f"on_preemption: {name} failed, and what it was to save may be missing.\n{traceback.format_exc()}")
-        say(f"on_preemption: called {len(self.saves)}, which took {time.monotonic() - started:.1f} s.")
+        say(f"on_preemption: called {len(self.save_functions)}, which took {time.monotonic() - started:.1f} s.")
 
     def end(self) -> None:
-        """The gang is over: SIGTERM means again what it means to any process, unless user code has a handler now."""
+        """Restore SIGTERM's default at the end of the gang, unless user code has installed a handler."""
         if self._pipe >= 0:
             _forget()
             with contextlib.suppress(ValueError):
@@ -107,11 +106,11 @@ class Preemption:
 
 def _on_sigterm(number: int, frame: FrameType | None) -> None:
     if _listening is not None:
-        _listening.told()
+        _listening.pass_on()
 
 
 def _is_ours() -> bool:
-    """Whether the handler of SIGTERM, as Python knows it, is ours, or that of a framework whose place we take."""
+    """Whether the handler that Python knows for SIGTERM is ours, or a framework's that ours replaces."""
     handler = signal.getsignal(signal.SIGTERM)
     if handler is _on_sigterm:
         return True
@@ -120,12 +119,12 @@ def _is_ours() -> bool:
 
 
 def _in_c(number: int) -> bytes:
-    """The address of the C function that handles a signal; empty where it cannot be known."""
+    """The address of the C function that handles a signal; empty where it cannot be found."""
     try:
         import ctypes
 
         found = ctypes.create_string_buffer(1024)
-        # PyDLL: another thread need not have its turn for this.
+        # PyDLL keeps the GIL: this takes no time.
         return found.raw[:_POINTER] if ctypes.PyDLL(None).sigaction(int(number), None, found) == 0 else b""
     except (ImportError, OSError, AttributeError):
         return b""
@@ -138,8 +137,8 @@ def _forget() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-# A process that the body forks is no node: multiprocessing, for one, ends its processes by SIGTERM. Until the handler
-# that it inherits is gone the signal waits, since Python forgets what comes in the moment of a fork.
+# A process that the body forks is no node; multiprocessing, for example, ends its processes by SIGTERM. The signal is
+# blocked until the inherited handler is removed, since Python loses one that arrives during a fork.
 
 _forking = threading.local()
 

@@ -7,9 +7,8 @@ from typing import Any, ClassVar
 
 from ...core.exceptions import BadAttribute, package_missing
 from ...core.gang.gang import Gang
-from ...core.machine.neuron import own_neuron_cores
-from ...core.remote_shell.choice import own_slots
-from ...core.remote_shell.ssh import missing_tools
+from ...core.gang.shares import own_neuron_cores, own_slots
+from ...core.remote_shell.ssh_checks import missing_tools
 from ...core.step.decorator import GangDecorator
 from .constants import DEEPSPEED_SUFFIX
 from .exceptions import DeepspeedMissing

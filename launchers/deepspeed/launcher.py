@@ -14,7 +14,7 @@ from ...core.gang.gang import Gang
 from ...core.machine.network import interface_for, network_variables
 from ...core.ranks.rank_wrapper import FOLDER
 from ...core.ranks.torch_extensions import hold_extensions
-from ...core.remote_shell.channel import names
+from ...core.remote_shell.channel import node_names
 from ...core.remote_shell.choice import LEFT_BY_MPICH
 from .call_files import tidied, with_files, write_files
 from .environment import accelerator_variables, difference, environment_file
@@ -133,7 +133,7 @@ class DeepspeedExecutor:
         results = runs.results(push_results_dir_to_cloud, local_output_dir, cloud_output_dir)
         options = read_options(deepspeed_args)
         transport = choose_transport(self._transport, options)
-        chosen = layout(self._slots, names(gang.nodes), options)
+        chosen = layout(self._slots, node_names(gang.nodes), options)
         wanted_port = read_port(options.values.get("master_port"), "master_port in deepspeed_args") or declared_port(
             os.environ
         )

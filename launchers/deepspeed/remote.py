@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from ...core.gang.gang import Gang
 from ...core.logs import say
-from ...core.remote_shell.channel import Peers
-from ...core.remote_shell.choice import reach
+from ...core.remote_shell.channel import ChannelShell
+from ...core.remote_shell.choice import remote_shell
 from ...core.remote_shell.hostfile import write_private
 
 # When it is ended itself, DeepSpeed's launcher has pdsh kill by name every process that looks like a launcher, on any
@@ -38,8 +38,8 @@ class Remote:
         ToolMissing
             ssh is wanted and cannot be had.
         """
-        peers = Peers.form(gang, environ, os.getcwd())
-        taken, rsh = reach(gang, wanted, missing, peers, environ, "deepspeed")
+        channel = ChannelShell.form(gang, environ, os.getcwd())
+        taken, rsh = remote_shell(gang, wanted, missing, channel, environ, "deepspeed")
         folder = os.path.join(gang.folder, "deepspeed")
         os.mkdir(folder, 0o700)
         write_private(os.path.join(folder, "ssh"), _SSH.format(rsh=shlex.quote(rsh)), 0o700)

@@ -16,7 +16,7 @@ from ...core.calls.run import run_alone
 from ...core.exceptions import BadAttribute
 from ...core.gang.launch_plan import LaunchPlan
 from ...core.guard.host.ports import lease_port
-from ...core.guard_client.single_node import Alone
+from ...core.guard_client.single_node import SingleNodeGuard
 from ...core.machine.network import network_variables
 from ...core.metaflow_compat.datastores import datastore_of_running_flow
 from ...core.ranks.torch_extensions import hold_extensions
@@ -73,11 +73,11 @@ class SingleNode:
         self._runs += 1
         name = f"deepspeed-{self._runs}"
 
-        def read(guard: Alone) -> Entrypoint:
+        def read(guard: SingleNodeGuard) -> Entrypoint:
             arguments = entrypoint_args if callable(entrypoint) else with_files(entrypoint_args, guard.folder, name)
             return read_entrypoint(entrypoint, arguments, options.values, guard.folder, "deepspeed_args")
 
-        def start(guard: Alone, what: Entrypoint) -> LaunchPlan:
+        def start(guard: SingleNodeGuard, what: Entrypoint) -> LaunchPlan:
             environ = {
                 **os.environ,
                 **environment_file(os.environ, os.getcwd()),

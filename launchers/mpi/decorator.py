@@ -7,15 +7,15 @@ from typing import Any, ClassVar, Literal
 
 from ...core.exceptions import BadAttribute, ToolMissing
 from ...core.gang.gang import Gang
+from ...core.gang.shares import own_neuron_cores, own_slots
 from ...core.guard.processes.process_table import GANG_MARKER
 from ...core.logs import say
 from ...core.machine.efa import efa_devices, efa_variables
 from ...core.machine.network import interface_for
-from ...core.machine.neuron import own_neuron_cores
-from ...core.remote_shell.channel import Peers
-from ...core.remote_shell.choice import LEFT_BY_MPICH, own_slots, reach
+from ...core.remote_shell.channel import ChannelShell
+from ...core.remote_shell.choice import LEFT_BY_MPICH, remote_shell
 from ...core.remote_shell.hostfile import hostfile, write_private
-from ...core.remote_shell.ssh import missing_tools
+from ...core.remote_shell.ssh_checks import missing_tools
 from ...core.step.decorator import GangDecorator
 from .flavour import Flavour, find_mpi
 from .launcher import VISIBLE, MPIExecutor
@@ -102,11 +102,13 @@ class MPIDecorator(GangDecorator):
         tmpdir, shared_memory = make_folders(gang, nodes[0]["id"], self._flavour)
         # A node of another machine may have what mpirun starts here; ranks get the task's own TMPDIR again.
         environ = {**before, **own_tmpdir(before, tmpdir)}
-        transport, rsh, peers = "", "", None
+        transport, rsh, channel = "", "", None
         if not is_one_machine:
-            peers = Peers.form(gang, environ, os.getcwd())
+            channel = ChannelShell.form(gang, environ, os.getcwd())
             wanted = self.attributes["transport"]
-            transport, rsh = reach(gang, wanted, [node["missing"] for node in nodes], peers, environ, self.name)
+            transport, rsh = remote_shell(
+                gang, wanted, [node["missing"] for node in nodes], channel, environ, self.name
+            )
         if not gang.is_control:
             return {}
         slots = tuple(node["slots"] for node in nodes)
@@ -119,7 +121,7 @@ class MPIDecorator(GangDecorator):
         site = Site(self._flavour, path, sum(slots), crowded, rsh, interface, os.geteuid() == 0, tmpdir, shared_memory)
         say(f"{self._flavour}, {describe_transport(transport, rsh)}; slots: {', '.join(map(str, slots))}")
         devices = ",".join(node["devices"] for node in nodes if node["devices"]) if is_one_machine else ""
-        executor = MPIExecutor(tuple(addresses[1:]), path, slots, transport, gang, peers, site, before, devices)
+        executor = MPIExecutor(tuple(addresses[1:]), path, slots, transport, gang, channel, site, before, devices)
         return {"mpi": executor}
 
 

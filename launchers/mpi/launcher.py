@@ -14,7 +14,7 @@ from ...core.gang.broadcast_file import broadcast_file
 from ...core.gang.gang import Gang
 from ...core.gang.launch_plan import LaunchPlan, Process
 from ...core.logs import say
-from ...core.remote_shell.channel import Peers
+from ...core.remote_shell.channel import ChannelShell
 from .exceptions import explain
 from .plan import Site, clean_environment, given, is_elsewhere, own_arguments, plan
 from .program import Words, program_words, script_of, under_mpi, words
@@ -65,7 +65,7 @@ class MPIExecutor:
     slots: tuple[int, ...]
     transport: str
     _gang: Gang
-    _peers: Peers | None
+    _channel: ChannelShell | None
     _site: Site
     _before: Mapping[str, str]
     _devices: str
@@ -174,7 +174,7 @@ class MPIExecutor:
         -------
         ``current.mpi.broadcast_file("pi")``
         """
-        broadcast_file(self._gang, self._peers, filename, to)
+        broadcast_file(self._gang, self._channel, filename, to)
 
     def _run(
         self,

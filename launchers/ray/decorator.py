@@ -12,7 +12,7 @@ from ...core.logs import say
 from ...core.step.decorator import GangDecorator
 from .cluster import RayCluster
 from .driver import leave_cluster, use_cluster
-from .forming import RayInstall, form_cluster, installed_ray
+from .forming import RayInstall, Wanted, form_cluster, installed_ray
 from .storage import SUFFIX, storage_path
 
 LOG_STYLES = ("auto", "record", "pretty")
@@ -134,7 +134,8 @@ class RayDecorator(GangDecorator):
 
     def form(self, gang: Gang) -> dict[str, object]:
         """Start Ray on every node, and have the step's programs find it."""
-        formed = form_cluster(gang, self, self._install)
+        wanted = Wanted(self.attributes, self.cpus, self.gpus, self.memory, self.shared_memory, self.shows_ray_start)
+        formed = form_cluster(gang, wanted, self._install)
         if not gang.is_control:
             return {}
         use_cluster(formed.variables, os.environ)

@@ -9,27 +9,25 @@ import secrets
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...core.exceptions import BadAttribute, GangException, ProcessFailed, package_missing
 from ...core.gang.gang import Gang
 from ...core.gang.launch_plan import Process
+from ...core.gang.shares import nodes_on_this_machine, own_slots
 from ...core.guard.processes.process_table import GANG_MARKER
 from ...core.guard.text import last_lines
 from ...core.logs import say
 from ...core.machine.network import network_variables
-from ...core.remote_shell.choice import own_slots, sharing
 from ...core.remote_shell.hostfile import write_private
 from . import follow
 from .driver import can_take_token
 from .exceptions import RayNotInstalledException, not_joined
 from .plan import READY, Cluster, auth_environment, node_address, passed_over, ray_start, temporary_folder
 from .resources import Offer, memory_available, offer, shared_memory_free
-
-if TYPE_CHECKING:
-    from .decorator import RayDecorator
 
 JOIN_S = 120.0
 """For ``ray start`` on all nodes. By itself it takes some five seconds; from a cold disk, on a busy node, a minute."""
@@ -51,6 +49,30 @@ class RayInstall:
     version: str
     python: str
     has_tokens: bool
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the step asks of its cluster.
+
+    Parameters
+    ----------
+    attributes : mapping
+        The attributes of ``@metaflow_ray``, checked.
+    cpus, gpus : int or None
+        Of each node; None where the step asks for none.
+    memory, shared_memory : int or None
+        Of each node, in MiB.
+    shows_ray_start : bool
+        Whether what ``ray start`` prints goes to the log.
+    """
+
+    attributes: Mapping[str, Any]
+    cpus: int | None
+    gpus: int | None
+    memory: int | None
+    shared_memory: int | None
+    shows_ray_start: bool
 
 
 @dataclass(frozen=True)
@@ -81,7 +103,7 @@ def installed_ray(step: str) -> RayInstall:
     return RayInstall(version, platform.python_version(), has_tokens)
 
 
-def form_cluster(gang: Gang, decorator: RayDecorator, install: RayInstall) -> Formed:
+def form_cluster(gang: Gang, wanted: Wanted, install: RayInstall) -> Formed:
     """Start Ray on this node as the others do on theirs; return when all are alive in it. Every node must call it.
 
     Raises
@@ -97,7 +119,7 @@ def form_cluster(gang: Gang, decorator: RayDecorator, install: RayInstall) -> Fo
     address = node_address(gang.node.address)
     own: dict[str, Any] = {"ray": install.version, "python": install.python, "address": address}
     if gang.is_control:
-        own["cluster"] = _choose(gang, decorator, own["address"])
+        own["cluster"] = _choose(gang, wanted, own["address"])
         own["token"] = secrets.token_hex(32) if install.has_tokens and can_take_token() else ""
     nodes = gang.all_gather(own)
     check_same_ray(nodes)
@@ -108,13 +130,13 @@ def form_cluster(gang: Gang, decorator: RayDecorator, install: RayInstall) -> Fo
     fabric = [f"{name}={value}" for name, value in network.items() if name.startswith("FI_")]
     if fabric:
         say(f"Set for Ray, since you set none: {', '.join(fabric)}")
-    own_offer = _offer(gang, decorator)
+    own_offer = _offer(gang, wanted)
     if own_offer.notice:
         say(f"Node {gang.node_index}: {own_offer.notice}")
     environ = {**os.environ, **network, **variables}
     process = ray_start(cluster, gang.node_index, own["address"], own_offer, temp_dir, environ)
-    _start(gang, cluster, process, temp_dir, decorator.shows_ray_start)
-    if decorator.attributes["enable_worker_logs"] and not gang.is_control:
+    _start(gang, cluster, process, temp_dir, wanted.shows_ray_start)
+    if wanted.attributes["enable_worker_logs"] and not gang.is_control:
         _follow(gang, temp_dir)
     if gang.is_control and gang.num_nodes > 1:
         say(f"Ray's head is up at {cluster.bootstrap}; the other nodes join it.")
@@ -137,9 +159,9 @@ def check_same_ray(nodes: list[dict[str, Any]]) -> None:
             )
 
 
-def _choose(gang: Gang, decorator: RayDecorator, address: str) -> dict[str, Any]:
+def _choose(gang: Gang, wanted: Wanted, address: str) -> dict[str, Any]:
     """Control's part of the agreement: the fields of :class:`Cluster`."""
-    attributes = decorator.attributes
+    attributes = wanted.attributes
     main_port, dashboard_port = attributes["main_port"], attributes["dashboard_port"]
     return {
         "address": address,
@@ -182,15 +204,15 @@ def _temp_dir(gang: Gang) -> str:
     return path
 
 
-def _offer(gang: Gang, decorator: RayDecorator) -> Offer:
+def _offer(gang: Gang, wanted: Wanted) -> Offer:
     return offer(
-        decorator.cpus or own_slots(gang),
-        decorator.gpus or gang.node.gpus,
-        decorator.memory,
-        decorator.shared_memory,
+        wanted.cpus or own_slots(gang),
+        wanted.gpus or gang.node.gpus,
+        wanted.memory,
+        wanted.shared_memory,
         memory_available(),
         shared_memory_free(),
-        sharing(gang),
+        nodes_on_this_machine(gang),
     )
 
 

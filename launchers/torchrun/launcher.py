@@ -13,8 +13,8 @@ from ...core.calls.misplaced_arguments import suggesting
 from ...core.calls.run import PortTry, Runs
 from ...core.exceptions import BadAttribute
 from ...core.gang.gang import Gang, offered
+from ...core.gang.shares import own_neuron_cores
 from ...core.machine.network import network_variables
-from ...core.machine.neuron import own_neuron_cores
 from ...core.metaflow_compat.environment import MAIN_IP
 from ...core.ranks.torch_extensions import hold_extensions
 from .exceptions import TorchrunException, explain

@@ -11,7 +11,7 @@ from ...core.calls.entrypoint import Entrypoint, read_entrypoint
 from ...core.calls.misplaced_arguments import suggesting
 from ...core.calls.run import run_alone
 from ...core.gang.launch_plan import LaunchPlan
-from ...core.guard_client.single_node import Alone
+from ...core.guard_client.single_node import SingleNodeGuard
 from ...core.machine.gpus import cpu_count, gpu_count
 from ...core.machine.network import network_variables
 from ...core.machine.neuron import neuron_cores
@@ -65,10 +65,10 @@ class TorchrunSingleNodeMultiGPU:
         check_nodes(options, 0, 1)
         nproc = choose_nproc(nproc_per_node, options, None, gpu_count(), cpu_count(), neuron_cores())
 
-        def read(guard: Alone) -> Entrypoint:
+        def read(guard: SingleNodeGuard) -> Entrypoint:
             return read_entrypoint(entrypoint, entrypoint_args, options.values, guard.folder, "torchrun_args", True)
 
-        def plan(guard: Alone, what: Entrypoint) -> LaunchPlan:
+        def plan(guard: SingleNodeGuard, what: Entrypoint) -> LaunchPlan:
             environ = {**os.environ, **hold_extensions(os.environ, guard.folder)}
             return single_node_plan(options, nproc, guard.folder, what.target, what.arguments, environ)
 

@@ -18,7 +18,8 @@ from support.flows import FlowRunner, flow_environment
 from support.paths import ROOT
 
 from metaflow_extensions.gang.core.exceptions import GangException
-from metaflow_extensions.gang.core.gang.gang import Gang, Node
+from metaflow_extensions.gang.core.gang.gang import Gang
+from metaflow_extensions.gang.core.gang.node import Node
 from metaflow_extensions.gang.core.guard.loop.timeouts import Timeouts
 from metaflow_extensions.gang.core.step.decorator import GangDecorator
 from metaflow_extensions.gang.launchers.jax.cluster import Place

@@ -16,8 +16,9 @@ from support.remote import RemoteTask, remote_gang
 from support.requirements import require_packages
 
 from metaflow_extensions.gang.core.exceptions import BadAttribute
-from metaflow_extensions.gang.core.gang.gang import Gang, Node
-from metaflow_extensions.gang.core.step.termination import Preemption
+from metaflow_extensions.gang.core.gang.gang import Gang
+from metaflow_extensions.gang.core.gang.node import Node
+from metaflow_extensions.gang.core.step.termination import SigtermHandler
 
 START_S = 90.0
 """For a flow to be up, on a machine that is busy with other tests."""
@@ -271,8 +272,8 @@ def test_what_one_save_raises_does_not_keep_the_next_from_it(capsys: pytest.Capt
     def breaks() -> None:
         raise SystemExit("no room left on the disk")
 
-    preemption = Preemption()
-    preemption.saves += [breaks, lambda: called.append(1)]
+    preemption = SigtermHandler()
+    preemption.save_functions += [breaks, lambda: called.append(1)]
     preemption.save()
     said = capsys.readouterr().err
     assert called == [1] and "breaks failed" in said and "no room left on the disk" in said and "called 2" in said

@@ -32,7 +32,8 @@ FLOW = """
 import dataclasses, json, os, socket, time
 from metaflow import FlowSpec, current, gang, step
 from metaflow_extensions.gang.core.gang.gang import Gang
-from metaflow_extensions.gang.core.remote_shell.ssh import SshMesh, SshUnusable, missing_tools
+from metaflow_extensions.gang.core.remote_shell.ssh import SshShell
+from metaflow_extensions.gang.core.remote_shell.ssh_checks import SshUnusable, missing_tools
 
 HOSTILE = "a 'b' \\"c\\" $HOME `id` \\\\ \\n * ; é \\udcff"
 
@@ -68,7 +69,7 @@ class Mesh(FlowSpec):
         for round in range(int(os.environ.get("ROUNDS", "0"))):
             wait_for(f"round-{round}")
             try:
-                SshMesh.form(gang, env, folder)
+                SshShell.form(gang, env, folder)
                 tell(f"told-{round}-{node}", "")
             except SshUnusable as error:
                 tell(f"told-{round}-{node}", [str(error), missing_tools()])
@@ -77,7 +78,7 @@ class Mesh(FlowSpec):
         if os.environ.get("UNLUCKY") == str(node):
             gang = Unlucky(**{field.name: getattr(gang, field.name) for field in dataclasses.fields(gang)})
         started = time.monotonic()
-        mesh = SshMesh.form(gang, env, folder)
+        mesh = SshShell.form(gang, env, folder)
         tell(f"mesh-{node}", {**dataclasses.asdict(mesh), "seconds": time.monotonic() - started})
         wait_for("finish")
         self.next(self.join)

@@ -60,10 +60,10 @@ def test_a_fault_of_a_guard_is_told_by_all_with_its_traceback(where: int, tmp_pa
 PROGRAM = """
 import os, sys
 import metaflow
-from metaflow_extensions.gang.core.guard_client.single_node import alone
+from metaflow_extensions.gang.core.guard_client.single_node import single_node_guard
 from metaflow_extensions.gang.core.exceptions import GuardDied
 try:
-    with alone() as guard:
+    with single_node_guard() as guard:
         guard._link._send(b"\\0\\0\\0\\6\\0\\0\\0\\2{}")  # a request without a number
         guard._link.request("launch", plan={})
 except GuardDied as error:

@@ -703,18 +703,18 @@ class Spread(FlowSpec):
     def work(self):
         from metaflow_extensions.gang.core.gang.broadcast_file import broadcast_file
         from metaflow_extensions.gang.core.exceptions import BadAttribute, BroadcastFailed
-        from metaflow_extensions.gang.core.remote_shell.channel import Peers
+        from metaflow_extensions.gang.core.remote_shell.channel import ChannelShell
 
         gang = current.gang
         here, there = "/dev/shm/it's\\n ä", "/dev/shm/new/place"  # each host has a /dev/shm of its own
-        peers = Peers.form(gang, dict(os.environ), "/dev/shm")
+        channel = ChannelShell.form(gang, dict(os.environ), "/dev/shm")
         if gang.is_control:
             guard, kind = gang._link.guard_pid, resource.RLIMIT_AS
             with open(f"/proc/{guard}/statm") as statm:
                 memory = int(statm.read().split()[0]) * resource.getpagesize()
             before = resource.prlimit(guard, kind, (memory + (4 << 20), -1))  # a thread's stack has 8 MiB
             try:
-                broadcast_file(gang, peers, __file__)
+                broadcast_file(gang, channel, __file__)
             except BroadcastFailed as error:
                 print("without a thread:", error.message)
             resource.prlimit(guard, kind, before)
@@ -723,13 +723,13 @@ class Spread(FlowSpec):
             with open(here, "wb") as file:
                 file.write(data)
             os.chmod(here, 0o711)
-            broadcast_file(gang, peers, here)
-            broadcast_file(gang, peers, here, to=there)
+            broadcast_file(gang, channel, here)
+            broadcast_file(gang, channel, here, to=there)
             os.chdir("/dev/shm")
-            broadcast_file(gang, peers, "new/place", to="relative")
+            broadcast_file(gang, channel, "new/place", to="relative")
             for wrong in ({"path": "missing"}, {"path": "new"}, {"path": "relative", "to": "new"}, {"path": 3}):
                 try:
-                    broadcast_file(gang, peers, **wrong)
+                    broadcast_file(gang, channel, **wrong)
                 except BadAttribute as error:
                     print("refused:", error.message)
         gang.barrier()
@@ -738,7 +738,7 @@ class Spread(FlowSpec):
         gang.barrier()
         if gang.is_control:
             try:
-                broadcast_file(gang, peers, "relative", to="taken")
+                broadcast_file(gang, channel, "relative", to="taken")
             except BroadcastFailed as error:
                 print("failed:", error.message)
         gang.barrier()

@@ -22,13 +22,13 @@ from support.processes import all_processes
 from support.remote import remote_gang
 from test_files_between_nodes import Middle
 
-from metaflow_extensions.gang.core.gang.gang import Node
+from metaflow_extensions.gang.core.gang.node import Node
 from metaflow_extensions.gang.core.guard.remote_command import client as caller_module
 from metaflow_extensions.gang.core.guard.remote_command.client import Refusal, find
 from metaflow_extensions.gang.core.guard.remote_command.node_server import peer_key
 from metaflow_extensions.gang.core.guard.tls import endpoints
 from metaflow_extensions.gang.core.guard.tls.link import BulkError, client_context
-from metaflow_extensions.gang.core.remote_shell.channel import names
+from metaflow_extensions.gang.core.remote_shell.channel import node_names
 
 HOST = "127.0.0.1"
 WAIT_S = 30.0
@@ -38,11 +38,12 @@ WAIT_S = 30.0
 TASK = """
 import json, os, socket, sys, tempfile
 import metaflow
-from metaflow_extensions.gang.core.gang.gang import Gang, Node
+from metaflow_extensions.gang.core.gang.gang import Gang
+from metaflow_extensions.gang.core.gang.node import Node
 from metaflow_extensions.gang.core.exceptions import GangInterrupt
 from metaflow_extensions.gang.core.guard.host.private_folder import in_base
 from metaflow_extensions.gang.core.guard_client.link import INTERRUPT, STACKS, Link
-from metaflow_extensions.gang.core.remote_shell.channel import Peers
+from metaflow_extensions.gang.core.remote_shell.channel import ChannelShell
 
 node, count, gang_id, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
 os.environ["METAFLOW_GANG_ID"] = f"{gang_id}.{node}"
@@ -63,8 +64,8 @@ nodes = (Node(at, *(n[key] for key in ("address", "hostname", "cpus", "gpus"))) 
 gang = Gang(node, tuple(nodes), private, link)
 cwd = os.path.join(folder, f"folder of {node}")
 os.makedirs(cwd)
-peers = Peers.form(gang, {**os.environ, "WHOSE": f"node {node}'s"}, cwd)
-print(json.dumps({"rsh": peers.rsh, "hops": peers.hops, "cwd": cwd, "secret": where["secret"]}), flush=True)
+channel = ChannelShell.form(gang, {**os.environ, "WHOSE": f"node {node}'s"}, cwd)
+print(json.dumps({"rsh": channel.rsh, "hops": channel.hops, "cwd": cwd, "secret": where["secret"]}), flush=True)
 try:
     for order in sys.stdin:
         if order == "fail\\n":
@@ -631,13 +632,13 @@ def nodes(*hosts: tuple[str, str]) -> Sequence[Node]:
 
 
 def test_names_of_nodes_have_one_owner() -> None:
-    assert names(nodes(("10.0.0.1", "a.example"), ("10.0.0.2", "B"))) == [
+    assert node_names(nodes(("10.0.0.1", "a.example"), ("10.0.0.2", "B"))) == [
         ["10.0.0.1", "a.example", "a", "node0"],
         ["10.0.0.2", "b", "node1"],
     ]
-    shifted = names(nodes(("10.0.0.1", "node1"), ("10.0.0.2", "node0")))
+    shifted = node_names(nodes(("10.0.0.1", "node1"), ("10.0.0.2", "node0")))
     assert shifted == [["10.0.0.1", "node1"], ["10.0.0.2", "node0"]], "a host's own name comes first"
-    local = names(nodes((HOST, "node1"), (HOST, "node1")))
+    local = node_names(nodes((HOST, "node1"), (HOST, "node1")))
     assert local == [["node0", HOST], ["node1"]], "a local run's nodes are told apart by nothing else"
 
 
@@ -653,7 +654,7 @@ def test_the_complaint_about_an_unknown_host_stays_short() -> None:
 FLOW = """
 import os, subprocess, sys
 from metaflow import FlowSpec, current, gang, step
-from metaflow_extensions.gang.core.remote_shell.channel import Peers
+from metaflow_extensions.gang.core.remote_shell.channel import ChannelShell
 
 class Remote(FlowSpec):
     @step
@@ -664,16 +665,16 @@ class Remote(FlowSpec):
     @step
     def work(self):
         gang = current.gang
-        peers = Peers.form(gang, dict(os.environ), os.getcwd())
+        channel = ChannelShell.form(gang, dict(os.environ), os.getcwd())
         if gang.is_control:
             def ask(host, command, **options):
-                done = subprocess.run([peers.rsh, host, command], capture_output=True, text=True, **options)
+                done = subprocess.run([channel.rsh, host, command], capture_output=True, text=True, **options)
                 return f"{done.returncode} {done.stdout.strip()} {done.stderr.strip()}"
             for node in gang.nodes:
                 for host in (node.address, node.hostname, f"node{node.index}"):
                     print(f"{host} is:", ask(host, "hostname; echo $MF_PARALLEL_NODE_INDEX; cat", input="sent"))
             print("elsewhere is:", ask("gang3", "hostname"))
-            waiting = subprocess.Popen([peers.rsh, "gang2", "sleep 1000"], stderr=subprocess.PIPE, text=True)
+            waiting = subprocess.Popen([channel.rsh, "gang2", "sleep 1000"], stderr=subprocess.PIPE, text=True)
             print("ready", flush=True)
             print("lost:", waiting.communicate()[1].strip(), waiting.returncode, flush=True)
         gang.barrier()

@@ -23,7 +23,8 @@ import pytest
 from support.flows import FlowRunner
 
 from metaflow_extensions.gang.core.exceptions import BadAttribute, ToolMissing
-from metaflow_extensions.gang.core.gang.gang import Gang, Node
+from metaflow_extensions.gang.core.gang.gang import Gang
+from metaflow_extensions.gang.core.gang.node import Node
 from metaflow_extensions.gang.core.ranks.functions import RANK_MAIN
 from metaflow_extensions.gang.launchers.horovod import run as horovod
 from metaflow_extensions.gang.launchers.horovod.run import horovod_environment, plan, unique_names

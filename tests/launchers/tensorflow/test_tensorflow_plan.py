@@ -15,7 +15,9 @@ import pytest
 from support.requirements import require_packages
 
 from metaflow_extensions.gang.core.exceptions import BadAttribute
-from metaflow_extensions.gang.core.gang.gang import Gang, Node, TaskInfo
+from metaflow_extensions.gang.core.gang.gang import Gang
+from metaflow_extensions.gang.core.gang.node import Node
+from metaflow_extensions.gang.core.rendezvous.task_info import TaskInfo
 from metaflow_extensions.gang.launchers.jax.decorator import JaxDecorator, JaxMissing
 from metaflow_extensions.gang.launchers.tensorflow.decorator import TensorflowDecorator, is_initialized
 from metaflow_extensions.gang.launchers.tensorflow.exceptions import TensorflowMissing, TooLate

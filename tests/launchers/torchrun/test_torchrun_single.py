@@ -21,7 +21,7 @@ from support.trees import Tree
 from metaflow_extensions.gang.core.exceptions import BadAttribute, GuardDied, ProcessFailed
 from metaflow_extensions.gang.core.gang.launch_plan import LaunchPlan, Process
 from metaflow_extensions.gang.core.guard.processes.process_table import marked
-from metaflow_extensions.gang.core.guard_client.single_node import alone
+from metaflow_extensions.gang.core.guard_client.single_node import single_node_guard
 from metaflow_extensions.gang.launchers.torchrun.exceptions import TorchrunException
 from metaflow_extensions.gang.launchers.torchrun.single_node import TorchrunSingleNodeMultiGPU
 
@@ -141,7 +141,7 @@ def test_what_was_started_is_gone_when_the_step_is_interrupted(tmp_path: Path) -
 
     thread = threading.Thread(target=interrupt, daemon=True)
     thread.start()
-    with pytest.raises(KeyboardInterrupt), alone() as guard:
+    with pytest.raises(KeyboardInterrupt), single_node_guard() as guard:
         guard.launch(LaunchPlan((python(spreads(ready, "time.sleep(600)"), GANG_TEST=str(tmp_path)),), grace=0.2))
     thread.join(DEADLINE_S)
     assert [len(pids) for pids in started] == [2]
@@ -153,7 +153,7 @@ def test_what_was_started_is_gone_when_the_guard_is_killed(tmp_path: Path) -> No
     ready = tmp_path / "ready"
     os.mkfifo(ready)
     then = f"open({str(ready)!r}).read(1); os.kill(os.getppid(), signal.SIGKILL); time.sleep(600)"
-    with pytest.raises(GuardDied, match=r"\(process \d+\) has died") as caught, alone() as guard:
+    with pytest.raises(GuardDied, match=r"\(process \d+\) has died") as caught, single_node_guard() as guard:
         guard.launch(LaunchPlan((python(spreads(ready, then), GANG_TEST=str(tmp_path)),)))
     assert caught.value.headline == "The guard has died"
     assert marked("GANG_TEST", str(tmp_path)) == set()
@@ -162,7 +162,7 @@ def test_what_was_started_is_gone_when_the_guard_is_killed(tmp_path: Path) -> No
 
 def test_one_that_fails_ends_the_others_and_the_next_launch_runs(tmp_path: Path) -> None:
     both = (python("import time; time.sleep(600)", GANG_TEST=str(tmp_path)), python("raise SystemExit(3)"))
-    with alone() as guard:
+    with single_node_guard() as guard:
         with pytest.raises(ProcessFailed, match="command exited with code 3"):
             guard.launch(LaunchPlan(both))
         assert marked("GANG_TEST", str(tmp_path)) == set()
@@ -172,11 +172,11 @@ def test_one_that_fails_ends_the_others_and_the_next_launch_runs(tmp_path: Path)
 FORKS = """
 import os, sys
 import metaflow
-from metaflow_extensions.gang.core.guard_client.single_node import alone
+from metaflow_extensions.gang.core.guard_client.single_node import single_node_guard
 from metaflow_extensions.gang.core.gang.launch_plan import LaunchPlan, Process
 
 read, write = os.pipe()
-with alone() as guard:
+with single_node_guard() as guard:
     # It has all our descriptors, the guard's among them.
     if not os.fork():
         os.close(write)
@@ -202,7 +202,7 @@ def test_output_passes_whole_and_in_order(capfdbinary: pytest.CaptureFixture[byt
         "for i in range(20000): os.write(2, b'%06d ' % i + b'x' * 92 + b'\\n')\n"
         "os.write(1, b'\\xc3'); os.write(1, b'\\xa9' + b'y' * 100_000)\n"
     )
-    with alone() as guard:
+    with single_node_guard() as guard:
         guard.launch(LaunchPlan((python(program),)))
     captured = capfdbinary.readouterr()
     assert captured.err == b"".join(b"%06d " % i + b"x" * 92 + b"\n" for i in range(20000))

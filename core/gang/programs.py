@@ -1,0 +1,76 @@
+"""Programs on this node, run by its guard: to their end, or beside the step's body."""
+
+from __future__ import annotations
+
+import re
+
+from ..exceptions import BadAttribute, GangException, PortTaken, ProcessFailed
+from ..guard.text import indent, last_lines
+from ..guard_client.link import Link
+from .launch_plan import LaunchPlan, Process, ProcessResult
+
+
+def run_to_their_end(link: Link, plan: LaunchPlan) -> list[ProcessResult]:
+    """Have the guard run ``plan`` and return how its processes ended; see :meth:`Gang.launch`.
+
+    Raises
+    ------
+    ProcessFailed
+        When a process of this node has failed.
+    PortTaken
+        When a foreign program holds the plan's port.
+    """
+    header, _ = link.request("launch", plan=plan.to_json())
+    if header.get("port_taken"):
+        raise PortTaken("Another program took the port that was chosen for this launch.")
+    if "failed" in header:
+        raise ProcessFailed(header["failed"])
+    return [
+        ProcessResult(record["title"], record["rank"], record["exit_code"], record["tail"])
+        for record in header["results"]
+    ]
+
+
+def start_in_background(link: Link, node_index: int, process: Process, ready: str, timeout: float, shown: bool) -> None:
+    """Have the guard start ``process`` and wait until it is ready; see :meth:`Gang.start`, which has the parameters.
+
+    Raises
+    ------
+    ProcessFailed
+        When it ended before it was ready.
+    GangException
+        When it was not ready within ``timeout`` seconds; the guard has ended it.
+    BadAttribute
+        When ``ready`` is not a regular expression.
+    """
+    try:
+        re.compile(ready.encode())
+    except re.error as error:
+        raise BadAttribute(f"current.gang.start(ready={ready!r}) is not a regular expression: {error}.") from None
+    plan = LaunchPlan((process,)).to_json()
+    header, _ = link.request("start", plan=plan, ready=ready, timeout=timeout, shown=shown)
+    if "failed" in header:
+        raise ProcessFailed(header["failed"])
+    if "late" in header:
+        said = last_lines(header["late"]["tail"])
+        raise GangException(
+            f"{process.title} on node {node_index} was not ready within {timeout:g} s, and was ended. "
+            + (f"Its last output:\n{indent(said)}" if said.strip() else "It wrote nothing.")
+        )
+
+
+def refuse_after_the_body(link: Link, what: str) -> None:
+    """Raise :class:`GangException` where the step's body has ended: other nodes may have ended too.
+
+    Without it their ends would be reported as failures of theirs.
+
+    Parameters
+    ----------
+    what : str
+        What needs the gang, at the start of the message.
+    """
+    if link.is_over:
+        raise GangException(
+            f"{what} needs the gang, which works together until the step's body ends. It has ended here: do this "
+            "in the body, not in a step decorator after its yield."
+        )

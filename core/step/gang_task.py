@@ -1,0 +1,49 @@
+"""One node's task of a gang's step, and what the step's attributes and settings say about its gang."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..rendezvous.task_info import TaskInfo
+
+
+@dataclass(frozen=True)
+class GangTask:
+    """What a node has to know before its gang forms.
+
+    Parameters
+    ----------
+    info : TaskInfo
+        Which attempt of which task this is.
+    num_nodes : int
+    is_control : bool
+        Whether it is node 0.
+    flow_datastore : FlowDataStore
+    task_datastore : TaskDataStore
+    input_paths : sequence of str
+        The tasks before the step, as Metaflow names them.
+    gpus : int or None
+        How many GPUs the step asks for on each node.
+    join_timeout, end_timeout, lost_host_timeout, frozen_node_timeout : float
+        The step's attributes, in seconds; the first is ``all_nodes_started_timeout``.
+    unkillable_timeout : float
+        Seconds after which a process that SIGKILL does not end is given up.
+    log_bytes : int
+        Bytes that are stored of each stream of another local node.
+    """
+
+    info: TaskInfo
+    num_nodes: int
+    is_control: bool
+    flow_datastore: Any
+    task_datastore: Any
+    input_paths: Sequence[str]
+    gpus: int | None
+    join_timeout: float
+    end_timeout: float
+    lost_host_timeout: float
+    frozen_node_timeout: float
+    unkillable_timeout: float
+    log_bytes: int
