@@ -1,8 +1,8 @@
 """The task's end of the socket pair to its guard.
 
-Synchronous: a request is sent and its answer awaited in the calling thread, so a task has no thread of ours and may
-fork. When the gang stops, the guard sends a signal; the handler raises :class:`GangInterrupt` in the body, or, where
-the task is just talking to the guard, leaves that to the request, which ends at once.
+Synchronous: the calling thread sends a request and waits for its answer, so a task has no thread of ours and may fork.
+When the gang stops, the guard sends a signal. The handler raises :class:`GangInterrupt` in the body; during a request,
+the request itself ends at once and raises it.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ INTERRUPT = getattr(signal, "SIGRTMIN", signal.SIGUSR2 - 7) + 7 if sys.platform 
 """Interrupts the body. A real-time signal where there are such: user code is free to use SIGUSR1 and SIGUSR2."""
 
 WAKE = INTERRUPT + 1 if sys.platform == "linux" else signal.SIGIO
-"""The kernel's word that the socket pair has news; all it is looked at for is the end of the guard."""
+"""Sent by the kernel when the socket pair is readable; it is used to notice the end of the guard."""
 
 STACKS = INTERRUPT + 2 if sys.platform == "linux" else signal.SIGUSR1
 """Makes faulthandler print the stacks of all threads, which needs neither the GIL nor a healthy interpreter."""
 
 _DEATH_S = 3.0
-"""For a guard that has closed its end of the pair to be gone, and how it ended to be known."""
+"""Seconds for a guard that has closed its end of the pair to end, so that its exit code is known."""
 
 _BOOT = (
     "import importlib.util as u, sys, runpy; "
@@ -50,7 +50,7 @@ _BOOT = (
 
 
 class Link:
-    """Starts this node's guard and talks to it. One per task and attempt.
+    """Starts this node's guard and sends it requests. One per task and attempt.
 
     Parameters
     ----------
@@ -60,17 +60,17 @@ class Link:
     Attributes
     ----------
     sigterm_pipe : int
-        Descriptor: what is written there tells the guard of a SIGTERM.
+        Descriptor of a pipe; a byte in it reports a SIGTERM to the guard.
     sigterm_read : int
         The number of its other end in the guard.
     number : int
-        By which what this process starts is known, the guard excepted; 0 where there is none.
+        A number that programs of this process, but not the guard, inherit; 0 where there is none.
     is_over : bool
         Whether the body has ended, so that the user's code asks for nothing that needs other nodes any more.
     """
 
     _kind = "node"
-    """What is to be at the other end; see the guard's ``__main__``."""
+    """Which guard to start; see the guard's ``__main__``."""
 
     def __init__(self, interrupt: type[GangInterrupt] = GangInterrupt) -> None:
         self.stopped = False
@@ -90,7 +90,7 @@ class Link:
         ours, theirs = socket.socketpair()
         self._sock = ours
         folder = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "guard")
-        # What it needs to find its temporary folder and to spell a locale's messages; nothing else of the task's.
+        # What it needs to find its temporary folder and its locale; no other variable of the task.
         names = ("PATH", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT")
         self.sigterm_read, self.sigterm_pipe = os.pipe()
         os.set_blocking(self.sigterm_pipe, False)
@@ -116,19 +116,19 @@ class Link:
         return os.getpid() == self._owner
 
     def _attach(self) -> None:
-        """Take over from a guard that dies, and let it interrupt the body. Mark what the body starts."""
+        """Install the handlers by which the guard, or its death, interrupts the body; mark the body's programs."""
         self.number = give_number()
         if threading.current_thread() is not threading.main_thread():
             return
         with contextlib.suppress(AttributeError):
-            # Whoever started this task may have blocked any signal, and the guard has no other way to the body.
+            # The task may have been started with blocked signals, and the guard cannot reach the body otherwise.
             signal.pthread_sigmask(signal.SIG_UNBLOCK, (INTERRUPT, WAKE, STACKS))
         signal.signal(INTERRUPT, self._on_interrupt)
         signal.signal(WAKE, self._on_wake)
         with contextlib.suppress(AttributeError, ValueError, OSError, RuntimeError):
             faulthandler.register(STACKS, file=sys.__stderr__ or sys.stderr, all_threads=True)
         with contextlib.suppress(AttributeError, OSError):
-            # The kernel wakes us when the guard's end closes: a dead guard cannot.
+            # The kernel sends a signal when the guard's end closes: a dead guard cannot.
             fcntl.fcntl(self._sock, fcntl.F_SETOWN, os.getpid())
             if hasattr(fcntl, "F_SETSIG"):  # else it is SIGIO
                 fcntl.fcntl(self._sock, fcntl.F_SETSIG, WAKE)
@@ -136,13 +136,13 @@ class Link:
             fcntl.fcntl(self._sock, fcntl.F_SETFL, flags | os.O_ASYNC)
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
-        """The guard says that the gang stops."""
+        """The guard has sent the signal that the gang stops."""
         self.stopped = True
         if not self._shielded:
             self._interrupt()
 
     def _on_wake(self, number: int, frame: FrameType | None) -> None:
-        """Something came from the guard, or it closed its end, which a dead one cannot announce otherwise."""
+        """The socket has data, or the guard has closed its end; in the second case interrupt the body."""
         if self._shielded or self._interrupted or self._closed:
             return
         poll = select.poll()
@@ -176,7 +176,7 @@ class Link:
         )
 
     def _how_the_guard_ended(self) -> str:
-        """A sentence about the end of a guard that has closed its end of the pair."""
+        """A sentence on how a guard ended that has closed its end of the pair."""
         try:
             code = self._guard.wait(_DEATH_S)
         except subprocess.TimeoutExpired:
@@ -186,16 +186,16 @@ class Link:
         return f"It {how_it_ended(code)}." if code else "It ended before its work was done."
 
     def request(self, op: str, payload: bytes = b"", **fields: Any) -> tuple[dict[str, Any], bytes]:
-        """Ask the guard for ``op`` and wait for its answer. Several threads may wait at once.
+        """Send request ``op`` to the guard and wait for its answer. Several threads may wait at once.
 
         Raises
         ------
         GangInterrupt
             The gang stops, so that the answer has no meaning any more.
         GuardDied
-            There is nobody to ask.
+            The guard has died.
         BadAttribute
-            In a process that was forked from the step's: two could not tell their answers apart.
+            In a process that was forked from the step's: two processes would read each other's answers.
         """
         if not self.is_ours:
             raise BadAttribute(
@@ -218,10 +218,10 @@ class Link:
             self._interrupted |= is_main
             raise GangInterrupt
         if is_main and header.get("ends"):
-            # It has failed here, and so the gang stops; that says more than the signal does, which may still come.
+            # A failure here stops the gang; the answer says more than the signal, which may still come.
             self._interrupted = True
         if is_main and self.stopped:
-            # The signal came while we were talking. A failure of our own says more than that the gang stops.
+            # The signal came during the request. A failure of this node says more than that the gang stops.
             if "failed" in header:
                 self._interrupted = True
             self._interrupt()
@@ -245,8 +245,8 @@ class Link:
         return self._answers.pop(number)
 
     def _send(self, frame: bytes) -> None:
-        # A handler of the user's, of SIGALRM for example, may raise while we wait for room: the rest then goes first
-        # the next time, since a frame cut in two would make the guard wait for ever.
+        # A handler of the user, of SIGALRM for example, may raise while this waits: the next call sends the rest first,
+        # since the guard would wait for ever for the rest of a frame.
         self._unsent += frame
         poll = select.poll()
         poll.register(self._sock, select.POLLOUT)
@@ -259,12 +259,16 @@ class Link:
             raise self._died() from error
 
     def quiet(self) -> None:
-        """From here on the body is over: nothing is interrupted any more."""
+        """Interrupt nothing from here on: the body is over."""
         self._interrupted = True
 
     def clean_up_after_guard(self, gang_id: str, outputs: bool = False) -> None:
-        """The guard is dead: end what it and this process had started; with ``outputs`` also what writes to this
-        process's stdout and stderr, which are pipes for this process alone.
+        """End what a dead guard and this process have started.
+
+        Parameters
+        ----------
+        outputs : bool
+            Whether programs that write to this process's stdout and stderr are ended too: pipes of this process alone.
         """
         names = pipes(os.getpid()) if outputs else set()
         since = process_table.started(os.getpid())

@@ -1,4 +1,4 @@
-"""Processes outside of any gang, under a guard all the same: they end with the process that wanted them."""
+"""A guard without a gang: it runs a launcher's processes on this machine and ends them with the calling process."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from ..guard.processes.process_table import GANG_MARKER
 from .link import Link
 
 _END_S = 15.0
-"""How long a guard may take to end what runs, the plan's grace included; far more than it needs."""
+"""Seconds that a guard may take to end its processes, the plan's grace included; far more than it needs."""
 
 
 class _SingleNodeLink(Link):
-    """To a guard that has nobody but us, and no body to interrupt: it only answers, and goes when it is let go."""
+    """The connection to a guard without a gang, which has no body to interrupt and ends when the connection closes."""
 
     _kind = "alone"
 
@@ -41,7 +41,7 @@ class _SingleNodeLink(Link):
         return died
 
     def close(self) -> None:
-        """Have the guard end what runs, and wait until it is gone."""
+        """Have the guard end its processes, and wait for its end."""
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)  # a process that user code forked may hold it open
         self._sock.close()
@@ -54,7 +54,7 @@ class _SingleNodeLink(Link):
 
     @property
     def in_order(self) -> bool:
-        """Whether the guard, which is gone, could put things in order before."""
+        """Whether the guard has ended after it had cleaned up."""
         return self._guard.returncode == 0
 
 
@@ -73,7 +73,7 @@ class SingleNodeGuard:
         self._name = name
 
     def own_files(self, pattern: str) -> None:
-        """As :meth:`Gang.own_files`: files that programs leave when they are killed go with the guard."""
+        """Have the guard remove files that killed programs leave; see :meth:`Gang.own_files`."""
         self._link.request("own", pattern=pattern)
 
     def launch(self, plan: Plan) -> None:
@@ -86,10 +86,10 @@ class SingleNodeGuard:
         ProcessFailed
             One of its processes has failed; the others were ended.
         GuardDied
-            There is nobody left who could tell how they ended.
+            How they ended is not known.
         """
         for stream in (sys.stdout, sys.stderr):
-            # What was printed before is to be seen before; the guard writes to the descriptors beneath.
+            # Earlier output has to appear first; the guard writes to the descriptors directly.
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 stream.flush()
         marked = plan.to_json()
@@ -104,7 +104,7 @@ class SingleNodeGuard:
 
 @contextlib.contextmanager
 def single_node_guard() -> Iterator[SingleNodeGuard]:
-    """A guard for the length of the block. Whatever it runs is gone, with its folder, when the block has ended, or soon
+    """Start a guard for the length of a block. Its processes and its folder are gone when the block has ended, or soon
     after this process has died.
 
     Example

@@ -1,4 +1,4 @@
-"""How many processors this process may use: the machine's, less what affinity and the container's quota take away."""
+"""How many processors this process may use: the machine's, limited by affinity and by the container's quota."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AWS's Elastic Fabric Adapter: whether this node has one, and what programs have to be told to use it."""
+"""AWS's Elastic Fabric Adapter: whether this node has one, and the variables with which programs use it."""
 
 from __future__ import annotations
 

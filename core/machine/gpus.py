@@ -1,6 +1,6 @@
-"""What this machine offers a node: processors and GPUs, and how the nodes of a local gang share the GPUs.
+"""The processors and GPUs of this machine, and the GPUs' distribution over the nodes of a local gang.
 
-No framework is imported to find out: importing torch takes seconds, and it would initialise what the ranks must.
+No framework is imported for it: importing torch takes seconds, and would initialise devices in the wrong process.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which address and which interface of this machine reach another one: asked of the kernel, never guessed."""
+"""The address and the interface by which this machine reaches another one, as the kernel knows them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AWS's Trainium and Inferentia: how many NeuronCores this node's programs may use, each of which is a rank's place."""
+"""AWS's Trainium and Inferentia: how many NeuronCores this node's programs may use, one for each rank."""
 
 from __future__ import annotations
 

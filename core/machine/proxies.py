@@ -1,4 +1,4 @@
-"""The gang's own connections go past a proxy that the environment names."""
+"""Exceptions from the environment's proxy, so that connections between the nodes do not use it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A function of the user, called in other processes: written down here, called by ``rank_main.py``, collected.
+"""Calls of a user's function in other processes: written to a file, made by ``rank_main.py``, and their returns read.
 
 Standard library pickle, as :mod:`multiprocessing` uses it: a function travels by its name, so it has to have one at the
 top level of a module. The flow file is imported in the child under the name ``__mp_main__``.
@@ -27,7 +27,7 @@ _WORKS = (
 
 
 class NotCallable(ValueError):
-    """A function, or its arguments, that cannot be sent to another process; the message says what works."""
+    """A function or an argument cannot be sent to another process; the message says what works."""
 
 
 class RankTraceback(Exception):
@@ -39,7 +39,7 @@ class RankTraceback(Exception):
 
 @dataclass(frozen=True)
 class FunctionCall:
-    """A call that is written down in ``path``; ``script`` is the Python file that does it, given ``path``."""
+    """A call in the file ``path``; the Python file ``script`` makes it, with ``path`` as its argument."""
 
     script: str
     path: str
@@ -52,7 +52,7 @@ def write_call(
     folder: str,
     number_lines: bool = False,
 ) -> FunctionCall:
-    """Writes down a call for :data:`FunctionCall.script` to do in as many processes as wanted.
+    """Write a call to a file, for :data:`FunctionCall.script` to make in any number of processes.
 
     Parameters
     ----------
@@ -61,15 +61,15 @@ def write_call(
     arguments : dict, list, tuple or None
         By name, or by position.
     folder : str
-        Private to this user: whoever can write there chooses what the children run.
+        Private to this user, since processes run what is in it.
     number_lines : bool
-        Whether the lines of a traceback that a child prints begin with its rank, "[rank1]: ", as torch writes it. Where
-        several children share an output, this tells whose it is.
+        Whether the lines of a traceback begin with the rank, "[rank1]: ", as torch writes it, since several ranks share
+        an output.
 
     Raises
     ------
     NotCallable
-        One sentence about the function or the argument that cannot travel, and what works.
+        The function or an argument cannot be sent.
 
     Example
     -------
@@ -84,7 +84,7 @@ def write_call(
         main_file, main_package = _main_module(name)
     call = {
         "name": name,
-        # Paths are absolute, since an empty entry means the folder of whoever reads it.
+        # Paths are absolute, since an empty entry means the reader's folder.
         "sys_path": [os.path.abspath(entry) for entry in sys.path],
         "main_file": main_file,
         "main_package": main_package,
@@ -105,7 +105,7 @@ def write_call(
 
 
 def read_returns(call: FunctionCall) -> dict[int, bytes]:
-    """What the processes of this node returned, by rank, still pickled: see :func:`load_return`."""
+    """Read what the processes of this node returned, by rank, pickled; :func:`load_return` loads it."""
     folder, prefix = os.path.split(f"{call.path}.return.")
     returns = {}
     for entry in os.listdir(folder):
@@ -117,13 +117,13 @@ def read_returns(call: FunctionCall) -> dict[int, bytes]:
 
 
 def load_return(value: bytes) -> Any:
-    """A return value of a rank. Raises what unpickling raises where its class is not to be found in the step."""
+    """Load a return value of a rank. Raises what unpickling raises, as where its class is missing in the step."""
     with _main_under_both_names():
         return pickle.loads(value)
 
 
 def remove_call(call: FunctionCall) -> None:
-    """Removes the call and what was returned, which may be large."""
+    """Remove the files of the call and of its returns, which may be large."""
     folder, prefix = os.path.split(call.path)
     for entry in os.listdir(folder):
         if entry == prefix or entry.startswith(f"{prefix}.return."):

@@ -1,4 +1,4 @@
-"""How torch says that it is not to blame: what a rank prints when another rank, or the store on rank 0, is gone.
+"""Messages of torch that another rank, or the store on rank 0, is gone: the rank that prints one is not the cause.
 
 Each line was seen in the output of torch 2.13 (the samples are in the tests), those of NCCL as its users report them.
 """

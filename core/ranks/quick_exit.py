@@ -1,6 +1,4 @@
-"""The end of a process that cannot be finalized, since a framework's own end would wait for ever: what it has open is
-written out all the same.
-"""
+"""The end of a process whose finalization would hang in a framework: its open files are flushed, then it exits."""
 
 from __future__ import annotations
 

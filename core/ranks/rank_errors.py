@@ -1,4 +1,4 @@
-"""What a rank leaves about its own failure: the traceback that it prints, and its error file.
+"""A rank's report of its own failure: the traceback that it prints, and its error file.
 
 The other half of ``rank_main.py``, which loads it by its path. Standard library only.
 """
@@ -17,10 +17,10 @@ from types import TracebackType
 from typing import Any
 
 _RANK_PID = os.getpid()
-"""Of the rank itself. What a process that it forks raises is not the rank's."""
+"""Of the rank itself; what a process that it forks raises is not the rank's."""
 
 _TEXT_LIMIT, _TEXT_LINES = 30_000, 600
-"""Characters and lines of a traceback, its message included, that are printed and written down."""
+"""Characters and lines of a traceback, its message included, that are printed and recorded."""
 
 _EXIT_TEXT_LIMIT = 200
 """Characters of what ``sys.exit()`` was called with that the failure's sentence has; the traceback has all of it."""
@@ -65,7 +65,7 @@ def is_long(error: BaseException) -> bool:
 
 
 def _text(error: BaseException) -> str:
-    """The traceback, without its middle where it is long: whoever shows it does so line by line."""
+    """The traceback, without its middle where it is long: Metaflow prints it line by line, which takes time."""
     text = "".join(traceback.format_exception(type(error), error, users_frames(error) or error.__traceback__))
     if len(text) <= _TEXT_LIMIT and text.count("\n") <= _TEXT_LINES:
         return text
@@ -85,7 +85,7 @@ def print_error(error: BaseException, prefix: str) -> None:
 
 
 def record_exit(end: SystemExit) -> None:
-    """Writes the error file for a ``sys.exit()`` with a code other than 0, or with a text; its code is 1 then."""
+    """Write the error file for a ``sys.exit()`` with a code other than 0, or with a text, whose code is 1."""
     if end.code in (None, 0):
         return
     end.__traceback__ = users_frames(end) or end.__traceback__
@@ -96,9 +96,12 @@ def record_exit(end: SystemExit) -> None:
 
 
 def record_error(error: BaseException, more: dict[str, Any] | None = None, replace: bool = True) -> None:
-    """Writes the error file as torch's ``@record`` does, plus the exception itself, and ``more``, under "gang".
+    """Write the error file as torch's ``@record`` does, and under "gang" the exception itself and ``more``.
 
-    ``replace`` is whether in place of one that is there.
+    Parameters
+    ----------
+    replace : bool
+        Whether an existing error file is replaced.
     """
     paths = {os.environ.get("TORCHELASTIC_ERROR_FILE"), os.environ.get(RECORD)}
     wanted = [path for path in paths if path and (replace or not os.path.exists(path))]
@@ -129,7 +132,7 @@ def record_error(error: BaseException, more: dict[str, Any] | None = None, repla
 
 
 def _pickled(error: BaseException) -> str | None:
-    """The exception in base64; None where it would not come out as it went in."""
+    """The pickled exception in base64; None where it cannot be pickled and loaded."""
     if isinstance(error, BadReturn):
         error = TypeError(*error.args)
     try:

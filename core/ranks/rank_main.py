@@ -1,12 +1,11 @@
-"""Runs in a rank's own process: a function that :mod:`functions` wrote down, or a script or module as Python itself
-would run it.
+"""The program of a rank's process: it calls a function, or runs a script or module as Python itself would.
 
 Started as a script, ``python -u rank_main.py CALL``, ``python -u rank_main.py --script SCRIPT ARGUMENT...`` or
-``python -u rank_main.py --module MODULE ARGUMENT...``, by whatever starts the ranks. Standard library only, and
-nothing of this package is imported: the child pays for what the user's code needs and for no more. What it adds is a
-record of how the code ended: an exception, or the code or text of ``sys.exit()``, is written to the error file before
-any file or socket of the process is closed. The process itself ends as Python ends one: threads are awaited, exit
-handlers run, objects are finalized and open files are flushed and closed.
+``python -u rank_main.py --module MODULE ARGUMENT...``, where CALL is a file of :mod:`functions`. It starts fast:
+standard library only, and nothing of this package but ``rank_errors.py``. What it adds to Python is a record of the
+code's end: an exception, or the code or text of ``sys.exit()``, is written to the error file before any file or socket
+of the process is closed. The process ends as Python ends one: threads are awaited, exit handlers run, objects are
+finalized and open files are flushed and closed.
 """
 
 from __future__ import annotations
@@ -43,11 +42,11 @@ else:
 rank_errors.OWN_FILE = __file__
 
 _RANK_PID = os.getpid()
-"""Of the rank itself. What a process that it forks raises or returns is not the rank's."""
+"""Of the rank itself; what a process that it forks returns is not the rank's."""
 
 
 def main(path: str) -> int:
-    """Does the call that is written down at ``path``; 0, or 1 where it raised."""
+    """Make the call in the file ``path``; return 0, or 1 where it raised."""
     with contextlib.suppress(Exception):
         faulthandler.enable(all_threads=True)
     prefix = ""
@@ -80,7 +79,7 @@ def main(path: str) -> int:
 
 
 def run_script(path: str, arguments: list[str]) -> int:
-    """Does what ``python SCRIPT ARGUMENT...`` does with a file; 0, or 1 where it raised."""
+    """Run a file as ``python SCRIPT ARGUMENT...`` does; return 0, or 1 where it raised."""
     if not os.path.isfile(path):
         # A folder or an archive with a __main__.py; Python finds its way in.
         os.execv(sys.executable, [sys.executable, "-u", path, *arguments])
@@ -100,7 +99,7 @@ def run_script(path: str, arguments: list[str]) -> int:
 
 
 def run_module(name: str, arguments: list[str]) -> int:
-    """Does what ``python -m MODULE ARGUMENT...`` does; 0, or 1 where it raised or is not there."""
+    """Run a module as ``python -m MODULE ARGUMENT...`` does; return 0, or 1 where it raised."""
     if not getattr(sys.flags, "safe_path", False):
         sys.path.insert(0, os.getcwd())
     sys.argv[:] = ["-m", *arguments]
@@ -119,7 +118,7 @@ def run_module(name: str, arguments: list[str]) -> int:
 
 
 def _module_spec(name: str) -> Any:
-    """What is to be run of the module ``name``: of a package, its ``__main__``. Raises SystemExit where it has none."""
+    """The spec of module ``name``, or of a package's ``__main__``. Raises SystemExit where there is none."""
     try:
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.submodule_search_locations is not None:
@@ -134,7 +133,7 @@ def _module_spec(name: str) -> Any:
 
 
 def _run_main(module: ModuleType, code: Callable[[], Any]) -> int:
-    """Runs ``code()`` as the program of this process."""
+    """Run ``code()`` as the program of this process; return 0, or 1 where it raised."""
     sys.modules["__main__"] = module
     try:
         exec(code(), module.__dict__)
@@ -160,9 +159,9 @@ def _run_main(module: ModuleType, code: Callable[[], Any]) -> int:
 
 
 def _mark_the_end() -> None:
-    """Leaves a mark that this rank's code came to its end with code 0, for the guard that gave it its error file.
+    """Leave a file that says that this rank's code has ended with code 0, for the guard that gave it its error file.
 
-    Others that still need this rank complain about it from now on; finalizing the interpreter may take longer.
+    Ranks that still need this one print errors about it from now on; finalizing the interpreter may take longer.
     """
     path = os.environ.get(rank_errors.RECORD)
     if not path and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
@@ -174,11 +173,11 @@ def _mark_the_end() -> None:
 
 
 def _finish_in_spite_of_sigterm() -> None:
-    """Lets the interpreter's finalization close and flush what is open although the gang is being stopped.
+    """Let the interpreter's finalization flush and close open files although the gang is being stopped.
 
-    A rank that has come to its end has its own cause, or is done; SIGTERM would only cut off the data that its files
-    still buffer. The guard's SIGKILL, after the grace, ends one that does not finish. A handler of the user stays. This
-    one is a function and not SIG_IGN, which programs that exit handlers start would inherit.
+    The rank is done or has failed by itself, and SIGTERM would only lose the data that its files still buffer. The
+    guard's SIGKILL, after the grace, ends one that does not finish. A handler of the user stays. Ours is a function and
+    not SIG_IGN, which programs that exit handlers start would inherit.
     """
     with contextlib.suppress(ValueError):  # not the main thread, in a process that a thread forked
         if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
@@ -186,9 +185,9 @@ def _finish_in_spite_of_sigterm() -> None:
 
 
 def _import_main(path: str, package: str | None) -> None:
-    """Runs the flow file under another name, so that its ``if __name__ == "__main__"`` does not start the flow.
+    """Run the flow file under another name, so that its ``if __name__ == "__main__"`` does not start the flow.
 
-    ``multiprocessing`` does the same for its children and uses the same name. Pickled names of ``__main__`` are found.
+    ``multiprocessing`` does the same for its children, with the same name. Pickled names of ``__main__`` are found.
     """
     module = ModuleType("__mp_main__")
     module.__file__ = path
@@ -219,7 +218,7 @@ def _dump(name: str, value: Any) -> bytes:
 
 
 def _leave(path: str, value: bytes) -> None:
-    """The value goes beside the call, in a file named after the rank. It appears whole or not at all."""
+    """Write the value to a file beside the call, named after the rank, whole or not at all."""
     target = f"{path}.return.{rank_errors.rank()}"
     partial = f"{target}.{os.getpid()}"
     with open(partial, "wb") as file:

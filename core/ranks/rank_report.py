@@ -1,4 +1,4 @@
-"""The line by which a rank's wrapper tells that the rank has failed, where it is not the guard that started it.
+"""The line by which a rank's wrapper reports that the rank has failed, where the guard did not start the rank.
 
 What starts ranks (mpirun, DeepSpeed's launcher) may name no rank, or the one that it noticed first, or end with a code
 of its own. So something small stands between it and each rank, and says on stderr how the rank ended.

@@ -1,16 +1,15 @@
-"""Stands between a launcher that is not ours and each of its ranks: ``python -I -S rank_wrapper.py NAME``, or
-``rank_wrapper.py --record PATH PROGRAM ARGUMENT...``.
+"""The program between a foreign launcher, such as DeepSpeed's or torchrun's agent, and each of its ranks.
 
-``NAME.json`` in this node's private folder (METAFLOW_GANG_FOLDER) says what the rank is to run, and what of its
-environment the step has changed: so neither arguments nor variables pass through the launcher, whose own ways with them
-are a shell's at best and its command line for all to read at worst. When the rank fails, this says so on stderr, in the
-words that :mod:`rank_report` finds.
+``python -I -S rank_wrapper.py NAME``: ``NAME.json`` in this node's private folder (METAFLOW_GANG_FOLDER) has the rank's
+command and the variables that the step has changed. So neither passes through the launcher, which may interpret them as
+a shell does or show them on its command line. When the rank fails, the wrapper prints the line that :mod:`rank_report`
+finds.
 
-In the second form the launcher gives each rank its arguments and variables, and what is added is a record of the end,
-which the node's guard reads: torchrun's agent itself tells of a failed rank only once it has ended the others, and not
-at all where it is ended before. ``PATH`` has "{rank}" for the rank's number. The rank writes its exception there;
-``PATH.exit`` has the code with which it ended, ``PATH.ended`` says that this was 0, and ``PATH.asked`` when it was
-first asked to end. What an earlier attempt of the same rank has left is removed.
+``rank_wrapper.py --record PATH PROGRAM ARGUMENT...``: the launcher gives each rank its arguments and variables, and the
+wrapper records the rank's end for the node's guard. torchrun's agent itself reports a failed rank only after it has
+ended the others, and not at all where it is ended before. "{rank}" in ``PATH`` stands for the rank's number. The rank
+writes its exception to ``PATH``; ``PATH.exit`` has its exit code, ``PATH.ended`` exists where that is 0, the time of
+``PATH.asked`` is when it was first asked to end. Files of an earlier attempt of the same rank are removed.
 
 A rank starts each time, so this imports little.
 """

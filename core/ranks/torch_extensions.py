@@ -1,4 +1,4 @@
-"""Where ranks build torch's C++ and CUDA extensions, as DeepSpeed's: one folder for all of a node, kept between runs.
+"""The folder in which ranks build torch's C++ and CUDA extensions: one for all ranks of a node, kept between runs.
 
 torch lets one process build and the others wait for its lock, a file that stays when the builder is killed: then all
 later ranks wait for ever. So each node says by a lock of the kernel's that it uses the folder, and the first to come

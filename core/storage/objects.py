@@ -1,4 +1,4 @@
-"""Objects below a prefix of a datastore, whichever of Metaflow's that is: put, fetched and listed by key."""
+"""Objects below a prefix in any of Metaflow's datastores: put, fetched and listed by key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder of results, pushed into the flow's datastore, whichever that is."""
+"""Folders of results, copied into the flow's datastore."""
 
 from __future__ import annotations
 
