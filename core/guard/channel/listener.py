@@ -7,6 +7,7 @@ A server goes on whatever comes and whatever runs out. Connections that have pro
 from __future__ import annotations
 
 import socket
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from ..loop.event_loop import Loop, Timer
@@ -16,8 +17,15 @@ from .unproven import Place, Waiting
 BACKLOG = 4096
 """How many may wait in the kernel's queue (its own bound, net.core.somaxconn, may be lower: they then come again)."""
 
-AT_ONCE = 64
-"""How many sockets are accepted before the loop's other callbacks have their turn."""
+ACCEPTED_AT_ONCE = 1024
+"""How many sockets are accepted before the loop's other callbacks have their turn: some 15 ms."""
+
+BEGUN_AT_ONCE = 64
+"""How many of them are begun to be served then. To serve one takes ten times as long as to accept it."""
+
+OLDEST_SHARE = 4
+"""One of so many that are begun is the one that has waited longest. The others are the latest to come: behind a crowd
+of thousands that prove nothing a node would otherwise wait until all of these have been served."""
 
 RETRY_SECONDS = 0.1
 """After which it is tried again, where descriptors or memory have run out."""
@@ -71,6 +79,8 @@ class Listener:
         self._limits = [one.limit for one in self._all]
         self._scarce: Timer | None = None
         self._sweep: Timer | None = None
+        self._accepted: deque[tuple[socket.socket, str]] = deque()  # not yet begun, the oldest first
+        self._turn: Timer | None = None
         self._listening = False
         self._closed = False
         sock.setblocking(False)
@@ -83,9 +93,10 @@ class Listener:
         self._closed = True
         self._pause()
         self._sock.close()
+        self._forget_accepted(len(self._accepted))
         for waiting in self._all:
             waiting.drop_all()
-        for timer in (self._sweep, self._scarce):
+        for timer in (self._sweep, self._scarce, self._turn):
             if timer is not None:
                 timer.cancel()
 
@@ -108,14 +119,46 @@ class Listener:
 
     def _on_readable(self) -> None:
         self._accept()
+        self._begin_some()
+
+    def _begin_some(self) -> None:
+        """Serve some of those that are accepted, and the others after the loop's other callbacks."""
+        for count in range(min(len(self._accepted), BEGUN_AT_ONCE)):
+            sock, address = self._accepted.popleft() if count % OLDEST_SHARE == 0 else self._accepted.pop()
+            try:
+                self._begin(sock, address)
+            except OSError as error:  # gone again; or the loop cannot watch one more
+                sock.close()
+                if out_of_something(error):
+                    self._complain(error)
+                    self._need_files()
+                    self._pause(RETRY_SECONDS)
+                    break
+        if self._turn is None and self._accepted:
+            self._turn = self._loop.call_later(0, self._on_turn)
         if self._sweep is None and any(map(len, self._all)):
             self._sweep = self._loop.call_later(self._sweep_seconds, self._drop_overdue)
 
+    def _on_turn(self) -> None:
+        self._turn = None
+        self._begin_some()
+
+    @property
+    def _full(self) -> bool:
+        return len(self.waiting) + len(self._accepted) >= self.waiting.limit
+
+    def _has_room(self) -> bool:
+        """Whether one more may be accepted; where all places are taken, after one has been dropped for it."""
+        if self._full and len(self.waiting):
+            self.waiting.drop_one()
+        return not self._full
+
     def _accept(self) -> None:
-        for _ in range(AT_ONCE):
-            # A waiting connection keeps the socket readable, so looking again at once would take all of a core.
-            if self.waiting.full and not self.waiting.drop_one():
-                self._pause(self.waiting.seconds_to_wait())
+        for _ in range(ACCEPTED_AT_ONCE):
+            if not self._has_room():
+                if not self._accepted:
+                    # A waiting connection keeps the socket readable, so looking again at once would take all of a core.
+                    self._pause(self.waiting.seconds_to_wait())
                 return
             try:
                 sock, peer = self._sock.accept()
@@ -128,23 +171,21 @@ class Listener:
                 self._need_files()
                 self._pause(RETRY_SECONDS)
                 return
-            try:
-                # Of an IPv4 address always as such; a unix socket's has none.
-                self._begin(sock, str(peer[0]).removeprefix("::ffff:") if isinstance(peer, tuple) else "")
-            except OSError as error:  # gone again; or the loop cannot watch one more
-                sock.close()
-                if out_of_something(error):
-                    self._complain(error)
-                    self._need_files()
-                    self._pause(RETRY_SECONDS)
-                    return
+            # Of an IPv4 address always as such; a unix socket's has none.
+            self._accepted.append((sock, str(peer[0]).removeprefix("::ffff:") if isinstance(peer, tuple) else ""))
+
+    def _forget_accepted(self, count: int) -> None:
+        for _ in range(count):
+            self._accepted.popleft()[0].close()
 
     def _need_files(self) -> None:
         """Give back descriptors of connections that have proved nothing."""
         if self._scarce is None:
             self._scarce = self._loop.call_later(SCARCE_SECONDS, self._enough_files)
         for waiting in self._all:
-            waiting.limit = max(LEAST_PLACES, min(waiting.limit, len(waiting) - SPARE_FILES))
+            accepted = len(self._accepted) if waiting is self.waiting else 0
+            waiting.limit = max(LEAST_PLACES, min(waiting.limit, len(waiting) + accepted - SPARE_FILES))
+            self._forget_accepted(min(accepted, max(0, len(waiting) + accepted - waiting.limit)))
             while len(waiting) > waiting.limit and waiting.drop_one():
                 pass
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import select
 import signal
 import socket
 import struct
@@ -443,6 +444,20 @@ def test_the_unauthenticated_are_counted_and_the_others_wait(loop: Loop) -> None
         sock.close()
     member.only.abort()
     bench.close()
+
+
+def test_a_node_behind_a_crowd_does_not_wait_for_all_of_it(bench: Bench) -> None:
+    """They are there before it, say hello as a node does, and nothing more."""
+    crowd = [bench.raw() for _ in range(600)]
+    for sock in crowd:
+        sock.send(encode(hello()))
+    latest = crowd[-1]
+    until(bench.loop, lambda: bool(select.select([latest], [], [], 0)[0]))
+    assert bench.acceptor.pending < len(crowd) / 2, "it has its answer before most of those who came before it"
+    until(bench.loop, lambda: bench.acceptor.pending == len(crowd))
+    assert bench.acceptor.pending == len(crowd), "and then the others are served"
+    for sock in crowd:
+        sock.close()
 
 
 def test_who_is_slow_to_prove_itself_in_a_crowd_is_asked_to_come_again(loop: Loop) -> None:
