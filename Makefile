@@ -81,9 +81,10 @@ test-all: system
 chaos: system $(VENV)/test-installed package
 	$(BIN)/python tests/faults/chaos.py $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) $(if $(HEALTHY),--healthy)
 
-# The list of files in docs/architecture.md.
-docs: $(BIN)/python
+# The list of files in docs/architecture.md, and docs/settings.md.
+docs: $(BIN)/python package
 	$(BIN)/python tests/tools/file_list.py
+	$(BIN)/python tests/tools/settings_page.py
 
 clean:
 	rm -rf $(VENV) build dist toplevel/*.egg-info .test-all .coverage .coverage.* .pytest_cache .ruff_cache

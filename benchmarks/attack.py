@@ -56,7 +56,7 @@ def node_0() -> None:
     with tempfile.TemporaryDirectory(prefix="attack-") as folder:
         signals = {"interrupt_signal": int(INTERRUPT), "stacks_signal": int(STACKS)}
         link.request("setup", node=0, folder=folder, gang_id="attack", **signals)
-        about = {"timeout": 3600, "host": HOST, "identity": GANG, "timeouts": [30, 60]}
+        about = {"timeout": 3600, "host": HOST, "identity": GANG}
         where, _ = link.request("open", num_nodes=NODES, **about)
         print(json.dumps(where), flush=True)
         try:

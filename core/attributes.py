@@ -7,7 +7,8 @@ from typing import Any
 
 from .exceptions import BadAttribute
 from .metaflow_compat import environment, steps
-from .metaflow_compat.configuration import command_words, configured
+from .metaflow_compat.configuration import command_words
+from .settings import BY_NAME, number_of
 
 
 def number(decorator: Any, name: str, least: float = 0.0) -> float:
@@ -18,7 +19,7 @@ def number(decorator: Any, name: str, least: float = 0.0) -> float:
     BadAttribute
     """
     value = decorator.attributes[name]
-    seconds = _seconds(value)
+    seconds = number_of(value)
     if not seconds > least:
         raise BadAttribute(
             f"@{decorator.name}({name}={value!r}): {name} is a number of seconds greater than {least:g}."
@@ -26,45 +27,15 @@ def number(decorator: Any, name: str, least: float = 0.0) -> float:
     return seconds
 
 
-def _seconds(value: Any) -> float:
-    """NaN for what is no number."""
-    try:
-        return float("nan") if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        return float("nan")
-
-
-SILENCE_S = {"lost_host_timeout": 30.0, "frozen_node_timeout": 60.0}
-"""How long another node may be silent, in seconds, where neither its attribute nor its setting says otherwise."""
-
-
-def number_or_setting(decorator: Any, name: str, usual: float, least: float) -> float:
-    """Attribute ``name`` as :func:`number` reads it; where it is None, the setting METAFLOW_GANG_<NAME>, an environment
-    variable or an entry of Metaflow's configuration, and else ``usual``.
+def number_or_setting(decorator: Any, name: str) -> float:
+    """Attribute ``name``, or where it is None the setting of this name; both are checked by the bounds of that.
 
     Raises
     ------
     BadAttribute
     """
-    if decorator.attributes[name] is not None:
-        return number(decorator, name, least)
-    return setting(name, usual, least)
-
-
-def setting(name: str, usual: float, least: float = 0.0, unit: str = "seconds") -> float:
-    """The setting METAFLOW_GANG_<NAME>, an environment variable or an entry of Metaflow's configuration, or ``usual``.
-
-    Raises
-    ------
-    BadAttribute
-        Where it is no number greater than ``least``.
-    """
-    key = f"GANG_{name.upper()}"
-    value = configured(key)
-    found = usual if value in (None, "") else _seconds(value)
-    if not found > least:
-        raise BadAttribute(f"METAFLOW_{key}={value}: it is a number of {unit} greater than {least:g}.")
-    return found
+    value, setting = decorator.attributes[name], BY_NAME[name]
+    return setting.read() if value is None else setting.checked(value, f"@{decorator.name}({name}={value!r}): {name}")
 
 
 def requested(decorators: list[Any], resource: str) -> int | None:

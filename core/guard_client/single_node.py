@@ -12,12 +12,11 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from ..attributes import setting
 from ..exceptions import GangException, GuardDied, ProcessFailed
-from ..guard.children.launch import UNKILLABLE_S
 from ..guard.host.owned_files import remove_in_its_stead
 from ..guard.host.private_folder import in_base
 from ..guard.processes.process_table import GANG_MARKER
+from ..settings import guard_settings
 from .link import Link
 
 _END_S = 15.0
@@ -116,9 +115,7 @@ def single_node_guard() -> Iterator[SingleNodeGuard]:
     folder = ""
     try:
         folder = in_base("gangs", lambda parent: tempfile.mkdtemp(prefix=f"{name}-alone-", dir=parent))
-        link.request(
-            "setup", gang_id=name, folder=folder, unkillable_timeout=setting("unkillable_timeout", UNKILLABLE_S)
-        )
+        link.request("setup", gang_id=name, folder=folder, settings=guard_settings({}))
         yield SingleNodeGuard(link, name, folder)
     finally:
         link.close()

@@ -11,20 +11,16 @@ from functools import partial
 from typing import Any, ClassVar
 
 from ..attributes import (
-    SILENCE_S,
     check_neighbours,
     check_scheduler,
     check_split,
-    number,
     number_or_setting,
     requested,
-    setting,
 )
 from ..exceptions import BadAttribute, GangException
 from ..gang.gang import Gang
-from ..guard.children.launch import UNKILLABLE_S
 from ..guard.processes.process_table import GANG_MARKER
-from ..logs import LOG_BYTES, say
+from ..logs import say
 from ..machine.network import require_tls
 from ..machine.proxies import reach_nodes_directly
 from ..metaflow_compat.environment import control_task
@@ -34,6 +30,7 @@ from ..metaflow_compat.tasks import appear_on_current, foreach_depth, joined_tas
 from ..rendezvous import absence_report
 from ..rendezvous.local_nodes import CONTROL_MARKER, control_environment, task_ids
 from ..rendezvous.task_info import TaskInfo
+from ..settings import BY_NAME, TABLE, guard_settings
 from ..storage.results import results_prefix
 from . import run_interrupt
 from .exception_record import exception_record
@@ -87,8 +84,8 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
 
     name = "gang"
     defaults: ClassVar[dict[str, Any]] = {
-        "all_nodes_started_timeout": 600,
-        "end_timeout": 30,
+        "all_nodes_started_timeout": None,
+        "end_timeout": None,
         "lost_host_timeout": None,
         "frozen_node_timeout": None,
     }
@@ -118,13 +115,12 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
         check_scheduler(self, step)
         check_neighbours(self, step, decos)
         check_split(self.name, step, graph)
-        for name in ("all_nodes_started_timeout", "end_timeout"):
-            self.attributes[name] = number(self, name)
         self._elsewhere = any(other.name in ("batch", "kubernetes") for other in decos)
-        for name, usual in SILENCE_S.items():
-            self.attributes[name] = number_or_setting(self, name, usual, least=2.0)
-        self.unkillable_timeout = setting("unkillable_timeout", UNKILLABLE_S)
-        self.log_bytes = int(min(setting("log_megabytes", LOG_BYTES >> 20, unit="megabytes"), 1 << 20) * (1 << 20))
+        for setting in TABLE:
+            if setting.attribute:
+                self.attributes[setting.name] = number_or_setting(self, setting.name)
+        self.settings = guard_settings(self.attributes)
+        self.log_bytes = int(BY_NAME["log_megabytes"].read() * (1 << 20))
         self.gpus, self.cpus = requested(decos, "gpu"), requested(decos, "cpu")
         self.check_attributes()
         run_interrupt.heed_one_interrupt()
@@ -217,10 +213,7 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
             self.input_paths,
             self.gpus,
             join_timeout=float(attributes["all_nodes_started_timeout"]),
-            end_timeout=float(attributes["end_timeout"]),
-            lost_host_timeout=attributes["lost_host_timeout"],
-            frozen_node_timeout=attributes["frozen_node_timeout"],
-            unkillable_timeout=self.unkillable_timeout,
+            guard_settings=self.settings,
             log_bytes=self.log_bytes,
         )
 

@@ -137,8 +137,7 @@ class Forming:
             notice=current.get("spot_termination_notice"),
             since=LOADED,
             sigterm=link.sigterm_read,
-            end_timeout=self._settings.end_timeout,
-            unkillable_timeout=self._settings.unkillable_timeout,
+            settings=self._settings.guard_settings,
         )
         begun = time.monotonic()
         try:
@@ -152,7 +151,6 @@ class Forming:
         if self._is_control:
             info["offer"] = self._hooks.offer(partial(lease_port, link))
         joining: dict[str, Any] = {"identity": identity, "info": info, "timeout": timeout, "host": host, **where}
-        joining["timeouts"] = self._timeouts()
         if self._unfit is not None:
             joining["failure"] = {"node": self._node, "time": time.time(), **exception_record(self._unfit, self._who)}
         header = self._join(link, joining, control_task)
@@ -205,7 +203,6 @@ class Forming:
             timeout=timeout,
             identity=identity,
             host=host,
-            timeouts=self._timeouts(),
         )
         if "error" in header:
             raise GangException(header["error"])
@@ -222,10 +219,6 @@ class Forming:
             self._meeting = self._datastore_meeting(self._task.task_id)
             self._meeting.publish(announcement)
         return where
-
-    def _timeouts(self) -> list[float]:
-        """How long other nodes may be silent, in seconds; node 0's values are those of all."""
-        return [self._settings.lost_host_timeout, self._settings.frozen_node_timeout]
 
     def _join(self, link: Link, joining: dict[str, Any], control_task: str) -> dict[str, Any]:
         """Join, and return the answer that has the list of nodes.

@@ -26,10 +26,10 @@ class GangTask:
         The tasks before the step, as Metaflow names them.
     gpus : int or None
         How many GPUs the step asks for on each node.
-    join_timeout, end_timeout, lost_host_timeout, frozen_node_timeout : float
-        The step's attributes, in seconds; the first is ``all_nodes_started_timeout``.
-    unkillable_timeout : float
-        Seconds after which a process that SIGKILL does not end is given up.
+    join_timeout : float
+        The attribute ``all_nodes_started_timeout``, in seconds.
+    guard_settings : dict
+        What the guard gets, by :func:`~.settings.guard_settings`.
     log_bytes : int
         Bytes that are stored of each stream of another local node.
     """
@@ -42,8 +42,5 @@ class GangTask:
     input_paths: Sequence[str]
     gpus: int | None
     join_timeout: float
-    end_timeout: float
-    lost_host_timeout: float
-    frozen_node_timeout: float
-    unkillable_timeout: float
+    guard_settings: dict[str, float]
     log_bytes: int

@@ -59,7 +59,6 @@ class TorchrunDecorator(GangDecorator):
     defaults: ClassVar[dict[str, Any]] = {
         **GangDecorator.defaults,
         "master_port": None,
-        "all_nodes_started_timeout": 600,
         "nproc_per_node": None,
         "launcher": None,
     }

@@ -15,12 +15,16 @@ import metaflow  # noqa: F401 - before any import of the extension
 import pytest
 from support.examples import EXAMPLES, LIMIT, training  # noqa: F401 - a fixture
 from support.flows import FlowRunner, flow_environment
-from support.paths import ROOT
+from support.paths import ROOT, TESTS
+
+sys.path.insert(0, str(TESTS / "tools"))
+import settings_page
 
 from metaflow_extensions.gang.core.exceptions import GangException
 from metaflow_extensions.gang.core.gang.gang import Gang
 from metaflow_extensions.gang.core.gang.node import Node
-from metaflow_extensions.gang.core.guard.loop.timeouts import Timeouts
+from metaflow_extensions.gang.core.guard.settings import DEFAULTS
+from metaflow_extensions.gang.core.settings import TABLE
 from metaflow_extensions.gang.core.step.decorator import GangDecorator
 from metaflow_extensions.gang.launchers.jax.cluster import Place
 from metaflow_extensions.gang.launchers.jax.decorator import JaxDecorator
@@ -176,12 +180,11 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
     ],
 )
 def test_every_attribute_is_told_with_its_default(decorator: Any, page: str) -> None:
-    # None: a setting may say it, and where that does not either, the guard's own number counts.
-    timeouts = Timeouts()
-    guards_own = {"lost_host_timeout": timeouts.lost_host, "frozen_node_timeout": timeouts.frozen_node}
+    # None: a setting may say it, and where that does not either, the default of that counts.
+    settings = {setting.name: setting.default for setting in TABLE if setting.attribute}
     for name, default in decorator.defaults.items():
-        told = f"{guards_own[name]:g}" if name in guards_own else default
-        assert default is None or name not in guards_own
+        told = f"{settings[name]:g}" if name in settings else default
+        assert default is None or name not in settings
         assert f"| `{name}` | {told} |" in text(page), name
 
 
@@ -269,18 +272,28 @@ def test_every_exception_is_in_the_tree() -> None:
 def test_times_are_those_of_the_code() -> None:
     page = text("docs/failures.md").split("## Times", 1)[1]
     told = {
-        ("core.guard.channel.accept", "HANDSHAKE_SECONDS"): "| {:g} s | A socket must have proved",
-        ("core.guard.processes.stopped", "STOPPED_S"): "| {:g} s | A process may be stopped",
-        ("core.guard.node.task_end", "BODY_GRACE_S"): "| {:g} s, plus the above | An interrupted body",
         ("core.guard.node.task_end", "STACKS_S"): "printed and, {:g} s later, it is killed",
         ("core.guard.coordinator.root_cause", "REPORT_SETTLE_S"): "| {:g} to 1 s | The failure report waits",
-        ("core.guard.coordinator.root_cause", "REPORT_WAIT_S"): "| 0.1 to {:g} s | The failure report waits",
-        ("core.guard.node.task_end", "END_S"): "| {:g} s | `end_timeout`",
         ("core.guard.node.node", "GONE_GRACE_S"): "| {:g} s | Control's guard waits",
     }
     for (module, name), sentence in told.items():
         value = getattr(importlib.import_module(f"metaflow_extensions.gang.{module}"), name)
         assert sentence.format(value) in page, name
+    settings = {
+        "handshake_timeout": "| {:g} s | A socket must have proved",
+        "stopped_timeout": "| {:g} s | A process may be stopped",
+        "body_grace": "| {:g} s, plus the above | An interrupted body",
+        "report_wait": "| 0.1 to {:g} s | The failure report waits",
+        "end_timeout": "| {:g} s | `end_timeout`",
+        "unkillable_timeout": "| {:g} s | A process may take to be gone after SIGKILL",
+        "kill_grace": "| {:g} s | Between SIGTERM and SIGKILL",
+    }
+    for name, sentence in settings.items():
+        assert sentence.format(DEFAULTS[name]) in page, name
+
+
+def test_the_page_of_settings_is_made_of_the_table() -> None:
+    assert text("docs/settings.md") == settings_page.page(), "run `make docs`"
 
 
 def test_the_changelog_has_this_version() -> None:

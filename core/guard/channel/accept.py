@@ -12,6 +12,7 @@ from ..loop.limits import Complaint
 from ..loop.stream import Stream
 from ..loop.timeouts import tune
 from ..loop.untrusted import integer, number, parse
+from ..settings import SETTINGS
 from .connection import (
     CHANNEL,
     LAST_NODE,
@@ -31,9 +32,6 @@ from .unproven import Place, Waiting
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from ..loop.framing import Header
-
-HANDSHAKE_SECONDS = 5.0
-"""How long a socket may take to prove the secret."""
 
 UNAUTHENTICATED_SOCKETS = 2048
 """How many sockets may be in their handshake at once; beyond that some are dropped, see :mod:`.unproven`. Each takes
@@ -89,7 +87,7 @@ class Acceptor:
         port: int = 0,
         *,
         node: int = 0,
-        handshake_seconds: float = HANDSHAKE_SECONDS,
+        handshake_seconds: float | None = None,
         unauthenticated_sockets: int = UNAUTHENTICATED_SOCKETS,
         frame_bytes: int = MAX_FRAME,
         header_bytes: int = MAX_FRAME,
@@ -103,7 +101,7 @@ class Acceptor:
         self.node = node
         self.frame_bytes = frame_bytes
         self.header_bytes = header_bytes
-        self.waiting = Waiting(unauthenticated_sockets, handshake_seconds)
+        self.waiting = Waiting(unauthenticated_sockets, handshake_seconds or SETTINGS.handshake_timeout)
         sock = _listen(host, port)
         name = sock.getsockname()
         self.address: str = name[0]

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from ..failure_record import CUT
 from ..loop.event_loop import Loop, Timer
-from ..loop.timeouts import TIMEOUTS
+from ..settings import SETTINGS
 from .connection import Connection
 
 TYPE_CHECKING = False
@@ -70,7 +70,7 @@ class _Peer:
 
 
 class Liveness:
-    """Watches connections to other guards; :data:`~.timeouts.TIMEOUTS` has how long they may be silent.
+    """Watches connections to other guards; :data:`~.settings.SETTINGS` has how long they may be silent.
 
     Parameters
     ----------
@@ -118,11 +118,11 @@ class Liveness:
         self._timer = self._loop.call_later(_tick_s(), self._tick)
         for peer in self._peers.values():
             self._look(peer, passed)
-        lost = [peer for peer in self._peers.values() if self._clock - peer.alive >= LOST * TIMEOUTS.lost_host]
+        lost = [peer for peer in self._peers.values() if self._clock - peer.alive >= LOST * SETTINGS.lost_host_timeout]
         frozen = [peer for peer in self._peers.values() if peer not in lost and self._is_frozen(peer)]
         if lost:
             # Those that were cut off at the same moment, but had sent something a moment later.
-            near = LOST * TIMEOUTS.lost_host - 2 * _ping_s()
+            near = LOST * SETTINGS.lost_host_timeout - 2 * _ping_s()
             lost = [peer for peer in self._peers.values() if self._clock - peer.alive >= near]
         if lost or frozen:
             self._report(lost, frozen)
@@ -141,7 +141,7 @@ class Liveness:
         acknowledged = kernel_state(connection.sock)
         if acknowledged is not None and acknowledged[0] <= passed + 0.1:
             peer.alive = self._clock
-        elif self._clock - peer.alive >= DOUBT * TIMEOUTS.lost_host:
+        elif self._clock - peer.alive >= DOUBT * SETTINGS.lost_host_timeout:
             self._try(peer)
 
     def _try(self, peer: _Peer) -> None:
@@ -155,7 +155,7 @@ class Liveness:
             peer.end_probe()
 
     def _is_frozen(self, peer: _Peer) -> bool:
-        if self._clock - peer.received < TIMEOUTS.frozen_node:
+        if self._clock - peer.received < SETTINGS.frozen_node_timeout:
             return False
         # Where something is still under way, it is the network that loses packets.
         acknowledged = kernel_state(peer.connection.sock)
@@ -166,7 +166,9 @@ class Liveness:
             Silent(peer.connection, False, f"for {self._clock - peer.received:.0f} s, and neither has its host: {CUT}")
             for peer in lost
         ]
-        silent += [Silent(peer.connection, True, f"for {TIMEOUTS.frozen_node:g} s, {FROZEN}") for peer in frozen]
+        silent += [
+            Silent(peer.connection, True, f"for {SETTINGS.frozen_node_timeout:g} s, {FROZEN}") for peer in frozen
+        ]
         for one in silent:
             self.forget(one.connection)
         self._on_silent(silent, len(self._peers))
@@ -239,8 +241,8 @@ _UNACKED, _LAST_ACK = 4, 12
 
 
 def _tick_s() -> float:
-    return min(1.0, TICK * min(TIMEOUTS.lost_host, TIMEOUTS.frozen_node))
+    return min(1.0, TICK * min(SETTINGS.lost_host_timeout, SETTINGS.frozen_node_timeout))
 
 
 def _ping_s() -> float:
-    return PING * min(TIMEOUTS.lost_host, TIMEOUTS.frozen_node)
+    return PING * min(SETTINGS.lost_host_timeout, SETTINGS.frozen_node_timeout)

@@ -12,6 +12,7 @@ from functools import partial
 
 from ..loop.event_loop import Loop, Timer
 from ..processes import process_table
+from ..settings import SETTINGS
 from . import inherited
 from .evidence import ProcessEvidence
 from .output import Pump
@@ -25,9 +26,6 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
 
 DRAIN_S = 0.5
 """How long a child's output may go on after its death: a grandchild that kept the pipe must not hold up the end."""
-
-DRAIN_LIMIT_S = 5.0
-"""How long a slow reader of the child's output may take; Metaflow's runtime needs a second for 10,000 lines."""
 
 RUNNER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "exec.py")
 
@@ -108,7 +106,7 @@ class Child(ProcessEvidence):
         """``on_end`` follows when its output has been drained."""
         if self._open_streams:
             goals = [(pump, pump.written()) for pump in self._pumps]
-            self._drain(goals, time.monotonic() + DRAIN_LIMIT_S)
+            self._drain(goals, time.monotonic() + SETTINGS.drain_timeout)
         else:
             self._settle()
 

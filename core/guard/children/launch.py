@@ -12,6 +12,7 @@ from ..failure_record import Failure
 from ..loop.event_loop import Loop
 from ..processes import process_table
 from ..rank_reports.complaints import matches
+from ..settings import DEFAULTS, SETTINGS
 from ..text import how_it_ended, last_lines, last_traceback
 from .child import Child
 from .output import Labelled, Log, Raw
@@ -21,11 +22,6 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from typing import Any
 
     from .output import Sink
-
-UNKILLABLE_S = 30.0
-"""Seconds after its SIGKILL in which a process has to be gone. One that waits in the kernel for a disk or a driver, or
-that belongs to another user, may not be: it is named, and not waited for any more. The task's setting takes its place.
-"""
 
 SWEEP_MOST_S = 1.0
 """The same as :data:`SWEEP_S` where they have been looked at for long: a look reads the whole process table."""
@@ -59,7 +55,9 @@ class Launch:
         self.key: str = plan.get("key", "")
         self.check: bool = plan.get("check", True)
         self.lasting: bool = plan.get("lasting", False)
-        self.grace: float = plan.get("grace", 0.5)
+        grace = plan.get("grace", DEFAULTS["kill_grace"])
+        # A launcher that gives less than is usual means it.
+        self.grace: float = grace if grace < DEFAULTS["kill_grace"] else max(grace, SETTINGS.kill_grace)
         self.port_taken: str | None = plan.get("port_taken")
         self.failed: Child | None = None
         self.cancelled = False
@@ -155,7 +153,7 @@ class Launch:
             return
         if since >= 0.0:
             process_table.send(living, signal.SIGKILL)
-        if since >= UNKILLABLE_S:
+        if since >= SETTINGS.unkillable_timeout:
             self._give_up(living)
         else:
             self._loop.call_later(min(max(SWEEP_S, since / 10), SWEEP_MOST_S), self._sweep)

@@ -11,7 +11,7 @@ from ..failure_record import Failure
 from ..loop.event_loop import Loop
 from ..processes import process_table
 from ..processes.stopped import stopped_below
-from . import launch as launches
+from ..settings import SETTINGS
 from .child import Child
 from .launch import Launch, NodeTask
 
@@ -108,7 +108,7 @@ class Work:
         shown = "; ".join(map(process_table.described, pids[:_SHOWN]))
         more = f"; and {len(pids) - _SHOWN} more" if len(pids) > _SHOWN else ""
         self.say(
-            f"Could not be ended within {launches.UNKILLABLE_S:g} s of SIGKILL, and is not waited for any more: "
+            f"Could not be ended within {SETTINGS.unkillable_timeout:g} s of SIGKILL, and is not waited for any more: "
             f"{shown}{more}."
         )
 
@@ -173,7 +173,7 @@ class Work:
         tasks = [task for task in self.tasks.values() if task.alive and task.node in self.killed]
         process_table.send([task.pid for task in tasks], signal.SIGKILL)
         if tasks:
-            self._loop.call_later(launches.UNKILLABLE_S, lambda: self._give_up(tasks))
+            self._loop.call_later(SETTINGS.unkillable_timeout, lambda: self._give_up(tasks))
 
     def _give_up(self, tasks: list[NodeTask]) -> None:
         left = [task for task in tasks if task.alive]

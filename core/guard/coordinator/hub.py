@@ -13,7 +13,7 @@ from ..channel.connection import Connection, cannot_understand
 from ..channel.liveness import Liveness, Silent
 from ..failure_record import LOST, Failure
 from ..loop.event_loop import Loop
-from ..loop.timeouts import TIMEOUTS
+from ..settings import SETTINGS
 from .collectives import Collectives, Mismatch
 from .failures import Failures
 from .join_deadline import JoinDeadline
@@ -131,7 +131,7 @@ class Hub:
             self._complete = True
             self._deadline.end()
             nodes = [infos[index] for index in range(self._num_nodes)]
-            self.roster.broadcast({"op": "roster", "nodes": nodes, "timeouts": TIMEOUTS.as_list()})
+            self.roster.broadcast({"op": "roster", "nodes": nodes, "settings": SETTINGS.as_dict()})
 
     # -- messages ----------------------------------------------------------------------------------------------------
 

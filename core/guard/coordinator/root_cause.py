@@ -17,9 +17,6 @@ from collections.abc import Mapping, Sequence
 from ..failure_record import EVIDENCE, PEER, Failure
 from ..text import indent
 
-REPORT_WAIT_S = 1.0
-"""How long the report waits for the other nodes' records after the first failure. Stopping does not wait for it."""
-
 REPORT_SETTLE_S = 0.1
 """The least wait: a death is seen by several guards, and the one that knows most may be second by milliseconds."""
 

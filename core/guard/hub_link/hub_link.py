@@ -12,7 +12,8 @@ from ..channel.liveness import Liveness, Silent
 from ..coordinator.hub import ENDING
 from ..failure_record import CUT, DIED, LOST, Failure
 from ..loop.framing import WireError
-from ..loop.timeouts import SILENT, TIMEOUTS, tune
+from ..loop.timeouts import SILENT, tune
+from ..settings import SETTINGS
 from .neighbour_watch import Ring
 
 TYPE_CHECKING = False
@@ -98,7 +99,6 @@ class RemoteHubLink:
         fail: Callable[[Failure], None],
     ) -> None:
         self.control_done = False
-        TIMEOUTS.take(header.get("timeouts"))
         self._node, self._on_message, self._on_lost = node, on_message, on_lost
         self._liveness = Liveness(loop, lambda silent, answering: self._hub_silent(silent[0]))
         self._address: str = header["address"]
@@ -164,9 +164,9 @@ class RemoteHubLink:
         connection.close()
         self._on_lost(text, 0)
 
-    def _adopt(self, timeouts: list[float]) -> None:
-        """Node 0's times are those of the gang."""
-        TIMEOUTS.take(timeouts)
+    def _adopt(self, settings: dict[str, float]) -> None:
+        """Node 0's settings are those of the gang."""
+        SETTINGS.take(settings)
         if self._connection is not None:
             with suppress(OSError):  # it may have been reset meanwhile, which is reported next
                 tune(self._connection.sock)
@@ -181,7 +181,7 @@ class RemoteHubLink:
     def _receive(self, header: Header, payload: bytes) -> None:
         op = header["op"]
         if op == "roster":
-            self._adopt(header["timeouts"])
+            self._adopt(header["settings"])
             self._ring.close_the(header["nodes"])
         elif op == "left":
             self._ring.next_has_left()

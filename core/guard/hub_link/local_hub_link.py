@@ -10,7 +10,6 @@ from ..channel.connection import Identity
 from ..coordinator.hub import Hub
 from ..coordinator.messages import HEADER_BYTES, inline_bytes
 from ..loop.limits import Complaint
-from ..loop.timeouts import TIMEOUTS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
@@ -37,8 +36,6 @@ class LocalHubLink:
         Of the gang, as :class:`Identity` has it.
     host : str
         The address on which the others reach the hub.
-    timeouts : list of float, optional
-        The gang's :data:`TIMEOUTS`.
 
     Raises
     ------
@@ -59,13 +56,11 @@ class LocalHubLink:
         timeout_s: float,
         identity: list[str | int],
         host: str,
-        timeouts: list[float] | None = None,
     ) -> None:
         self.secret = os.urandom(32)
         self.all_left = num_nodes == 1
         self._folder, self._say, self._on_message = folder, say, on_message
         self._bulk: BulkServer | None = None
-        TIMEOUTS.take(timeouts)
         self._hub = Hub(loop, num_nodes, timeout_s, self._deliver, say, self._start_bulk)
         self._acceptor = Acceptor(
             loop,

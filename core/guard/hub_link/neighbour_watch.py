@@ -15,7 +15,8 @@ from ..channel.connect import LONGEST_PAUSE, ConnectError, Dial, connect
 from ..channel.connection import Connection, Identity, cannot_understand
 from ..failure_record import LOST, Failure
 from ..loop.event_loop import Loop, Timer
-from ..loop.timeouts import SILENT, TIMEOUTS, tune
+from ..loop.timeouts import SILENT, tune
+from ..settings import SETTINGS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
@@ -83,7 +84,7 @@ class Ring:
         if after < len(roster):
             self._next = (roster[after]["address"], roster[after]["ring_port"])
             # The next node has joined, so it runs, and only the network can be in the way.
-            self._deadline = time.monotonic() + TIMEOUTS.lost_host
+            self._deadline = time.monotonic() + SETTINGS.lost_host_timeout
             self._connect()
 
     def _connect(self) -> None:

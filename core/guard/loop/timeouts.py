@@ -1,4 +1,4 @@
-"""How long another node may be silent, and the settings of the kernel for that on connections between nodes."""
+"""The settings of the kernel for silence of the other side, on connections between nodes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import socket
 import sys
 from contextlib import suppress
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from typing import Any
+from ..settings import SETTINGS
 
 SILENT = frozenset(
     {"timed out", "host is down", "network is down", "no route to that host", "no route to that network"}
@@ -17,29 +15,6 @@ SILENT = frozenset(
 that are no frame) was sent by something there, so the network is not cut.
 """
 
-
-class Timeouts:
-    """The attributes ``lost_host_timeout`` and ``frozen_node_timeout``, in seconds.
-
-    There is one for the process, since a guard has one gang.
-    """
-
-    __slots__ = ("frozen_node", "lost_host")
-
-    def __init__(self, lost_host: float = 30.0, frozen_node: float = 60.0) -> None:
-        self.lost_host = lost_host
-        self.frozen_node = frozen_node
-
-    def take(self, values: Any) -> None:
-        """As :meth:`as_list` has them; None leaves them as they are."""
-        if values is not None:
-            self.lost_host, self.frozen_node = map(float, values)
-
-    def as_list(self) -> list[float]:
-        return [self.lost_host, self.frozen_node]
-
-
-TIMEOUTS = Timeouts()
 
 _RTO_MAX_MS = 44
 """TCP_RTO_MAX_MS, which Linux has from 6.15 on and no Python names yet: the longest time between two attempts to send
@@ -50,13 +25,13 @@ _OPTIONS = [getattr(socket, f"TCP_{name}", None) for name in ("KEEPIDLE", "KEEPI
 
 
 def tune(sock: socket.socket, idle: bool = False) -> None:
-    """Make the kernel watch the connection, by :data:`TIMEOUTS`. May be repeated, when they have changed.
+    """Make the kernel watch the connection, by ``lost_host_timeout``. May be repeated, when they have changed.
 
     On an ``idle`` connection, on which nothing is ever sent, only the kernel's own keep-alive runs: it asks after some
-    seconds of silence, then each second, and ends the connection before ``lost_host`` is over. On all others
+    seconds of silence, then each second, and ends the connection before that is over. On all others
     :mod:`liveness` watches the node; what is under way has the time that TCP needs to go on after an interruption.
     """
-    lost_host = TIMEOUTS.lost_host
+    lost_host = SETTINGS.lost_host_timeout
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     ask_s = max(1, int(lost_host / 8))

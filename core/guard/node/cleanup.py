@@ -10,6 +10,7 @@ import time
 from ..children.launch import LEFT_S
 from ..host.owned_files import Owned, remove_abandoned, remove_folder
 from ..processes import process_table
+from ..settings import SETTINGS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
@@ -31,13 +32,7 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
             """Accept nothing more."""
 
 
-GRACE_S = 0.5
-"""Between SIGTERM and SIGKILL, as for what the gang has started."""
-
 _STEP_S = 0.01
-
-SAVER_TIMEOUT_S = 10.0
-"""For importing Metaflow and writing the other nodes' logs; a datastore that takes longer has to do without."""
 
 
 class Cleanup:
@@ -106,7 +101,7 @@ class Cleanup:
         if self._state.has_left and not self._state.is_stopping:
             left_after(LEFT_S)  # as what a launch has left behind may finish by itself
         process_table.terminate(left())
-        process_table.send(left_after(GRACE_S), signal.SIGKILL)
+        process_table.send(left_after(SETTINGS.kill_grace), signal.SIGKILL)
 
     def _strays(self, tasks: set[int]) -> set[int]:
         """What the task, or user code in it, had started by itself."""
@@ -123,7 +118,7 @@ class Cleanup:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._err,
-                timeout=SAVER_TIMEOUT_S,
+                timeout=SETTINGS.log_store_timeout,
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import signal
 
 from ..processes import process_table
+from ..settings import SETTINGS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
@@ -17,12 +18,6 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
 
     from ..loop.event_loop import Loop, Timer
     from .identity import NodeIdentity
-
-BODY_GRACE_S = 2.0
-"""How long an interrupted body's own ``finally`` blocks may take before its stacks are printed and it is killed."""
-
-END_S = 30.0
-"""How long the hooks after the body may take where the task has set no ``end_timeout``."""
 
 EXIT_PART = 6.0
 """Once its state is stored a task has nothing left to do but to exit: it gets the hooks' limit divided by this."""
@@ -45,11 +40,6 @@ class TaskEnd:
         Called when the task is about to be killed, :data:`STACKS_S` before.
     on_kill : callable
         Called when it is killed.
-
-    Attributes
-    ----------
-    hooks_s : float
-        Seconds that what comes after the body may take.
     """
 
     def __init__(
@@ -60,7 +50,6 @@ class TaskEnd:
         will_kill: Callable[[], None],
         on_kill: Callable[[], None],
     ) -> None:
-        self.hooks_s = END_S
         self._loop = loop
         self._identity = identity
         self._say = say
@@ -73,20 +62,25 @@ class TaskEnd:
         return self._identity.index
 
     @property
+    def hooks_s(self) -> float:
+        """Seconds that what comes after the body may take."""
+        return SETTINGS.end_timeout
+
+    @property
     def exit_s(self) -> float:
         """Seconds that a task whose state is stored may take to exit."""
         return self.hooks_s / EXIT_PART
 
     def longest_s(self, grace: float) -> float:
         """Seconds from the stop in which a task with a guard is gone, whose processes have ``grace`` seconds."""
-        return BODY_GRACE_S + grace + REPORT_S + self.hooks_s + self.exit_s + STACKS_S
+        return SETTINGS.body_grace + grace + REPORT_S + self.hooks_s + self.exit_s + STACKS_S
 
     def interrupt(self, grace: float, shown_grace: float, for_preemption: bool) -> None:
-        """Interrupt the body. It has :data:`BODY_GRACE_S` and ``grace`` seconds, and the user reads ``shown_grace``."""
+        """Interrupt the body. It has ``body_grace`` and ``grace`` seconds, and the user reads ``shown_grace``."""
         process_table.send([self._identity.task_pid], self._identity.interrupt_signal)
         self._limit(
-            BODY_GRACE_S + grace,
-            f"node {self._index}'s step did not end within {BODY_GRACE_S + shown_grace:g} s of being interrupted"
+            SETTINGS.body_grace + grace,
+            f"node {self._index}'s step did not end within {SETTINGS.body_grace + shown_grace:g} s of being interrupted"
             f"{' for a preemption' if for_preemption else ''}",
         )
 

@@ -7,6 +7,7 @@ import signal
 import time
 
 from ..failure_record import Failure
+from ..settings import SETTINGS
 from . import process_table
 
 TYPE_CHECKING = False
@@ -47,9 +48,6 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
             """End the task of another node for good."""
 
 
-STOPPED_S = 10.0
-"""How long a process may be stopped before that is a failure. A debugger's stop does not count."""
-
 LOOK_S = 1.0
 """The kernel reports stops to parents only, and the guard is not the task's: the state is looked up this often."""
 
@@ -65,9 +63,9 @@ GUARD_S = 3.0
 class Stopped:
     """Looks at what runs on a node: its task, its ranks, and in a local gang the other nodes' tasks and guards.
 
-    One that is stopped for :data:`STOPPED_S` fails the gang. From the gang's stop on, a guard or a task that is stopped
-    is continued, so that it comes to its end as the others do; one that is stopped again, or whose body had ended
-    well, is killed: it has nothing to report, and must not be stored as having succeeded.
+    One that is stopped for ``stopped_timeout`` fails the gang. From the gang's stop on, a guard or a task that is
+    stopped is continued, so that it comes to its end as the others do; one that is stopped again, or whose body had
+    ended well, is killed: it has nothing to report, and must not be stored as having succeeded.
 
     ``fail`` takes the failure.
     """
@@ -99,7 +97,7 @@ class Stopped:
         for pid, (node, title) in found.items():
             if self._ending_from:
                 self._see_to(pid, node)
-            elif now - self._since[pid] >= STOPPED_S:
+            elif now - self._since[pid] >= SETTINGS.stopped_timeout:
                 self._fail(self._failure(pid, node, title))
         self._timer = self._loop.call_later(LOOK_S, self._look)
 

@@ -23,12 +23,10 @@ from ..channel.workers import Workers
 from ..loop.event_loop import Loop
 from ..loop.framing import fault
 from ..loop.limits import out_of_something, ran_out, what_ran_out
-from ..loop.timeouts import SILENT, TIMEOUTS, tune
+from ..loop.timeouts import SILENT, tune
+from ..settings import SETTINGS
 from .handshake import Handshakes
 from .link import BulkError, Dropped, Link, client_context, server_context
-
-HANDSHAKE_SECONDS = 5.0
-"""How long a socket may take to prove the secret to a server; less where too many come at once, see :mod:`.waiting`."""
 
 STALL_SECONDS = 60.0
 """How long the other side may take for its next step, or for the next bytes of a file."""
@@ -41,9 +39,6 @@ ATTEMPT_SECONDS, PAUSE_SECONDS = 3.0, 0.2
 
 FIRST_PAUSE_SECONDS = 0.02
 """The pause after a server has dropped the connection; the next is twice as long."""
-
-MAX_CONNECTIONS = 64
-"""Connections that a server serves at once. Others that have proved the secret wait for that."""
 
 
 def connect(address: str, port: int, secret: bytes) -> Link:
@@ -59,7 +54,7 @@ def connect(address: str, port: int, secret: bytes) -> Link:
     """
     where = f"{f'[{address}]' if ':' in address else address} port {port}"
     start, pause = time.monotonic(), FIRST_PAUSE_SECONDS
-    deadline = start + max(CONNECT_SECONDS, TIMEOUTS.lost_host)
+    deadline = start + max(CONNECT_SECONDS, SETTINGS.lost_host_timeout)
     while True:
         begun = time.monotonic()
         try:
@@ -85,7 +80,7 @@ def connect(address: str, port: int, secret: bytes) -> Link:
             # A server drops a handshake that stands still, which is not to be the end of one that was interrupted.
             now = time.monotonic()
             again = isinstance(error, Dropped) and now < start + CONNECT_SECONDS
-            if not again and (now - begun <= HANDSHAKE_SECONDS / 2 or now >= deadline):
+            if not again and (now - begun <= SETTINGS.handshake_timeout / 2 or now >= deadline):
                 raise
             time.sleep(pause)
             pause = min(2 * pause, PAUSE_SECONDS)
@@ -107,7 +102,7 @@ class SecureServer:
     folder : str
         A private folder, for the moment of making the server's key.
     handshake_seconds : float
-        See :data:`HANDSHAKE_SECONDS`.
+        See the setting ``handshake_timeout``, which is the default.
     complain : callable, optional
         Gets, in any thread, the error that says that descriptors, memory or threads have run out. The server goes on.
 
@@ -124,7 +119,7 @@ class SecureServer:
         host: str,
         secret: bytes,
         folder: str,
-        handshake_seconds: float = HANDSHAKE_SECONDS,
+        handshake_seconds: float | None = None,
         complain: Callable[[BaseException], None] = lambda error: None,
     ) -> None:
         self._secret = secret
@@ -136,9 +131,14 @@ class SecureServer:
         sock = socket.create_server((host, 0), family=family, backlog=BACKLOG)
         self.port: int = sock.getsockname()[1]
         self._loop = Loop()
-        self._workers = Workers(self._loop, MAX_CONNECTIONS, complain)
+        self._workers = Workers(self._loop, SETTINGS.transfer_connections, complain)
         handshakes = Handshakes(
-            self._loop, context, secret, handshake_seconds, self._take, lambda place: self._listener.leave(place)
+            self._loop,
+            context,
+            secret,
+            handshake_seconds or SETTINGS.handshake_timeout,
+            self._take,
+            lambda place: self._listener.leave(place),
         )
         self._listener = Listener(self._loop, sock, handshakes.silent, handshakes.begin, complain, [handshakes.begun])
         self._thread = threading.Thread(target=self._run, name="secure", daemon=True)
@@ -155,7 +155,7 @@ class SecureServer:
             return
         self._closed = True
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(2 * HANDSHAKE_SECONDS)
+        self._thread.join(2 * SETTINGS.handshake_timeout)
 
     def serve(self, link: Link) -> None:
         """Serve one connection; a :class:`BulkError` that it raises just ends that."""
@@ -169,7 +169,7 @@ class SecureServer:
             link.abort()
         for task in not_begun:
             task()  # finds its connection shut, and closes it
-        if self._workers.join(HANDSHAKE_SECONDS):
+        if self._workers.join(SETTINGS.handshake_timeout):
             self._loop.close()
 
     def _take(self, link: Link) -> None:

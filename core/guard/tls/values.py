@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import Callable
 
-from .endpoints import HANDSHAKE_SECONDS, SecureServer, connect
+from .endpoints import SecureServer, connect
 from .link import CHUNK, BulkError, Link
 
 __all__ = ["BulkError", "BulkServer", "get", "put"]
@@ -68,7 +68,7 @@ class BulkServer(SecureServer):
         host: str,
         secret: bytes,
         folder: str,
-        handshake_seconds: float = HANDSHAKE_SECONDS,
+        handshake_seconds: float | None = None,
         complain: Callable[[BaseException], None] = lambda error: None,
     ) -> None:
         self._folder = folder

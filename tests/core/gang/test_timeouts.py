@@ -9,27 +9,41 @@ from typing import Any
 import metaflow  # noqa: F401 - before any of its extensions
 import pytest
 
-from metaflow_extensions.gang.core.attributes import SILENCE_S, number_or_setting, setting
+from metaflow_extensions.gang.core.attributes import number_or_setting
 from metaflow_extensions.gang.core.exceptions import BadAttribute
-from metaflow_extensions.gang.core.guard.loop import timeouts
 from metaflow_extensions.gang.core.guard.loop.timeouts import tune
+from metaflow_extensions.gang.core.guard.settings import SETTINGS, Settings
 from metaflow_extensions.gang.core.machine.network import NoRoute, own_address_within
+from metaflow_extensions.gang.core.settings import BY_NAME, guard_settings
 
 
 def read(value: Any, name: str = "lost_host_timeout") -> float:
-    decorator = SimpleNamespace(name="gang", attributes={name: value})
-    return number_or_setting(decorator, name, SILENCE_S[name], least=2.0)
+    return number_or_setting(SimpleNamespace(name="gang", attributes={name: value}), name)
 
 
-@pytest.mark.parametrize("value", ["soon", "0", "-3", "nan"])
+@pytest.mark.parametrize("value", ["soon", "0", "-3", "nan", "86401", "inf"])
 def test_a_setting_that_cannot_be_meant_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    setting = BY_NAME["unkillable_timeout"]
     monkeypatch.setenv("METAFLOW_GANG_UNKILLABLE_TIMEOUT", value)
-    with pytest.raises(BadAttribute, match=r"METAFLOW_GANG_UNKILLABLE_TIMEOUT=.*is a number of seconds greater than 0"):
-        setting("unkillable_timeout", 30.0)
+    with pytest.raises(BadAttribute) as raised:
+        setting.read()
+    told = f"METAFLOW_GANG_UNKILLABLE_TIMEOUT={value}: it is a number of seconds greater than 0 and at most 86400."
+    assert str(raised.value) == told
     monkeypatch.setenv("METAFLOW_GANG_UNKILLABLE_TIMEOUT", "")
-    assert setting("unkillable_timeout", 30.0) == 30.0
+    assert setting.read() == 30.0
     monkeypatch.setenv("METAFLOW_GANG_UNKILLABLE_TIMEOUT", "7.5")
-    assert setting("unkillable_timeout", 30.0) == 7.5
+    assert setting.read() == 7.5
+    assert guard_settings({})["unkillable_timeout"] == 7.5
+
+
+def test_a_number_of_things_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METAFLOW_GANG_TRANSFER_CONNECTIONS", "8")
+    settings = Settings()
+    settings.take(guard_settings({"lost_host_timeout": 45.0}))
+    assert (settings.transfer_connections, settings.lost_host_timeout) == (8, 45.0)
+    monkeypatch.setenv("METAFLOW_GANG_TRANSFER_CONNECTIONS", "8.5")
+    with pytest.raises(BadAttribute, match="it is a whole number of connections greater than 0 and at most 10000"):
+        guard_settings({})
 
 
 def test_the_attribute_comes_before_the_setting_and_that_before_what_is_usual(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,6 +51,13 @@ def test_the_attribute_comes_before_the_setting_and_that_before_what_is_usual(mo
     monkeypatch.setenv("METAFLOW_GANG_LOST_HOST_TIMEOUT", "45")
     assert (read(None), read(None, "frozen_node_timeout")) == (45.0, 60.0)
     assert read("12.5") == read(12.5) == 12.5
+
+
+def test_a_configuration_file_has_settings_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    from metaflow import metaflow_config_funcs
+
+    monkeypatch.setitem(metaflow_config_funcs.METAFLOW_CONFIG, "METAFLOW_GANG_BODY_GRACE", "8")
+    assert guard_settings({})["body_grace"] == 8.0
 
 
 @pytest.mark.parametrize("value", [0, -1, 2, "soon", True, float("nan")])
@@ -55,7 +76,7 @@ def option(sock: socket.socket, name: str) -> int:
 def test_the_kernel_gives_up_an_idle_connection_in_time_and_any_other_after_the_gang(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(timeouts.TIMEOUTS, "lost_host", 30.0)
+    monkeypatch.setattr(SETTINGS, "lost_host_timeout", 30.0)
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as sock:
         tune(sock)
         assert option(sock, "USER_TIMEOUT") == 60_000, "an interruption of 20 s costs TCP up to 20 s more"

@@ -40,7 +40,7 @@ if __name__ == "__main__":
     Refused()
 """
 
-SECONDS = "all_nodes_started_timeout is a number of seconds greater than 0."
+SECONDS = "all_nodes_started_timeout is a number of seconds greater than 0 and at most 604800."
 PORT = "@torchrun(master_port=...) is a port from 1 to 65535, or left out"
 PROCESSES = "nproc_per_node is the number of processes on each node, 1 or more, or one of"
 LAUNCHER = 'it is "direct" (the gang starts the ranks) or "torchrun" (its agent does), or left out.'

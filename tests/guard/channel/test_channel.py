@@ -892,9 +892,9 @@ sys.path.insert(0, {folder!r})
 from guard.channel.accept import Acceptor
 from guard.channel.connection import Identity
 from guard.loop.event_loop import Loop
-from guard.loop.timeouts import TIMEOUTS
+from guard.settings import SETTINGS
 
-TIMEOUTS.lost_host = 5.0
+SETTINGS.lost_host_timeout = 5.0
 
 def joined(connection):
     def closed(connection, reason):

@@ -15,11 +15,11 @@ from metaflow_extensions.gang.core.guard.channel.accept import Acceptor
 from metaflow_extensions.gang.core.guard.channel.connect import ConnectError, connect
 from metaflow_extensions.gang.core.guard.channel.connection import Connection, Identity
 from metaflow_extensions.gang.core.guard.coordinator.hub import Hub
-from metaflow_extensions.gang.core.guard.coordinator.root_cause import REPORT_SETTLE_S, REPORT_WAIT_S
+from metaflow_extensions.gang.core.guard.coordinator.root_cause import REPORT_SETTLE_S
 from metaflow_extensions.gang.core.guard.failure_record import EVIDENCE, LOST, PEER, PREEMPTED, Failure
 from metaflow_extensions.gang.core.guard.hub_link.hub_link import RemoteHubLink
 from metaflow_extensions.gang.core.guard.loop.event_loop import Loop
-from metaflow_extensions.gang.core.guard.loop.timeouts import TIMEOUTS
+from metaflow_extensions.gang.core.guard.settings import SETTINGS
 
 SECRET = os.urandom(32)
 GANG = Identity("TrainFlow", "17", "train", "4", 0)
@@ -370,7 +370,7 @@ def test_stopping_begins_at_once_and_the_failure_report_waits_for_all_but_a_seco
     gang.hub.receive(0, {"op": "stopped"}, b"")
     gang.members[1].say("stopped")
     report = gang.report()
-    assert 0.5 * REPORT_WAIT_S < time.monotonic() - started < REPORT_WAIT_S + 5.0
+    assert 0.5 * SETTINGS.report_wait < time.monotonic() - started < SETTINGS.report_wait + 5.0
     assert report == "The first failure was on node 1 (host-1): rank 1 exited with code 3"
     (told,) = gang.got("failure-report")
     assert [cause["node"] for cause in told["causes"]] == [1]
@@ -388,7 +388,7 @@ def test_the_failure_report_of_a_preemption_waits_for_those_who_save(bench: Call
     assert gang.got("stop") == [{"op": "stop", "order": EVIDENCE, "preempted": True}]
     gang.members[1].say("stopped")
     gang.hub.receive(0, {"op": "stopped"}, b"")
-    end = time.monotonic() + REPORT_WAIT_S + 0.5
+    end = time.monotonic() + SETTINGS.report_wait + 0.5
     until(gang.loop, lambda: time.monotonic() > end)
     assert not gang.got("failure-report"), "node 2 still saves"
     gang.members[2].say("stopped")
@@ -409,11 +409,11 @@ def test_the_failure_report_comes_as_soon_as_all_have_stopped_and_receives_them_
         member.say("stopped")
     gang.hub.receive(0, {"op": "stopped"}, b"")
     assert gang.report() == "The first failure was on node 2 (host-2): raised ValueError"
-    assert time.monotonic() - started < REPORT_WAIT_S
+    assert time.monotonic() - started < SETTINGS.report_wait
     # What comes later changes nothing: the report has been sent.
     gang.hub.fail(Failure(0, "exit", "too late", time.time() - 100))
     assert len(gang.got("failure-report")) == len(gang.got("stop")) == 1
-    assert REPORT_SETTLE_S < REPORT_WAIT_S
+    assert SETTINGS.report_wait > REPORT_SETTLE_S
 
 
 def test_a_record_is_put_on_the_hub_s_clock(bench: Callable[..., Bench]) -> None:
@@ -550,7 +550,7 @@ def test_a_node_that_lost_another_which_answers_is_believed_and_one_that_lost_wh
 def test_a_guard_that_does_not_run_is_told_while_its_host_answers(
     bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, frozen: int
 ) -> None:
-    monkeypatch.setattr(TIMEOUTS, "frozen_node", 2.0)
+    monkeypatch.setattr(SETTINGS, "frozen_node_timeout", 2.0)
     gang = bench(4)
     gang.join(1, 2, 3)
     for node in range(1, frozen + 1):
@@ -572,7 +572,7 @@ def test_a_guard_that_does_not_run_is_told_while_its_host_answers(
 def test_any_byte_is_an_answer_and_the_hub_s_own_sleep_does_not_count(
     bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(TIMEOUTS, "frozen_node", 4.0)
+    monkeypatch.setattr(SETTINGS, "frozen_node_timeout", 4.0)
     gang = bench(2)
     gang.join(1)
     gang.members[1].answers = False
@@ -647,7 +647,7 @@ def test_all_have_left_when_the_rest_is_lost_and_told(bench: Callable[..., Bench
     gang.members[3].fails("rank 3 raised")  # and never says that it has stopped
     started = time.monotonic()
     until(gang.loop, lambda: bool(gang.got("all-left")))
-    assert time.monotonic() - started < REPORT_WAIT_S + 5.0
+    assert time.monotonic() - started < SETTINGS.report_wait + 5.0
     assert sorted(header["node"] for header in gang.got("lost")) == [2, 3]
     assert len(gang.said) == 2 and gang.said[-1] == lost_line(3, "rank 3 raised")
     assert gang.said[0].startswith("node 2 (host-2) was lost: the connection from it to node 0 was lost (")
@@ -666,7 +666,7 @@ def test_who_has_left_is_not_lost(bench: Callable[..., Bench]) -> None:
 def test_a_node_whose_neighbour_lost_it_is_lost_where_it_does_not_answer(
     bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(TIMEOUTS, "frozen_node", 2.0)
+    monkeypatch.setattr(SETTINGS, "frozen_node_timeout", 2.0)
     gang = tolerant(bench, 4)
     gang.members[2].answers = False
     record = Failure(1, "ring", "lost its connection to node 2 (timed out)", time.time(), order=LOST, peer=2)

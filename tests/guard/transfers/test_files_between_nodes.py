@@ -21,7 +21,8 @@ from typing import Any
 import metaflow  # noqa: F401 - before any of its extensions
 import pytest
 
-from metaflow_extensions.gang.core.guard.tls import endpoints, values
+from metaflow_extensions.gang.core.guard.settings import SETTINGS
+from metaflow_extensions.gang.core.guard.tls import values
 from metaflow_extensions.gang.core.guard.tls.certificate import self_signed
 from metaflow_extensions.gang.core.guard.tls.link import Link, client_context, server_context
 from metaflow_extensions.gang.core.guard.tls.values import BulkError, BulkServer, get, put
@@ -129,7 +130,7 @@ def test_many_at_once(server: BulkServer, folder: Path, tmp_path: Path) -> None:
         except BulkError as error:
             failures.append(error)
 
-    threads = [threading.Thread(target=one, args=(index,)) for index in range(endpoints.MAX_CONNECTIONS + 16)]
+    threads = [threading.Thread(target=one, args=(index,)) for index in range(SETTINGS.transfer_connections + 16)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -50,9 +50,9 @@ os.environ["METAFLOW_GANG_ID"] = f"{gang_id}.{node}"
 link = Link()
 private = in_base("gangs", lambda below: tempfile.mkdtemp(prefix=f"{gang_id}-{node}-", dir=below))
 signals = {"interrupt_signal": int(INTERRUPT), "stacks_signal": int(STACKS)}
-link.request("setup", node=node, folder=private, gang_id=gang_id, **signals)
-# A lost_host_timeout of 4 s: the kernel gives up a connection after twice that.
-about = {"timeout": 60, "host": "127.0.0.1", "identity": ["flow", "run", "step", "1", 0], "timeouts": [4, 60]}
+# The kernel gives up a connection after twice that.
+link.request("setup", node=node, folder=private, gang_id=gang_id, settings={"lost_host_timeout": 4}, **signals)
+about = {"timeout": 60, "host": "127.0.0.1", "identity": ["flow", "run", "step", "1", 0]}
 if node == 0:
     opened, _ = link.request("open", num_nodes=count, **about)
     where = {key: opened[key] for key in ("address", "port", "secret")}

@@ -417,7 +417,10 @@ PORT = "is a port from 1 to 65535, or left out, so that a free one is agreed upo
         ({"heartbeat_timeout": True}, "heartbeat_timeout is a number of seconds greater than 0."),
         ({"unreachable_timeout": "long"}, "unreachable_timeout is a number of seconds greater than 0."),
         ({"unreachable_timeout": None}, "unreachable_timeout is a number of seconds greater than 0."),
-        ({"all_nodes_started_timeout": -1}, "all_nodes_started_timeout is a number of seconds greater than 0."),
+        (
+            {"all_nodes_started_timeout": -1},
+            "all_nodes_started_timeout is a number of seconds greater than 0 and at most 604800.",
+        ),
         ({"log_style": "loud"}, "@metaflow_ray(log_style='loud'): it is one of 'auto', 'record', 'pretty'."),
         ({"log_style": 7}, "@metaflow_ray(log_style=7): it is one of 'auto', 'record', 'pretty'."),
     ],

@@ -79,7 +79,6 @@ class GangRequests:
             header["timeout"],
             header["identity"],
             header["host"],
-            header.get("timeouts"),
         )
         self._hub.link = link
         self._pending.answer(number, {"port": link.port, "address": link.address, "secret": link.secret.hex()})

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 
-from ...children import launch as launches
 from ...failure_record import EVIDENCE, Failure
 from ...processes import process_table
 from ...processes.stopped import control_guard_of
 from ...processes.watch import TaskWatch
+from ...settings import SETTINGS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
@@ -105,8 +105,7 @@ class TaskRequests:
             from ..meeting_notice import MeetingNotice
 
             self._cleanup.notice = MeetingNotice(header["notice_program"], self._err)
-        self._ending.hooks_s = header.get("end_timeout", self._ending.hooks_s)
-        launches.UNKILLABLE_S = header.get("unkillable_timeout", launches.UNKILLABLE_S)
+        SETTINGS.take(header.get("settings"))
         if "sigterm" in header:
             self._preemption.listen(header["sigterm"])
         if header.get("notice"):
