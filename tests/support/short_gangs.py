@@ -32,7 +32,7 @@ class Member:
 
     def __init__(self, index: int, tell: Callable[[str], None], pause: float) -> None:
         self.loop, self.index = Loop(), index
-        self.uplink: Any = None
+        self.link: Any = None
         self._tell, self._pause = tell, pause
         self.loop.call_later(END_S, lambda: self._over("is not done in time"))
 
@@ -41,7 +41,7 @@ class Member:
 
     def fail(self, failure: Any) -> None:
         self._tell(f"node {self.index} tells {failure.text}")
-        self.uplink.send({"op": "fail", "failure": failure.to_json()})
+        self.link.send({"op": "fail", "failure": failure.to_json()})
 
     def hub_lost(self, text: str, node: int) -> None:
         self._over(f"node {self.index} lost the hub: {text}")
@@ -52,12 +52,12 @@ class Member:
         elif header["op"] in ("stop", "failure-report"):
             self._over(f"node {self.index} got {header}")
         elif header["op"] == "all-left":
-            self.uplink.close(self.loop.stop)
+            self.link.close(self.loop.stop)
 
     def _done(self) -> None:
-        self.uplink.send({"op": "done"})
+        self.link.send({"op": "done"})
         if self.index:
-            self.uplink.leave(self.loop.stop)
+            self.link.leave(self.loop.stop)
 
     def _over(self, text: str) -> None:
         self._tell(text)
@@ -69,14 +69,14 @@ def node(index: int, nodes: int, where: tuple[int, int], tell: Callable[[str], N
     member = Member(index, tell, pause)
     if index == 0:
         hub = LocalHubLink(member.loop, "/tmp", member.say, member.from_hub, nodes, END_S, GANG, HOST)
-        member.uplink = hub
+        member.link = hub
         for _ in range(nodes - 1):
             os.write(where[1], f"{hub.port:5} {hub.secret.hex()}".encode())
         hub.join({"address": HOST})
     else:
         port, secret = os.read(where[0], 70).decode().split()
         header = {"address": HOST, "port": int(port), "secret": secret, "host": HOST, "identity": GANG, "info": INFO}
-        member.uplink = RemoteHubLink(
+        member.link = RemoteHubLink(
             member.loop,
             index,
             {**header, "timeout": END_S},

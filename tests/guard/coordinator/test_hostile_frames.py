@@ -265,7 +265,7 @@ def test_every_operation_that_the_hub_acts_on_is_checked() -> None:
 
 
 def test_every_operation_that_a_guard_sends_to_the_hub_is_checked() -> None:
-    """By the sources: whatever goes by ``uplink.send`` or a node's ``send``."""
+    """By the sources: whatever any ``send`` of the guard's modules passes on."""
     sent = set()
     of_the_hub = ("hub.py", "roster.py", "failures.py", "lost_nodes.py")  # what it sends to the nodes
     for path in Path(str(hub_module.__file__)).parents[1].rglob("*.py"):
