@@ -141,7 +141,7 @@ class Work:
         """Seconds that the launches may take to end."""
         return max((launch.grace for launch in self.launches.values()), default=0.0)
 
-    def untold_deaths(self, node: int) -> Iterator[Failure]:
+    def unreported_deaths(self, node: int) -> Iterator[Failure]:
         """Evidence of processes that have failed, but whose output has not ended: it may take its time."""
         for launch in self.launches.values():
             for child in launch.undrained():

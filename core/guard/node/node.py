@@ -173,7 +173,7 @@ class Node:
 
     def _report_evidence(self, order: int) -> None:
         """Report what is known here of a cause, and has not been a failure yet."""
-        for failure in self._work.untold_deaths(self._identity.index):
+        for failure in self._work.unreported_deaths(self._identity.index):
             self._failures.report_to_hub(failure)
         if order == PEER:
             # A node that reports a lost peer may have waited for less time than a process may be stopped.

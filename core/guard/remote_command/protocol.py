@@ -128,7 +128,7 @@ class Outlet:
         self._exchange, self._stream = exchange, stream
         self._held = bytearray()
         self._ended = False
-        self._untold = 0
+        self._unreported = 0
         # Of a pipe that is ready the kernel reports only that so much fits. The descriptor is the user's too, and must
         # not be made one that does not wait.
         waits = os.get_blocking(fd) and not stat.S_ISREG(os.fstat(fd).st_mode)
@@ -158,10 +158,10 @@ class Outlet:
         except BlockingIOError:
             return
         del self._held[:written]
-        self._untold += written
-        if self._untold >= WINDOW // 4:
-            self._exchange.send(TAKEN, bytes((self._stream,)) + self._untold.to_bytes(4, "big"))
-            self._untold = 0
+        self._unreported += written
+        if self._unreported >= WINDOW // 4:
+            self._exchange.send(TAKEN, bytes((self._stream,)) + self._unreported.to_bytes(4, "big"))
+            self._unreported = 0
 
 
 def taken(data: bytes) -> tuple[int, int]:
