@@ -54,7 +54,9 @@ BEFORE_ANYTHING = {
     ("@gang(all_nodes_started_timeout=0)",): f"@gang(all_nodes_started_timeout=0): {SECONDS}",
     ("@torchrun(all_nodes_started_timeout='soon')",): f"@torchrun(all_nodes_started_timeout='soon'): {SECONDS}",
     ("@gang(all_nodes_started_timeout=float('nan'))",): f"@gang(all_nodes_started_timeout=nan): {SECONDS}",
-    ("@gang(all_nodes_started_timeout=None)",): f"@gang(all_nodes_started_timeout=None): {SECONDS}",
+    (
+        "@gang(all_nodes_started_timeout=604801)",
+    ): f"@gang(all_nodes_started_timeout=604801): {SECONDS}",  # None: the setting counts
     ("@gang(all_nodes_started_timeout=True)",): f"@gang(all_nodes_started_timeout=True): {SECONDS}",
     ("@torchrun(launcher='mpirun')",): f"@torchrun(launcher='mpirun'): {LAUNCHER}",
     (
