@@ -33,7 +33,7 @@ from metaflow_extensions.gang.core.guard.channel.connect import ConnectError, co
 from metaflow_extensions.gang.core.guard.channel.connection import PROTOCOL, Connection, Identity
 from metaflow_extensions.gang.core.guard.loop.event_loop import Loop
 from metaflow_extensions.gang.core.guard.loop.framing import encode
-from metaflow_extensions.gang.core.guard.tls import values
+from metaflow_extensions.gang.core.guard.tls import uploads
 from metaflow_extensions.gang.core.guard_client.link import INTERRUPT, STACKS, Link
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
@@ -166,11 +166,11 @@ class Member:
         self.seconds: float | None = None
         self.error = ""
         self.story = ""
-        self.bulk_port = 0
+        self.upload_port = 0
         self._connection: Connection | None = None
         self.loop = Loop()
         begun = time.monotonic()
-        self.over, self.has_bulk = threading.Event(), threading.Event()
+        self.over, self.has_uploads = threading.Event(), threading.Event()
 
         def joined(connection: Connection) -> None:
             self.seconds = time.monotonic() - begun
@@ -182,9 +182,9 @@ class Member:
         def take(connection: Connection, header: dict[str, Any], payload: bytes) -> None:
             if header["op"] == "ping":
                 connection.send({**header, "op": "alive"})
-            elif header["op"] == "bulk":
-                self.bulk_port = header["port"]
-                self.has_bulk.set()
+            elif header["op"] == "uploads":
+                self.upload_port = header["port"]
+                self.has_uploads.set()
             elif header["op"] == "failure-report":
                 self.story = header["report"]
 
@@ -267,15 +267,15 @@ class Attack:
         self.misbehave(seed)
 
     def files(self, connections: int) -> None:
-        self.members[0].send({"op": "bulk"})
-        self.members[0].has_bulk.wait(30)
-        port, secret = self.members[0].bulk_port, bytes.fromhex(self.where["secret"])
+        self.members[0].send({"op": "uploads"})
+        self.members[0].has_uploads.wait(30)
+        port, secret = self.members[0].upload_port, bytes.fromhex(self.where["secret"])
         with self.attacker("hold", port, connections, "idle") as process, tempfile.NamedTemporaryFile() as file:
             line(process)
             file.write(bytes(1 << 20))
             file.flush()
             begun = time.monotonic()
-            values.put(HOST, port, secret, "attack", file.name)
+            uploads.put(HOST, port, secret, "attack", file.name)
             took = time.monotonic() - begun
             self.row(f"{connections:,} connections to the server of large values", "1 MiB took", f"{took:.3f} s", took)
 

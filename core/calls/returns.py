@@ -102,8 +102,8 @@ def collect(gang: Gang, call: FunctionCall, nprocs: Sequence[int], failure: type
     if len(own) != expected:
         first = sum(nprocs[: gang.node_index])
         raise failure(without_return(call.name, own, first, expected, f" on node {gang.node_index}"))
-    gathered = gang.all_gather(sorted(own.items()))
-    wanted = [pair for node in gathered for pair in node] if gang.is_control else sorted(own.items())
+    gathered = gang.gather(sorted(own.items()))
+    wanted = own.items() if gathered is None else [pair for node in gathered for pair in node]
     return [_loaded(call, rank, value, failure) for rank, value in sorted(wanted)]
 
 

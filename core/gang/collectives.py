@@ -1,19 +1,35 @@
-"""A value of each node, given to all: how it travels, by the control connections or, where it is large, beside them."""
+"""Collective calls of ``current.gang``: a value of each node, given to all nodes or to one.
+
+Small values travel in the guards' control messages. A large value goes to node 0 once, as a file of its private folder.
+From there it goes to the nodes that need it along the chain of :mod:`core.guard.file_broadcast`, all large values of a
+call in one file. Each file is removed as soon as it is read.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-from ..exceptions import ValueTooStrange
+from ..exceptions import BadAttribute, ValueTooStrange
 from ..guard_client.link import Link
+from .programs import refuse_after_the_body
 
 INLINE_TOTAL = 1 << 20
-"""Bytes that one collective may put on the control connections, all nodes together; what is larger goes by bulk
-streams.
-"""
+"""Bytes that one collective may put on the control connections, all nodes together; what is larger goes by files."""
+
+_ERROR_LENGTH = 900
+"""Characters of an error that one node reports to all others in a control message."""
+
+
+class Address(Protocol):
+    """What a collective needs of another node."""
+
+    @property
+    def address(self) -> str: ...
 
 
 class Member(Protocol):
@@ -26,7 +42,13 @@ class Member(Protocol):
     def num_nodes(self) -> int: ...
 
     @property
+    def nodes(self) -> Sequence[Address]: ...
+
+    @property
     def folder(self) -> str: ...
+
+    @property
+    def _only_on_control(self) -> str: ...
 
     @property
     def _link(self) -> Link: ...
@@ -35,53 +57,205 @@ class Member(Protocol):
     def _sequence(self) -> Iterator[int]: ...
 
 
-def gather(gang: Member, kind: str, value: Any) -> list[Any]:
-    """Everybody's values, by node index. ``kind`` is what the collective is called, as in "barrier()".
+def gather(gang: Member, kind: str, value: Any, root: int | None = None) -> list[Any] | None:
+    """Give ``value`` to all nodes, or to node ``root`` alone, and get the values of all.
+
+    Parameters
+    ----------
+    gang : Member
+    kind : str
+        What the call is named in messages, as in "barrier()".
+    value : any picklable
+    root : int, optional
+        The node that gets the values; all nodes by default.
+
+    Returns
+    -------
+    list or None
+        The values by node index; None on a node that is not ``root``.
 
     Raises
     ------
     ValueTooStrange
-        ``value`` cannot be pickled, or a large one did not get through.
+        ``value`` cannot be pickled (on this node alone), or a large value did not get through (on every node).
+    BadAttribute, GangException
+        The body runs on node 0 alone, or has ended.
     """
+    if gang._only_on_control:
+        raise BadAttribute(
+            f"current.gang.{kind} needs all nodes, but the body of a step with {gang._only_on_control} runs on "
+            "node 0 alone. Let the programs that it starts talk to each other, or use @gang."
+        )
+    refuse_after_the_body(gang._link, f"current.gang.{kind}")
     try:
         data = pickle.dumps(value, protocol=5)
     except Exception as error:  # pickle raises whatever a __reduce__ raises
         raise ValueTooStrange(
             f"{kind}: a {type(value).__name__} cannot be sent to the other nodes, since it cannot be pickled ({error})."
         ) from error
-    # Counted only now: a body that catches the error and gives another value is still with the others.
-    number = next(gang._sequence)
-    entry: dict[str, Any] = {}
-    if len(data) > max(1024, INLINE_TOTAL // gang.num_nodes):
-        entry = {"blob": f"{number}-{gang.node_index}"}
-        _put(gang, entry["blob"], data)
-        data = b""
-    header, payload = gang._link.request("gather", data, seq=number, kind=kind, entry=entry)
-    values, start = [], 0
-    for item in header["entries"]:
-        piece, start = payload[start : start + item["size"]], start + item["size"]
-        values.append(pickle.loads(_get(gang, item["blob"]) if "blob" in item else piece))
+    # Counted only now: a body that catches the error and gives another value makes the same calls as the others.
+    return _Collective(gang, kind, root, next(gang._sequence)).run(data)
+
+
+def gather_to_all(gang: Member, kind: str, value: Any) -> list[Any]:
+    """As :func:`gather`, without a root: the list is on every node."""
+    values = gather(gang, kind, value)
+    assert values is not None
     return values
 
 
-def _put(gang: Member, name: str, data: bytes) -> None:
-    path = os.path.join(gang.folder, f"put-{name}")
-    with open(path, "wb") as file:
-        file.write(data)
-    _transfer(gang, "put", name, path)
-    os.unlink(path)
+def check_index(gang: Member, call: str, name: str, index: int) -> None:
+    """Raises BadAttribute unless ``index``, the argument ``name`` of ``call``, is a node's."""
+    if not 0 <= index < gang.num_nodes:
+        raise BadAttribute(f"{call}({name}={index}): this gang has nodes 0 to {gang.num_nodes - 1}.")
 
 
-def _get(gang: Member, name: str) -> bytes:
-    path = os.path.join(gang.folder, f"get-{name}")
-    _transfer(gang, "get", name, path)
-    with open(path, "rb") as file:
-        data = file.read()
-    os.unlink(path)
-    return data
+class _Collective:
+    """One call on one node. ``number`` counts the messages of collectives that each node has sent so far."""
+
+    def __init__(self, gang: Member, kind: str, root: int | None, number: int) -> None:
+        self._gang, self._kind, self._root, self._number = gang, kind, root, number
+        self._own = gang.node_index
+        self._folder = os.path.join(gang.folder, "values")
+
+    def run(self, data: bytes) -> list[Any] | None:
+        """Give ``data``, the value of this node; see :func:`gather`."""
+        entry: dict[str, Any] = {}
+        inline = data
+        if len(data) > max(1024, INLINE_TOTAL // self._gang.num_nodes):
+            entry, inline = {"large": len(data)}, b""
+            if self._own not in (0, self._root):
+                entry.update(self._upload(data))
+        entries, payload = self._exchange(self._number, entry, inline, self._root)
+        sizes = {node: int(one["large"]) for node, one in enumerate(entries) if "large" in one}
+        receivers = [node for node in range(1, len(entries)) if self._needs(node) and sizes.keys() - {node}]
+        try:
+            self._check(entries)
+            if not receivers:
+                pieces = self._uploaded(sizes)
+            else:
+                sizes.pop(-1 if self._root is None else self._root, None)  # its own value is no use to the receiver
+                self._distribute(receivers, sizes, data)
+                pieces = self._packed(sizes)
+            return self._load(entries, payload, data, pieces) if self._needs(self._own) else None
+        finally:
+            for node in sizes:
+                self._remove(self._file(node))
+            if receivers:
+                self._remove(self._file())
+
+    def _needs(self, node: int) -> bool:
+        return self._root in (None, node)
+
+    def _file(self, node: int | None = None) -> str:
+        """The path, on node 0, of what ``node`` has uploaded; without a node the file of all values, on each node."""
+        return os.path.join(self._folder, f"{self._number}" if node is None else f"{self._number}-{node}")
+
+    def _exchange(
+        self, number: int, entry: dict[str, Any], data: bytes = b"", root: int | None = None
+    ) -> tuple[list[dict[str, Any]], bytes]:
+        """Give all nodes ``entry`` and get their entries; the small values of all go to ``root``, or to all nodes."""
+        header, payload = self._gang._link.request("gather", data, seq=number, kind=self._kind, entry=entry, root=root)
+        return header["entries"], payload
+
+    def _check(self, entries: list[dict[str, Any]]) -> None:
+        """Raises :class:`ValueTooStrange`, on every node, where an entry has an error."""
+        for node, entry in enumerate(entries):
+            if "error" in entry:
+                raise ValueTooStrange(
+                    f"{self._kind}: a large value did not get through on node {node}: {entry['error']}"
+                )
+
+    # -- the way to node 0 -------------------------------------------------------------------------------------------
+
+    def _upload(self, data: bytes) -> dict[str, Any]:
+        """Send ``data`` to node 0; the error, where that fails, as a part of this node's entry."""
+        path = os.path.join(self._folder, f"upload-{self._number}")
+        try:
+            os.makedirs(self._folder, 0o700, exist_ok=True)
+            with open(path, "wb") as file:
+                file.write(data)
+            name = os.path.basename(self._file(self._own))
+            return _error(self._gang._link.request("upload-value", name=name, path=path)[0].get("error"))
+        except OSError as error:
+            return _error(error)
+        finally:
+            self._remove(path)
+
+    def _uploaded(self, sizes: dict[int, int]) -> Iterator[bytes]:
+        """On node 0: what the others have uploaded, by node index."""
+        for node in sizes:
+            if node != self._own:
+                with open(self._file(node), "rb") as file:
+                    os.unlink(file.name)
+                    data = file.read()
+                yield data
+
+    # -- the way from node 0 -----------------------------------------------------------------------------------------
+
+    def _distribute(self, receivers: list[int], sizes: dict[int, int], data: bytes) -> None:
+        """Bring the values of the nodes ``sizes`` from node 0 to ``receivers``, in one file; every node calls it.
+
+        Raises :class:`ValueTooStrange` on every node where that fails.
+        """
+        link = self._gang._link
+        entry: dict[str, Any] = {}
+        if self._own in receivers:
+            header, _ = link.request("serve-values", host=self._gang.nodes[self._own].address)
+            entry = {"port": header["port"]} if "port" in header else _error(header["error"])
+        entries, _ = self._exchange(next(self._gang._sequence), entry)
+        self._check(entries)
+        entry = {}
+        if self._own == 0:
+            hops = [(node, self._gang.nodes[node].address, entries[node]["port"]) for node in receivers]
+            try:
+                self._pack(sizes, data)
+                header, _ = link.request("send-values", path=self._file(), name=f"{self._number}", hops=hops)
+                entry = _error(header.get("error"))
+            except OSError as error:
+                entry = _error(error)
+        entries, _ = self._exchange(next(self._gang._sequence), entry)
+        self._check(entries)
+
+    def _pack(self, sizes: dict[int, int], data: bytes) -> None:
+        """On node 0: make one file of all large values, in the order of the nodes."""
+        os.makedirs(self._folder, 0o700, exist_ok=True)
+        if len(sizes) == 1 and 0 not in sizes:
+            os.rename(self._file(*sizes), self._file())
+            return
+        with open(os.open(self._file(), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as target:
+            for node in sizes:
+                if node == 0:
+                    target.write(data)
+                    continue
+                with open(self._file(node), "rb") as source:
+                    os.unlink(source.name)
+                    shutil.copyfileobj(source, target, 1 << 20)
+
+    def _packed(self, sizes: dict[int, int]) -> Iterator[bytes]:
+        """The values of the other nodes in the file that :meth:`_pack` made."""
+        with open(self._file(), "rb") as file:
+            os.unlink(file.name)
+            for node, size in sizes.items():
+                if node == self._own:
+                    file.seek(size, os.SEEK_CUR)
+                else:
+                    yield file.read(size)
+
+    def _load(self, entries: list[dict[str, Any]], payload: bytes, own: bytes, large: Iterator[bytes]) -> list[Any]:
+        values, start = [], 0
+        for node, entry in enumerate(entries):
+            data, start = payload[start : start + entry["size"]], start + entry["size"]
+            if "large" in entry:
+                data = own if node == self._own else next(large)
+            values.append(pickle.loads(data))
+        return values
+
+    def _remove(self, path: str) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
 
 
-def _transfer(gang: Member, direction: str, name: str, path: str) -> None:
-    header, _ = gang._link.request(direction, name=name, path=path)
-    if "error" in header:
-        raise ValueTooStrange(f"A value of this collective did not get through: {header['error']}")
+def _error(error: object) -> dict[str, Any]:
+    """The part of an entry that says what has gone wrong; an empty one where nothing has."""
+    return {"error": str(error)[:_ERROR_LENGTH]} if error else {}

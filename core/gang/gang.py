@@ -13,7 +13,7 @@ from ..attributes import check_variables
 from ..exceptions import BadAttribute
 from ..guard.host.private_folder import is_private
 from ..guard_client.link import Link
-from .collectives import gather
+from .collectives import check_index, gather, gather_to_all
 from .launch_plan import LaunchPlan, Process, ProcessResult
 from .node import Node
 from .programs import refuse_after_the_body, run_to_their_end, start_in_background
@@ -78,7 +78,7 @@ class Gang:
 
         Raises :class:`GangFailed` (by way of the body's end) when a node cannot come any more.
         """
-        self._gather("barrier()", None)
+        gather(self, "barrier()", None)
 
     def all_gather(self, value: Any) -> list[Any]:
         """Give ``value`` to all nodes and get everybody's, by node index. Every node must call it.
@@ -97,7 +97,18 @@ class Gang:
         -------
         >>> ports = current.gang.all_gather(current.gang.free_port())
         """
-        return self._gather("all_gather()", value)
+        return gather_to_all(self, "all_gather()", value)
+
+    def gather(self, value: Any, root: int = 0) -> list[Any] | None:
+        """Give ``value`` to node ``root`` alone, which gets everybody's, by node index; the others get None. Every node
+        must call it. See :meth:`all_gather` for the values.
+
+        Example
+        -------
+        >>> parts = current.gang.gather(part)      # a list on node 0, None elsewhere
+        """
+        check_index(self, "gather", "root", root)
+        return gather(self, f"gather(root={root})", value, root)
 
     def broadcast(self, value: Any, source: int = 0) -> Any:
         """Get the ``value`` that node ``source`` gave. Every node must call it; what the others give is not sent.
@@ -109,9 +120,8 @@ class Gang:
         source : int
             Index of the node whose value it is.
         """
-        if not 0 <= source < self.num_nodes:
-            raise BadAttribute(f"broadcast(source={source}): this gang has nodes 0 to {self.num_nodes - 1}.")
-        return self._gather("broadcast()", value if self.node_index == source else None)[source]
+        check_index(self, "broadcast", "source", source)
+        return gather_to_all(self, "broadcast()", value if self.node_index == source else None)[source]
 
     def free_port(self) -> int:
         """A port of this node that no other program has and no other gang of this user gets, until the gang ends."""
@@ -275,15 +285,6 @@ class Gang:
             )
         self._link.request("save-seconds", seconds=float(seconds))
         self._save_functions.append(save)
-
-    def _gather(self, kind: str, value: Any) -> list[Any]:
-        if self._only_on_control:
-            raise BadAttribute(
-                f"current.gang.{kind} needs all nodes, but the body of a step with {self._only_on_control} runs on "
-                "node 0 alone. Let the programs that it starts talk to each other, or use @gang."
-            )
-        refuse_after_the_body(self._link, f"current.gang.{kind}")
-        return gather(self, kind, value)
 
 
 def offered(gang: Gang) -> Mapping[str, Any]:

@@ -78,7 +78,7 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
         @@ Returns
         -------
         Gang
-            `node_index`, `num_nodes`, `nodes`, `main_address`, `is_control`; `barrier()`, `all_gather()`,
+            `node_index`, `num_nodes`, `nodes`, `main_address`, `is_control`; `barrier()`, `all_gather()`, `gather()`,
             `broadcast()`, `free_port()`, `run()`.
     """
 

@@ -15,7 +15,7 @@ LIMIT = 4096
 """What a connection may send before its proof; frames are around that, too."""
 
 OPERATIONS = {
-    "gather": ("seq", "kind", "entry"),
+    "gather": ("seq", "kind", "entry", "root"),
     "fail": ("failure",),
     "cancel": ("key",),
     "ranks-ended": ("ranks",),
@@ -23,7 +23,7 @@ OPERATIONS = {
     "stopped": (),
     "bye": (),
     "done": (),
-    "bulk": (),
+    "uploads": (),
     "alive": ("number",),
     "ping": (),
     "ends-task": (),
@@ -34,6 +34,7 @@ OPERATIONS = {
 _RIGHT: dict[str, Any] = {
     "seq": 0,
     "kind": "barrier()",
+    "root": 0,
     "entry": {"blob": "0-1"},
     "key": "1.2.3",
     "ranks": [[0, 1.7e9], [1, 1.7e9]],

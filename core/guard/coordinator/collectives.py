@@ -27,8 +27,9 @@ class Mismatch(Exception):
 
 
 class _Collective:
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, root: int | None) -> None:
         self.kind = kind
+        self.root = root
         self.entries: dict[int, tuple[Header, bytes]] = {}
 
 
@@ -40,8 +41,9 @@ class Collectives:
         self._open: dict[int, _Collective] = {}
         self._bytes: dict[int, int] = {}
 
-    def add(self, node: int, header: Header, payload: bytes) -> tuple[Header, bytes] | None:
-        """Add the part of ``node``. Returns the message with all parts once every node has sent its own.
+    def add(self, node: int, header: Header, payload: bytes) -> tuple[Header, bytes, int | None] | None:
+        """Add the part of ``node``. Returns, once every node has sent its own, the message with all parts, its payload,
+        and the node that alone is to get the payload (None: all nodes).
 
         Raises
         ------
@@ -59,8 +61,9 @@ class Collectives:
         self._bytes[node] = self._bytes.get(node, 0) + len(payload)
         if self._bytes[node] > MOST_BYTES:
             raise Nonsense(f"more than {MOST_BYTES} bytes for collectives that are under way")
-        gather = self._open.setdefault(number, _Collective(kind))
-        if gather.kind != kind:
+        root: int | None = header.get("root")
+        gather = self._open.setdefault(number, _Collective(kind, root))
+        if (gather.kind, gather.root) != (kind, root):
             raise Mismatch(
                 node,
                 f"called {kind} where node {min(gather.entries)} called {gather.kind}: every node must make the same "
@@ -74,7 +77,7 @@ class Collectives:
             self._bytes[index] -= len(data)
         ordered = [gather.entries[index] for index in range(self._num_nodes)]
         entries = [{**entry, "size": len(data)} for entry, data in ordered]
-        return {"op": "gathered", "seq": number, "entries": entries}, b"".join(data for _, data in ordered)
+        return {"op": "gathered", "seq": number, "entries": entries}, b"".join(data for _, data in ordered), root
 
     def check_deserted(self, done: Set[int]) -> None:
         """Raises Mismatch for a node among those whose body is ``done``, which others still wait for."""

@@ -43,8 +43,8 @@ class Hub:
         Takes what control's own node is to receive.
     say : callable
         Takes a line for the user.
-    start_bulk : callable
-        Opens the bulk server and returns its port; called at the first need.
+    start_uploads : callable
+        Starts the server for uploads and returns its port; called at the first need.
     """
 
     def __init__(
@@ -54,12 +54,12 @@ class Hub:
         timeout_s: float,
         deliver: Callable[[Header, bytes], None],
         say: Callable[[str], None],
-        start_bulk: Callable[[], int],
+        start_uploads: Callable[[], int],
     ) -> None:
         self._loop = loop
         self._num_nodes = num_nodes
         self._say = say
-        self._start_bulk = start_bulk
+        self._start_uploads = start_uploads
         self.roster = Roster(deliver)
         self._collectives = Collectives(num_nodes)
         self._complete = False
@@ -165,8 +165,8 @@ class Hub:
             self.failures.alive(node, header["number"])
         elif op == "cancel":
             self.roster.broadcast({"op": "cancel", "key": header["key"]})
-        elif op == "bulk":
-            self._open_bulk(node)
+        elif op == "uploads":
+            self._open_uploads(node)
         elif op == "tolerate" and node == 0:
             self._tolerate()
         elif op == "save-seconds":
@@ -185,14 +185,14 @@ class Hub:
         self.failures.lost(node)
         self.roster.deliver({"op": "lost", "node": node}, b"")
 
-    def _open_bulk(self, node: int) -> None:
+    def _open_uploads(self, node: int) -> None:
         try:
-            port = self._start_bulk()
+            port = self._start_uploads()
         except (OSError, RuntimeError) as error:
-            text = f"its guard could not open the way for large values: {error}"
+            text = f"its guard could not start the server for large values: {error}"
             self.fail(Failure(0, "guard", text, time.time()))
         else:
-            self.roster.send(node, {"op": "bulk", "port": port})
+            self.roster.send(node, {"op": "uploads", "port": port})
 
     def _gather(self, node: int, header: Header, payload: bytes) -> None:
         try:

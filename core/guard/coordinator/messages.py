@@ -34,7 +34,7 @@ _END_OF_TIME = 1e12
 
 
 def inline_bytes(num_nodes: int) -> int:
-    """Bytes of payload that one node may give to one collective; what is larger goes by bulk streams."""
+    """Bytes of payload that one node may give to one collective; what is larger goes beside the control connections."""
     return max(1024, INLINE_TOTAL // num_nodes)
 
 
@@ -81,6 +81,8 @@ def _nothing(checker: Checker, header: Header, payload: bytes) -> None:
 def _gather(checker: Checker, header: Header, payload: bytes) -> None:
     integer(header, "seq", 0, _LAST_NUMBER)
     string(header, "kind", 200)
+    if header.get("root") is not None:
+        integer(header, "root", 0, checker.num_nodes - 1)
     most = inline_bytes(checker.num_nodes)
     if len(payload) > most:
         raise Nonsense(f"{len(payload)} bytes for a collective, in which a node has {most}")
@@ -155,7 +157,7 @@ _FIELDS: dict[str, Callable[[Checker, Header, bytes], None]] = {
     "ends-task": _nothing,
     "bye": _nothing,
     "done": _nothing,
-    "bulk": _nothing,
+    "uploads": _nothing,
     "alive": _alive,
     "ping": _nothing,
     "tolerate": _nothing,  # of control alone; of others it does nothing

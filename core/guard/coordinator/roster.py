@@ -53,7 +53,11 @@ class Roster:
         elif node in self.members:
             self.members[node].send(header, payload)
 
-    def broadcast(self, header: Header, payload: bytes = b"") -> None:
-        """Send a message to all nodes that are connected, and to node 0."""
-        send_to_all(list(self.members.values()), header, payload)
-        self.deliver(header, payload)
+    def broadcast(self, header: Header, payload: bytes = b"", root: int | None = None) -> None:
+        """Send a message to all nodes that are connected, and to node 0; the payload to ``root`` alone, if given."""
+        if root is not None:
+            self.send(root, header, payload)
+            payload = b""
+        send_to_all([self.members[node] for node in self.members if node != root], header, payload)
+        if root != 0:
+            self.deliver(header, payload)

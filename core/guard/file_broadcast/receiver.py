@@ -13,6 +13,7 @@ from .partial_file import Lost, Part
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from collections.abc import Callable
     from typing import Any
 
     from .hop import Hop
@@ -184,7 +185,9 @@ _lock = threading.Lock()
 _deliveries: dict[tuple[str, int], Delivery] = {}
 
 
-def find(request: dict[str, Any], body: dict[str, Any], key: bytes, cwd: str) -> tuple[Delivery, list[Hop]]:
+def find(
+    request: dict[str, Any], body: dict[str, Any], key: bytes, place: Callable[[str], str]
+) -> tuple[Delivery, list[Hop]]:
     """The delivery that a request goes on with, or a new one, and the nodes after this one.
 
     Raises
@@ -195,12 +198,14 @@ def find(request: dict[str, Any], body: dict[str, Any], key: bytes, cwd: str) ->
     try:
         name = str(request["take"]), int(request["node"])
         to, size, mode, hops = str(body["to"]), int(body["size"]), int(body["mode"]), hops_of(body["hops"])
-        path = os.path.join(cwd, to)
+        path = place(to)
         os.fsencode(path)
         if "\0" in path or size < 0:
             raise ValueError(path)
     except (KeyError, TypeError, ValueError):
         raise Lost("The request is none that a node knows.", everywhere=False) from None
+    except BulkError as error:
+        raise Lost(str(error), everywhere=False) from None
     with _lock:
         for old in [old for old, delivery in _deliveries.items() if delivery.forgotten()]:
             del _deliveries[old]

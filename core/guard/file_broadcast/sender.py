@@ -105,15 +105,15 @@ class Progress:
         self._say(f"{self._what}: {percent} %")
 
 
-def take(link: Link, request: dict[str, Any], key: bytes, cwd: str) -> None:
+def take(link: Link, request: dict[str, Any], key: bytes, place: Callable[[str], str]) -> None:
     """Serve one who sends this node a file, and pass it on to the nodes after it.
 
-    A relative target is one below ``cwd``. When the connection breaks, what has come is kept for some seconds, for
-    another sender (:data:`~.delivery.KEEP_SECONDS`).
+    ``place`` gives the path of a target by its name, and raises BulkError where nothing may go there. When the
+    connection breaks, what has come is kept for some seconds, for another sender (:data:`~.receiver.KEEP_SECONDS`).
     """
     body = receive_body(link)
     try:
-        mine, hops = receiver.find(request, body, key, cwd)
+        mine, hops = receiver.find(request, body, key, place)
         mine.receive(link, hops)
     except Lost as lost:
         link.send_header({"error": str(lost)})

@@ -7,7 +7,7 @@ from collections.abc import Callable
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from ..loop.framing import Header
-    from .hub_link import BulkReady, HubLink
+    from .hub_link import HubLink, UploadsReady
 
 
 class NotJoined:
@@ -24,7 +24,7 @@ class NotJoined:
     def send(self, header: Header, payload: bytes = b"") -> None:
         """There is nobody to send to."""
 
-    def with_bulk(self, ready: BulkReady) -> None:
+    def with_uploads(self, ready: UploadsReady) -> None:
         raise RuntimeError("this node has not joined its gang")
 
     def has_left(self, node: int) -> bool:

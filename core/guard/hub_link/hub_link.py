@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from ..loop.event_loop import Loop
     from ..loop.framing import Header
 
-    BulkReady = Callable[[str, int, bytes], None]
+    UploadsReady = Callable[[str, int, bytes], None]
 
     class HubLink(Protocol):
         """What a node needs of its link to the hub."""
@@ -45,8 +45,8 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
         def send(self, header: Header, payload: bytes = b"") -> None:
             """One message to the hub."""
 
-        def with_bulk(self, ready: BulkReady) -> None:
-            """Call ``ready(address, port, secret)`` of control's bulk server once it listens."""
+        def with_uploads(self, ready: UploadsReady) -> None:
+            """Call ``ready(address, port, secret)`` of node 0's server for uploads once it listens."""
 
         def has_left(self, node: int) -> bool:
             """On control: whether ``node`` has stored its state and left."""
@@ -107,7 +107,7 @@ class RemoteHubLink:
         self._identity = Identity(*header["identity"])
         self._connection: Connection | None = None
         self._left = False
-        self._bulk_waiting: list[BulkReady] = []
+        self._uploads_waiting: list[UploadsReady] = []
         self.on_connected: Callable[[], None] = lambda: None
         self._ring = Ring(loop, node, self._identity, self.secret, header["host"], fail, say)
         info = {**header["info"], "ring_port": self._ring.port}
@@ -189,8 +189,8 @@ class RemoteHubLink:
             self.control_done = True
         elif op == "ping":
             self.send({**header, "op": "alive"})
-        elif op == "bulk":
-            waiting, self._bulk_waiting = self._bulk_waiting, []
+        elif op == "uploads":
+            waiting, self._uploads_waiting = self._uploads_waiting, []
             for ready in waiting:
                 ready(self._address, header["port"], self.secret)
         self._on_message(header, payload)
@@ -199,9 +199,9 @@ class RemoteHubLink:
         if self._connection is not None:
             self._connection.send(header, payload)
 
-    def with_bulk(self, ready: BulkReady) -> None:
-        self._bulk_waiting.append(ready)
-        self.send({"op": "bulk"})
+    def with_uploads(self, ready: UploadsReady) -> None:
+        self._uploads_waiting.append(ready)
+        self.send({"op": "uploads"})
 
     def has_left(self, node: int) -> bool:
         return False

@@ -15,12 +15,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from ..loop.event_loop import Loop
     from ..loop.framing import Header
-    from ..tls.values import BulkServer
-    from .hub_link import BulkReady
+    from ..tls.uploads import UploadServer
+    from .hub_link import UploadsReady
 
 
 class LocalHubLink:
-    """Control's: the hub itself, the socket on which the others reach it, and the bulk server.
+    """Control's: the hub itself, the socket on which the others reach it, and the server for uploads.
 
     Parameters
     ----------
@@ -60,8 +60,8 @@ class LocalHubLink:
         self.secret = os.urandom(32)
         self.all_left = num_nodes == 1
         self._folder, self._say, self._on_message = folder, say, on_message
-        self._bulk: BulkServer | None = None
-        self._hub = Hub(loop, num_nodes, timeout_s, self._deliver, say, self._start_bulk)
+        self._uploads: UploadServer | None = None
+        self._hub = Hub(loop, num_nodes, timeout_s, self._deliver, say, self._start_uploads)
         self._acceptor = Acceptor(
             loop,
             host,
@@ -84,21 +84,21 @@ class LocalHubLink:
             self.all_left = True
         self._on_message(header, payload)
 
-    def _start_bulk(self) -> int:
-        if self._bulk is None:
-            from ..tls.values import BulkServer
+    def _start_uploads(self) -> int:
+        if self._uploads is None:
+            from ..tls.uploads import UploadServer
 
-            folder = os.path.join(self._folder, "bulk")
+            folder = os.path.join(self._folder, "values")
             os.makedirs(folder, mode=0o700, exist_ok=True)
             complain = Complaint(self._say, "node 0", "for large values")
-            self._bulk = BulkServer(self.address, self.secret, folder, complain=complain)
-        return self._bulk.port
+            self._uploads = UploadServer(self.address, self.secret, folder, complain=complain)
+        return self._uploads.port
 
     def send(self, header: Header, payload: bytes = b"") -> None:
         self._hub.receive(0, header, payload)
 
-    def with_bulk(self, ready: BulkReady) -> None:
-        ready(self.address, self._start_bulk(), self.secret)
+    def with_uploads(self, ready: UploadsReady) -> None:
+        ready(self.address, self._start_uploads(), self.secret)
 
     def has_left(self, node: int) -> bool:
         return node in self._hub.roster.left
@@ -119,6 +119,6 @@ class LocalHubLink:
 
     def close(self, then: Callable[[], None]) -> None:
         self._acceptor.close()
-        if self._bulk is not None:
-            self._bulk.close()
+        if self._uploads is not None:
+            self._uploads.close()
         self._hub.close(then)

@@ -31,6 +31,7 @@ from .requests.pending_requests import PendingRequests
 from .requests.port_and_file_requests import PortAndFileRequests
 from .requests.process_requests import ProcessRequests
 from .requests.task_requests import TaskRequests
+from .requests.value_requests import ValueRequests
 from .state import NodeState
 from .task_death import TaskDeath
 from .task_end import TaskEnd
@@ -85,6 +86,7 @@ class Node:
             self._gang,
             ProcessRequests(loop, identity, state, hub, pending, work, launcher, cleanup, say),
             PortAndFileRequests(loop, identity, hub, pending, cleanup, say),
+            ValueRequests(loop, identity, hub, pending, cleanup, say),
         ]
         self._requests = Requests(pending, groups, failures.guard_failed)
         self._death = TaskDeath(loop, identity, state, hub, ending, cleanup, failures.fail, self._task_gone)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hmac
+import os
+from functools import partial
 
 from ..loop.limits import Complaint
 from ..tls.endpoints import SecureServer
@@ -62,7 +64,7 @@ class PeerServer(SecureServer):
         if "run" in request:
             self._remote.serve(link, request, self._launcher, self._env, self._cwd)
         elif "take" in request:
-            self._chain.take(link, request, self._secret, self._cwd)
+            self._chain.take(link, request, self._secret, partial(os.path.join, self._cwd))
         else:
             raise BulkError("The request is none that a node knows.")
 

@@ -2,9 +2,9 @@
 
 TLS wants a certificate, the standard library can use one but not make one, and a key that ships with a package would be
 a key that everybody has. So a fresh P-256 key is drawn for each server and signs a certificate for itself. The
-certificate vouches for nobody: :mod:`bulk` authenticates both sides by the gang's secret. It is only what TLS needs to
-agree on a key with ECDHE. The arithmetic is not constant in time, which matters little to a key of one attempt that
-signs one certificate here (the signatures of handshakes are OpenSSL's).
+certificate vouches for nobody: :mod:`.endpoints` authenticates both sides by the gang's secret. It is only what TLS
+needs to agree on a key with ECDHE. The arithmetic is not constant in time, which matters little to a key of one attempt
+that signs one certificate here (the signatures of handshakes are OpenSSL's).
 """
 
 from __future__ import annotations

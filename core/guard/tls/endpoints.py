@@ -1,5 +1,5 @@
-"""Encrypted, authenticated connections between the nodes of one gang: for files (:mod:`bulk`), and for what one node
-has another do (:mod:`peer`).
+"""Encrypted, authenticated connections between the nodes of one gang: for files and values, and for commands that one
+node has another run.
 
 TLS 1.2 with ECDHE and a certificate that proves nothing (see :mod:`certificate`). Both sides then show an HMAC, under
 the gang's secret, over the TLS session itself ("tls-unique", RFC 5929), before anything else is sent. Someone in the

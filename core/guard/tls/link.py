@@ -1,4 +1,4 @@
-"""One encrypted connection of :mod:`bulk`: the proof of the secret, small headers, and bytes."""
+"""One encrypted connection of :mod:`.endpoints`: the proof of the secret, small headers, and bytes."""
 
 from __future__ import annotations
 

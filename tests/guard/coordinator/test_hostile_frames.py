@@ -192,6 +192,8 @@ def nonsense(bench: Bench, member: Member) -> str:
         ({"op": ["gather"]}, "the operation of type list"),
         ({}, "the operation None"),
         ({"op": "gather", "seq": -1, "kind": "x"}, "'seq' is -1"),
+        ({"op": "gather", "seq": 0, "kind": "x", "root": 9999}, "'root' is 9999"),
+        ({"op": "gather", "seq": 0, "kind": "x", "root": []}, "'root' is"),
         ({"op": "gather", "seq": 0, "kind": "x", "entry": {"a": [[]]}}, "'a' in 'entry' is of type list"),
         ({"op": "fail", "failure": {"node": 7}}, "'node' is 7, and not an integer from 0 to 2"),
         ({"op": "fail", "failure": 5}, "'failure' is 5"),

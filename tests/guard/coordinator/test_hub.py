@@ -95,16 +95,16 @@ class Bench:
         self.loop = loop
         self.heard: list[tuple[dict[str, Any], bytes]] = []
         self.said: list[str] = []
-        self.bulk_starts = 0
+        self.upload_starts = 0
         self.members: dict[int, Member] = {}
-        self.hub = Hub(loop, nodes, timeout, self._deliver, self.said.append, self._start_bulk)
+        self.hub = Hub(loop, nodes, timeout, self._deliver, self.said.append, self._start_uploads)
         self.acceptor = Acceptor(loop, "127.0.0.1", SECRET, GANG, self.hub.accept, self.hub.refuse)
 
     def _deliver(self, header: dict[str, Any], payload: bytes) -> None:
         self.heard.append((header, payload))
 
-    def _start_bulk(self) -> int:
-        self.bulk_starts += 1
+    def _start_uploads(self) -> int:
+        self.upload_starts += 1
         return 4711
 
     def got(self, op: str) -> list[dict[str, Any]]:
@@ -232,6 +232,30 @@ def test_a_collective_gives_everybody_s_values_to_all_by_index(bench: Callable[.
         assert (expected, b"onetwo") in member.heard
 
 
+@pytest.mark.parametrize("root", [0, 2])
+def test_a_collective_with_a_root_gives_the_values_to_that_node_alone(bench: Callable[..., Bench], root: int) -> None:
+    gang = bench(3)
+    gang.join(1, 2)
+    for node in (2, 1):
+        part = f"from {node}".encode()
+        gang.members[node].say("gather", part, seq=0, kind="gather()", entry={"large": node == 2}, root=root)
+    gang.hub.receive(0, {"op": "gather", "seq": 0, "kind": "gather()", "entry": {}, "root": root}, b"from 0")
+    until(gang.loop, lambda: all(member.got("gathered") for member in gang.members.values()))
+    heard = {0: gang.heard, **{node: member.heard for node, member in gang.members.items()}}
+    entries = [{"size": 6}, {"large": False, "size": 6}, {"large": True, "size": 6}]
+    for node, messages in heard.items():
+        got = [(header["entries"], payload) for header, payload in messages if header["op"] == "gathered"]
+        assert got == [(entries, b"from 0from 1from 2" if node == root else b"")], node
+
+
+def test_a_collective_has_one_root(bench: Callable[..., Bench]) -> None:
+    gang = bench(2)
+    gang.join(1)
+    gang.hub.receive(0, {"op": "gather", "seq": 0, "kind": "gather(root=0)", "root": 0}, b"")
+    gang.members[1].say("gather", seq=0, kind="gather(root=1)", root=1)
+    assert "node 1 (host-1): called gather(root=1) where node 0 called gather(root=0): every node" in gang.report()
+
+
 def test_different_collectives_at_the_same_place_end_the_gang(bench: Callable[..., Bench]) -> None:
     gang = bench(2)
     gang.join(1)
@@ -316,14 +340,14 @@ def test_a_node_that_has_left_deserts_a_collective(bench: Callable[..., Bench], 
     assert "node 2 (host-2): finished its step while node 1 waits for it in barrier()" in gang.report()
 
 
-def test_the_bulk_server_is_asked_for_when_it_is_needed(bench: Callable[..., Bench]) -> None:
+def test_the_server_for_uploads_is_asked_for_when_it_is_needed(bench: Callable[..., Bench]) -> None:
     gang = bench(3)
     gang.join(1, 2)
-    assert gang.bulk_starts == 0
-    gang.members[1].say("bulk")
-    until(gang.loop, lambda: bool(gang.members[1].got("bulk")))
-    assert gang.members[1].got("bulk") == [{"op": "bulk", "port": 4711}]
-    assert not gang.members[2].got("bulk")
+    assert gang.upload_starts == 0
+    gang.members[1].say("uploads")
+    until(gang.loop, lambda: bool(gang.members[1].got("uploads")))
+    assert gang.members[1].got("uploads") == [{"op": "uploads", "port": 4711}]
+    assert not gang.members[2].got("uploads")
 
 
 def test_a_cancelled_launch_and_the_end_of_control_s_body_are_told_to_all(bench: Callable[..., Bench]) -> None:

@@ -20,9 +20,9 @@ from support.processes import all_processes
 from test_files_between_nodes import HOST, SECRET, proved, server  # noqa: F401 - a fixture
 from test_remote_commands import LocalGang, wait
 
-from metaflow_extensions.gang.core.guard.tls import values
+from metaflow_extensions.gang.core.guard.tls import uploads
 from metaflow_extensions.gang.core.guard.tls.link import client_context
-from metaflow_extensions.gang.core.guard.tls.values import BulkServer, get
+from metaflow_extensions.gang.core.guard.tls.uploads import UploadServer, put
 
 IDLE = 1500
 """Connections of which nothing comes; a thread and five seconds for each of 64 made that two minutes."""
@@ -35,7 +35,6 @@ SOON = 10.0
 def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "served"
     folder.mkdir(mode=0o700)
-    (folder / "name").write_bytes(b"content")
     return folder
 
 
@@ -59,16 +58,17 @@ def client_hello() -> bytes:
 
 @pytest.mark.parametrize("says", ["nothing", "the beginning of TLS"])
 @pytest.mark.usefixtures("many_files")
-def test_idle_connections_hold_up_no_file(server: BulkServer, folder: Path, tmp_path: Path, says: str) -> None:  # noqa: F811
+def test_idle_connections_hold_up_no_file(server: UploadServer, folder: Path, tmp_path: Path, says: str) -> None:  # noqa: F811
     words = client_hello() if says != "nothing" else b""
+    (tmp_path / "source").write_bytes(b"content")
     with contextlib.ExitStack() as stack:
         for _ in range(IDLE if not words else 300):
             sock = stack.enter_context(socket.create_connection((HOST, server.port), 20))
             sock.sendall(words)
         begun = time.monotonic()
-        get(HOST, server.port, SECRET, "name", str(tmp_path / "got"))
+        put(HOST, server.port, SECRET, "name", str(tmp_path / "source"))
         assert time.monotonic() - begun < SOON
-    assert (tmp_path / "got").read_bytes() == b"content"
+    assert (folder / "name").read_bytes() == b"content"
 
 
 SERVER = """
@@ -76,11 +76,11 @@ import sys
 package = type(sys)("guard")
 package.__path__ = [sys.argv[1]]
 sys.modules["guard"] = package
-from guard.tls.values import BulkServer
+from guard.tls.uploads import UploadServer
 from guard.loop.limits import Complaint
 
 complain = Complaint(lambda line: print(line, flush=True), "node 0", "for large values")
-server = BulkServer("127.0.0.1", bytes.fromhex(sys.argv[2]), sys.argv[3], complain=complain)
+server = UploadServer("127.0.0.1", bytes.fromhex(sys.argv[2]), sys.argv[3], complain=complain)
 print(server.port, flush=True)
 sys.stdin.read()
 server.close()
@@ -97,7 +97,7 @@ def process(folder: Path) -> Iterator[subprocess.Popen[str]]:
             "-S",
             "-c",
             SERVER,
-            os.path.dirname(os.path.dirname(str(values.__file__))),
+            os.path.dirname(os.path.dirname(str(uploads.__file__))),
             SECRET.hex(),
             str(folder),
         ],
@@ -115,9 +115,10 @@ def line_of(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline()
 
 
-def start_get(port: int, target: Path) -> Callable[[], bytes]:
-    """Fetch a file in a thread; what is returned waits for it."""
-    thread = threading.Thread(target=get, args=(HOST, port, SECRET, "name", str(target)), daemon=True)
+def start_put(port: int, source: Path, target: Path) -> Callable[[], bytes]:
+    """Upload a file in a thread; what is returned waits for it."""
+    source.write_bytes(b"content")
+    thread = threading.Thread(target=put, args=(HOST, port, SECRET, target.name, str(source)), daemon=True)
     thread.start()
 
     def content() -> bytes:
@@ -147,13 +148,15 @@ def memory(pid: int) -> int:
         return int(statm.read().split()[0]) * resource.getpagesize()
 
 
-def test_a_server_without_free_descriptors_goes_on(process: subprocess.Popen[str], tmp_path: Path) -> None:
+def test_a_server_without_free_descriptors_goes_on(
+    process: subprocess.Popen[str], folder: Path, tmp_path: Path
+) -> None:
     port = int(line_of(process))
     limit = open_files(process.pid) + 24
     resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (limit, limit))
     # Those that prove nothing go for one that does, and for the file that it wants ...
     idle = [socket.create_connection((HOST, port), 20) for _ in range(100)]
-    assert start_get(port, tmp_path / "first")() == b"content"
+    assert start_put(port, tmp_path / "source", folder / "first")() == b"content"
     said = line_of(process)
     assert said.startswith(f"The guard of node 0 has no open file left (the limit is {limit}, ulimit -n)"), said
     assert "for its port for large values. Whoever connects waits until that is over." in said
@@ -161,17 +164,17 @@ def test_a_server_without_free_descriptors_goes_on(process: subprocess.Popen[str
         sock.close()
     # ... and those that have proved the secret do not.
     links = [proved(port) for _ in range(24)]
-    content = start_get(port, tmp_path / "second")
+    content = start_put(port, tmp_path / "source", folder / "second")
     for link in links:
         link.close()
     assert content() == b"content"
 
 
-def test_a_server_without_free_threads_goes_on(process: subprocess.Popen[str], tmp_path: Path) -> None:
+def test_a_server_without_free_threads_goes_on(process: subprocess.Popen[str], folder: Path, tmp_path: Path) -> None:
     port = int(line_of(process))
     with without_threads(process.pid):
         links = [proved(port) for _ in range(3)]
-        content = start_get(port, tmp_path / "got")
+        content = start_put(port, tmp_path / "source", folder / "name")
         said = line_of(process)
         assert said.startswith("The guard of node 0 has no thread left (can't start new thread: "), said
     assert content() == b"content"

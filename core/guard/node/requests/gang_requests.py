@@ -135,9 +135,9 @@ class GangRequests:
         self._pending.answer(number, {})
 
     def gather(self, number: int, header: Header, payload: bytes) -> None:
-        """This node's part of a collective. The reply has everybody's."""
+        """This node's part of a collective. The reply has all parts, or those for this node."""
         self._collectives[header["seq"]] = number
-        part = {name: header[name] for name in ("seq", "kind", "entry")}
+        part = {name: header[name] for name in ("seq", "kind", "entry", "root")}
         self._hub.send({"op": "gather", **part}, payload)
 
     def gathered(self, header: Header, payload: bytes) -> None:

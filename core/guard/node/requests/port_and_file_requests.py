@@ -1,4 +1,4 @@
-"""Requests for ports, for files that go with the gang, and for values and files that are sent to other nodes."""
+"""Requests for ports, for files that go with the gang, and for files that are sent to other nodes."""
 
 from __future__ import annotations
 
@@ -35,13 +35,7 @@ class PortAndFileRequests:
         self._pending, self._cleanup, self._say = pending, cleanup, say
 
     def methods(self) -> dict[str, Method]:
-        return {
-            "port": self.port,
-            "own": self.own,
-            "put": self.transfer,
-            "get": self.transfer,
-            "broadcast": self.broadcast,
-        }
+        return {"port": self.port, "own": self.own, "broadcast": self.broadcast}
 
     def port(self, number: int, header: Header, payload: bytes) -> None:
         """Lease a port until the node ends: ``exact``, or any where that is 0."""
@@ -63,29 +57,6 @@ class PortAndFileRequests:
         else:
             self._cleanup.owned.add_pattern(header["pattern"])
         self._pending.answer(number, {})
-
-    def transfer(self, number: int, header: Header, payload: bytes) -> None:
-        """Send or receive a value too large for a frame, by a bulk stream of its own, on a thread."""
-
-        def ready(address: str, port: int, secret: bytes) -> None:
-            try:
-                threading.Thread(target=work, args=(address, port, secret), name="bulk", daemon=True).start()
-            except RuntimeError as error:
-                whose = f"The guard of node {self._identity.index}"
-                self._pending.answer(number, {"error": f"{whose} has {what_ran_out(error)} for a large value."})
-
-        def work(address: str, port: int, secret: bytes) -> None:
-            from ...tls import values
-
-            reply: Header = {}
-            try:
-                transfer = values.put if header["op"] == "put" else values.get
-                transfer(address, port, secret, header["name"], header["path"])
-            except (values.BulkError, OSError, ValueError) as error:
-                reply = {"error": str(error)}
-            self._loop.call_soon_threadsafe(lambda: self._pending.answer(number, reply))
-
-        self._hub.link.with_bulk(ready)
 
     def broadcast(self, number: int, header: Header, payload: bytes) -> None:
         """Send a file to other nodes, each of which passes it on to the next; on a thread."""
