@@ -105,6 +105,7 @@ def test_nothing_heavy_is_imported_and_nothing_said_without_an_old_name(tmp_path
     assert run_script(tmp_path, "import metaflow").stderr == ""
 
 
+@pytest.mark.slow
 def test_a_flow_finds_its_results_by_the_old_names(flow_run: Callable[..., Any], tmp_path: Path) -> None:
     run = flow_run(FLOW).ok(RUN_S)
     assert run.artifact("start", "location") == run.artifact("start", "expected")
@@ -158,6 +159,7 @@ def test_azure_blob_wants_one_place(blob: type[AzureBlob]) -> None:
             blob(**places)
 
 
+@pytest.mark.slow
 def test_the_callbacks_say_what_they_need() -> None:
     with pytest.raises(metaflow.exception.MetaflowException, match="METAFLOW_DATATOOLS_S3ROOT"):
         hf_callbacks.DeepspeedHFTrainerS3Sync(run_pathspec="Train/7")

@@ -196,6 +196,7 @@ def test_the_callback_writes_what_is_tracked_in_the_order_asked_for(real: Any, t
     assert os.listdir(tmp_path) == ["card.json"], "no unfinished file is left"
 
 
+@pytest.mark.slow
 def test_only_rank_0_writes_and_a_second_training_starts_anew(real: Any, tmp_path: Path) -> None:
     told = real.MetaflowHuggingFaceCardCallback()
     assert told.tracked_metrics == ["loss", "grad_norm"]

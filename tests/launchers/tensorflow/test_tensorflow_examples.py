@@ -41,6 +41,7 @@ def test_a_script_fits_with_tf_keras(flow_run: FlowRunner) -> None:
     assert int(printed(run.output, r"the model is (\d+) bytes")) == len(run.artifact("join", "model")) > 10_000
 
 
+@pytest.mark.slow
 def test_the_failure_on_purpose_is_told(flow_run: FlowRunner) -> None:
     require_packages("tensorflow")
     run = flow_run(TENSORFLOW / "fails_on_purpose.py", env=QUIET)
