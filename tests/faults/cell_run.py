@@ -92,13 +92,13 @@ def environment(cell: Cell, folder: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def watched(result: Result) -> Iterator[None]:
+def watched(result: Result, launcher: str) -> Iterator[None]:
     """What the block leaves behind, or raises, becomes a problem of the result."""
     mark = uuid.uuid4().hex
     outer = os.environ.get(MARK)
     os.environ[MARK] = mark
     before = Before(mark)
-    others = _scratch()
+    others = _scratch(launcher)
     started = time.monotonic()
     try:
         yield
@@ -111,7 +111,7 @@ def watched(result: Result) -> Iterator[None]:
         else:
             os.environ[MARK] = outer
         end = time.monotonic() + DEADLINE * FACTOR
-        while (left := before.remains() + sorted(_scratch() - others)) and time.monotonic() < end:
+        while (left := before.remains() + sorted(_scratch(launcher) - others)) and time.monotonic() < end:
             time.sleep(injector.STEP_S)
         if result.ended:
             result.problems += [f"left behind: {line}" for line in left]
@@ -120,10 +120,13 @@ def watched(result: Result) -> Iterator[None]:
         result.total = time.monotonic() - started
 
 
-def _scratch() -> set[str]:
-    """What frameworks keep in /tmp by names of their own, of which nothing may stay."""
-    kinds = ("ompi.*", "gang-ray-*", "pmix-*", "prte.*", "openmpi-sessions-*")
-    return {f"file {path}" for kind in kinds for path in Path("/tmp").glob(kind)}
+SCRATCH = {"mpi": ("ompi.*", "pmix-*", "prte.*", "openmpi-sessions-*"), "ray": ("gang-ray-*",)}
+"""Patterns of what the framework of a launcher keeps in /tmp. Tests of others may run at the same time."""
+
+
+def _scratch(launcher: str) -> set[str]:
+    """What the launcher's framework keeps in /tmp by names of its own, of which nothing may stay."""
+    return {f"file {path}" for kind in SCRATCH.get(launcher, ()) for path in Path("/tmp").glob(kind)}
 
 
 def run_cell(cell: Cell, folder: Path, delay: float = 0.2) -> Result:
@@ -131,7 +134,7 @@ def run_cell(cell: Cell, folder: Path, delay: float = 0.2) -> Result:
     result = Result(cell.name)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    with watched(result):
+    with watched(result, cell.launcher):
         if cell.row.place == "hosts":
             import hosts_run
 

@@ -108,7 +108,7 @@ def healthy(folder: Path, plan: tuple[tuple[int, int], ...] = HEALTHY) -> tuple[
                 where = folder / f"healthy-{nodes}-{first}"
                 where.mkdir(parents=True)
                 started = time.monotonic()
-                with watched(result):
+                with watched(result, "gang"):
                     (where / "flow.py").write_text(GANGS)
                     env = {"FAULTS_NODES": str(nodes), "FAULTS_GANGS": str(steps)}
                     run = FlowRun(where / "flow.py", "--max-workers", str(AT_ONCE), folder=where, env=env)
