@@ -379,7 +379,7 @@ signal.signal(signal.SIGALRM, raise_it)
 os.kill(link.guard_pid, signal.SIGSTOP)
 signal.alarm(1)
 try:
-    link.request("gather", b"x" * 4_000_000, seq=0, kind="barrier()", entry={})
+    link.request("gather", b"x" * 4_000_000, seq=0, kind="barrier()", entry={}, root=None)
 except TimeIsUp:
     os.kill(link.guard_pid, signal.SIGCONT)
     print(link.request("port", exact=None)[0]["port"] > 0, flush=True)
