@@ -113,9 +113,7 @@ class Runs:
         self,
         own: Mapping[str, Any],
         alike: Sequence[str] = (),
-        complain: Callable[
-            [str, Any, Any, int], str
-        ] = "The nodes call run() differently: {} is {} and {} (node {}).".format,
+        complain: Complain = "The nodes call run() differently: {} is {} and {} (node {}).".format,
     ) -> list[Mapping[str, Any]]:
         """What each node says of this call, by node index. Every node must call it.
 

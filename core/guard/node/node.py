@@ -80,7 +80,7 @@ class Node:
         self._gang = GangRequests(
             loop, identity, state, hub, pending, work, local_tasks, cleanup, failures, self.from_hub, say
         )
-        of_task = (ending, self._preemption, children, cleanup)
+        of_task = (self._preemption, children, cleanup)
         groups: list[Group] = [
             TaskRequests(loop, identity, state, hub, pending, *of_task, failures, self, say, err),
             self._gang,

@@ -24,7 +24,6 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from ..node_failures import NodeFailures
     from ..preemption import Preemption
     from ..state import NodeState
-    from ..task_end import TaskEnd
     from .dispatch import Method
     from .pending_requests import PendingRequests
 
@@ -60,7 +59,6 @@ class TaskRequests:
         state: NodeState,
         hub: HubAccess,
         pending: PendingRequests,
-        ending: TaskEnd,
         preemption: Preemption,
         children: TaskChildren,
         cleanup: Cleanup,
@@ -70,7 +68,7 @@ class TaskRequests:
         err: int,
     ) -> None:
         self._loop, self._identity, self._state, self._hub = loop, identity, state, hub
-        self._pending, self._ending, self._preemption = pending, ending, preemption
+        self._pending, self._preemption = pending, preemption
         self._children, self._cleanup, self._failures = children, cleanup, failures
         self._node, self._say, self._err = node, say, err
 
