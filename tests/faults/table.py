@@ -85,12 +85,12 @@ OTHERS: tuple[Row, ...] = (
     *rows("SIGKILL", "guard 0, guard 1", "forming, body, collective, ranks"),
     *rows("SIGSEGV", "guard 0, guard 1", "body"),
     *rows("SIGKILL", "guard 0", "storing", env=KEPT),
-    # What node 1 stores never ends, so all of end_timeout passes.
+    # What node 1 stores never ends, so all of end_timeout passes; here and where the run is killed.
     *rows("SIGKILL", "guard 1", "storing", env={**KEPT, "FAULTS_END_S": "3"}),
     *rows("SIGTERM", "guard 0, guard 1", "ranks", blames="nobody"),
     *rows("SIGSTOP", "guard 0", "body"),
     *rows("SIGKILL", "run", "forming, body, collective, ranks"),
-    *rows("SIGKILL", "run", "storing", env=KEPT),
+    *rows("SIGKILL", "run", "storing", env={**KEPT, "FAULTS_END_S": "3"}),
     *rows("SIGINT, SIGINT to all", "run", "forming, body, collective, ranks"),
     *rows("SIGKILL, SIGTERM, SIGSEGV, SIGABRT, SIGSTOP", "rank 1", "ranks"),
     *rows("os._exit(3), sys.exit(1), sys.exit(text), raise, os.abort, segfault", "rank 1", "ranks"),
