@@ -191,6 +191,6 @@ def test_no_example_is_left_out() -> None:
     there = {file.name for file in EXAMPLES.rglob("*.py") if file.parent.name not in ("jax", "ray", "tensorflow")}
     started_by_others = {"train_digits.py", "hello_ranks.py", "matrix_product.py", "horovod_train.py", "train_zero.py"}
     # tests/launchers/mpi builds Horovod, tests/launchers/huggingface looks at the cards, and test_custom_launcher.py
-    # runs a launcher of a user's own.
-    elsewhere = {"horovod_digits.py", "card.py", "flow.py", "scatter.py"}
+    # runs launchers of a user's own.
+    elsewhere = {"horovod_digits.py", "card.py", "flow.py", "scatter.py", "dask_cluster.py"}
     assert tested == there - started_by_others - elsewhere
