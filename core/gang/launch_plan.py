@@ -72,8 +72,8 @@ class LaunchPlan:
     ----------
     processes : tuple of Process
         Started together. The launch is over when all have ended with 0, or as soon as one has not.
-    grace : float
-        Seconds between SIGTERM and SIGKILL when they are ended; 0.5 is what an ordinary Python process needs.
+    grace : float, optional
+        Seconds between SIGTERM and SIGKILL when they are ended; None is the setting ``kill_grace``.
     peer_lost : tuple of str
         Regular expressions, found in a failed process's last output, that say "another process failed, not I".
     port_taken : str, optional
@@ -86,7 +86,7 @@ class LaunchPlan:
     """
 
     processes: tuple[Process, ...]
-    grace: float = 0.5
+    grace: float | None = None
     peer_lost: tuple[str, ...] = ()
     port_taken: str | None = None
     key: str = ""

@@ -1,7 +1,8 @@
 """The waits and limits that a site may change, as the guard has them: node 0's count on all nodes.
 
-``core/settings.py`` reads and checks them in the task, and says what each is for. They come with the task's request
-``setup``; those of node 0 come to the other nodes with the list of nodes.
+``core/settings.py`` reads and checks them in the task, and says what each is for. The guard's process has one value of
+them, which is frozen, and is replaced as a whole at two moments: by those that come with the task's request ``setup``,
+and by those of node 0, which come with the list of nodes when all have joined.
 """
 
 from __future__ import annotations
@@ -9,55 +10,57 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from collections.abc import Mapping
-
-DEFAULTS: dict[str, float] = {
-    "lost_host_timeout": 30.0,
-    "frozen_node_timeout": 60.0,
-    "end_timeout": 30.0,
-    "body_grace": 2.0,
-    "kill_grace": 0.5,
-    "unkillable_timeout": 30.0,
-    "stopped_timeout": 10.0,
-    "report_wait": 1.0,
-    "drain_timeout": 5.0,
-    "handshake_timeout": 5.0,
-    "log_store_timeout": 10.0,
-    "transfer_connections": 64,
-}
-"""In seconds, but for the last, which is a number of connections."""
+    from typing import NoReturn
 
 
 class Settings:
-    """The settings of the gang of this process, by their names. There is one for the process: a guard has one gang."""
+    """The settings of one gang. The class attributes are the defaults, in seconds, but for ``transfer_connections``.
 
-    __slots__ = tuple(DEFAULTS)
+    Parameters
+    ----------
+    values : mapping of str to float
+        By name; those that are missing have their defaults, and unknown names do not count. Raises ValueError or
+        TypeError for what is no number.
+    """
 
-    if TYPE_CHECKING:
-        lost_host_timeout: float
-        frozen_node_timeout: float
-        end_timeout: float
-        body_grace: float
-        kill_grace: float
-        unkillable_timeout: float
-        stopped_timeout: float
-        report_wait: float
-        drain_timeout: float
-        handshake_timeout: float
-        log_store_timeout: float
-        transfer_connections: int
+    lost_host_timeout: float = 30.0
+    frozen_node_timeout: float = 60.0
+    end_timeout: float = 30.0
+    body_grace: float = 2.0
+    kill_grace: float = 0.5
+    unkillable_timeout: float = 30.0
+    stopped_timeout: float = 10.0
+    report_wait: float = 1.0
+    drain_timeout: float = 5.0
+    handshake_timeout: float = 5.0
+    log_store_timeout: float = 10.0
+    transfer_stall_timeout: float = 60.0
+    broadcast_stall_timeout: float = 30.0
+    transfer_connections: int = 64
 
-    def __init__(self) -> None:
-        self.take(DEFAULTS)
+    def __init__(self, values: Mapping[str, float]) -> None:
+        self.__dict__.update((name, type(usual)(values.get(name, usual))) for name, usual in DEFAULTS.items())
 
-    def take(self, values: Mapping[str, float] | None) -> None:
-        """Replace those that are in ``values``. Raises ValueError or TypeError for what is no number."""
-        for name, value in (values or {}).items():
-            if name in DEFAULTS:
-                setattr(self, name, type(DEFAULTS[name])(value))
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"{name} is a setting, which does not change: see use_settings().")
 
     def as_dict(self) -> dict[str, float]:
-        """All of them, as :meth:`take` reads them."""
-        return {name: getattr(self, name) for name in DEFAULTS}
+        """All of them, by name."""
+        return dict(self.__dict__)
 
 
-SETTINGS = Settings()
+DEFAULTS: dict[str, float] = {name: getattr(Settings, name) for name in Settings.__annotations__}
+"""The defaults, by name."""
+
+_now = Settings({})
+
+
+def settings() -> Settings:
+    """Those that count in this process now. Call it where a value is needed, not before: node 0's may still come."""
+    return _now
+
+
+def use_settings(values: Mapping[str, float]) -> None:
+    """Have ``values`` count in this process from now on; see :class:`Settings`."""
+    global _now
+    _now = Settings(values)

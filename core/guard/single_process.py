@@ -19,7 +19,7 @@ from .loop.stream import Stream
 from .node.requests.pending_requests import PendingRequests
 from .processes import process_table
 from .processes.watch import TaskWatch
-from .settings import SETTINGS
+from .settings import use_settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
@@ -50,7 +50,7 @@ class Alone:
         number: int = header["id"]
         if op == "setup":
             self._name, self._folder = header["gang_id"], header["folder"]
-            SETTINGS.take(header.get("settings"))
+            use_settings(header.get("settings", {}))
             self._owned.keep(self._folder, self._owner_pid)
             self._pending.answer(number, {})
             return

@@ -87,7 +87,7 @@ def plan(job: Job) -> LaunchPlan:
         processes = tuple(_rank(job, local_rank) for local_rank in range(job.nprocs[job.node_index]))
     return LaunchPlan(
         processes=processes,
-        grace=AGENT_GRACE_S if job.launcher == "torchrun" else 0.5,
+        grace=AGENT_GRACE_S if job.launcher == "torchrun" else None,
         peer_lost=RANK_PEER_LOST,
         port_taken=port_taken(job.port) if job.port_is_ours else None,
         key=job.key,

@@ -129,6 +129,13 @@ def test_the_guard_imports_nothing_of_the_rest() -> None:
             assert all(target.startswith("core.guard") for target in targets), name
 
 
+def test_the_settings_are_replaced_at_two_moments() -> None:
+    """When the task sets its guard up, and when node 0's come with the list of nodes."""
+    users = {name for name, path in MODULES.items() if "use_settings(" in path.read_text()} - {"core.guard.settings"}
+    at_setup = {"core.guard.node.requests.task_requests", "core.guard.single_process"}
+    assert users == at_setup | {"core.guard.hub_link.hub_link"}
+
+
 def test_every_file_has_at_most_300_lines() -> None:
     long = {str(path.relative_to(ROOT)) for path in MODULES.values() if len(path.read_text().splitlines()) > MOST_LINES}
     assert long <= TOO_LONG, "one file has one idea: split it"

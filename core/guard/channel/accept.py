@@ -12,7 +12,7 @@ from ..loop.limits import Complaint
 from ..loop.stream import Stream
 from ..loop.timeouts import tune
 from ..loop.untrusted import integer, number, parse
-from ..settings import SETTINGS
+from ..settings import settings
 from .connection import (
     CHANNEL,
     LAST_NODE,
@@ -101,7 +101,7 @@ class Acceptor:
         self.node = node
         self.frame_bytes = frame_bytes
         self.header_bytes = header_bytes
-        self.waiting = Waiting(unauthenticated_sockets, handshake_seconds or SETTINGS.handshake_timeout)
+        self.waiting = Waiting(unauthenticated_sockets, handshake_seconds or settings().handshake_timeout)
         sock = _listen(host, port)
         name = sock.getsockname()
         self.address: str = name[0]

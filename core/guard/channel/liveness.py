@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from ..failure_record import CUT
 from ..loop.event_loop import Loop, Timer
-from ..settings import SETTINGS
+from ..settings import settings
 from .connection import Connection
 
 TYPE_CHECKING = False
@@ -70,7 +70,7 @@ class _Peer:
 
 
 class Liveness:
-    """Watches connections to other guards; :data:`~.settings.SETTINGS` has how long they may be silent.
+    """Watches connections to other guards; the settings say how long they may be silent.
 
     Parameters
     ----------
@@ -118,11 +118,12 @@ class Liveness:
         self._timer = self._loop.call_later(_tick_s(), self._tick)
         for peer in self._peers.values():
             self._look(peer, passed)
-        lost = [peer for peer in self._peers.values() if self._clock - peer.alive >= LOST * SETTINGS.lost_host_timeout]
+        lost_s = LOST * settings().lost_host_timeout
+        lost = [peer for peer in self._peers.values() if self._clock - peer.alive >= lost_s]
         frozen = [peer for peer in self._peers.values() if peer not in lost and self._is_frozen(peer)]
         if lost:
             # Those that were cut off at the same moment, but had sent something a moment later.
-            near = LOST * SETTINGS.lost_host_timeout - 2 * _ping_s()
+            near = lost_s - 2 * _ping_s()
             lost = [peer for peer in self._peers.values() if self._clock - peer.alive >= near]
         if lost or frozen:
             self._report(lost, frozen)
@@ -141,7 +142,7 @@ class Liveness:
         acknowledged = kernel_state(connection.sock)
         if acknowledged is not None and acknowledged[0] <= passed + 0.1:
             peer.alive = self._clock
-        elif self._clock - peer.alive >= DOUBT * SETTINGS.lost_host_timeout:
+        elif self._clock - peer.alive >= DOUBT * settings().lost_host_timeout:
             self._try(peer)
 
     def _try(self, peer: _Peer) -> None:
@@ -155,7 +156,7 @@ class Liveness:
             peer.end_probe()
 
     def _is_frozen(self, peer: _Peer) -> bool:
-        if self._clock - peer.received < SETTINGS.frozen_node_timeout:
+        if self._clock - peer.received < settings().frozen_node_timeout:
             return False
         # Where something is still under way, it is the network that loses packets.
         acknowledged = kernel_state(peer.connection.sock)
@@ -167,7 +168,7 @@ class Liveness:
             for peer in lost
         ]
         silent += [
-            Silent(peer.connection, True, f"for {SETTINGS.frozen_node_timeout:g} s, {FROZEN}") for peer in frozen
+            Silent(peer.connection, True, f"for {settings().frozen_node_timeout:g} s, {FROZEN}") for peer in frozen
         ]
         for one in silent:
             self.forget(one.connection)
@@ -241,8 +242,8 @@ _UNACKED, _LAST_ACK = 4, 12
 
 
 def _tick_s() -> float:
-    return min(1.0, TICK * min(SETTINGS.lost_host_timeout, SETTINGS.frozen_node_timeout))
+    return min(1.0, TICK * min(settings().lost_host_timeout, settings().frozen_node_timeout))
 
 
 def _ping_s() -> float:
-    return PING * min(SETTINGS.lost_host_timeout, SETTINGS.frozen_node_timeout)
+    return PING * min(settings().lost_host_timeout, settings().frozen_node_timeout)

@@ -12,7 +12,7 @@ from functools import partial
 
 from ..loop.event_loop import Loop, Timer
 from ..processes import process_table
-from ..settings import SETTINGS
+from ..settings import settings
 from . import inherited
 from .evidence import ProcessEvidence
 from .output import Pump
@@ -106,7 +106,7 @@ class Child(ProcessEvidence):
         """``on_end`` follows when its output has been drained."""
         if self._open_streams:
             goals = [(pump, pump.written()) for pump in self._pumps]
-            self._drain(goals, time.monotonic() + SETTINGS.drain_timeout)
+            self._drain(goals, time.monotonic() + settings().drain_timeout)
         else:
             self._settle()
 

@@ -12,7 +12,7 @@ from ..failure_record import Failure
 from ..loop.event_loop import Loop
 from ..processes import process_table
 from ..rank_reports.complaints import matches
-from ..settings import DEFAULTS, SETTINGS
+from ..settings import Settings, settings
 from ..text import how_it_ended, last_lines, last_traceback
 from .child import Child
 from .output import Labelled, Log, Raw
@@ -31,6 +31,17 @@ SWEEP_S = 0.02
 
 LEFT_S = 1.0
 """What processes that a launch has left behind may take to end by themselves, once all of it has ended well."""
+
+
+def _grace(own: float | None) -> float:
+    """Seconds between SIGTERM and SIGKILL for a plan that has ``own`` of them, or None: the setting ``kill_grace``.
+
+    A launcher that gives less than is usual means it; one that gives more gives at least that.
+    """
+    usual = settings().kill_grace
+    if own is None:
+        return usual
+    return own if own < Settings.kill_grace else max(own, usual)
 
 
 class Launch:
@@ -55,9 +66,7 @@ class Launch:
         self.key: str = plan.get("key", "")
         self.check: bool = plan.get("check", True)
         self.lasting: bool = plan.get("lasting", False)
-        grace = plan.get("grace", DEFAULTS["kill_grace"])
-        # A launcher that gives less than is usual means it.
-        self.grace: float = grace if grace < DEFAULTS["kill_grace"] else max(grace, SETTINGS.kill_grace)
+        self.grace = _grace(plan.get("grace"))
         self.port_taken: str | None = plan.get("port_taken")
         self.failed: Child | None = None
         self.cancelled = False
@@ -153,7 +162,7 @@ class Launch:
             return
         if since >= 0.0:
             process_table.send(living, signal.SIGKILL)
-        if since >= SETTINGS.unkillable_timeout:
+        if since >= settings().unkillable_timeout:
             self._give_up(living)
         else:
             self._loop.call_later(min(max(SWEEP_S, since / 10), SWEEP_MOST_S), self._sweep)

@@ -11,7 +11,7 @@ from ..failure_record import Failure
 from ..loop.event_loop import Loop
 from ..processes import process_table
 from ..processes.stopped import stopped_below
-from ..settings import SETTINGS
+from ..settings import settings
 from .child import Child
 from .launch import Launch, NodeTask
 
@@ -108,8 +108,8 @@ class Work:
         shown = "; ".join(map(process_table.described, pids[:_SHOWN]))
         more = f"; and {len(pids) - _SHOWN} more" if len(pids) > _SHOWN else ""
         self.say(
-            f"Could not be ended within {SETTINGS.unkillable_timeout:g} s of SIGKILL, and is not waited for any more: "
-            f"{shown}{more}."
+            f"Could not be ended within {settings().unkillable_timeout:g} s of SIGKILL, and is not waited for any "
+            f"more: {shown}{more}."
         )
 
     def stream(self, name: str) -> int:
@@ -173,7 +173,7 @@ class Work:
         tasks = [task for task in self.tasks.values() if task.alive and task.node in self.killed]
         process_table.send([task.pid for task in tasks], signal.SIGKILL)
         if tasks:
-            self._loop.call_later(SETTINGS.unkillable_timeout, lambda: self._give_up(tasks))
+            self._loop.call_later(settings().unkillable_timeout, lambda: self._give_up(tasks))
 
     def _give_up(self, tasks: list[NodeTask]) -> None:
         left = [task for task in tasks if task.alive]

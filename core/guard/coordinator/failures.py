@@ -9,7 +9,7 @@ from ..channel.liveness import FROZEN, kernel_state
 from ..failure_record import CUT, DIED, LOST, PEER, PREEMPTED, Failure
 from ..loop.event_loop import Loop
 from ..loop.timeouts import SILENT
-from ..settings import SETTINGS
+from ..settings import settings
 from .messages import stop_message
 from .root_cause import REPORT_SETTLE_S, causes, failure_report, ranks_that_left
 
@@ -93,7 +93,7 @@ class Failures:
         self._roster.broadcast(stop_message(failure))
         # A node ends after the report; a cluster that sees node 0 or a pod end, ends those that still save.
         saving = extra_s(self.save_s) if failure.kind == PREEMPTED else 0.0
-        self._loop.call_later(SETTINGS.report_wait + saving, self._report_what_is_known)
+        self._loop.call_later(settings().report_wait + saving, self._report_what_is_known)
         self._loop.call_later(REPORT_SETTLE_S, self._maybe_report)
 
     def messages(self) -> list[Header]:

@@ -13,7 +13,7 @@ from ..channel.connection import Connection, cannot_understand
 from ..channel.liveness import Liveness, Silent
 from ..failure_record import LOST, Failure
 from ..loop.event_loop import Loop
-from ..settings import SETTINGS
+from ..settings import settings
 from .collectives import Collectives, Mismatch
 from .failures import Failures
 from .join_deadline import JoinDeadline
@@ -131,7 +131,7 @@ class Hub:
             self._complete = True
             self._deadline.end()
             nodes = [infos[index] for index in range(self._num_nodes)]
-            self.roster.broadcast({"op": "roster", "nodes": nodes, "settings": SETTINGS.as_dict()})
+            self.roster.broadcast({"op": "roster", "nodes": nodes, "settings": settings().as_dict()})
 
     # -- messages ----------------------------------------------------------------------------------------------------
 

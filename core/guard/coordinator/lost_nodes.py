@@ -12,7 +12,7 @@ from collections.abc import Callable
 from ..channel.connection import Connection
 from ..failure_record import Failure
 from ..loop.event_loop import Loop
-from ..settings import SETTINGS
+from ..settings import settings
 from .messages import stop_message
 from .root_cause import REPORT_SETTLE_S, causes, failure_report
 
@@ -49,7 +49,7 @@ class LostNode:
             connection.on_frame = lambda conn, header, payload: self._receive(conn, header)
             connection.on_close = lambda conn, reason: self._gone()
             connection.send(stop_message(failure))
-        loop.call_later(SETTINGS.report_wait, self.report)
+        loop.call_later(settings().report_wait, self.report)
         # As with a whole gang, several guards see a death, and the one that knows most may be second.
         loop.call_later(REPORT_SETTLE_S, self._maybe_report)
         self._over = connection is None

@@ -20,6 +20,7 @@ import threading
 from ..channel.connection import sentence
 from ..loop.framing import Nonsense
 from ..loop.untrusted import parse
+from ..settings import settings
 from ..tls.endpoints import connect
 from ..tls.link import CHUNK, BulkError, Link
 from .partial_file import Lost
@@ -32,10 +33,6 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from .partial_file import Original, Part
 
     Hop = tuple[int, str, int]
-
-STALL_SECONDS = 30.0
-"""How long the other side may take for its next step, or for the next bytes. (That it takes no bytes any more, or that
-its host is gone, the kernel notices earlier: see :func:`~.session.tune`.)"""
 
 _BODY_BYTES = 1 << 20
 _LAST_WORDS_SECONDS = 1.0
@@ -91,7 +88,7 @@ class Passing:
                     return
                 self._link = link
             try:
-                link.timeout(STALL_SECONDS)
+                link.timeout(settings().broadcast_stall_timeout)
                 self._begin(link, index, rest, progress)
             except BulkError as error:
                 raise _last_words(link, address) or error from None

@@ -7,8 +7,9 @@ import threading
 import time
 
 from ..loop.limits import what_ran_out
+from ..settings import settings
 from ..tls.link import CHUNK, BulkError, Link
-from .hop import STALL_SECONDS, Passing, hops_of, send_body
+from .hop import Passing, hops_of, send_body
 from .partial_file import Lost, Part
 
 TYPE_CHECKING = False
@@ -58,7 +59,7 @@ class Delivery:
             with self._writing:  # the thread of the one before may still be writing what it has got
                 if self.part.lost is not None:
                     raise self.part.lost
-                link.timeout(STALL_SECONDS)
+                link.timeout(settings().broadcast_stall_timeout)
                 link.send_header({"have": self.part.have})
                 self._fill(link)
         except (BulkError, _NoThread):

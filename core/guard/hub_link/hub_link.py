@@ -13,7 +13,7 @@ from ..coordinator.hub import ENDING
 from ..failure_record import CUT, DIED, LOST, Failure
 from ..loop.framing import WireError
 from ..loop.timeouts import SILENT, tune
-from ..settings import SETTINGS
+from ..settings import use_settings
 from .neighbour_watch import Ring
 
 TYPE_CHECKING = False
@@ -165,8 +165,8 @@ class RemoteHubLink:
         self._on_lost(text, 0)
 
     def _adopt(self, settings: dict[str, float]) -> None:
-        """Node 0's settings are those of the gang."""
-        SETTINGS.take(settings)
+        """Use node 0's settings, which are those of the gang."""
+        use_settings(settings)
         if self._connection is not None:
             with suppress(OSError):  # it may have been reset meanwhile, which is reported next
                 tune(self._connection.sock)

@@ -16,7 +16,7 @@ from ..channel.connection import Connection, Identity, cannot_understand
 from ..failure_record import LOST, Failure
 from ..loop.event_loop import Loop, Timer
 from ..loop.timeouts import SILENT, tune
-from ..settings import SETTINGS
+from ..settings import settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
@@ -84,7 +84,7 @@ class Ring:
         if after < len(roster):
             self._next = (roster[after]["address"], roster[after]["ring_port"])
             # The next node has joined, so it runs, and only the network can be in the way.
-            self._deadline = time.monotonic() + SETTINGS.lost_host_timeout
+            self._deadline = time.monotonic() + settings().lost_host_timeout
             self._connect()
 
     def _connect(self) -> None:

@@ -6,7 +6,7 @@ import socket
 import sys
 from contextlib import suppress
 
-from ..settings import SETTINGS
+from ..settings import settings
 
 SILENT = frozenset(
     {"timed out", "host is down", "network is down", "no route to that host", "no route to that network"}
@@ -31,7 +31,7 @@ def tune(sock: socket.socket, idle: bool = False) -> None:
     seconds of silence, then each second, and ends the connection before that is over. On all others
     :mod:`liveness` watches the node; what is under way has the time that TCP needs to go on after an interruption.
     """
-    lost_host = SETTINGS.lost_host_timeout
+    lost_host = settings().lost_host_timeout
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     ask_s = max(1, int(lost_host / 8))

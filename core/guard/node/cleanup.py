@@ -10,7 +10,7 @@ import time
 from ..children.launch import LEFT_S
 from ..host.owned_files import Owned, remove_abandoned, remove_folder
 from ..processes import process_table
-from ..settings import SETTINGS
+from ..settings import settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
@@ -101,7 +101,7 @@ class Cleanup:
         if self._state.has_left and not self._state.is_stopping:
             left_after(LEFT_S)  # as what a launch has left behind may finish by itself
         process_table.terminate(left())
-        process_table.send(left_after(SETTINGS.kill_grace), signal.SIGKILL)
+        process_table.send(left_after(settings().kill_grace), signal.SIGKILL)
 
     def _strays(self, tasks: set[int]) -> set[int]:
         """What the task, or user code in it, had started by itself."""
@@ -118,7 +118,7 @@ class Cleanup:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._err,
-                timeout=SETTINGS.log_store_timeout,
+                timeout=settings().log_store_timeout,
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as error:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 
 from ..processes import process_table
-from ..settings import SETTINGS
+from ..settings import settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
@@ -64,7 +64,7 @@ class TaskEnd:
     @property
     def hooks_s(self) -> float:
         """Seconds that what comes after the body may take."""
-        return SETTINGS.end_timeout
+        return settings().end_timeout
 
     @property
     def exit_s(self) -> float:
@@ -73,14 +73,15 @@ class TaskEnd:
 
     def longest_s(self, grace: float) -> float:
         """Seconds from the stop in which a task with a guard is gone, whose processes have ``grace`` seconds."""
-        return SETTINGS.body_grace + grace + REPORT_S + self.hooks_s + self.exit_s + STACKS_S
+        return settings().body_grace + grace + REPORT_S + self.hooks_s + self.exit_s + STACKS_S
 
     def interrupt(self, grace: float, shown_grace: float, for_preemption: bool) -> None:
         """Interrupt the body. It has ``body_grace`` and ``grace`` seconds, and the user reads ``shown_grace``."""
         process_table.send([self._identity.task_pid], self._identity.interrupt_signal)
+        body_s = settings().body_grace
         self._limit(
-            SETTINGS.body_grace + grace,
-            f"node {self._index}'s step did not end within {SETTINGS.body_grace + shown_grace:g} s of being interrupted"
+            body_s + grace,
+            f"node {self._index}'s step did not end within {body_s + shown_grace:g} s of being interrupted"
             f"{' for a preemption' if for_preemption else ''}",
         )
 

@@ -7,7 +7,7 @@ import signal
 import time
 
 from ..failure_record import Failure
-from ..settings import SETTINGS
+from ..settings import settings
 from . import process_table
 
 TYPE_CHECKING = False
@@ -97,7 +97,7 @@ class Stopped:
         for pid, (node, title) in found.items():
             if self._ending_from:
                 self._see_to(pid, node)
-            elif now - self._since[pid] >= SETTINGS.stopped_timeout:
+            elif now - self._since[pid] >= settings().stopped_timeout:
                 self._fail(self._failure(pid, node, title))
         self._timer = self._loop.call_later(LOOK_S, self._look)
 

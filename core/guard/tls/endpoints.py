@@ -24,12 +24,9 @@ from ..loop.event_loop import Loop
 from ..loop.framing import fault
 from ..loop.limits import out_of_something, ran_out, what_ran_out
 from ..loop.timeouts import SILENT, tune
-from ..settings import SETTINGS
+from ..settings import settings
 from .handshake import Handshakes
 from .link import BulkError, Dropped, Link, client_context, server_context
-
-STALL_SECONDS = 60.0
-"""How long the other side may take for its next step, or for the next bytes of a file."""
 
 CONNECT_SECONDS = 10.0
 """How long a server may take at least to be reached ..."""
@@ -54,7 +51,7 @@ def connect(address: str, port: int, secret: bytes) -> Link:
     """
     where = f"{f'[{address}]' if ':' in address else address} port {port}"
     start, pause = time.monotonic(), FIRST_PAUSE_SECONDS
-    deadline = start + max(CONNECT_SECONDS, SETTINGS.lost_host_timeout)
+    deadline = start + max(CONNECT_SECONDS, settings().lost_host_timeout)
     while True:
         begun = time.monotonic()
         try:
@@ -72,7 +69,7 @@ def connect(address: str, port: int, secret: bytes) -> Link:
             ) from None
         link = Link(sock, where)
         try:
-            link.prove(secret, STALL_SECONDS)
+            link.prove(secret, settings().transfer_stall_timeout)
         except BaseException as error:
             link.close()
             if not isinstance(error, BulkError):
@@ -80,7 +77,7 @@ def connect(address: str, port: int, secret: bytes) -> Link:
             # A server drops a handshake that stands still, which is not to be the end of one that was interrupted.
             now = time.monotonic()
             again = isinstance(error, Dropped) and now < start + CONNECT_SECONDS
-            if not again and (now - begun <= SETTINGS.handshake_timeout / 2 or now >= deadline):
+            if not again and (now - begun <= settings().handshake_timeout / 2 or now >= deadline):
                 raise
             time.sleep(pause)
             pause = min(2 * pause, PAUSE_SECONDS)
@@ -131,12 +128,12 @@ class SecureServer:
         sock = socket.create_server((host, 0), family=family, backlog=BACKLOG)
         self.port: int = sock.getsockname()[1]
         self._loop = Loop()
-        self._workers = Workers(self._loop, SETTINGS.transfer_connections, complain)
+        self._workers = Workers(self._loop, settings().transfer_connections, complain)
         handshakes = Handshakes(
             self._loop,
             context,
             secret,
-            handshake_seconds or SETTINGS.handshake_timeout,
+            handshake_seconds or settings().handshake_timeout,
             self._take,
             lambda place: self._listener.leave(place),
         )
@@ -155,7 +152,7 @@ class SecureServer:
             return
         self._closed = True
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(2 * SETTINGS.handshake_timeout)
+        self._thread.join(2 * settings().handshake_timeout)
 
     def serve(self, link: Link) -> None:
         """Serve one connection; a :class:`BulkError` that it raises just ends that."""
@@ -169,7 +166,7 @@ class SecureServer:
             link.abort()
         for task in not_begun:
             task()  # finds its connection shut, and closes it
-        if self._workers.join(SETTINGS.handshake_timeout):
+        if self._workers.join(settings().handshake_timeout):
             self._loop.close()
 
     def _take(self, link: Link) -> None:
@@ -179,7 +176,7 @@ class SecureServer:
     def _serve(self, link: Link) -> None:
         try:
             with link:
-                link.timeout(STALL_SECONDS)
+                link.timeout(settings().transfer_stall_timeout)
                 self.serve(link)
         except BulkError:
             pass  # the other side is gone

@@ -12,7 +12,7 @@ import pytest
 from metaflow_extensions.gang.core.attributes import number_or_setting
 from metaflow_extensions.gang.core.exceptions import BadAttribute
 from metaflow_extensions.gang.core.guard.loop.timeouts import tune
-from metaflow_extensions.gang.core.guard.settings import SETTINGS, Settings
+from metaflow_extensions.gang.core.guard.settings import Settings
 from metaflow_extensions.gang.core.machine.network import NoRoute, own_address_within
 from metaflow_extensions.gang.core.settings import BY_NAME, guard_settings
 
@@ -38,8 +38,7 @@ def test_a_setting_that_cannot_be_meant_is_refused(monkeypatch: pytest.MonkeyPat
 
 def test_a_number_of_things_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METAFLOW_GANG_TRANSFER_CONNECTIONS", "8")
-    settings = Settings()
-    settings.take(guard_settings({"lost_host_timeout": 45.0}))
+    settings = Settings(guard_settings({"lost_host_timeout": 45.0}))
     assert (settings.transfer_connections, settings.lost_host_timeout) == (8, 45.0)
     monkeypatch.setenv("METAFLOW_GANG_TRANSFER_CONNECTIONS", "8.5")
     with pytest.raises(BadAttribute, match="it is a whole number of connections greater than 0 and at most 10000"):
@@ -76,7 +75,7 @@ def option(sock: socket.socket, name: str) -> int:
 def test_the_kernel_gives_up_an_idle_connection_in_time_and_any_other_after_the_gang(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(SETTINGS, "lost_host_timeout", 30.0)
+    monkeypatch.setattr(f"{Settings.__module__}._now", Settings({"lost_host_timeout": 30.0}))
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as sock:
         tune(sock)
         assert option(sock, "USER_TIMEOUT") == 60_000, "an interruption of 20 s costs TCP up to 20 s more"

@@ -892,9 +892,9 @@ sys.path.insert(0, {folder!r})
 from guard.channel.accept import Acceptor
 from guard.channel.connection import Identity
 from guard.loop.event_loop import Loop
-from guard.settings import SETTINGS
+from guard.settings import use_settings
 
-SETTINGS.lost_host_timeout = 5.0
+use_settings({{"lost_host_timeout": 5.0}})
 
 def joined(connection):
     def closed(connection, reason):

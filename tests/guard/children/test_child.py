@@ -17,12 +17,14 @@ import pytest
 from support.launches import END_S, collected, process, run_launch
 from support.processes import read_process, wait_gone
 
+from metaflow_extensions.gang.core.gang.launch_plan import LaunchPlan
 from metaflow_extensions.gang.core.guard.children import child as children
 from metaflow_extensions.gang.core.guard.children.child import Child
 from metaflow_extensions.gang.core.guard.children.launch import Launch
 from metaflow_extensions.gang.core.guard.failure_record import EVIDENCE, PEER
 from metaflow_extensions.gang.core.guard.loop.event_loop import Loop
 from metaflow_extensions.gang.core.guard.processes import process_table
+from metaflow_extensions.gang.core.guard.settings import Settings
 from metaflow_extensions.gang.core.guard.text import LAST_LINES
 from metaflow_extensions.gang.core.ranks.rank_report import REPORT
 
@@ -165,6 +167,17 @@ def test_one_that_does_not_end_is_killed_after_its_grace_and_a_stopped_one_too(t
     ended = run_launch(stopped, grace=END_S, meanwhile=end_when(tmp_path / "two", end_stopped))
     assert ended.results[0]["exit_code"] == 0, "it got its SIGTERM, since it was continued"
     assert ended.seconds < END_S / 2
+
+
+@pytest.mark.parametrize(
+    "own, setting, seconds", [(None, 0.1, 0.1), (None, 3.0, 3.0), (1.0, 0.1, 1.0), (1.0, 3.0, 3.0), (0.2, 3.0, 0.2)]
+)
+def test_the_grace_is_the_setting_or_what_a_launcher_needs(
+    monkeypatch: pytest.MonkeyPatch, own: float | None, setting: float, seconds: float
+) -> None:
+    monkeypatch.setattr(f"{Settings.__module__}._now", Settings({"kill_grace": setting}))
+    plan = LaunchPlan(()) if own is None else LaunchPlan((), grace=own)
+    assert Launch(Loop(), "test", plan.to_json(), 1, 2).grace == seconds
 
 
 DESCENDANTS = r"""

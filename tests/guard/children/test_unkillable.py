@@ -20,9 +20,9 @@ PROGRAM = r"""
 import os, sys, time
 sys.path.insert(0, sys.argv[1])
 from support.launches import collected, process, run_launch
-from metaflow_extensions.gang.core.guard.settings import SETTINGS
+from metaflow_extensions.gang.core.guard.settings import use_settings
 
-SETTINGS.unkillable_timeout = 1.0
+use_settings({"unkillable_timeout": 1.0})
 told = []
 leave = (
     "import os, sys, time\n"

@@ -19,11 +19,13 @@ from metaflow_extensions.gang.core.guard.coordinator.root_cause import REPORT_SE
 from metaflow_extensions.gang.core.guard.failure_record import EVIDENCE, LOST, PEER, PREEMPTED, Failure
 from metaflow_extensions.gang.core.guard.hub_link.hub_link import RemoteHubLink
 from metaflow_extensions.gang.core.guard.loop.event_loop import Loop
-from metaflow_extensions.gang.core.guard.settings import SETTINGS
+from metaflow_extensions.gang.core.guard.settings import Settings
 
 SECRET = os.urandom(32)
 GANG = Identity("TrainFlow", "17", "train", "4", 0)
 END_S = 30.0
+NOW = f"{Settings.__module__}._now"
+"""The settings that count in this process."""
 
 
 def until(loop: Loop, done: Callable[[], bool], seconds: float = END_S) -> None:
@@ -394,7 +396,7 @@ def test_stopping_begins_at_once_and_the_failure_report_waits_for_all_but_a_seco
     gang.hub.receive(0, {"op": "stopped"}, b"")
     gang.members[1].say("stopped")
     report = gang.report()
-    assert 0.5 * SETTINGS.report_wait < time.monotonic() - started < SETTINGS.report_wait + 5.0
+    assert 0.5 * Settings.report_wait < time.monotonic() - started < Settings.report_wait + 5.0
     assert report == "The first failure was on node 1 (host-1): rank 1 exited with code 3"
     (told,) = gang.got("failure-report")
     assert [cause["node"] for cause in told["causes"]] == [1]
@@ -412,7 +414,7 @@ def test_the_failure_report_of_a_preemption_waits_for_those_who_save(bench: Call
     assert gang.got("stop") == [{"op": "stop", "order": EVIDENCE, "preempted": True}]
     gang.members[1].say("stopped")
     gang.hub.receive(0, {"op": "stopped"}, b"")
-    end = time.monotonic() + SETTINGS.report_wait + 0.5
+    end = time.monotonic() + Settings.report_wait + 0.5
     until(gang.loop, lambda: time.monotonic() > end)
     assert not gang.got("failure-report"), "node 2 still saves"
     gang.members[2].say("stopped")
@@ -433,11 +435,11 @@ def test_the_failure_report_comes_as_soon_as_all_have_stopped_and_receives_them_
         member.say("stopped")
     gang.hub.receive(0, {"op": "stopped"}, b"")
     assert gang.report() == "The first failure was on node 2 (host-2): raised ValueError"
-    assert time.monotonic() - started < SETTINGS.report_wait
+    assert time.monotonic() - started < Settings.report_wait
     # What comes later changes nothing: the report has been sent.
     gang.hub.fail(Failure(0, "exit", "too late", time.time() - 100))
     assert len(gang.got("failure-report")) == len(gang.got("stop")) == 1
-    assert SETTINGS.report_wait > REPORT_SETTLE_S
+    assert Settings.report_wait > REPORT_SETTLE_S
 
 
 def test_a_record_is_put_on_the_hub_s_clock(bench: Callable[..., Bench]) -> None:
@@ -574,7 +576,7 @@ def test_a_node_that_lost_another_which_answers_is_believed_and_one_that_lost_wh
 def test_a_guard_that_does_not_run_is_told_while_its_host_answers(
     bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, frozen: int
 ) -> None:
-    monkeypatch.setattr(SETTINGS, "frozen_node_timeout", 2.0)
+    monkeypatch.setattr(NOW, Settings({"frozen_node_timeout": 2.0}))
     gang = bench(4)
     gang.join(1, 2, 3)
     for node in range(1, frozen + 1):
@@ -596,7 +598,7 @@ def test_a_guard_that_does_not_run_is_told_while_its_host_answers(
 def test_any_byte_is_an_answer_and_the_hub_s_own_sleep_does_not_count(
     bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(SETTINGS, "frozen_node_timeout", 4.0)
+    monkeypatch.setattr(NOW, Settings({"frozen_node_timeout": 4.0}))
     gang = bench(2)
     gang.join(1)
     gang.members[1].answers = False
@@ -671,7 +673,7 @@ def test_all_have_left_when_the_rest_is_lost_and_told(bench: Callable[..., Bench
     gang.members[3].fails("rank 3 raised")  # and never says that it has stopped
     started = time.monotonic()
     until(gang.loop, lambda: bool(gang.got("all-left")))
-    assert time.monotonic() - started < SETTINGS.report_wait + 5.0
+    assert time.monotonic() - started < Settings.report_wait + 5.0
     assert sorted(header["node"] for header in gang.got("lost")) == [2, 3]
     assert len(gang.said) == 2 and gang.said[-1] == lost_line(3, "rank 3 raised")
     assert gang.said[0].startswith("node 2 (host-2) was lost: the connection from it to node 0 was lost (")
@@ -690,7 +692,7 @@ def test_who_has_left_is_not_lost(bench: Callable[..., Bench]) -> None:
 def test_a_node_whose_neighbour_lost_it_is_lost_where_it_does_not_answer(
     bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(SETTINGS, "frozen_node_timeout", 2.0)
+    monkeypatch.setattr(NOW, Settings({"frozen_node_timeout": 2.0}))
     gang = tolerant(bench, 4)
     gang.members[2].answers = False
     record = Failure(1, "ring", "lost its connection to node 2 (timed out)", time.time(), order=LOST, peer=2)

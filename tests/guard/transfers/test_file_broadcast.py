@@ -44,9 +44,9 @@ import json, resource, sys
 from types import SimpleNamespace
 from metaflow_extensions.gang.core.guard.file_broadcast import receiver, sender
 from metaflow_extensions.gang.core.guard.remote_command.node_server import PeerServer
-from metaflow_extensions.gang.core.guard.settings import SETTINGS
+from metaflow_extensions.gang.core.guard.settings import use_settings
 
-SETTINGS.lost_host_timeout = 4.0
+use_settings({"lost_host_timeout": 4.0})
 order = json.loads(sys.stdin.readline())
 receiver.KEEP_SECONDS = order["keep"]
 if order["largest"]:

@@ -21,7 +21,7 @@ from typing import Any
 import metaflow  # noqa: F401 - before any of its extensions
 import pytest
 
-from metaflow_extensions.gang.core.guard.settings import SETTINGS
+from metaflow_extensions.gang.core.guard.settings import settings
 from metaflow_extensions.gang.core.guard.tls import uploads
 from metaflow_extensions.gang.core.guard.tls.certificate import self_signed
 from metaflow_extensions.gang.core.guard.tls.link import Link, client_context, server_context
@@ -132,7 +132,7 @@ def test_many_at_once(server: UploadServer, folder: Path, tmp_path: Path) -> Non
         except BulkError as error:
             failures.append(error)
 
-    threads = [threading.Thread(target=one, args=(index,)) for index in range(SETTINGS.transfer_connections + 16)]
+    threads = [threading.Thread(target=one, args=(index,)) for index in range(settings().transfer_connections + 16)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -8,7 +8,7 @@ from ...failure_record import EVIDENCE, Failure
 from ...processes import process_table
 from ...processes.stopped import control_guard_of
 from ...processes.watch import TaskWatch
-from ...settings import SETTINGS
+from ...settings import use_settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
@@ -103,7 +103,7 @@ class TaskRequests:
             from ..meeting_notice import MeetingNotice
 
             self._cleanup.notice = MeetingNotice(header["notice_program"], self._err)
-        SETTINGS.take(header.get("settings"))
+        use_settings(header.get("settings", {}))
         if "sigterm" in header:
             self._preemption.listen(header["sigterm"])
         if header.get("notice"):
