@@ -88,6 +88,7 @@ class Lifecycle(Forming):
             if self._unfit is not None:
                 raise self._unfit
             self._appear(gang)
+            link.request("formed")
             if self._hooks.runs_on_control_only and not gang.is_control:
                 link.request("hold")
             else:

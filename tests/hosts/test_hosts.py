@@ -197,7 +197,7 @@ def test_a_node_that_cannot_come_says_why_and_the_others_name_it(tmp_path: Path)
         gang.hosts.cut(2)
         with struck(gang.start_all(JOIN_S="6"), START_S, "a node that cannot come") as outputs:
             pass
-        assert "2 of 3 nodes have joined after 5 s; waiting for node 2." in outputs[0]
+        assert "2 of 3 nodes have joined, waiting for node 2 for 5 s." in outputs[0]
         for output in outputs[:2]:
             assert "The first failure was on node 2: did not join within 6 s (all_nodes_started_timeout)" in output
         where = rf"could not join the gang: Node 2 cannot connect to {re.escape(gang.hosts[0].address)} port \d+: "

@@ -20,6 +20,7 @@ OPERATIONS = {
     "cancel": ("key",),
     "ranks-ended": ("ranks",),
     "save-seconds": ("seconds",),
+    "phases": ("since", "times"),
     "stopped": (),
     "bye": (),
     "done": (),
@@ -40,6 +41,8 @@ _RIGHT: dict[str, Any] = {
     "ranks": [[0, 1.7e9], [1, 1.7e9]],
     "seconds": 1.5,
     "number": 1,
+    "since": 1.7e9,
+    "times": {"started": 0.0, "met": 0.5},
     "failure": {"node": 1, "kind": "exit", "text": "rank 1 exited with code 1", "time": 1.7e9, "order": 1},
 }
 

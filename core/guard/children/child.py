@@ -44,6 +44,8 @@ class Child(ProcessEvidence):
         super().__init__(spec)
         self.on_end: Callable[[Child], None] = lambda child: None
         self.on_overdue: Callable[[Child], None] = lambda child: None
+        self.on_output: Callable[[], None] = lambda: None  # once, when it first writes something
+        self.tail.on_first = lambda: loop.call_soon_threadsafe(lambda: self.on_output())
         self._loop = loop
         self._pumps: list[Pump] = []
         self._open_streams = 2

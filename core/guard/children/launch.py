@@ -73,6 +73,7 @@ class Launch:
         self.on_done: Callable[[Launch], None] = lambda launch: None
         self.on_failure: Callable[[Launch, Child], None] = lambda launch, child: None
         self.on_unkillable: Callable[[list[int]], None] = lambda pids: None
+        self.on_output: Callable[[], None] = lambda: None  # each process calls it once
         self._loop = loop
         self._ending = False
         self._kill_at = 0.0
@@ -95,6 +96,7 @@ class Launch:
             child = Child(loop, {**spec, **more}, sinks or console, (), stdin)
             child.on_end = self._ended
             child.on_overdue = self._overdue
+            child.on_output = lambda: self.on_output()
             self.children.append(child)
 
     def find(self, pid: int) -> Child | None:

@@ -16,6 +16,7 @@ from ..loop.event_loop import Loop
 from ..settings import settings
 from .collectives import Collectives, Mismatch
 from .failures import Failures
+from .gang_phases import GangPhases
 from .join_deadline import JoinDeadline
 from .messages import Checker, check_info, stop_message
 from .root_cause import failure_report
@@ -62,6 +63,7 @@ class Hub:
         self._start_uploads = start_uploads
         self.roster = Roster(deliver)
         self._collectives = Collectives(num_nodes)
+        self.phases = GangPhases()
         self._complete = False
         self._liveness = Liveness(loop, self._not_answering)
         self._deadline = JoinDeadline(loop, num_nodes, timeout_s, self.roster.infos, say, self.fail)
@@ -138,6 +140,10 @@ class Hub:
     def receive(self, node: int, header: Header, payload: bytes) -> None:
         """Act on a message of a node, node 0 included."""
         op = header["op"]
+        if op == "phases":
+            connection = self.roster.members.get(node)
+            self.phases.take(node, header, connection.offset if connection is not None else 0.0)
+            return  # one that was under way when the gang stopped says nothing about the node now
         self.failures.received(node, op)
         if op == "gather":
             self._gather(node, header, payload)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection
 from ..failure_record import Failure
 from ..loop.event_loop import Loop, Timer
 
-PROGRESS_S = (5.0, 15.0, 60.0)
-"""When a late node is named; the last is repeated."""
+PROGRESS_S = 5.0
+"""When a late node is first named; then at twice the time, and so on: 5, 10, 20, 40 s."""
 
 
 class JoinDeadline:
@@ -35,7 +35,7 @@ class JoinDeadline:
         self._fail = fail
         self._started = time.monotonic()
         self._timers: list[Timer] = [loop.call_later(timeout_s, self._overdue)]
-        self._progress(0)
+        self._progress(PROGRESS_S)
 
     def end(self) -> None:
         """Wait for no node any more."""
@@ -52,16 +52,16 @@ class JoinDeadline:
         names += f" and {len(missing) - 8} more" if len(missing) > 8 else ""
         return f"node {names}" if len(missing) == 1 else f"nodes {names}"
 
-    def _progress(self, stage: int) -> None:
+    def _progress(self, at_s: float) -> None:
         def say_progress() -> None:
             waited = time.monotonic() - self._started
             self._say(
-                f"{len(self._joined)} of {self._num_nodes} nodes have joined after {waited:.0f} s; "
-                f"waiting for {self._missing()}."
+                f"{len(self._joined)} of {self._num_nodes} nodes have joined, waiting for {self._missing()} "
+                f"for {waited:.0f} s."
             )
-            self._progress(min(stage + 1, len(PROGRESS_S) - 1))
+            self._progress(2 * at_s)
 
-        self._timers.append(self._loop.call_later(PROGRESS_S[stage], say_progress))
+        self._timers.append(self._loop.call_later(self._started + at_s - time.monotonic(), say_progress))
 
     def _overdue(self) -> None:
         text = (

@@ -9,6 +9,7 @@ from __future__ import annotations
 from ..failure_record import EVIDENCE, PEER, PREEMPTED, TEXT_LIMIT, Failure
 from ..loop.framing import Nonsense
 from ..loop.untrusted import integer, number, shown, string
+from ..phases import NAMES
 from ..text import DETAIL_LIMIT
 
 TYPE_CHECKING = False
@@ -23,7 +24,7 @@ HEADER_BYTES = 256 * 1024
 INLINE_TOTAL = 1 << 20
 """Bytes of payload that all nodes together give to one collective (as in core/gang/collectives.py)."""
 
-MOST = {"fail": 1_000, "cancel": 10_000, "save-seconds": 1_000}
+MOST = {"fail": 1_000, "cancel": 10_000, "save-seconds": 1_000, "phases": 100}
 """How often one node may send a message that the hub stores, or sends on to all."""
 
 _LAST_NUMBER = 1 << 53
@@ -131,6 +132,15 @@ def _ranks_ended(checker: Checker, header: Header, payload: bytes) -> None:
         number({"moment": pair[1]}, "moment", 0.0, _END_OF_TIME)
 
 
+def _phases(checker: Checker, header: Header, payload: bytes) -> None:
+    number(header, "since", 0.0, _END_OF_TIME)
+    times = header.get("times")
+    if not isinstance(times, dict) or not set(times) <= set(NAMES):
+        raise Nonsense(f"'times' is {shown(times)}")
+    for name in times:
+        number(times, name, 0.0, _END_OF_TIME)
+
+
 def _save_seconds(checker: Checker, header: Header, payload: bytes) -> None:
     number(header, "seconds", 0.0, _YEAR)
 
@@ -152,6 +162,7 @@ _FIELDS: dict[str, Callable[[Checker, Header, bytes], None]] = {
     "fail": _fail,
     "cancel": _cancel,
     "ranks-ended": _ranks_ended,
+    "phases": _phases,
     "save-seconds": _save_seconds,
     "stopped": _nothing,
     "ends-task": _nothing,

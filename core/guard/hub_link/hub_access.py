@@ -36,6 +36,9 @@ class NotJoined:
     def guards(self) -> dict[int, int]:
         return {}
 
+    def phases(self) -> Header:
+        return {}
+
     def leave(self, then: Callable[[], None]) -> None:
         then()
 

@@ -57,6 +57,9 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
         def guards(self) -> dict[int, int]:
             """On control of a local gang: the processes of the other nodes' guards, as these report them."""
 
+        def phases(self) -> Header:
+            """On control: the first and the last node of each phase."""
+
         def leave(self, then: Callable[[], None]) -> None:
             """Say that this node's task is stored; ``then`` when the hub has it."""
 
@@ -210,6 +213,9 @@ class RemoteHubLink:
         return True
 
     def guards(self) -> dict[int, int]:
+        return {}
+
+    def phases(self) -> Header:
         return {}
 
     def leave(self, then: Callable[[], None]) -> None:

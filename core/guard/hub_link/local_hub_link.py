@@ -111,6 +111,9 @@ class LocalHubLink:
         found = {node: roster.infos[node].get("guard") for node in roster.members if node in roster.infos}
         return {node: pid for node, pid in found.items() if type(pid) is int and pid > 1}
 
+    def phases(self) -> Header:
+        return self._hub.phases.summary()
+
     def leave(self, then: Callable[[], None]) -> None:
         then()
 

@@ -18,6 +18,7 @@ from ..failure_record import PEER
 from ..hub_link.hub_access import HubAccess
 from ..loop.event_loop import Loop
 from ..loop.stream import Stream
+from ..phases import NodePhases
 from ..processes.stopped import Stopped
 from ..processes.task_children import TaskChildren
 from .cleanup import Cleanup
@@ -66,6 +67,8 @@ class Node:
         self._failures = failures = NodeFailures(identity, state, hub, self._stop, self._reported)
         log = UserLog(err)
         self._say = say = log.say
+        self._phases = phases = NodePhases(loop, hub, say)
+        state.on_event = phases.event
         self._children = children = TaskChildren(task_pid)
         self._work = work = Work(loop, out, err, failures.fail, self._port_taken, self._node_task_ended)
         work.say = say
@@ -78,13 +81,13 @@ class Node:
         self._pending = pending = PendingRequests(stream, lambda *request: self._requests.handle(*request))
         self._local_tasks = local_tasks = LocalTasks(loop, state, hub, work, pending, ending, failures.fail, say)
         self._gang = GangRequests(
-            loop, identity, state, hub, pending, work, local_tasks, cleanup, failures, self.from_hub, say
+            loop, identity, state, hub, pending, work, local_tasks, cleanup, failures, phases, self.from_hub, say
         )
         of_task = (self._preemption, children, cleanup)
         groups: list[Group] = [
-            TaskRequests(loop, identity, state, hub, pending, *of_task, failures, self, say, err),
+            TaskRequests(loop, identity, state, hub, pending, *of_task, failures, phases, self, say, err),
             self._gang,
-            ProcessRequests(loop, identity, state, hub, pending, work, launcher, cleanup, say),
+            ProcessRequests(loop, identity, state, hub, pending, work, launcher, cleanup, phases, say),
             PortAndFileRequests(loop, identity, hub, pending, cleanup, say),
             ValueRequests(loop, identity, hub, pending, cleanup, say),
         ]
@@ -233,7 +236,7 @@ class Node:
             self._hub.link.leave(self._may_go)
 
     def _may_go(self) -> None:
-        self._pending.answer_all("bye", {})
+        self._pending.answer_all("bye", self._phases.record())
 
     def _will_kill_task(self) -> None:
         self._hub.send({"op": "ends-task"})  # to who may be its parent, and would take our signal for a cause

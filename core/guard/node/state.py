@@ -35,6 +35,10 @@ late and not a mistake.
 
 from __future__ import annotations
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from collections.abc import Callable
+
 FORMING = "forming"
 RUNNING = "running"
 BODY_OVER = "body over"
@@ -114,6 +118,8 @@ class NodeState:
         Whether the process of the task lives; it may die in every state.
     has_succeeded : bool
         Whether the body has ended well, whatever came after it.
+    on_event : callable
+        Gets the name of each event that has changed the state.
     """
 
     def __init__(self) -> None:
@@ -121,6 +127,7 @@ class NodeState:
         self.task_alive = True
         self.has_succeeded = False
         self._last = FORMING  # before FINISHED
+        self.on_event: Callable[[str], None] = lambda event: None
 
     def _on(self, event: str) -> bool:
         """Whether the ``event`` changes the state; it has changed then."""
@@ -130,6 +137,7 @@ class NodeState:
         self.value = following
         if following != FINISHED:
             self._last = following
+        self.on_event(event)
         return True
 
     # -- what is asked of a state ------------------------------------------------------------------------------------

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 TAIL_LIMIT = 32_768
 """Bytes of a process's last output kept for the failure report: a deep traceback has about 10 kB."""
 
 
 class Tail:
-    """The last bytes of one process: of one stream, or of both, their whole lines in the order of arrival."""
+    """The last bytes of one process: of one stream, or of both, their whole lines in the order of arrival.
+
+    ``on_first``, where set, is called once, on the thread that writes the first bytes.
+    """
 
     def __init__(self, limit: int = TAIL_LIMIT) -> None:
         self._limit = limit
         self._data = bytearray()
         self._streams: list[TailStream] = []
         self._lock = threading.Lock()
+        self.on_first: Callable[[], None] | None = None
 
     def stream(self) -> TailStream:
         """A sink for one of the streams that share this tail."""
@@ -28,6 +33,9 @@ class Tail:
 
     def write_lines(self, stream: TailStream, data: bytes) -> None:
         """What came on one stream of several: the line that is not over yet stays with the stream."""
+        if self.on_first is not None:
+            first, self.on_first = self.on_first, None
+            first()
         with self._lock:
             whole, newline, rest = (stream.held + data).rpartition(b"\n")
             self._append(whole + newline)

@@ -269,7 +269,7 @@ if __name__ == "__main__":
 @pytest.mark.slow
 def test_a_node_that_never_comes_is_named_at_the_timeout(flow_run: FlowRunner) -> None:
     run = flow_run(NEVER)
-    run.wait_for("2 of 3 nodes have joined after 5 s; waiting for node 2.", START_S)
+    run.wait_for("2 of 3 nodes have joined, waiting for node 2 for 5 s.", START_S)
     run.fails(END_S)
     for node in (0, 1):
         log = run.node_log("work", node, "stderr")

@@ -228,6 +228,8 @@ def test_a_member_that_does_not_stop_talking_ends_its_own_node(
     member = bench.members[1]
     bench.hub.failures.add = lambda failure: None  # type: ignore[method-assign]  # they are many, and none is the point
     fields: dict[str, Any] = {"cancel": {"key": "k"}, "save-seconds": {"seconds": 1.0}}.get(op, {})
+    if op == "phases":
+        fields = {"since": 1.0, "times": {}}
     if op == "fail":
         fields = {"failure": FAILURE}
     for _ in range(MOST[op] + 1):

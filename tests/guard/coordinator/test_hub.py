@@ -197,13 +197,13 @@ def test_a_node_that_joins_twice_was_restarted_and_ends_the_gang(bench: Callable
 def test_late_nodes_are_named_and_fail_the_gang_at_the_timeout(
     bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("metaflow_extensions.gang.core.guard.coordinator.join_deadline.PROGRESS_S", (0.1, 0.2))
+    monkeypatch.setattr("metaflow_extensions.gang.core.guard.coordinator.join_deadline.PROGRESS_S", 0.1)
     gang = bench(12, timeout=0.6)
     gang.join(1)
     report = gang.report()
     assert gang.said[:2] == [
-        "2 of 12 nodes have joined after 0 s; waiting for nodes 2, 3, 4, 5, 6, 7, 8, 9 and 2 more.",
-        "2 of 12 nodes have joined after 0 s; waiting for nodes 2, 3, 4, 5, 6, 7, 8, 9 and 2 more.",
+        "2 of 12 nodes have joined, waiting for nodes 2, 3, 4, 5, 6, 7, 8, 9 and 2 more for 0 s.",
+        "2 of 12 nodes have joined, waiting for nodes 2, 3, 4, 5, 6, 7, 8, 9 and 2 more for 0 s.",
     ]
     assert (
         "node 2: did not join within 0.6 s (all_nodes_started_timeout): 2 of 12 nodes had joined, nodes 2, 3" in report

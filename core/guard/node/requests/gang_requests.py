@@ -9,6 +9,7 @@ from ...failure_record import Failure
 from ...hub_link.hub_link import RemoteHubLink
 from ...hub_link.local_hub_link import LocalHubLink
 from ...loop.limits import too_few_files
+from ...phases import MET
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
@@ -18,6 +19,7 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from ...hub_link.hub_access import HubAccess
     from ...loop.event_loop import Loop
     from ...loop.framing import Header
+    from ...phases import NodePhases
     from ..cleanup import Cleanup
     from ..identity import NodeIdentity
     from ..local_tasks import LocalTasks
@@ -41,12 +43,14 @@ class GangRequests:
         local_tasks: LocalTasks,
         cleanup: Cleanup,
         failures: NodeFailures,
+        phases: NodePhases,
         from_hub: Callable[[Header, bytes], None],
         say: Callable[[str], None],
     ) -> None:
         self._loop, self._identity, self._state, self._hub = loop, identity, state, hub
         self._pending, self._work, self._local_tasks = pending, work, local_tasks
-        self._cleanup, self._failures, self._from_hub, self._say = cleanup, failures, from_hub, say
+        self._cleanup, self._failures, self._phases = cleanup, failures, phases
+        self._from_hub, self._say = from_hub, say
         self._collectives: dict[int, int] = {}  # by their number in the gang: the request that waits
         self._roster: list[Header] | None = None
 
@@ -92,6 +96,7 @@ class GangRequests:
 
     def join(self, number: int, header: Header, payload: bytes) -> None:
         """Join the hub; the reply is that of :meth:`joined`. A ``failure`` ends the gang once the hub has this node."""
+        self._phases.note(MET)
         if isinstance(self._hub.link, LocalHubLink):
             self._hub.link.join({**header["info"], "address": header["address"]})
         else:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
+from ...phases import OUTPUT, RANKS
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from collections.abc import Callable
@@ -13,6 +15,7 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from ...hub_link.hub_access import HubAccess
     from ...loop.event_loop import Loop
     from ...loop.framing import Header
+    from ...phases import NodePhases
     from ...remote_command.node_server import PeerServer
     from ..cleanup import Cleanup
     from ..identity import NodeIdentity
@@ -37,11 +40,12 @@ class ProcessRequests:
         work: Work,
         launcher: Launcher,
         cleanup: Cleanup,
+        phases: NodePhases,
         say: Callable[[str], None],
     ) -> None:
         self._loop, self._identity, self._state, self._hub = loop, identity, state, hub
         self._pending, self._work, self._launcher = pending, work, launcher
-        self._cleanup, self._say = cleanup, say
+        self._cleanup, self._phases, self._say = cleanup, phases, say
         self._peers: PeerServer | None = None
 
     def methods(self) -> dict[str, Method]:
@@ -74,7 +78,9 @@ class ProcessRequests:
         elif self._work.is_cancelled(header["plan"]["key"]):
             self._pending.answer(number, {"port_taken": True})
         else:
-            self._launcher.launch(header["plan"], done)
+            launch = self._launcher.launch(header["plan"], done)
+            launch.on_output = partial(self._phases.note, OUTPUT)
+            self._phases.note(RANKS)
 
     def start(self, number: int, header: Header, payload: bytes) -> None:
         """Start a process that runs beside the body. The reply comes when it has reported that it is ready."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from ...failure_record import EVIDENCE, Failure
+from ...phases import FORMED
 from ...processes import process_table
 from ...processes.stopped import control_guard_of
 from ...processes.watch import TaskWatch
@@ -18,6 +19,7 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from ...hub_link.hub_access import HubAccess
     from ...loop.event_loop import Loop
     from ...loop.framing import Header
+    from ...phases import NodePhases
     from ...processes.task_children import TaskChildren
     from ..cleanup import Cleanup
     from ..identity import NodeIdentity
@@ -63,6 +65,7 @@ class TaskRequests:
         children: TaskChildren,
         cleanup: Cleanup,
         failures: NodeFailures,
+        phases: NodePhases,
         node: TaskEvents,
         say: Callable[[str], None],
         err: int,
@@ -70,11 +73,12 @@ class TaskRequests:
         self._loop, self._identity, self._state, self._hub = loop, identity, state, hub
         self._pending, self._preemption = pending, preemption
         self._children, self._cleanup, self._failures = children, cleanup, failures
-        self._node, self._say, self._err = node, say, err
+        self._phases, self._node, self._say, self._err = phases, node, say, err
 
     def methods(self) -> dict[str, Method]:
         return {
             "setup": self.setup,
+            "formed": self.formed,
             "fail": self.fail,
             "save-seconds": self.save_seconds,
             "unwinding": self.unwinding,
@@ -93,6 +97,7 @@ class TaskRequests:
         identity.gang_id = header["gang_id"]
         identity.interrupt_signal, identity.stacks_signal = header["interrupt_signal"], header["stacks_signal"]
         self._children.number = header.get("number", 0)
+        self._phases.task_started(identity.index, identity.task_pid)
         identity.seen_by_control = header.get("seen_by_control", False)
         if identity.seen_by_control:
             identity.control_guard = control_guard_of(identity.task_pid)
@@ -111,6 +116,11 @@ class TaskRequests:
         if header.get("watch_parent"):
             TaskWatch(self._loop, header["watch_parent"], self._failures.run_gone)
             self._children.watch_output()
+        self._pending.answer(number, {})
+
+    def formed(self, number: int, header: Header, payload: bytes) -> None:
+        """What the launcher gives is on ``current``, and the body begins."""
+        self._phases.note(FORMED)
         self._pending.answer(number, {})
 
     def fail(self, number: int, header: Header, payload: bytes) -> None:
@@ -146,8 +156,10 @@ class TaskRequests:
     def stored(self, number: int, header: Header, payload: bytes) -> None:
         """Metaflow has stored the state of the task, which has failed."""
         self._node.task_stored()
-        self._pending.answer(number, {})
+        self._pending.answer(number, self._phases.record())
 
     def bye(self, number: int, header: Header, payload: bytes) -> None:
-        """Metaflow has stored the task's state: nothing can fail here any more. The reply comes when the hub has it."""
+        """Metaflow has stored the task's state: nothing can fail here any more. The reply comes when the hub has it,
+        and as that to ``stored`` it has the node's phases.
+        """
         self._node.task_left()
