@@ -69,6 +69,7 @@ class Runs:
 
     Attributes
     ----------
+    gang : Gang
     count : int
         How many calls have begun. Every node counts the same.
     """
@@ -82,7 +83,7 @@ class Runs:
         explains: Explain | None = None,
     ) -> None:
         self.count = self._launches = 0
-        self._gang, self._failed = gang, failed
+        self.gang, self._failed = gang, failed
         self._flow_datastore, self._results_prefix = flow_datastore, results_prefix
         self._explains = explains or partial(explain, failed=failed)
         self._told: set[str] = set()
@@ -106,7 +107,7 @@ class Runs:
 
         Parameters are those of :func:`~core.calls.entrypoint.read_entrypoint`. Raises BadAttribute, before the block.
         """
-        what = read_entrypoint(entrypoint, entrypoint_args, flags or {}, self._gang.folder, options, number_lines)
+        what = read_entrypoint(entrypoint, entrypoint_args, flags or {}, self.gang.folder, options, number_lines)
         return _removed(what)
 
     def agree(
@@ -131,7 +132,7 @@ class Runs:
         BadAttribute
             The nodes differ; the message is the same on each.
         """
-        answers = self._gang.all_gather(dict(own))
+        answers = self.gang.all_gather(dict(own))
         check_alike(answers, alike, complain)
         return answers
 
@@ -152,18 +153,18 @@ class Runs:
         BadAttribute
             ``wanted`` is not to be had.
         """
-        if self._gang.node_index != node:
+        if self.gang.node_index != node:
             return None
         if wanted is None:
-            return self._gang.free_port() if first is None else first
+            return self.gang.free_port() if first is None else first
         if wanted not in self._leased:
-            self._gang.lease_port(exact=wanted)
+            self.gang.lease_port(exact=wanted)
             self._leased.add(wanted)
         return wanted
 
     def agreed_port(self, wanted: int | None, node: int = 0) -> int:
         """As :meth:`port`, told to all nodes. Every node must call it."""
-        return int(self._gang.broadcast(self.port(wanted, node), source=node))
+        return int(self.gang.broadcast(self.port(wanted, node), source=node))
 
     def launch(
         self,
@@ -202,12 +203,12 @@ class Runs:
             except PortTaken:
                 port = self.agreed_port(None, node)
             except ProcessFailed as failure:
-                error = self._explains(failure, what.name, where or f"node {self._gang.node_index}")
+                error = self._explains(failure, what.name, where or f"node {self.gang.node_index}")
                 raise error from error.__cause__
 
     def outcome(self, what: Entrypoint, nprocs: Sequence[int], results: Results | None = None) -> Any:
         """What ``run()`` returns: see :func:`~.returns.outcome`. Every node must call it."""
-        return outcome(self._gang, what, nprocs, results or Results(self._flow_datastore), self._failed)
+        return outcome(self.gang, what, nprocs, results or Results(self._flow_datastore), self._failed)
 
     def tell(self, variables: Mapping[str, str]) -> None:
         """Tell the user, once for each, of variables that the ranks get since the user has set none."""

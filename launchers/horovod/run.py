@@ -16,17 +16,14 @@ from typing import Any
 from metaflow import current
 
 from ...core.attributes import check_variables, read_nproc
-from ...core.calls.arguments import BadArgument, entrypoint_argv
-from ...core.calls.entrypoint import check_script
 from ...core.calls.misplaced_arguments import suggesting
-from ...core.exceptions import BadAttribute, ProcessFailed, ToolMissing
+from ...core.calls.run import PortTry, Runs
+from ...core.exceptions import BadAttribute, PortTaken, ProcessFailed, ToolMissing
 from ...core.gang.gang import Gang
 from ...core.gang.launch_plan import LaunchPlan, Process
-from ...core.logs import say
 from ...core.machine.network import interface_for
 from ...core.ranks.functions import RANK_MAIN
 
-PORT_TRIES = 3
 SERVER_READY = "rendezvous server is listening on "
 ADDRESS_IN_USE = "Address already in use"
 SERVER_START_S = 60.0
@@ -45,7 +42,8 @@ PEER_LOST = (
 )
 """Regular expressions of a rank's messages where another rank failed first, as Horovod 0.28.1 prints them."""
 
-_told: set[str] = set()
+_runs: Runs | None = None
+"""Of the gang of this task."""
 
 _HOW_TO_BUILD = (
     "Build it where torch is installed: HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1 HOROVOD_WITH_PYTORCH=1 pip install "
@@ -94,21 +92,31 @@ def horovod_run(
     ``horovod_run("train.py", {"epochs": 3}, nproc_per_node=2)``
     """
     gang = _gang()
-    script, arguments = _script(entrypoint, entrypoint_args)
-    environ = {**os.environ, **_checked(env)}
-    node = gang.node
-    slots_here = read_nproc("auto" if nproc_per_node is None else nproc_per_node, node.gpus, node.cpus)
-    _require_horovod()
-    _require_ipv4(gang.main_address)
-    answers = gang.all_gather((slots_here, interface_for(gang.another_address())))
-    slots = [answer[0] for answer in answers]
-    names = unique_names([node.hostname for node in gang.nodes])
-    port = gang.broadcast(_start_server(gang, names, slots) if gang.is_control else None)
-    world = horovod_environment(names, slots, [answer[1] for answer in answers], gang.main_address, port)
-    first = sum(slots[: gang.node_index])
-    variables = world[first : first + slots_here]
-    _tell(variables[0], environ)
-    gang.launch(plan([script, *arguments], variables, environ, os.path.join(gang.folder, f"horovod-{port}")))
+    _require_script(entrypoint)
+    runs = _runs_of(gang)
+    with runs.entrypoint(entrypoint, entrypoint_args) as what:
+        environ = {**os.environ, **_checked(env)}
+        node = gang.node
+        slots_here = read_nproc("auto" if nproc_per_node is None else nproc_per_node, node.gpus, node.cpus)
+        _require_horovod()
+        _require_ipv4(gang.main_address)
+        own = {"slots": slots_here, "interface": interface_for(gang.another_address()), "port": runs.port(None)}
+        answers = runs.agree(own)
+        slots = [answer["slots"] for answer in answers]
+        interfaces = [answer["interface"] for answer in answers]
+        names = unique_names([node.hostname for node in gang.nodes])
+        first = sum(slots[: gang.node_index])
+
+        def start(attempt: PortTry) -> None:
+            if gang.broadcast(_start_server(gang, names, slots, attempt) if gang.is_control else None):
+                raise PortTaken("Another program took the port that was chosen for Horovod's rendezvous server.")
+            world = horovod_environment(names, slots, interfaces, gang.main_address, attempt.port)
+            variables = world[first : first + slots_here]
+            runs.tell({name: variables[0][name] for name in DEFAULTS if name in variables[0] and name not in environ})
+            prefix = os.path.join(gang.folder, f"horovod-{attempt.key}")
+            gang.launch(plan([what.target, *what.arguments], variables, environ, prefix))
+
+        runs.launch(start, what, answers[0]["port"], is_ours=True)
 
 
 def horovod_environment(
@@ -219,20 +227,20 @@ def _gang() -> Gang:
     return gang
 
 
-def _script(
-    entrypoint: str | os.PathLike[str], entrypoint_args: Mapping[str, Any] | Sequence[Any] | None
-) -> tuple[str, list[str]]:
+def _runs_of(gang: Gang) -> Runs:
+    """What the calls of this task have in common: its gang is one for all of them."""
+    global _runs
+    if _runs is None or _runs.gang is not gang:
+        _runs = Runs(gang, ProcessFailed, explains=lambda failure, what, where: failure)
+    return _runs
+
+
+def _require_script(entrypoint: object) -> None:
     if not isinstance(entrypoint, str | os.PathLike):
         raise BadAttribute(
             f"horovod_run() runs a script, not a {type(entrypoint).__name__}: give its path, as in "
             'horovod_run("train.py").'
         )
-    script = os.fsdecode(entrypoint)
-    check_script(script)
-    try:
-        return script, entrypoint_argv(entrypoint_args)
-    except BadArgument as error:
-        raise BadAttribute(f"entrypoint_args: {error}") from None
 
 
 def _checked(env: Mapping[str, str] | None) -> Mapping[str, str]:
@@ -263,31 +271,22 @@ def _require_ipv4(address: str) -> None:
         )
 
 
-def _start_server(gang: Gang, names: Sequence[str], slots: Sequence[int]) -> int:
-    """Start Horovod's rendezvous server on this node, which runs until the gang ends; its port."""
+def _start_server(gang: Gang, names: Sequence[str], slots: Sequence[int], attempt: PortTry) -> bool:
+    """Start Horovod's rendezvous server on this node, which runs until the gang ends.
+
+    Returns whether another program has taken its port, and the next one can be tried.
+    """
     script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "rendezvous.py")
     hosts = ",".join(f"{name}:{count}" for name, count in zip(names, slots, strict=True))
-    for attempt in range(PORT_TRIES):
-        port = gang.free_port()
-        server = Process(
-            argv=(sys.executable, "-u", script, gang.main_address, str(port), hosts),
-            env=dict(os.environ),
-            title="Horovod's rendezvous server",
-        )
-        try:
-            gang.start(server, SERVER_READY, SERVER_START_S)
-            break
-        except ProcessFailed as failure:
-            # Another program took the port in between.
-            if ADDRESS_IN_USE not in failure.tail or attempt == PORT_TRIES - 1:
-                raise
-    return port
-
-
-def _tell(variables: Mapping[str, str], environ: Mapping[str, str]) -> None:
-    """Show the variables that the user has not set, once in this task."""
-    chosen = [f"{name}={variables[name]}" for name in DEFAULTS if name in variables and name not in environ]
-    untold = [text for text in chosen if text not in _told]
-    if untold:
-        say(f"Set for the ranks, since you set none: {', '.join(untold)}")
-        _told.update(untold)
+    server = Process(
+        argv=(sys.executable, "-u", script, gang.main_address, str(attempt.port), hosts),
+        env=dict(os.environ),
+        title="Horovod's rendezvous server",
+    )
+    try:
+        gang.start(server, SERVER_READY, SERVER_START_S)
+    except ProcessFailed as failure:
+        if attempt.is_ours and ADDRESS_IN_USE in failure.tail:
+            return True
+        raise
+    return False

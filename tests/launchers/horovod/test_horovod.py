@@ -237,7 +237,7 @@ def get_host_assignments(hosts, size):
     return [hosts, size]
 """,
     "runner/http/http_server.py": """
-import json, socketserver
+import json, os, socketserver
 from http.server import BaseHTTPRequestHandler, HTTPServer
 class RendezvousHandler(BaseHTTPRequestHandler):
     def do_GET(self):
@@ -248,6 +248,9 @@ class RendezvousHandler(BaseHTTPRequestHandler):
         pass
 class RendezvousHTTPServer(socketserver.ThreadingMixIn, HTTPServer):
     def __init__(self, address, handler, verbose):
+        if os.path.exists("taken"):
+            os.unlink("taken")
+            raise OSError(98, "Address already in use")
         super().__init__(address, handler)
     def init(self, plan):
         self.plan = plan
@@ -331,14 +334,16 @@ def test_a_server_whose_port_is_taken_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_ranks_and_server_come_together_with_a_stand_in(flow_run: FlowRunner, tmp_path: Path) -> None:
+    """The server's first port is taken by another program."""
     out = tmp_path / "out"
     out.mkdir()
     run = flow_run(
         STAND_IN_FLOW,
         *("--out", str(out)),
         env={"PYTHONPATH": path_with(stand_in(tmp_path)), "HOROVOD_RANK": "of another world"},
-        files={"rank.py": STAND_IN_RANK},
+        files={"rank.py": STAND_IN_RANK, "taken": ""},
     ).ok(RUN_S)
+    assert not (run.folder / "taken").exists()
     said = {path.stem: json.loads(path.read_text()) for path in sorted(out.iterdir())}
     assert list(said) == ["call0-rank0", "call0-rank1", "call0-rank2", "call1-rank0", "call1-rank1"]
     ports = []
