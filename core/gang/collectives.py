@@ -2,7 +2,8 @@
 
 Small values travel in the guards' control messages. A large value goes to node 0 once, as a file of its private folder.
 From there it goes to the nodes that need it along the chain of :mod:`core.guard.file_broadcast`, all large values of a
-call in one file. Each file is removed as soon as it is read.
+call in one file. So do small values that are too much together for a message to every node. Each file is removed as
+soon as it is read.
 """
 
 from __future__ import annotations
@@ -11,15 +12,13 @@ import contextlib
 import os
 import pickle
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from ..exceptions import BadAttribute, ValueTooStrange
+from ..guard.coordinator.messages import fits_all, inline_bytes
 from ..guard_client.link import Link
 from .programs import refuse_after_the_body
-
-INLINE_TOTAL = 1 << 20
-"""Bytes that one collective may put on the control connections, all nodes together; what is larger goes by files."""
 
 _ERROR_LENGTH = 900
 """Characters of an error that one node reports to all others in a control message."""
@@ -122,12 +121,16 @@ class _Collective:
         """Give ``data``, the value of this node; see :func:`gather`."""
         entry: dict[str, Any] = {}
         inline = data
-        if len(data) > max(1024, INLINE_TOTAL // self._gang.num_nodes):
+        if len(data) > inline_bytes(self._gang.num_nodes):
             entry, inline = {"large": len(data)}, b""
             if self._own not in (0, self._root):
                 entry.update(self._upload(data))
         entries, payload = self._exchange(self._number, entry, inline, self._root)
         sizes = {node: int(one["large"]) for node, one in enumerate(entries) if "large" in one}
+        if self._root is None and not fits_all(sum(one["size"] for one in entries), len(entries)):
+            # Node 0 alone has the payload, and passes it on with the large values.
+            sizes = {node: int(one.get("large", one["size"])) for node, one in enumerate(entries)}
+        small = _split(entries, payload)
         receivers = [node for node in range(1, len(entries)) if self._needs(node) and sizes.keys() - {node}]
         try:
             self._check(entries)
@@ -135,9 +138,11 @@ class _Collective:
                 pieces = self._uploaded(sizes)
             else:
                 sizes.pop(-1 if self._root is None else self._root, None)  # its own value is no use to the receiver
-                self._distribute(receivers, sizes, data)
+                self._distribute(receivers, sizes, {**small, self._own: data})
                 pieces = self._packed(sizes)
-            return self._load(entries, payload, data, pieces) if self._needs(self._own) else None
+            if not self._needs(self._own):
+                return None
+            return [self._load(node, data, small, sizes, pieces) for node in range(len(entries))]
         finally:
             for node in sizes:
                 self._remove(self._file(node))
@@ -193,10 +198,11 @@ class _Collective:
 
     # -- the way from node 0 -----------------------------------------------------------------------------------------
 
-    def _distribute(self, receivers: list[int], sizes: dict[int, int], data: bytes) -> None:
+    def _distribute(self, receivers: list[int], sizes: dict[int, int], known: Mapping[int, bytes]) -> None:
         """Bring the values of the nodes ``sizes`` from node 0 to ``receivers``, in one file; every node calls it.
 
-        Raises :class:`ValueTooStrange` on every node where that fails.
+        ``known`` are the values that this node has already. Raises :class:`ValueTooStrange` on every node where that
+        fails.
         """
         link = self._gang._link
         entry: dict[str, Any] = {}
@@ -209,7 +215,7 @@ class _Collective:
         if self._own == 0:
             hops = [(node, self._gang.nodes[node].address, entries[node]["port"]) for node in receivers]
             try:
-                self._pack(sizes, data)
+                self._pack(sizes, known)
                 header, _ = link.request("send-values", path=self._file(), name=f"{self._number}", hops=hops)
                 entry = _error(header.get("error"))
             except OSError as error:
@@ -217,16 +223,16 @@ class _Collective:
         entries, _ = self._exchange(next(self._gang._sequence), entry)
         self._check(entries)
 
-    def _pack(self, sizes: dict[int, int], data: bytes) -> None:
-        """On node 0: make one file of all large values, in the order of the nodes."""
+    def _pack(self, sizes: dict[int, int], known: Mapping[int, bytes]) -> None:
+        """On node 0: make one file of the values of the nodes ``sizes``, by index: those ``known``, and uploads."""
         os.makedirs(self._folder, 0o700, exist_ok=True)
-        if len(sizes) == 1 and 0 not in sizes:
+        if len(sizes) == 1 and not sizes.keys() & known.keys():
             os.rename(self._file(*sizes), self._file())
             return
         with open(os.open(self._file(), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as target:
             for node in sizes:
-                if node == 0:
-                    target.write(data)
+                if node in known:
+                    target.write(known[node])
                     continue
                 with open(self._file(node), "rb") as source:
                     os.unlink(source.name)
@@ -242,18 +248,26 @@ class _Collective:
                 else:
                     yield file.read(size)
 
-    def _load(self, entries: list[dict[str, Any]], payload: bytes, own: bytes, large: Iterator[bytes]) -> list[Any]:
-        values, start = [], 0
-        for node, entry in enumerate(entries):
-            data, start = payload[start : start + entry["size"]], start + entry["size"]
-            if "large" in entry:
-                data = own if node == self._own else next(large)
-            values.append(pickle.loads(data))
-        return values
+    def _load(
+        self, node: int, own: bytes, small: Mapping[int, bytes], sizes: Mapping[int, int], large: Iterator[bytes]
+    ) -> Any:
+        if node == self._own:
+            return pickle.loads(own)
+        return pickle.loads(next(large) if node in sizes else small[node])
 
     def _remove(self, path: str) -> None:
         with contextlib.suppress(OSError):
             os.unlink(path)
+
+
+def _split(entries: Sequence[dict[str, Any]], payload: bytes) -> dict[int, bytes]:
+    """The values in the payload of a message, by node index; where there is no payload, none."""
+    values, start = {}, 0
+    for node, entry in enumerate(entries):
+        if payload and "large" not in entry:
+            values[node] = payload[start : start + entry["size"]]
+        start += entry["size"]
+    return values
 
 
 def _error(error: object) -> dict[str, Any]:

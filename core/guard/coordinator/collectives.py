@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Set
 
 from ..loop.framing import Nonsense
+from .messages import fits_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
@@ -43,7 +44,8 @@ class Collectives:
 
     def add(self, node: int, header: Header, payload: bytes) -> tuple[Header, bytes, int | None] | None:
         """Add the part of ``node``. Returns, once every node has sent its own, the message with all parts, its payload,
-        and the node that alone is to get the payload (None: all nodes).
+        and the node that alone is to get the payload (None: all nodes). A payload that is too much for all goes to node
+        0, whose task distributes it.
 
         Raises
         ------
@@ -77,7 +79,10 @@ class Collectives:
             self._bytes[index] -= len(data)
         ordered = [gather.entries[index] for index in range(self._num_nodes)]
         entries = [{**entry, "size": len(data)} for entry, data in ordered]
-        return {"op": "gathered", "seq": number, "entries": entries}, b"".join(data for _, data in ordered), root
+        whole = b"".join(data for _, data in ordered)
+        if root is None and not fits_all(len(whole), self._num_nodes):
+            root = 0
+        return {"op": "gathered", "seq": number, "entries": entries}, whole, root
 
     def check_deserted(self, done: Set[int]) -> None:
         """Raises Mismatch for a node among those whose body is ``done``, which others still wait for."""

@@ -21,8 +21,14 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
 HEADER_BYTES = 256 * 1024
 """Of one message: a failure's text and the end of its output, each character written as up to twelve bytes."""
 
-INLINE_TOTAL = 1 << 20
-"""Bytes of payload that all nodes together give to one collective (as in core/gang/collectives.py)."""
+TO_ONE_TOTAL = 8 << 20
+"""Bytes of payload that the messages of one collective bring to one node, all nodes together ..."""
+
+TO_ALL_TOTAL = 1 << 20
+"""... and to all nodes: node 0 sends it to each of them."""
+
+_ALWAYS = 1024
+"""Bytes of payload that every node may give to a collective, however many nodes there are."""
 
 MOST = {"fail": 1_000, "cancel": 10_000, "save-seconds": 1_000, "phases": 100}
 """How often one node may send a message that the hub stores, or sends on to all."""
@@ -36,7 +42,12 @@ _END_OF_TIME = 1e12
 
 def inline_bytes(num_nodes: int) -> int:
     """Bytes of payload that one node may give to one collective; what is larger goes beside the control connections."""
-    return max(1024, INLINE_TOTAL // num_nodes)
+    return min(TO_ALL_TOTAL, max(_ALWAYS, TO_ONE_TOTAL // num_nodes))
+
+
+def fits_all(total: int, num_nodes: int) -> bool:
+    """Whether ``total`` bytes of payload, of all nodes together, are sent to all nodes; else only to node 0."""
+    return total <= max(TO_ALL_TOTAL, num_nodes * _ALWAYS)
 
 
 def check_info(info: Header) -> None:

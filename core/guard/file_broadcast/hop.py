@@ -1,4 +1,5 @@
 """One node's way of sending a broadcast on: to the next node, or, where that one is out of reach, to the one after it.
+What is small goes to the first nodes of several parts of the rest.
 
 What goes over a connection (:mod:`secure`):
 
@@ -14,6 +15,7 @@ a header holds.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import threading
 
@@ -23,7 +25,7 @@ from ..loop.untrusted import parse
 from ..settings import settings
 from ..tls.endpoints import connect
 from ..tls.link import CHUNK, BulkError, Link
-from .partial_file import Lost
+from .partial_file import SMALL_BYTES, Lost
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
@@ -34,8 +36,24 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
 
     Hop = tuple[int, str, int]
 
+BRANCHES = 4
+"""To so many nodes a node sends what is small, each of which passes it on to its part of the rest."""
+
+BRANCH_FROM = 8
+"""Up to so many nodes are a chain in any case: a connection takes some milliseconds."""
+
 _BODY_BYTES = 1 << 20
 _LAST_WORDS_SECONDS = 1.0
+
+
+def passing_on(source: Original | Part, transfer: str, to: str, hops: list[Hop], key: bytes) -> Passing | Branches:
+    """What sends ``source`` to all ``hops``: along a chain, or, where it is small and they are many, along a tree.
+
+    A chain has each byte on every link once, and takes as long as its connections, one after the other.
+    """
+    if source.size > SMALL_BYTES or len(hops) <= BRANCH_FROM:
+        return Passing(source, transfer, to, hops, key)
+    return Branches(source, transfer, to, hops, key)
 
 
 class Passing:
@@ -123,6 +141,49 @@ class Passing:
         while "done" not in link.answer():
             pass  # it is waiting for the nodes behind it
         self.missed.update(_missed(receive_body(link)))
+
+
+class Branches:
+    """As :class:`Passing`, by several at once, each with its part of ``hops``. What they read must be small."""
+
+    def __init__(self, source: Original | Part, transfer: str, to: str, hops: list[Hop], key: bytes) -> None:
+        self.hops = hops
+        bounds = [len(hops) * branch // BRANCHES for branch in range(BRANCHES + 1)]
+        self._branches = [Passing(source, transfer, to, hops[a:b], key) for a, b in itertools.pairwise(bounds)]
+
+    @property
+    def missed(self) -> dict[int, str]:
+        return {index: why for branch in self._branches for index, why in branch.missed.items()}
+
+    @property
+    def starved(self) -> bool:
+        return any(branch.starved for branch in self._branches)
+
+    def stop(self) -> None:
+        for branch in self._branches:
+            branch.stop()
+
+    def run(self, progress: Callable[[int], None] = lambda sent: None) -> None:
+        lost: list[Lost] = []
+
+        def run(branch: Passing) -> None:
+            try:
+                branch.run()
+            except Lost as error:
+                lost.append(error)
+
+        others, threads = self._branches[1:], []
+        with contextlib.suppress(RuntimeError):  # no thread: the branches that are left come one after the other
+            while others:
+                threads.append(threading.Thread(target=run, args=(others[0],), name="broadcast", daemon=True))
+                threads[-1].start()
+                del others[0]
+        for branch in (self._branches[0], *others):
+            run(branch)
+        for thread in threads[: len(self._branches) - 1 - len(others)]:
+            thread.join()
+        if lost:
+            raise lost[0]
 
 
 def _last_words(link: Link, address: str) -> BulkError | None:

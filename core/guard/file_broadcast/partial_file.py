@@ -13,6 +13,10 @@ from ..channel.connection import sentence
 from ..tls.link import CHUNK, BulkError
 
 _RECENT = 16  # frames that need not be read again to be passed on
+
+SMALL_BYTES = _RECENT * (CHUNK - 4)
+"""Up to this size several may read a file at once: all of its frames stay in memory."""
+
 _WHY = 300  # characters, each up to twelve bytes of a header
 
 
@@ -47,6 +51,7 @@ class Original:
         self.mode = self._status.st_mode & 0o777
         self._hash = hashlib.sha256()
         self._hashed = 0
+        self._hashing = threading.Lock()
 
     def close(self) -> None:
         os.close(self._fd)
@@ -66,9 +71,10 @@ class Original:
         """
         data = room[4 : 4 + have - offset]
         count = self._read(offset, data)
-        if offset <= self._hashed < offset + count:
-            self._hash.update(data[self._hashed - offset : count])
-            self._hashed = offset + count
+        with self._hashing:
+            if offset <= self._hashed < offset + count:
+                self._hash.update(data[self._hashed - offset : count])
+                self._hashed = offset + count
         room[:4] = count.to_bytes(4, "big")
         return room[: 4 + count]
 
@@ -166,7 +172,7 @@ class Part:
             if self.lost is not None:
                 raise self.lost
             self._recent.append((self.have, room, frame))
-            if len(self._recent) > _RECENT:
+            if len(self._recent) > _RECENT and self.size > SMALL_BYTES:
                 _, oldest, _ = self._recent.popleft()
                 if oldest is not self._lent:
                     self._spare.append(oldest)

@@ -9,7 +9,7 @@ import time
 from ..loop.limits import what_ran_out
 from ..settings import settings
 from ..tls.link import CHUNK, BulkError, Link
-from .hop import Passing, hops_of, send_body
+from .hop import hops_of, passing_on, send_body
 from .partial_file import Lost, Part
 
 TYPE_CHECKING = False
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from collections.abc import Callable
     from typing import Any
 
-    from .hop import Hop
+    from .hop import Branches, Hop, Passing
 
 KEEP_SECONDS = 30.0
 """How long a node that has lost its sender keeps its part for another one, and its report for who asks again."""
@@ -40,8 +40,8 @@ class Delivery:
         self._keeper: threading.Timer | None = None
         self._writing = threading.Lock()
         self._changed = threading.Condition()
-        self._passing: Passing | None = None
-        self._running: set[Passing] = set()
+        self._passing: Passing | Branches | None = None
+        self._running: set[Passing | Branches] = set()
 
     def receive(self, link: Link, hops: list[Hop]) -> None:
         """Take what is missing from ``link``, which takes the place of whoever sent before.
@@ -119,7 +119,7 @@ class Delivery:
             self.part.fed = True
             old = self._passing
             if old is None or old.starved or old.hops != hops:
-                self._passing = Passing(self.part, self._transfer, self._to, hops, self._key)
+                self._passing = passing_on(self.part, self._transfer, self._to, hops, self._key)
                 if hops:
                     self._running.add(self._passing)
                     self.part.hold()
@@ -131,7 +131,7 @@ class Delivery:
         if old is not None:
             old.stop()
 
-    def _start(self, passing: Passing) -> None:
+    def _start(self, passing: Passing | Branches) -> None:
         try:
             threading.Thread(target=self._pass_on, args=(passing,), name="broadcast", daemon=True).start()
         except RuntimeError as error:
@@ -170,7 +170,7 @@ class Delivery:
             self._keeper.cancel()
             self._keeper = None
 
-    def _pass_on(self, passing: Passing) -> None:
+    def _pass_on(self, passing: Passing | Branches) -> None:
         try:
             passing.run()
         except Lost:

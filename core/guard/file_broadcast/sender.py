@@ -1,9 +1,10 @@
 """A file from one node to all others, along a chain: each node passes on what it has while the rest still arrives.
 
-So it takes as long for a thousand nodes as for one. A node that is out of reach is left out: who should have sent to it
-sends to the one after it (:mod:`passing`), which keeps what it has for a while and says how much that is. At the end
-control tries each node that was left out once more itself. A node's file appears when all of it is there and has the
-SHA-256 that control gave; what is not complete is removed.
+So it takes as long for a thousand nodes as for one. What is small goes along a tree instead, since in a chain the
+connections, made one after the other, would take longest. A node that is out of reach is left out: who should have sent
+to it sends to the one after it (:mod:`passing`), which keeps what it has for a while and says how much that is. At the
+end control tries each node that was left out once more itself. A node's file appears when all of it is there and has
+the SHA-256 that control gave; what is not complete is removed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import time
 from ..channel.connection import sentence
 from ..tls.link import BulkError, Link
 from . import receiver
-from .hop import Passing, receive_body
+from .hop import passing_on, receive_body
 from .partial_file import Lost, Original
 
 TYPE_CHECKING = False
@@ -22,7 +23,7 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from collections.abc import Callable, Sequence
     from typing import Any
 
-    from .hop import Hop
+    from .hop import Branches, Hop, Passing
 
 PROGRESS_BYTES = 64 << 20
 """Above this size the user is told how far it is."""
@@ -57,11 +58,11 @@ def send(key: bytes, path: str, to: str, hops: Sequence[Sequence[Any]], say: Cal
     try:
         progress = Progress(f"sending {name} ({source.size >> 20} MiB) to {len(chain)} nodes", source.size, say)
         transfer = os.urandom(16).hex()
-        missed = _pass(Passing(source, transfer, to, chain, key), progress)
+        missed = _pass(passing_on(source, transfer, to, chain, key), progress)
         still = {}
         for hop in chain:
             if hop[0] in missed:
-                still.update(_pass(Passing(source, transfer, to, [hop], key), progress))
+                still.update(_pass(passing_on(source, transfer, to, [hop], key), progress))
     except Lost as lost:
         raise BulkError(str(lost)) from None
     finally:
@@ -74,7 +75,7 @@ def send(key: bytes, path: str, to: str, hops: Sequence[Sequence[Any]], say: Cal
     progress.done()
 
 
-def _pass(passing: Passing, progress: Progress) -> dict[int, str]:
+def _pass(passing: Passing | Branches, progress: Progress) -> dict[int, str]:
     passing.run(progress)
     return passing.missed
 

@@ -15,6 +15,7 @@ from metaflow_extensions.gang.core.guard.channel.accept import Acceptor
 from metaflow_extensions.gang.core.guard.channel.connect import ConnectError, connect
 from metaflow_extensions.gang.core.guard.channel.connection import Connection, Identity
 from metaflow_extensions.gang.core.guard.coordinator.hub import Hub
+from metaflow_extensions.gang.core.guard.coordinator.messages import inline_bytes
 from metaflow_extensions.gang.core.guard.coordinator.root_cause import REPORT_SETTLE_S
 from metaflow_extensions.gang.core.guard.failure_record import EVIDENCE, LOST, PEER, PREEMPTED, Failure
 from metaflow_extensions.gang.core.guard.hub_link.hub_link import RemoteHubLink
@@ -248,6 +249,22 @@ def test_a_collective_with_a_root_gives_the_values_to_that_node_alone(bench: Cal
     for node, messages in heard.items():
         got = [(header["entries"], payload) for header, payload in messages if header["op"] == "gathered"]
         assert got == [(entries, b"from 0from 1from 2" if node == root else b"")], node
+
+
+def test_small_values_that_are_much_together_go_to_node_0_alone(bench: Callable[..., Bench]) -> None:
+    """Each fits a message to one node, and all of them none to every node; node 0's task passes them on."""
+    gang = bench(3)
+    gang.join(1, 2)
+    size = inline_bytes(3)
+    for number, sizes in enumerate(((size, size, size), (10, size - 30, 20))):
+        for node in (1, 2):
+            gang.members[node].say("gather", bytes(sizes[node]), seq=number, kind="all_gather()", entry={})
+        gang.hub.receive(0, {"op": "gather", "seq": number, "kind": "all_gather()", "entry": {}}, bytes(sizes[0]))
+        until(gang.loop, lambda n=number: all(len(m.got("gathered")) > n for m in gang.members.values()))
+        for node, heard in ((0, gang.heard), *((node, member.heard) for node, member in gang.members.items())):
+            header, payload = [pair for pair in heard if pair[0]["op"] == "gathered"][-1]
+            assert [entry["size"] for entry in header["entries"]] == list(sizes)
+            assert len(payload) == (sum(sizes) if number or node == 0 else 0)
 
 
 def test_a_collective_has_one_root(bench: Callable[..., Bench]) -> None:

@@ -29,9 +29,9 @@ from support.faults import kill_process
 from support.hosts import Host, Hosts
 from support.remote import START_S, remote_gang
 
-from metaflow_extensions.gang.core.guard.file_broadcast import sender
+from metaflow_extensions.gang.core.guard.file_broadcast import hop, sender
 from metaflow_extensions.gang.core.guard.file_broadcast.hop import Passing
-from metaflow_extensions.gang.core.guard.file_broadcast.partial_file import Original
+from metaflow_extensions.gang.core.guard.file_broadcast.partial_file import SMALL_BYTES, Original
 from metaflow_extensions.gang.core.guard.tls.link import BulkError
 
 KEY = os.urandom(32)
@@ -605,6 +605,33 @@ def test_control_is_killed(net: Net) -> None:
     source = net.source(1000, "second")
     send(source, "x", [node.hop for node in nodes])
     assert_have(nodes, source, "x")
+
+
+def test_what_is_small_goes_along_a_tree(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To some nodes at once, each of which passes it on to its part of the rest; who is out of reach is left out."""
+    nodes = net.grow(12)
+    sent_to: list[int] = []
+
+    class Seen(Passing):
+        def _send(self, hop: Any, *rest: Any) -> None:
+            sent_to.append(hop[0])
+            super()._send(hop, *rest)
+
+    monkeypatch.setattr(hop, "Passing", Seen)
+    for size, name, first in ((SMALL_BYTES, "small", [1, 4, 7, 10]), (SMALL_BYTES + 1, "larger", [1])):
+        source = net.source(size, name)
+        send(source, "x", [node.hop for node in nodes])
+        assert sorted(sent_to) == first
+        assert_have(nodes, source, "x")
+        sent_to.clear()
+    absent = [nodes[index - 1] for index in (2, 7, 12)]
+    for node in absent:
+        node.end()
+    source = net.source(1000)
+    with pytest.raises(BulkError) as caught:
+        send(source, "x", [node.hop for node in nodes])
+    assert [line.split()[1] for line in str(caught.value).splitlines()] == ["2", "7", "12"]
+    assert_have([node for node in nodes if node not in absent], source, "x")
 
 
 def test_a_large_chain_fits_no_header(net: Net) -> None:
