@@ -57,9 +57,15 @@ def check_variables(call: str, env: Mapping[str, str] | None) -> None:
     ------
     BadAttribute
     """
+    if env is not None and not isinstance(env, Mapping):
+        raise BadAttribute(f"{call}(env={env!r:.300}): it is a dict of names and values.")
     for name, value in (env or {}).items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise BadAttribute(f"{call}(env={{{name!r}: {value!r}}}): names and values are strings.")
+        if not name or "=" in name or "\0" in name + value:
+            raise BadAttribute(
+                f"{call}(env={{{name!r}: {value!r}}}): names have no '=' and are not empty; neither has a NUL."
+            )
 
 
 def read_nproc(value: Any, gpus: int, cpus: int, cores: int = 0) -> int:

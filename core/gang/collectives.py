@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from ..exceptions import BadAttribute, ValueTooStrange
 from ..guard.coordinator.messages import fits_all, inline_bytes
 from ..guard_client.link import Link
+from .arguments import whole
 from .programs import refuse_after_the_body
 
 _ERROR_LENGTH = 900
@@ -103,10 +104,10 @@ def gather_to_all(gang: Member, kind: str, value: Any) -> list[Any]:
     return values
 
 
-def check_index(gang: Member, call: str, name: str, index: int) -> None:
-    """Raises BadAttribute unless ``index``, the argument ``name`` of ``call``, is a node's."""
-    if not 0 <= index < gang.num_nodes:
-        raise BadAttribute(f"{call}({name}={index}): this gang has nodes 0 to {gang.num_nodes - 1}.")
+def check_index(gang: Member, call: str, name: str, index: Any) -> int:
+    """The argument ``name`` of ``call``; raises BadAttribute unless it is a node's index."""
+    last = gang.num_nodes - 1
+    return whole(call, name, index, f"this gang has nodes 0 to {last}", 0, last)
 
 
 class _Collective:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..attributes import check_variables
 from ..exceptions import BadAttribute
-from ..guard.host.private_folder import is_private
 from ..guard_client.link import Link
+from .arguments import check_plan, check_save, command, pattern_of, private_folder, seconds_of, whole
 from .collectives import check_index, gather, gather_to_all
 from .launch_plan import LaunchPlan, Process, ProcessResult
 from .node import Node
@@ -107,7 +105,7 @@ class Gang:
         -------
         >>> parts = current.gang.gather(part)      # a list on node 0, None elsewhere
         """
-        check_index(self, "gather", "root", root)
+        root = check_index(self, "gather", "root", root)
         return gather(self, f"gather(root={root})", value, root)
 
     def broadcast(self, value: Any, source: int = 0) -> Any:
@@ -120,7 +118,7 @@ class Gang:
         source : int
             Index of the node whose value it is.
         """
-        check_index(self, "broadcast", "source", source)
+        source = check_index(self, "broadcast", "source", source)
         return gather_to_all(self, "broadcast()", value if self.node_index == source else None)[source]
 
     def free_port(self) -> int:
@@ -137,13 +135,9 @@ class Gang:
         Raises
         ------
         OSError
-            It cannot be made, or is there and somebody else's.
+            It cannot be made, or is there and somebody else's, or has files in it that are not of this gang.
         """
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(path, 0o700)
-        if not is_private(path):
-            raise PermissionError(f"{path} is not a private folder of this user.")
-        self._link.request("own", path=path)
+        self._link.request("own", path=private_folder(path, self.folder))
 
     def own_files(self, pattern: str) -> None:
         """Have files removed when the gang ends that programs name so, and leave when they are killed.
@@ -155,7 +149,7 @@ class Gang:
         pattern : str
             Of paths, as in :mod:`glob`.
         """
-        self._link.request("own", pattern=pattern)
+        self._link.request("own", pattern=pattern_of(pattern))
 
     def run(
         self,
@@ -193,17 +187,7 @@ class Gang:
         -------
         >>> current.gang.run(["./simulate", "--seed", str(current.gang.node_index)])
         """
-        words = [argv] if isinstance(argv, str) else [os.fspath(word) for word in argv]
-        if not words:
-            raise BadAttribute("current.gang.run() needs a program: its argv is empty.")
-        check_variables("current.gang.run", env)
-        process = Process(
-            argv=tuple(words),
-            env={**os.environ, **(env or {})},
-            cwd=os.path.abspath(cwd) if cwd is not None else os.getcwd(),
-            title=os.path.basename(words[0]),
-        )
-        return self.launch(LaunchPlan((process,), check=check))[0].exit_code
+        return self.launch(LaunchPlan((command(argv, env, cwd),), check=bool(check)))[0].exit_code
 
     def launch(self, plan: LaunchPlan) -> list[ProcessResult]:
         """Run a launcher's plan on this node; how its processes ended, in the plan's order.
@@ -218,6 +202,7 @@ class Gang:
             The body has ended.
         """
         refuse_after_the_body(self._link, "Starting a program")
+        check_plan(plan, "current.gang.launch")
         return run_to_their_end(self._link, plan)
 
     def start(self, process: Process, ready: str, timeout: float = 30.0, shown: bool = False) -> None:
@@ -244,14 +229,17 @@ class Gang:
         GangException
             When it was not ready in time, and so was ended. The gang goes on if this is caught.
         BadAttribute
-            When ``ready`` is not a regular expression.
+            When ``ready`` is not a regular expression, ``process`` no process, or ``timeout`` no time.
 
         Example
         -------
         >>> server = Process(("redis-server", "--port", str(port)), dict(os.environ), title="redis")
         >>> current.gang.start(server, ready="Ready to accept connections")
         """
-        start_in_background(self._link, self.node_index, process, ready, timeout, shown)
+        call = "current.gang.start"
+        check_plan(LaunchPlan((process,)), call)
+        timeout = seconds_of(call, "timeout", timeout, "how long it may take to be ready")
+        start_in_background(self._link, self.node_index, process, ready, timeout, bool(shown))
 
     def on_preemption(self, save: Callable[[], object], seconds: float = 30.0) -> None:
         """Have ``save`` called before the gang ends because some node of it is told to end: by SIGTERM, or since its
@@ -277,13 +265,9 @@ class Gang:
         -------
         >>> current.gang.on_preemption(lambda: torch.save(model.state_dict(), "/mnt/shared/last.pt"))
         """
-        if not callable(save):
-            raise BadAttribute(f"current.gang.on_preemption({save!r}): it takes a function that has no arguments.")
-        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < float("inf"):
-            raise BadAttribute(
-                f"current.gang.on_preemption(seconds={seconds!r}): seconds is how long saving may take, more than 0."
-            )
-        self._link.request("save-seconds", seconds=float(seconds))
+        check_save(save)
+        time = seconds_of("current.gang.on_preemption", "seconds", seconds, "how long saving may take")
+        self._link.request("save-seconds", seconds=time)
         self._save_functions.append(save)
 
 
@@ -294,6 +278,8 @@ def offered(gang: Gang) -> Mapping[str, Any]:
 
 def lease_port(link: Link, exact: int | None = None) -> int:
     """See :meth:`Gang.lease_port`; before there is a gang, too."""
+    if exact is not None:
+        exact = whole("lease_port", "exact", exact, "a port is a number from 1 to 65535", 1, 65535)
     header, _ = link.request("port", exact=exact)
     if "error" in header:
         raise BadAttribute(header["error"])

@@ -45,7 +45,7 @@ def start_in_background(link: Link, node_index: int, process: Process, ready: st
     """
     try:
         re.compile(ready.encode())
-    except re.error as error:
+    except (AttributeError, re.error) as error:
         raise BadAttribute(f"current.gang.start(ready={ready!r}) is not a regular expression: {error}.") from None
     plan = LaunchPlan((process,)).to_json()
     header, _ = link.request("start", plan=plan, ready=ready, timeout=timeout, shown=shown)

@@ -83,6 +83,18 @@ def remove_abandoned(own: str, gang_id: str) -> None:
                 remove_in_its_stead(folder)
 
 
+def is_owned_by_gang(own: str, path: str) -> bool:
+    """Whether a node on this machine of the gang whose private folder is ``own`` owns the folder ``path``."""
+    gangs, name = os.path.split(own)
+    gang_id = name.partition("-")[0]
+    for folder in os.listdir(gangs):
+        if folder.startswith(f"{gang_id}-"):
+            with contextlib.suppress(OSError, ValueError):
+                if ["folder", path] in _read(os.path.join(gangs, folder, _NAME)):
+                    return True
+    return False
+
+
 def _is_abandoned(folder: str) -> bool:
     path = os.path.join(folder, _NAME)
     try:
