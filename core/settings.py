@@ -80,6 +80,35 @@ def number_of(value: Any) -> float:
         return math.nan
 
 
+@dataclass(frozen=True)
+class Switch:
+    """A setting that is on or off; off by default."""
+
+    name: str
+    purpose: str
+
+    @property
+    def variable(self) -> str:
+        """The name of the environment variable, and of the entry in a configuration file."""
+        return f"METAFLOW_GANG_{self.name.upper()}"
+
+    def read(self) -> bool:
+        """Whether it is on. Raises BadAttribute for a value that is neither."""
+        value = str(configured(f"GANG_{self.name.upper()}") or "0").lower()
+        if value not in _ON + _OFF:
+            raise BadAttribute(f"{self.variable}={value}: it is 1 (on) or 0 (off).")
+        return value in _ON
+
+
+_ON, _OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+
+DEBUG = Switch(
+    "debug",
+    "Each node's guard writes what it does into a debug log, which is kept where the step fails "
+    "([debugging](debugging.md)). It counts on a node from its start, so each node's task needs it.",
+)
+
+
 def _guard(name: str, above: float, most: float, purpose: str, origin: str, **more: Any) -> Setting:
     """A setting that the guard has."""
     return Setting(name, purpose, origin, DEFAULTS[name], above, most, **more)

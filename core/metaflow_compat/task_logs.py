@@ -23,6 +23,13 @@ def save_logs_of_run(task_datastore: Any, streams: Mapping[str, Any]) -> None:
     member(task_datastore, "save_logs", "a task's datastore", _PURPOSE)(source, streams)
 
 
+def save_another_log(task_datastore: Any, source: str, name: str, content: Any) -> str:
+    """Store ``content``, an open file, beside the logs of a task, as its log ``name`` of ``source``; returns where."""
+    purpose = "store a debug log beside the logs of a task"
+    member(task_datastore, "save_logs", "a task's datastore", purpose)(source, {name: content})
+    return str(member(task_datastore, "get_log_location", "a task's datastore", purpose)(source, name))
+
+
 def around_the_line() -> tuple[bytes, bytes, bytes]:
     """What Metaflow writes before the time of a stored line, between that and its id, and after that."""
     source = imported("metaflow.mflog", "RUNTIME_LOG_SOURCE", _PURPOSE)

@@ -30,7 +30,7 @@ from ..metaflow_compat.tasks import appear_on_current, foreach_depth, joined_tas
 from ..rendezvous import absence_report
 from ..rendezvous.local_nodes import CONTROL_MARKER, control_environment, task_ids
 from ..rendezvous.task_info import TaskInfo
-from ..settings import BY_NAME, TABLE, guard_settings
+from ..settings import BY_NAME, DEBUG, TABLE, guard_settings
 from ..storage.results import results_prefix
 from . import run_interrupt
 from .exception_record import exception_record
@@ -121,6 +121,7 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
                 self.attributes[setting.name] = number_or_setting(self, setting.name)
         self.settings = guard_settings(self.attributes)
         self.log_bytes = int(BY_NAME["log_megabytes"].read() * (1 << 20))
+        self.debug = DEBUG.read()
         self.gpus, self.cpus = requested(decos, "gpu"), requested(decos, "cpu")
         self.check_attributes()
         run_interrupt.heed_one_interrupt()
@@ -215,6 +216,7 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
             join_timeout=float(attributes["all_nodes_started_timeout"]),
             guard_settings=self.settings,
             log_bytes=self.log_bytes,
+            debug=self.debug,
         )
 
     def task_post_step(

@@ -10,11 +10,13 @@ import socket
 import stat
 import tempfile
 import time
+from dataclasses import astuple
 from functools import partial
 from typing import Any
 
 from metaflow import current
 
+from ..debug_logs import DebugLogs
 from ..exceptions import GangException, GangFailed
 from ..gang.gang import Gang, lease_port
 from ..gang.node import Node
@@ -75,6 +77,8 @@ class Forming:
         The meeting place, on node 0 of a gang that is not local.
     _joined : bool
         Whether all nodes have joined, this one among them.
+    _debug_logs : DebugLogs or None
+        Stores the guard's debug log, where it keeps one.
     _unfit : Exception or None
         Why this node will not run the body.
     """
@@ -94,6 +98,7 @@ class Forming:
         self._unfit: Exception | None = None
         self._who = "the step's body"
         self._joined = False
+        self._debug_logs: DebugLogs | None = None
 
     def cannot_take_part(self, error: Exception, who: str) -> None:
         """Have this node not run the body, since ``who`` has raised ``error``: it joins only to report that."""
@@ -123,6 +128,12 @@ class Forming:
         os.environ[GANG_MARKER] = f"{self._gang_id}.{self._node}"
         self._folder = self._make_folder()
         nested_run.mark_what_is_started(task, link.guard_pid, self._folder)
+        if self._settings.debug:
+            names = ("flow", "run", "step", "task", "attempt")
+            self._debug_logs = DebugLogs(
+                self._settings.flow_datastore, dict(zip(names, astuple(task), strict=True)), self._node, self._folder
+            )
+            self._debug_logs.announce()
         link.request(
             "setup",
             node=self._node,
@@ -138,6 +149,7 @@ class Forming:
             since=LOADED,
             sigterm=link.sigterm_read,
             settings=self._settings.guard_settings,
+            debug_saver=self._debug_logs.saver() if self._debug_logs is not None else None,
         )
         begun = time.monotonic()
         try:

@@ -32,6 +32,8 @@ class GangTask:
         What the guard gets, by :func:`~.settings.guard_settings`.
     log_bytes : int
         Bytes that are stored of each stream of another local node.
+    debug : bool
+        Whether the guard keeps a debug log.
     """
 
     info: TaskInfo
@@ -44,3 +46,4 @@ class GangTask:
     join_timeout: float
     guard_settings: dict[str, float]
     log_bytes: int
+    debug: bool

@@ -134,6 +134,8 @@ class Lifecycle(Forming):
     def finished(self, task_ok: bool) -> None:
         """Let the guard end: Metaflow has stored this task's state."""
         if self._link is not None:
+            if self._has_failed and self._debug_logs is not None:
+                self._debug_logs.store()  # again: more has happened since
             with contextlib.suppress(GangException, GangInterrupt):
                 try:
                     self._link.request("bye" if task_ok and not self._has_failed else "stored")
@@ -175,7 +177,9 @@ class Lifecycle(Forming):
             raised = self._report_and_await_cause(link, error)
             if self._is_control:
                 self._store_logs(link)
+            self._store_debug_log()
         except GuardDied as died:
+            self._store_debug_log()
             self._clean_up_after_guard(link, logs=True)
             raised = died
         if not environment.is_local():
@@ -187,6 +191,12 @@ class Lifecycle(Forming):
         # The guard stays until Metaflow has stored that, and ends a task that takes too long.
         self._has_failed = True
         return raised
+
+    def _store_debug_log(self) -> None:
+        if self._debug_logs is not None:
+            sentence = self._debug_logs.store()
+            if sentence:
+                say(sentence)
 
     def _close_the_meeting(self, raised: BaseException) -> None:
         """Write to the meeting place why the gang has failed, or that this node will not join."""

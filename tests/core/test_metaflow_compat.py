@@ -43,6 +43,12 @@ def split(nodes: int = 2) -> Owner:
     return Owner(num_parallel=nodes)
 
 
+def _with_save_logs(owner: Any) -> Owner:
+    """An object that stores logs, and says where as far as ``owner`` does."""
+    known = {"get_log_location": owner.get_log_location} if hasattr(owner, "get_log_location") else {}
+    return Owner(save_logs=nothing, **known)
+
+
 def nothing(*args: Any, **kwargs: Any) -> None:
     pass
 
@@ -90,6 +96,9 @@ MEMBERS: dict[tuple[str, str], Callable[[], object]] = {
     ),
     ("metaflow.datastore.TaskDataStore", "save_logs"): lambda: task_logs.save_own_logs(
         import_module("metaflow.datastore").TaskDataStore, {}
+    ),
+    ("metaflow.datastore.TaskDataStore", "get_log_location"): lambda: task_logs.save_another_log(
+        _with_save_logs(import_module("metaflow.datastore").TaskDataStore), "gang", "debug", None
     ),
     ("metaflow.plugins.aws.batch.batch_decorator.BatchDecorator", "_wait_for_mapper_tasks"): lambda: (
         steps.wait_for_no_other_node(import_module("metaflow.plugins.aws.batch.batch_decorator").BatchDecorator())

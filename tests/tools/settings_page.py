@@ -6,7 +6,7 @@ from pathlib import Path
 
 import metaflow  # noqa: F401 - before any of its extensions
 
-from metaflow_extensions.gang.core.settings import TABLE, Setting
+from metaflow_extensions.gang.core.settings import DEBUG, TABLE, Setting
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 
@@ -39,7 +39,8 @@ def row(setting: Setting) -> str:
 
 
 def page() -> str:
-    return HEAD + "".join(map(row, TABLE))
+    switch = f"| `{DEBUG.variable}` | off | {DEBUG.purpose} It is 1 (on) or 0 (off). |\n"
+    return HEAD + "".join(map(row, TABLE)) + switch
 
 
 if __name__ == "__main__":

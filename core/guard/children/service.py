@@ -16,8 +16,8 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from ..loop.event_loop import Timer
     from ..loop.framing import Header
     from .launch import Launch
+    from .launcher import Launcher
     from .output import Sink
-    from .supervisor import Launcher
 
 
 class Daemon:

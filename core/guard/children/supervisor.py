@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Iterator
 
 from ..failure_record import Failure
@@ -17,20 +18,13 @@ from .launch import Launch, NodeTask
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from typing import Protocol
-
+    from ..debug_log import DebugLog
     from ..loop.framing import Header
     from .output import Sink
 
-    class Owner(Protocol):
-        """The node whose processes are started."""
 
-        index: int
-
-        @property
-        def name(self) -> str:
-            """Begins the names of its launches."""
-
+LATELY_S = 3.0
+"""How far before the stop a traceback in an error file still counts as evidence."""
 
 LOOK_S = 1.0
 """Between two looks at the children for which no signal has come."""
@@ -69,6 +63,7 @@ class Work:
         self.on_ranks_ended: Callable[[dict[int, float] | None], None] = lambda ranks: None
         self._cancelled: set[str] = set()
         self.say: Callable[[str], None] = lambda text: None  # a line for the user
+        self.debug: DebugLog | None = None
         loop.on_signal(signal.SIGCHLD, self._reap)
         self._look()
 
@@ -86,6 +81,9 @@ class Work:
         name = f"{owner}.{self._launched}"
         launch = Launch(self._loop, name, plan, self._out, self._err, sinks, stdin)
         self.launches[launch.name] = launch
+        if self.debug is not None:
+            for spec, child in zip(plan["processes"], launch.children, strict=True):
+                self.debug.started(f"{child.title} of launch {name}", child.pid, spec["argv"])
 
         def failed(launch: Launch, child: Child) -> None:
             if launch.port_is_taken():
@@ -96,6 +94,8 @@ class Work:
 
         def ended(launch: Launch) -> None:
             del self.launches[launch.name]
+            if self.debug is not None:
+                self.debug.write(f"launch {name} is gone")
             self.on_ranks_ended(launch.ended_well())
             done(launch)
 
@@ -147,8 +147,9 @@ class Work:
             for child in launch.undrained():
                 yield child.failure(node)
 
-    def evidence_before_end(self, node: int, since: float) -> Iterator[Failure]:
-        """Evidence of processes that have failed, but not ended."""
+    def evidence_before_end(self, node: int) -> Iterator[Failure]:
+        """Evidence of processes that have lately failed, but not ended."""
+        since = time.time() - LATELY_S
         for launch in self.launches.values():
             for child in launch.children:
                 evidence = child.evidence_before_end(node, since)
@@ -164,6 +165,8 @@ class Work:
         os.write(write, announcement)
         os.close(write)
         os.close(read)
+        if self.debug is not None:
+            self.debug.started(f"task of node {task.node}", task.pid, spec["argv"])
         task.on_end = lambda child: self._on_task_end(task)
         self.tasks[task.node] = task
 
@@ -220,9 +223,12 @@ class Work:
                 break
             if not pid:
                 break
+            code = os.waitstatus_to_exitcode(status)
+            if self.debug is not None:
+                self.debug.ended(pid, code)
             child = self._find(pid)
             if child is not None:
-                child.died(os.waitstatus_to_exitcode(status))
+                child.died(code)
                 dead.append(child)
         # All deaths are noted before the first is reported, since the report may end the others.
         for child in dead:
@@ -234,61 +240,3 @@ class Work:
             if child is not None:
                 return child
         return next((task for task in self.tasks.values() if task.pid == pid and task.alive), None)
-
-
-class Launcher:
-    """Starts processes for one node, as long as it takes any.
-
-    Parameters
-    ----------
-    owner : Owner
-        The node.
-    refusal : callable
-        Why nothing is started any more, as a clause; empty as long as something is.
-    fail : callable
-        Takes a failure of a process that the gang needs.
-    on_gone : callable
-        Called when nothing of a launch is left, after its own ``done``.
-    """
-
-    def __init__(
-        self,
-        loop: Loop,
-        owner: Owner,
-        work: Work,
-        refusal: Callable[[], str],
-        fail: Callable[[Failure], None],
-        on_gone: Callable[[], None],
-    ) -> None:
-        self.loop = loop
-        self.refusal = refusal
-        self.fail = fail
-        self.stream = work.stream
-        self._owner = owner
-        self._work = work
-        self._on_gone = on_gone
-
-    @property
-    def node(self) -> int:
-        """The node's index."""
-        return self._owner.index
-
-    @property
-    def name(self) -> str:
-        """Marks the node's processes."""
-        return self._owner.name
-
-    def launch(
-        self,
-        plan: Header,
-        done: Callable[[Launch], None],
-        sinks: Callable[[str], list[Sink]] | None = None,
-        stdin: int = subprocess.DEVNULL,
-    ) -> Launch:
-        """Start a plan's processes; see :meth:`Work.launch`."""
-
-        def ended(launch: Launch) -> None:
-            done(launch)
-            self._on_gone()
-
-        return self._work.launch(self.name, self.node, plan, ended, sinks, stdin)

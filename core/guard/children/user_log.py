@@ -7,6 +7,10 @@ import os
 import select
 import threading
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from ..debug_log import DebugLog
+
 FINISH_S = 1.0
 """For lines that are under way when the guard ends; a reader that has stopped must not hold that up."""
 
@@ -17,10 +21,13 @@ class UserLog:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._threads: list[threading.Thread] = []
+        self.debug: DebugLog | None = None
 
     def say(self, text: str) -> None:
         from .output import write_all
 
+        if self.debug is not None:
+            self.debug.write(f"said to the user: {text}")
         line = f"[gang] {text}\n".encode(errors="replace")
         thread = threading.Thread(target=write_all, args=(self._fd, line), daemon=True)
         try:

@@ -24,6 +24,7 @@ from .roster import Roster
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from ..debug_log import DebugLog
     from ..loop.framing import Header
 
 ENDING = "this gang is ending: "
@@ -46,6 +47,7 @@ class Hub:
         Takes a line for the user.
     start_uploads : callable
         Starts the server for uploads and returns its port; called at the first need.
+    debug : DebugLog or None
     """
 
     def __init__(
@@ -56,7 +58,9 @@ class Hub:
         deliver: Callable[[Header, bytes], None],
         say: Callable[[str], None],
         start_uploads: Callable[[], int],
+        debug: DebugLog | None = None,
     ) -> None:
+        self._debug = debug
         self._loop = loop
         self._num_nodes = num_nodes
         self._say = say
@@ -106,6 +110,8 @@ class Hub:
         """Take a node that has proved the secret. A wrong message of it (:mod:`.messages`) ends that node only."""
         connection.on_fault = self._misbehaved
         node = connection.node
+        if self._debug is not None:
+            self._debug.write(f"link to node {node} at {connection.address} opened")
         checker = Checker(self._num_nodes)
         check_info(connection.info)
 
@@ -140,6 +146,8 @@ class Hub:
     def receive(self, node: int, header: Header, payload: bytes) -> None:
         """Act on a message of a node, node 0 included."""
         op = header["op"]
+        if self._debug is not None and node:
+            self._debug.write(f"from node {node}:", header, payload)
         if op == "phases":
             connection = self.roster.members.get(node)
             self.phases.take(node, header, connection.offset if connection is not None else 0.0)
@@ -238,6 +246,8 @@ class Hub:
     def _misbehaved(self, connection: Connection, error: Exception) -> None:
         """A node sent what cannot be understood: that node ends, and gets the reason."""
         failure = Failure(connection.node, "nonsense", cannot_understand(error), time.time())
+        if self._debug is not None:
+            self._debug.write(f"link to node {failure.node} closed: it {failure.text}")
         self.roster.members.pop(failure.node, None)
         self._liveness.forget(connection)
         connection.send(stop_message(failure))
@@ -250,6 +260,8 @@ class Hub:
 
     def _closed(self, connection: Connection, reason: str) -> None:
         node = connection.node
+        if self._debug is not None:
+            self._debug.write(f"link to node {node} closed: {reason or 'in order'}")
         self.roster.members.pop(node, None)
         self._liveness.forget(connection)
         self.failures.closed(node, reason)
@@ -259,6 +271,8 @@ class Hub:
         nodes = [
             one.connection.node for one in silent if self.roster.members.get(one.connection.node) is one.connection
         ]
+        if self._debug is not None:
+            self._debug.write(f"no answer from nodes {nodes}")
         self.roster.silent.update(nodes)
         now = time.time()
         alone = len(nodes) > 1 and not answering and not any(one.frozen for one in silent)

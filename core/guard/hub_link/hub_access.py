@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from ..debug_log import DebugLog
     from ..loop.framing import Header
     from .hub_link import HubLink, UploadsReady
 
@@ -54,7 +55,10 @@ class HubAccess:
 
     def __init__(self) -> None:
         self.link: HubLink = NotJoined()
+        self.debug: DebugLog | None = None
 
     def send(self, header: Header, payload: bytes = b"") -> None:
         """Send one message to the hub, where there is one."""
+        if self.debug is not None:
+            self.debug.write("to the hub:", header, payload)
         self.link.send(header, payload)

@@ -20,6 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from typing import Protocol
 
+    from ..debug_log import DebugLog
     from ..loop.event_loop import Loop
     from ..loop.framing import Header
 
@@ -87,6 +88,7 @@ class RemoteHubLink:
         Called when the hub cannot be reached any more: ``on_lost(text, node)``, where ``node`` is the one at fault.
     fail : callable
         Takes a failure of the connections to the neighbours.
+    debug : DebugLog or None
     """
 
     all_left = False
@@ -100,8 +102,10 @@ class RemoteHubLink:
         on_message: Callable[[Header, bytes], None],
         on_lost: Callable[[str, int], None],
         fail: Callable[[Failure], None],
+        debug: DebugLog | None = None,
     ) -> None:
         self.control_done = False
+        self._debug = debug
         self._node, self._on_message, self._on_lost = node, on_message, on_lost
         self._liveness = Liveness(loop, lambda silent, answering: self._hub_silent(silent[0]))
         self._address: str = header["address"]
@@ -112,7 +116,7 @@ class RemoteHubLink:
         self._left = False
         self._uploads_waiting: list[UploadsReady] = []
         self.on_connected: Callable[[], None] = lambda: None
-        self._ring = Ring(loop, node, self._identity, self.secret, header["host"], fail, say)
+        self._ring = Ring(loop, node, self._identity, self.secret, header["host"], fail, say, debug)
         info = {**header["info"], "ring_port": self._ring.port}
         self._dial: Dial | None = connect(
             loop,
@@ -136,6 +140,8 @@ class RemoteHubLink:
     def _connected(self, connection: Connection) -> None:
         self._dial = None
         self._connection = connection
+        if self._debug is not None:
+            self._debug.write(f"link to the hub at {self._address}:{self._port} opened")
         connection.on_frame = lambda conn, header, payload: self._receive(header, payload)
         connection.on_close = lambda conn, reason: self._closed(reason)
         connection.on_fault = lambda conn, error: self._hub_failed(error)
@@ -144,6 +150,8 @@ class RemoteHubLink:
 
     def _failed(self, error: ConnectError) -> None:
         self._dial = None
+        if self._debug is not None:
+            self._debug.write(f"no link to the hub at {self._address}:{self._port}: {error}")
         if error.refusal.startswith(ENDING):
             # This node has failed at nothing: it reports what the others report.
             first = error.refusal.removeprefix(ENDING)
@@ -155,12 +163,16 @@ class RemoteHubLink:
     def _closed(self, reason: str) -> None:
         self._connection = None
         self._liveness.close()
+        if self._debug is not None:
+            self._debug.write(f"link to the hub closed: {reason or 'in order'}")
         if not self._left:
             why = CUT if reason in SILENT else DIED
             self._on_lost(f"the connection from node {self._node} to it was lost ({reason or 'closed'}): {why}", 0)
 
     def _hub_silent(self, silent: Silent) -> None:
         text = f"has not answered node {self._node} {silent.text}"
+        if self._debug is not None:
+            self._debug.write(f"link to the hub closed: it {text}")
         connection, self._connection = silent.connection, None
         # A guard that goes on later is to know why the others have left.
         connection.send({"op": "fail", "failure": Failure(0, "lost", text, time.time(), order=LOST).to_json()})
@@ -183,6 +195,8 @@ class RemoteHubLink:
 
     def _receive(self, header: Header, payload: bytes) -> None:
         op = header["op"]
+        if self._debug is not None:
+            self._debug.write("from the hub:", header, payload)
         if op == "roster":
             self._adopt(header["settings"])
             self._ring.close_the(header["nodes"])
@@ -219,6 +233,8 @@ class RemoteHubLink:
         return {}
 
     def leave(self, then: Callable[[], None]) -> None:
+        if self._debug is not None:
+            self._debug.write("link to the hub closed by this node")
         self._left = True
         self._liveness.close()
         self._ring.close()

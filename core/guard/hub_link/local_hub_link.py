@@ -13,6 +13,7 @@ from ..loop.limits import Complaint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from ..debug_log import DebugLog
     from ..loop.event_loop import Loop
     from ..loop.framing import Header
     from ..tls.uploads import UploadServer
@@ -36,6 +37,7 @@ class LocalHubLink:
         Of the gang, as :class:`Identity` has it.
     host : str
         The address on which the others reach the hub.
+    debug : DebugLog or None
 
     Raises
     ------
@@ -56,12 +58,14 @@ class LocalHubLink:
         timeout_s: float,
         identity: list[str | int],
         host: str,
+        debug: DebugLog | None = None,
     ) -> None:
+        self._debug = debug
         self.secret = os.urandom(32)
         self.all_left = num_nodes == 1
         self._folder, self._say, self._on_message = folder, say, on_message
         self._uploads: UploadServer | None = None
-        self._hub = Hub(loop, num_nodes, timeout_s, self._deliver, say, self._start_uploads)
+        self._hub = Hub(loop, num_nodes, timeout_s, self._deliver, say, self._start_uploads, debug)
         self._acceptor = Acceptor(
             loop,
             host,
@@ -80,6 +84,8 @@ class LocalHubLink:
         self._hub.join(0, info)
 
     def _deliver(self, header: Header, payload: bytes) -> None:
+        if self._debug is not None:
+            self._debug.write("from the hub:", header, payload)
         if header["op"] == "all-left":
             self.all_left = True
         self._on_message(header, payload)

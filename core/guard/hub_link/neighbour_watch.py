@@ -20,6 +20,7 @@ from ..settings import settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from ..debug_log import DebugLog
     from ..loop.framing import Header
 
 RING_BYTES = 4096
@@ -37,6 +38,7 @@ class Ring:
         This node's address, on which it listens.
     fail, say : callable
         Take a failure of the ring, and a line for the user.
+    debug : DebugLog or None
     """
 
     def __init__(
@@ -48,7 +50,9 @@ class Ring:
         host: str,
         fail: Callable[[Failure], None],
         say: Callable[[str], None],
+        debug: DebugLog | None = None,
     ) -> None:
+        self._debug = debug
         self._loop = loop
         self._node = node
         self._fail = fail
@@ -110,6 +114,8 @@ class Ring:
         with suppress(OSError):  # the other side may have gone again
             tune(connection.sock, idle=True)
         self._connections.append(connection)
+        if self._debug is not None:
+            self._debug.write(f"link to neighbour {connection.node} opened")
         connection.on_close = self._lost
         connection.on_fault = self._misbehaved
 
@@ -120,6 +126,8 @@ class Ring:
     def _lost(self, connection: Connection, reason: str) -> None:
         if connection in self._connections:
             self._connections.remove(connection)
+        if self._debug is not None:
+            self._debug.write(f"link to neighbour {connection.node} closed: {reason or 'in order'}")
         # Only silence is evidence about the network. Whatever else ends a connection was sent by the other kernel: a
         # reset, where the other guard closed with bytes unread; and a death is seen by the hub itself.
         if not self._closed and reason in SILENT:
@@ -131,6 +139,8 @@ class Ring:
 
     def _failed(self, error: ConnectError) -> None:
         self._dial = None
+        if self._debug is not None:
+            self._debug.write(f"no link to neighbour {self._node + 1}: {error}")
         if self._closed or self._next_has_left:
             return
         if error.interrupted and time.monotonic() < self._deadline:

@@ -42,6 +42,8 @@ class Cleanup:
     ----------
     saver : Header or None
         On control of a local gang: how a process is started that stores the other nodes' logs.
+    debug_saver : Header or None
+        Where the guard keeps a debug log: how a process is started that stores it.
     notice : MeetingNotice or None
         On a cluster, until all nodes have joined: leaves a notice of the task's death where the nodes meet.
     leases : list of PortLease
@@ -56,6 +58,7 @@ class Cleanup:
         self, identity: NodeIdentity, state: NodeState, work: Work, children: TaskChildren, log: UserLog, err: int
     ) -> None:
         self.saver: Header | None = None
+        self.debug_saver: Header | None = None
         self.notice: MeetingNotice | None = None
         self.leases: list[PortLease] = []
         self.servers: list[Server] = []
@@ -72,14 +75,17 @@ class Cleanup:
             server.close()
         tasks = {task.pid for task in self._work.tasks.values()}
         self._end_strays(tasks)
-        if self.saver is not None and tasks and not (self._state.has_left or self._state.is_failure_stored):
-            self._save_logs(self.saver)
+        is_stored = self._state.has_left or self._state.is_failure_stored
+        if self.saver is not None and tasks and not is_stored:
+            self._store(self.saver, "The logs of the other nodes")
+        if self.debug_saver is not None and not is_stored:
+            self._store(self.debug_saver, "The guard's debug log")
         for lease in self.leases:
             lease.release()
         self.owned.remove()
         folder = self._identity.folder
         if tasks and folder:
-            remove_abandoned(folder, self._identity.gang_id)
+            remove_abandoned(folder, self._identity.gang_id, self._store_debug_log_of)
         remove_folder(folder)
         self._log.finish()
 
@@ -108,8 +114,16 @@ class Cleanup:
         marked = process_table.marked(process_table.GANG_MARKER, self._identity.name)
         return (marked | self._children.living()) - {self._identity.task_pid, *tasks}
 
-    def _save_logs(self, saver: Header) -> None:
-        """The task is dead, so another process that has Metaflow stores the other nodes' logs."""
+    def _store_debug_log_of(self, folder: str) -> None:
+        """The guard and the task are dead whose private ``folder`` this is."""
+        if self.debug_saver is not None:
+            from ..debug_log import SAVER_SPEC
+
+            *program, _ = self.debug_saver["argv"]
+            self._store({**self.debug_saver, "argv": [*program, os.path.join(folder, SAVER_SPEC)]}, "A debug log")
+
+    def _store(self, saver: Header, what: str) -> None:
+        """The task is dead, so another process that has Metaflow stores the logs."""
         try:
             subprocess.run(
                 saver["argv"],
@@ -122,4 +136,4 @@ class Cleanup:
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            self._log.say(f"The logs of the other nodes could not be stored: {error}")
+            self._log.say(f"{what} could not be stored: {error}")

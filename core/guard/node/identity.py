@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
+
 
 class NodeIdentity:
     """The values that the task sends in its first request; they do not change from then on.
 
     Attributes
     ----------
+    started_at : float
+        When this guard started, by time.monotonic().
     task_pid : int
         The process of the task.
     index : int
@@ -25,6 +29,7 @@ class NodeIdentity:
     """
 
     def __init__(self, task_pid: int) -> None:
+        self.started_at = time.monotonic()
         self.task_pid = task_pid
         self.index = 0
         self.gang_id = ""

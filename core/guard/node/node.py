@@ -8,10 +8,10 @@ is gone (:mod:`.cleanup`). What the node is doing is one value (:mod:`.state`).
 from __future__ import annotations
 
 import socket
-import time
 
 from ..children.launch import NodeTask
-from ..children.supervisor import Launcher, Work
+from ..children.launcher import Launcher
+from ..children.supervisor import Work
 from ..children.user_log import UserLog
 from ..coordinator.failures import extra_s
 from ..failure_record import PEER
@@ -44,12 +44,8 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from .requests.dispatch import Group
 
 GONE_GRACE_S = 5.0
-"""How long control's guard waits for the other guards once its own task is dead. The tasks that it has started itself
-have longer: what they may do after their bodies is theirs (:mod:`.task_end`).
-"""
-
-LATELY_S = 3.0
-"""How far before the stop a traceback in an error file still counts as evidence."""
+"""How long control's guard waits for the other guards once its own task is dead; the tasks that it has started itself
+have longer: what they may do after their bodies is theirs (:mod:`.task_end`)."""
 
 
 class Node:
@@ -65,7 +61,7 @@ class Node:
         self._state = state = NodeState()
         self._hub = hub = HubAccess()
         self._failures = failures = NodeFailures(identity, state, hub, self._stop, self._reported)
-        log = UserLog(err)
+        self._log = log = UserLog(err)
         self._say = say = log.say
         self._phases = phases = NodePhases(loop, hub, say)
         state.on_event = phases.event
@@ -185,7 +181,7 @@ class Node:
             for failure in self._stopped.failures():
                 self._failures.report_to_hub(failure)
             # The cause may be a process here that has raised but not yet ended: what it wrote is evidence.
-            for failure in self._work.evidence_before_end(self._identity.index, time.time() - LATELY_S):
+            for failure in self._work.evidence_before_end(self._identity.index):
                 self._failures.report_to_hub(failure)
 
     def maybe_save(self) -> None:
@@ -209,6 +205,12 @@ class Node:
         self._maybe_exit()
 
     # -- the task ----------------------------------------------------------------------------------------------------
+
+    def keep_debug_log(self) -> None:
+        """From here on the parts of this node write what they do into a file in its private folder."""
+        from ..debug_log import keep
+
+        keep(self._identity, (self._pending, self._state, self._hub, self._work, self._log))
 
     def task_unwound(self) -> None:
         """The task's body has failed, or has ended as an interrupted one, and the task has reported that."""
@@ -280,8 +282,7 @@ class Node:
     def _gone_long_enough(self) -> None:
         """The task is dead, and nobody waits for the other guards any more, but for the tasks that run here."""
         self._has_waited = True
-        if self._work.tasks_settled:
-            self._exit()
+        self._maybe_exit()
 
     def _exit(self) -> None:
         if self._state.finished():

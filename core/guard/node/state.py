@@ -39,6 +39,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from collections.abc import Callable
 
+    from ..debug_log import DebugLog
+
 FORMING = "forming"
 RUNNING = "running"
 BODY_OVER = "body over"
@@ -128,12 +130,15 @@ class NodeState:
         self.has_succeeded = False
         self._last = FORMING  # before FINISHED
         self.on_event: Callable[[str], None] = lambda event: None
+        self.debug: DebugLog | None = None
 
     def _on(self, event: str) -> bool:
         """Whether the ``event`` changes the state; it has changed then."""
         following = TRANSITIONS[event].get(self.value)
         if following is None:
             return False
+        if self.debug is not None:
+            self.debug.write(f"state: {self.value} -> {following} ({event})")
         self.value = following
         if following != FINISHED:
             self._last = following

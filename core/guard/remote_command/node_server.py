@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from collections.abc import Callable
 
-    from ..children.supervisor import Launcher
+    from ..children.launcher import Launcher
 
 
 def peer_key(secret: bytes) -> bytes:

@@ -20,8 +20,8 @@ from .protocol import COMMAND, ENDED, PIECE, REFUSED, STDERR, STDIN, STDOUT, TAK
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from ..children.launch import Launch
+    from ..children.launcher import Launcher
     from ..children.output import Sink
-    from ..children.supervisor import Launcher
     from ..loop.framing import Header
 
 DRAIN_S = 0.5

@@ -83,6 +83,7 @@ class GangRequests:
             header["timeout"],
             header["identity"],
             header["host"],
+            self._hub.debug,
         )
         self._hub.link = link
         self._pending.answer(number, {"port": link.port, "address": link.address, "secret": link.secret.hex()})
@@ -111,6 +112,7 @@ class GangRequests:
                 self._from_hub,
                 self._failures.hub_lost,
                 self._failures.fail,
+                self._hub.debug,
             )
             self._hub.link = link
             if "failure" in header:

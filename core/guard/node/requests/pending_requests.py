@@ -8,6 +8,7 @@ from ...loop.stream import Stream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from ...debug_log import DebugLog
     from ...loop.framing import Header
 
 ENDED_BY_STOP = frozenset(
@@ -43,10 +44,13 @@ class PendingRequests:
         self._handle = handle
         self._waiting: dict[int, str] = {}
         self._stopped = False
+        self.debug: DebugLog | None = None
         stream.on_frame = self._take
 
     def _take(self, header: Header, payload: bytes) -> None:
         number, op = header["id"], header["op"]
+        if self.debug is not None:
+            self.debug.write(f"request {number}:", header, payload)
         self._waiting[number] = op
         if self._stopped and op in ENDED_BY_STOP:
             self.answer(number, {"stopped": True})
@@ -55,7 +59,10 @@ class PendingRequests:
 
     def answer(self, number: int, header: Header, payload: bytes = b"") -> None:
         """Answer request ``number``; nothing happens when it has been answered."""
-        if self._waiting.pop(number, None) is not None:
+        op = self._waiting.pop(number, None)
+        if op is not None:
+            if self.debug is not None:
+                self.debug.write(f"reply {number} ({op}):", header, payload)
             self._stream.send({"re": number, **header}, payload)
 
     def answer_all(self, op: str, header: Header) -> bool:

@@ -11,7 +11,8 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from collections.abc import Callable
 
     from ...children.launch import Launch
-    from ...children.supervisor import Launcher, Work
+    from ...children.launcher import Launcher
+    from ...children.supervisor import Work
     from ...hub_link.hub_access import HubAccess
     from ...loop.event_loop import Loop
     from ...loop.framing import Header

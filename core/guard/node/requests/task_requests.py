@@ -32,6 +32,9 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
     class TaskEvents(Protocol):
         """What a node does at the events of its task."""
 
+        def keep_debug_log(self) -> None:
+            """Write what the node does into a log."""
+
         def maybe_save(self) -> None:
             """The body may be about to save."""
 
@@ -95,6 +98,9 @@ class TaskRequests:
         identity.folder = header["folder"]
         self._cleanup.owned.keep(identity.folder, identity.task_pid)
         identity.gang_id = header["gang_id"]
+        if header.get("debug_saver"):
+            self._cleanup.debug_saver = header["debug_saver"]
+            self._node.keep_debug_log()
         identity.interrupt_signal, identity.stacks_signal = header["interrupt_signal"], header["stacks_signal"]
         self._children.number = header.get("number", 0)
         self._phases.task_started(identity.index, identity.task_pid)
