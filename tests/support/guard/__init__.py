@@ -1,0 +1,1 @@
+"""Guards, and parts of one, run without Metaflow."""
