@@ -37,7 +37,7 @@ from metaflow_extensions.gang.core.guard.tls import uploads
 from metaflow_extensions.gang.core.guard_client.link import INTERRUPT, STACKS, Link
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-from support.hostile import Grammar
+from support.guard.hostile import Grammar
 
 HOST = "127.0.0.1"
 GANG = ["Attack", "1", "start", "1", 0]

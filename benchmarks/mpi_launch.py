@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from support.mpi import ALL, MPICH, path_with
+from support.frameworks.mpi import ALL, MPICH, path_with
 from support.remote import remote_gang
 
 TIMEOUT_S = 180

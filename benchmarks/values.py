@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+from support.guard.many_nodes import ManyNodes
 from support.hosts import Hosts
-from support.many_nodes import ManyNodes
 
 from metaflow_extensions.gang.core.calls.returns import collect
 from metaflow_extensions.gang.core.ranks.functions import FunctionCall

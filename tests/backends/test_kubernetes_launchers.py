@@ -7,9 +7,9 @@ from importlib.metadata import PackageNotFoundError
 
 import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
 import pytest
-from support.mpi import OPEN_MPI_4, OPEN_MPI_5, mpi_folder
+from support.frameworks.mpi import OPEN_MPI_4, OPEN_MPI_5, mpi_folder
+from support.frameworks.tensorflow import QUIET
 from support.requirements import missing, require_tool
-from support.tensorflow import QUIET
 
 from .image import FOR_S3, Image
 from .kubernetes.place import KubernetesPlace

@@ -11,7 +11,7 @@ import pytest
 from support.examples import EXAMPLES, LIMIT, printed, training  # noqa: F401 - a fixture
 from support.faults import kill_process
 from support.flows import FlowRunner
-from support.mpi import MPICH, OPEN_MPI_4, OPEN_MPI_5, path_with
+from support.frameworks.mpi import MPICH, OPEN_MPI_4, OPEN_MPI_5, path_with
 from support.processes import environment_of
 from support.requirements import require_packages, require_tool
 

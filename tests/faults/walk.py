@@ -34,7 +34,7 @@ def tree_hash() -> str:
     import metaflow_extensions.gang as installed
 
     (package,) = installed.__path__
-    files = [*Path(package).rglob("*.py"), *HERE.parent.joinpath("support").glob("*.py")]
+    files = [*Path(package).rglob("*.py"), *HERE.parent.joinpath("support").rglob("*.py")]
     files += [
         file for file in HERE.glob("*.py") if file.stem not in ("table", "chaos", "report", "walk", "test_matrix")
     ]

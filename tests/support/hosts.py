@@ -22,8 +22,8 @@ from typing import IO, Any
 from .processes import Process, descendants, read_process, send_signal, wait_gone
 from .requirements import require_root, require_tool
 
-_NURSERY = Path(__file__).with_name("nursery.py")
-_LOSSY = Path(__file__).with_name("lossy.py")
+_NURSERY = Path(__file__).with_name("machine") / "nursery.py"
+_LOSSY = Path(__file__).with_name("machine") / "lossy.py"
 _NETWORK = "10.77.0"
 _FIRST = 10
 

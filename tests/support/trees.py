@@ -17,7 +17,7 @@ from typing import IO
 
 from .processes import Process, descendants, read_process, send_signal
 
-_NURSERY = Path(__file__).with_name("nursery.py")
+_NURSERY = Path(__file__).with_name("machine") / "nursery.py"
 
 
 class Tree:

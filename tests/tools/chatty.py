@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from support.chatty import CALLS, round_of
+from support.frameworks.chatty import CALLS, round_of
 
 END_S = 180.0
 

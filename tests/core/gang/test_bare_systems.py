@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 END_S = 90.0
 """For a flow, on a machine that is busy with other tests."""
 
-MASKED = TESTS / "support" / "masked.py"
+MASKED = TESTS / "support" / "machine" / "masked.py"
 
 FLOW = """
 import os, resource, signal, sys, time

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.many_nodes import ManyNodes
+from support.guard.many_nodes import ManyNodes
 
 WORK = """
 import os

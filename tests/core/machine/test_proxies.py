@@ -5,8 +5,8 @@ from __future__ import annotations
 import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
 import pytest
 from support.flows import FlowRunner
+from support.frameworks.tensorflow import QUIET
 from support.requirements import require_packages
-from support.tensorflow import QUIET
 
 from metaflow_extensions.gang.core.machine.proxies import LONGEST, without_proxy
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import metaflow  # noqa: F401 - before any of its extensions
 import pytest
-from support.accounts import account, open_folder
 from support.hosts import Account
+from support.machine.accounts import account, open_folder
 from support.remote import START_S, RemoteGang, remote_gang
 from support.requirements import require_packages, require_tool
 from support.snapshots import looks

@@ -14,7 +14,7 @@ from typing import Any
 
 import metaflow  # noqa: F401 - before any of its extensions
 import pytest
-from support.launches import END_S, collected, process, run_launch
+from support.guard.launches import END_S, collected, process, run_launch
 from support.processes import read_process, wait_gone
 
 from metaflow_extensions.gang.core.gang.launch_plan import LaunchPlan

@@ -22,7 +22,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from metaflow.mflog.mflog import merge_logs
 from support.flows import FlowRunner
-from support.launches import END_S, collected, process, run_launch
+from support.guard.launches import END_S, collected, process, run_launch
 
 from metaflow_extensions.gang.core.guard.children.output import HELD_LIMIT, Labelled, Log, Pump, Raw, write_all
 from metaflow_extensions.gang.core.guard.rank_reports.tail import TAIL_LIMIT, Tail

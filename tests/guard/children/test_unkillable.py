@@ -19,7 +19,7 @@ END_S = 60.0
 PROGRAM = r"""
 import os, sys, time
 sys.path.insert(0, sys.argv[1])
-from support.launches import collected, process, run_launch
+from support.guard.launches import collected, process, run_launch
 from metaflow_extensions.gang.core.guard.settings import use_settings
 
 use_settings({"unkillable_timeout": 1.0})

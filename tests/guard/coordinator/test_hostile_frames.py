@@ -17,7 +17,7 @@ import metaflow  # noqa: F401 - before any of its extensions
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from support.hostile import OPERATIONS, Grammar, bomb
+from support.guard.hostile import OPERATIONS, Grammar, bomb
 from test_hub import GANG, Bench, Member, until
 
 from metaflow_extensions.gang.core.guard.channel.connection import CHANNEL, PROTOCOL

@@ -21,7 +21,7 @@ from metaflow_extensions.gang.core.guard.hub_link.neighbour_watch import Ring
 from metaflow_extensions.gang.core.guard.loop.event_loop import Loop
 
 GANG = Identity("F", "1", "s", "2", 0)
-SHORT_GANGS = TESTS / "support" / "short_gangs.py"
+SHORT_GANGS = TESTS / "support" / "guard" / "short_gangs.py"
 
 
 class Neighbours:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.chatty import CALLS, round_of
-from support.mpi import MPICH, OPEN_MPI_5, path_with
+from support.frameworks.chatty import CALLS, round_of
+from support.frameworks.mpi import MPICH, OPEN_MPI_5, path_with
 
 pytestmark = pytest.mark.slow
 

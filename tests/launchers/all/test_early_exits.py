@@ -6,7 +6,7 @@ import re
 
 import pytest
 from support.flows import FlowRun, FlowRunner
-from support.mpi import MPICH, OPEN_MPI_4, OPEN_MPI_5, path_with
+from support.frameworks.mpi import MPICH, OPEN_MPI_4, OPEN_MPI_5, path_with
 
 pytestmark = pytest.mark.slow
 

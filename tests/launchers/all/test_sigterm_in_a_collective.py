@@ -13,9 +13,9 @@ import time
 import pytest
 from support.faults import kill_process
 from support.flows import FlowRunner
-from support.mpi import OPEN_MPI_4, path_with
+from support.frameworks.mpi import OPEN_MPI_4, path_with
+from support.frameworks.tensorflow import END_S, QUIET, START_S
 from support.requirements import require_packages
-from support.tensorflow import END_S, QUIET, START_S
 
 BIG = pytest.mark.big
 

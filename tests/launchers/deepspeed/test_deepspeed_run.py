@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from support.flows import FlowRunner
-from support.mpi import MPICH, OPEN_MPI_4, path_with
+from support.frameworks.mpi import MPICH, OPEN_MPI_4, path_with
 from support.requirements import require_packages, require_tool
 
 END_S = 240.0

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from support.faults import kill_process
 from support.flows import FlowRun, FlowRunner
+from support.frameworks.tensorflow import END_S, LOST_S, QUIET, SPLIT, STACKS, START_S, ready, told_on
 from support.remote import RemoteGang, RemoteTask, all_fail, remote_gang
 from support.requirements import require_packages
-from support.tensorflow import END_S, LOST_S, QUIET, SPLIT, STACKS, START_S, ready, told_on
 
 BIG = pytest.mark.big
 

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.mpi import MPICH, OPEN_MPI_4, OPEN_MPI_5, path_with
+from support.frameworks.mpi import MPICH, OPEN_MPI_4, OPEN_MPI_5, path_with
 from support.processes import Process, send_signal
 from support.remote import RemoteGang, RemoteTask, all_fail, remote_gang
 from support.requirements import require_tool

@@ -8,8 +8,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from support.accounts import account, open_folder
-from support.mpi import MPICH, OPEN_MPI_4, OPEN_MPI_5, path_with
+from support.frameworks.mpi import MPICH, OPEN_MPI_4, OPEN_MPI_5, path_with
+from support.machine.accounts import account, open_folder
 from support.paths import ROOT
 from support.remote import remote_gang
 from support.requirements import require_tool

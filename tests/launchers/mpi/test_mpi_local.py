@@ -6,7 +6,7 @@ import re
 
 import pytest
 from support.flows import FlowRunner
-from support.mpi import MPICH, OPEN_MPI_4, path_with
+from support.frameworks.mpi import MPICH, OPEN_MPI_4, path_with
 
 END_S = 60.0
 """Tells an end from a hang, on a machine that is busy."""

@@ -6,9 +6,9 @@ import re
 from collections import Counter
 
 import pytest
-from support.accounts import open_folder
 from support.flows import FlowRunner
-from support.mpi import ALL, path_with
+from support.frameworks.mpi import ALL, path_with
+from support.machine.accounts import open_folder
 from support.remote import remote_gang
 
 pytestmark = pytest.mark.slow

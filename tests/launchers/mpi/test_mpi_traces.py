@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
-from support.accounts import account, open_folder
+from support.frameworks.mpi import MPICH, OPEN_MPI_4, path_with
 from support.hosts import Host
-from support.mpi import MPICH, OPEN_MPI_4, path_with
+from support.machine.accounts import account, open_folder
 from support.remote import RemoteGang, remote_gang
 from support.requirements import require_tool
 from support.snapshots import looks

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import pytest
 from support.faults import kill_process
 from support.flows import FlowRunner
+from support.frameworks.ray import END_S, START_S, free_port, no_ray_leaks, ray_processes
 from support.processes import read_process
-from support.ray import END_S, START_S, free_port, no_ray_leaks, ray_processes
 from support.requirements import require_packages
 
 pytestmark = pytest.mark.slow

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.frameworks.ray import START_S
 from support.hosts import Host
-from support.ray import START_S
 from support.remote import GONE_S, RemoteGang, RemoteTask, all_fail, remote_gang
 from support.requirements import require_packages, require_tool
 

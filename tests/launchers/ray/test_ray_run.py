@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from support.faults import kill_process
 from support.flows import FlowRun, FlowRunner
-from support.ray import END_S, START_S, folders, no_ray_leaks, other_ray, ray_processes
+from support.frameworks.ray import END_S, START_S, folders, no_ray_leaks, other_ray, ray_processes
 from support.requirements import require_packages
 
 pytestmark = pytest.mark.slow

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from support.flows import FlowRunner
+from support.frameworks.tensorflow import QUIET
 from support.requirements import require_packages
-from support.tensorflow import QUIET
 
 pytestmark = pytest.mark.big
 

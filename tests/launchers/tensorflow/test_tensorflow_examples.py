@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from support.examples import EXAMPLES, printed
 from support.flows import FlowRunner
+from support.frameworks.tensorflow import QUIET
 from support.requirements import require_packages
-from support.tensorflow import QUIET
 
 TENSORFLOW, JAX = EXAMPLES / "tensorflow", EXAMPLES / "jax"
 

@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+from support.frameworks.tensorflow import END_S, FILES, LOST_S, QUIET, START_S, ready, score
 from support.remote import RemoteGang, RemoteTask, all_fail, remote_gang
 from support.requirements import require_packages
-from support.tensorflow import END_S, FILES, LOST_S, QUIET, START_S, ready, score
 
 BIG = pytest.mark.big
 

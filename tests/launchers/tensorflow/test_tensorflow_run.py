@@ -16,8 +16,8 @@ import metaflow
 import pytest
 from support.faults import kill_process
 from support.flows import FlowRun, FlowRunner, flow_environment
+from support.frameworks.tensorflow import END_S, FILES, QUIET, STACKS, START_S, ready, told_on
 from support.requirements import require_packages
-from support.tensorflow import END_S, FILES, QUIET, STACKS, START_S, ready, told_on
 from support.trees import Tree
 
 BIG = pytest.mark.big

@@ -12,7 +12,7 @@ from typing import Any
 
 import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
 import pytest
-from support.launches import process, run_launch
+from support.guard.launches import process, run_launch
 from support.paths import TESTS
 
 from metaflow_extensions.gang.core.exceptions import GangException, ProcessFailed, ToolMissing

@@ -8,7 +8,7 @@ import os
 import re
 from pathlib import Path
 
-from .flows import FlowRun
+from ..flows import FlowRun
 
 CAUSE = "THE REAL CAUSE"
 

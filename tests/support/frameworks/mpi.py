@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from .requirements import missing, require_tool
+from ..requirements import missing, require_tool
 
 OPEN_MPI_4, OPEN_MPI_5, MPICH = "Open MPI 4", "Open MPI 5", "MPICH"
 ALL = (OPEN_MPI_4, OPEN_MPI_5, MPICH)

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from .flows import FlowRun, flow_environment
-from .leaks import DEADLINE
-from .processes import Process, all_processes
-from .trees import Tree
+from ..flows import FlowRun, flow_environment
+from ..leaks import DEADLINE
+from ..processes import Process, all_processes
+from ..trees import Tree
 
 START_S = 120.0
 """For a cluster to be up and a flow's body to run, on a machine that is busy with other tests."""

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .flows import FlowRun, flow_environment
-from .remote import RemoteTask
+from ..flows import FlowRun, flow_environment
+from ..remote import RemoteTask
 
 START_S = 120.0
 """For all nodes to import the framework and to find each other, on a machine that is busy with other tests."""

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .hosts import Account
-from .requirements import require_tool
+from ..hosts import Account
+from ..requirements import require_tool
 
 
 @contextmanager
