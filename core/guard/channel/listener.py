@@ -20,6 +20,10 @@ BACKLOG = 4096
 ACCEPTED_AT_ONCE = 1024
 """How many sockets are accepted before the loop's other callbacks have their turn: some 15 ms."""
 
+MOST_ACCEPTED = 1024
+"""How many may be accepted and not yet begun where all places are taken. A place for one takes the drop of another one,
+some 0.1 ms; in the kernel's queue a node would wait until all that came before it have had theirs."""
+
 BEGUN_AT_ONCE = 64
 """How many of them are begun to be served then. To serve one takes ten times as long as to accept it."""
 
@@ -81,6 +85,7 @@ class Listener:
         self._sweep: Timer | None = None
         self._accepted: deque[tuple[socket.socket, str]] = deque()  # not yet begun, the oldest first
         self._turn: Timer | None = None
+        self._has_paused = False  # until the next turn of those that are accepted
         self._listening = False
         self._closed = False
         sock.setblocking(False)
@@ -123,7 +128,11 @@ class Listener:
 
     def _begin_some(self) -> None:
         """Serve some of those that are accepted, and the others after the loop's other callbacks."""
+        delay = 0.0
         for count in range(min(len(self._accepted), BEGUN_AT_ONCE)):
+            if self.waiting.full and not self.waiting.drop_one():
+                delay = self.waiting.seconds_to_wait()
+                break
             sock, address = self._accepted.popleft() if count % OLDEST_SHARE == 0 else self._accepted.pop()
             try:
                 self._begin(sock, address)
@@ -132,10 +141,13 @@ class Listener:
                 if out_of_something(error):
                     self._complain(error)
                     self._need_files()
-                    self._pause(RETRY_SECONDS)
+                    self._pause(delay := RETRY_SECONDS)
                     break
         if self._turn is None and self._accepted:
-            self._turn = self._loop.call_later(0, self._on_turn)
+            self._turn = self._loop.call_later(delay, self._on_turn)
+        if self._has_paused and not delay:
+            self._has_paused = False
+            self._resume()
         if self._sweep is None and any(map(len, self._all)):
             self._sweep = self._loop.call_later(self._sweep_seconds, self._drop_overdue)
 
@@ -143,22 +155,22 @@ class Listener:
         self._turn = None
         self._begin_some()
 
-    @property
-    def _full(self) -> bool:
-        return len(self.waiting) + len(self._accepted) >= self.waiting.limit
-
     def _has_room(self) -> bool:
-        """Whether one more may be accepted; where all places are taken, after one has been dropped for it."""
-        if self._full and len(self.waiting):
-            self.waiting.drop_one()
-        return not self._full
+        """Whether one more may be accepted; where descriptors have run out, after one has been dropped for it."""
+        accepted, left = len(self._accepted), self.waiting.limit - len(self.waiting)
+        if self._scarce is None:
+            return accepted < max(MOST_ACCEPTED, left)
+        if accepted >= left and len(self.waiting) and self.waiting.drop_one():
+            left = self.waiting.limit - len(self.waiting)
+        return accepted < left
 
     def _accept(self) -> None:
         for _ in range(ACCEPTED_AT_ONCE):
             if not self._has_room():
-                if not self._accepted:
-                    # A waiting connection keeps the socket readable, so looking again at once would take all of a core.
-                    self._pause(self.waiting.seconds_to_wait())
+                # A connection in the kernel's queue keeps the socket readable: looking again at once would take all of
+                # a core. Those that are accepted have their turn first.
+                self._has_paused = bool(self._accepted)
+                self._pause(None if self._accepted else self.waiting.seconds_to_wait())
                 return
             try:
                 sock, peer = self._sock.accept()

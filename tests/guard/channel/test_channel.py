@@ -460,6 +460,23 @@ def test_a_node_behind_a_crowd_does_not_wait_for_all_of_it(bench: Bench) -> None
         sock.close()
 
 
+def test_a_node_behind_a_full_house_does_not_wait_until_all_places_have_changed_hands(loop: Loop) -> None:
+    """All places are taken, and as many wait for one, when it comes: only some have to be dropped before its turn."""
+    bench = Bench(loop, handshake_seconds=30, unauthenticated_sockets=300)
+    house = [bench.raw() for _ in range(300)]
+    until(loop, lambda: bench.acceptor.pending == 300)
+    settle(loop, 0.2)  # each has had its moment, and may be dropped
+    queue = [bench.raw() for _ in range(300)]
+    latest = bench.raw()
+    latest.send(encode(hello()))
+    until(loop, lambda: bool(select.select([latest], [], [], 0)[0]))
+    dropped = len(select.select(house, [], [], 0)[0])
+    assert 0 < dropped < 200
+    for sock in (*house, *queue, latest):
+        sock.close()
+    bench.close()
+
+
 def test_who_is_slow_to_prove_itself_in_a_crowd_is_asked_to_come_again(loop: Loop) -> None:
     bench = Bench(loop, handshake_seconds=0.5, unauthenticated_sockets=2)
     crowd = [bench.raw(), bench.raw()]
