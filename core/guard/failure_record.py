@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .text import shortened
+from .text import shortened, signal_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
@@ -27,6 +27,9 @@ CUT = f"{DIED}, or the network between them is cut"
 TEXT_LIMIT = 2_000
 """Characters of a clause; an exception's message may be of any length."""
 
+EXCEPTION_LIMIT = 200
+"""Characters of an exception's name."""
+
 
 class Failure:
     """One thing that went wrong on one node.
@@ -35,10 +38,25 @@ class Failure:
     may be off. ``text`` is a clause that follows the node's name: "rank 3 was killed by SIGKILL"; ``detail`` a
     traceback or the last output; ``peer`` the node to which ``node`` lost its connection of the ring;
     ``reporting_node`` the node whose task raises its own exception about it, ``node`` but for ranks that another node
-    has started. (A dataclass would be shorter, but its import takes half of the guard's start-up time.)
+    has started; ``exit_code`` that of the process, as :mod:`subprocess` spells it, None where it is unknown or there is
+    none; ``exception`` the name of what was raised, or "". (A dataclass would be shorter, but its import takes half of
+    the guard's start-up time.)
     """
 
-    __slots__ = ("detail", "kind", "node", "order", "peer", "rank", "reporting_node", "text", "time", "uncertainty")
+    __slots__ = (
+        "detail",
+        "exception",
+        "exit_code",
+        "kind",
+        "node",
+        "order",
+        "peer",
+        "rank",
+        "reporting_node",
+        "text",
+        "time",
+        "uncertainty",
+    )
 
     def __init__(
         self,
@@ -52,6 +70,8 @@ class Failure:
         uncertainty: float = 0.0,
         peer: int | None = None,
         reporting_node: int | None = None,
+        exit_code: int | None = None,
+        exception: str = "",
     ) -> None:
         self.node = node
         self.kind = kind
@@ -63,6 +83,8 @@ class Failure:
         self.uncertainty = uncertainty
         self.peer = peer
         self.reporting_node = node if reporting_node is None else reporting_node
+        self.exit_code = exit_code
+        self.exception = exception[:EXCEPTION_LIMIT]
 
     def to_json(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}
@@ -77,6 +99,25 @@ class Failure:
     def corrected(self, offset: float, uncertainty: float) -> Failure:
         """The same record on a clock that is ``offset`` seconds ahead of the one it was made on."""
         return self.replaced(time=self.time + offset, uncertainty=self.uncertainty + uncertainty)
+
+    def as_data(self, host: str) -> dict[str, Any]:
+        """The failure for programs that ask why a step failed, on node ``node`` of name ``host``; None for what it has
+        not. It is what the tasks' metadata ``gang-failure`` has.
+        """
+        code = self.exit_code
+        by_signal = code is not None and code < 0
+        return {
+            "node": self.node,
+            "host": host or None,
+            "rank": self.rank,
+            "kind": self.kind,
+            "exit_code": None if by_signal else code,
+            "signal": -code if code is not None and by_signal else None,
+            "signal_name": signal_name(-code) if code is not None and by_signal else None,
+            "exception": self.exception or None,
+            "text": self.text,
+            "time": round(self.time, 3),
+        }
 
     def __repr__(self) -> str:
         return f"Failure({self.to_json()})"

@@ -2,7 +2,7 @@
 
 Each guard notes them once, as seconds since its task's start on the monotonic clock, and sends them to node 0's hub, a
 handful of messages in a gang's life; :mod:`.coordinator.gang_phases` has those of all nodes there. The task gets them
-with the replies to its last requests (``bye`` and ``stored``), and node 0's log has them as one line.
+by the request ``record`` (:meth:`NodePhases.record`), and node 0's log has them as one line.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 
 from .processes import memory_kills
@@ -64,6 +65,15 @@ def shortened(text: str, limit: int = DETAIL_LIMIT, lines: int = DETAIL_LINES) -
 def last_lines(output: str) -> str:
     """The end of ``output``: what is shown of a process that left no traceback."""
     return "\n".join(output.splitlines()[-LAST_LINES:])
+
+
+def exception_name(trace: str) -> str:
+    """The name of the exception that a Python traceback ends with, without its module; "" where there is none."""
+    for line in reversed(trace.splitlines()):
+        found = re.match(r"(?:\w+\.)*([A-Za-z_]\w*)(?::|$)", line)
+        if found and not line.startswith("Traceback"):
+            return found[1]
+    return ""
 
 
 def said_by(rank: int, text: str) -> str:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .. import logs
+from .. import logs, metadata
 from ..exceptions import BadAttribute
 from ..guard.processes.process_table import GANG_MARKER
 from ..machine.gpus import TooFewGpus, share_gpus, visible_gpus
@@ -154,16 +154,23 @@ def log_paths(folder: str, num_nodes: int) -> dict[str, dict[str, str]]:
     return {str(n): {s: os.path.join(folder, f"node-{n}.{s}") for s in streams} for n in range(1, num_nodes)}
 
 
-def log_saver(flow_datastore: Any, task: TaskInfo, num_nodes: int, folder: str, limit: int) -> dict[str, Any]:
-    """The command that stores the other nodes' logs when this task cannot, for the guard.
+def log_saver(
+    flow_datastore: Any, task: TaskInfo, num_nodes: int, folder: str, limit: int, registers: dict[str, Any]
+) -> dict[str, Any]:
+    """The command that stores the other nodes' logs, and the failure, when this task cannot; for the guard.
 
     Parameters
     ----------
     limit : int
         Bytes of each stream that are stored.
+    registers : dict
+        :meth:`.metadata.TaskMetadata.spec`.
     """
+    left = os.path.join(folder, "left.json")
     nodes = [str(node) for node in range(1, num_nodes)]
     spec = {
+        **registers,
+        "left": left,
         "datastore": flow_datastore.TYPE,
         "root": flow_datastore.datastore_root,
         "flow": task.flow_name,
@@ -177,5 +184,5 @@ def log_saver(flow_datastore: Any, task: TaskInfo, num_nodes: int, folder: str, 
     path = os.path.join(folder, "log-saver.json")
     with open(path, "w", encoding="utf-8") as file:
         json.dump(spec, file)
-    program = f"import sys, metaflow, importlib; importlib.import_module({logs.__name__!r}).main(sys.argv[1])"
-    return {"argv": [sys.executable, "-c", program, path], "env": dict(os.environ), "cwd": os.getcwd()}
+    program = f"import sys, metaflow, importlib; importlib.import_module({metadata.__name__!r}).main(sys.argv[1])"
+    return {"argv": [sys.executable, "-c", program, path], "env": dict(os.environ), "cwd": os.getcwd(), "left": left}

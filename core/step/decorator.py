@@ -23,6 +23,7 @@ from ..guard.processes.process_table import GANG_MARKER
 from ..logs import say
 from ..machine.network import require_tls
 from ..machine.proxies import reach_nodes_directly
+from ..metadata import TaskMetadata
 from ..metaflow_compat.environment import control_task
 from ..metaflow_compat.runs import started_task
 from ..metaflow_compat.steps import ParallelDecorator, is_control
@@ -97,6 +98,7 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
     input_paths: list[str]
     gpus: int | None = None
     cpus: int | None = None
+    _metadata: TaskMetadata
     _lifecycle: Lifecycle | None = None
     _unfit: Exception | None = None
     """What :meth:`preflight` has raised."""
@@ -175,6 +177,7 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
         )
         self.task = TaskInfo(flow.name, str(run_id), step_name, str(task_id), int(retry_count))
         self.task_datastore = task_datastore
+        self._metadata = TaskMetadata(metadata, self.task.run_id, step_name, self.task.task_id, self.task.attempt)
         try:
             require_tls()
             self.preflight()
@@ -217,6 +220,7 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
             guard_settings=self.settings,
             log_bytes=self.log_bytes,
             debug=self.debug,
+            metadata=self._metadata,
         )
 
     def task_post_step(

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from ..exceptions import GangException
-from ..guard.failure_record import EVIDENCE, PEER, TEXT_LIMIT
+from ..guard.failure_record import EVIDENCE, EXCEPTION_LIMIT, PEER, TEXT_LIMIT
 from ..guard.text import shortened
 
 SHOWN_LIMIT = 30_000
@@ -39,14 +39,15 @@ def exception_record(error: BaseException, who: str, peer_lost: Sequence[str] = 
 
 
 def _fields(error: BaseException, who: str) -> dict[str, str]:
+    name = type(error).__name__[:EXCEPTION_LIMIT]
     if isinstance(error, KeyboardInterrupt):
-        return {"kind": "interrupted", "text": "was interrupted (Ctrl-C, SIGINT)", "detail": ""}
+        return {"kind": "interrupted", "text": "was interrupted (Ctrl-C, SIGINT)", "detail": "", "exception": name}
     if isinstance(error, GangException):
-        return {"kind": "exception", "text": str(error).strip()[: TEXT_LIMIT + 1], "detail": ""}
+        return {"kind": "exception", "text": str(error).strip()[: TEXT_LIMIT + 1], "detail": "", "exception": name}
     text = f"{who} raised {_named(error)}"
     detail = "".join(traceback.format_exception(*_users_part(error)))
     # Cut here too: a message may be longer than the guard takes.
-    return {"kind": "exception", "text": text[: TEXT_LIMIT + 1], "detail": shortened(detail)}
+    return {"kind": "exception", "text": text[: TEXT_LIMIT + 1], "detail": shortened(detail), "exception": name}
 
 
 def _named(error: BaseException) -> str:

@@ -224,7 +224,9 @@ class Forming:
         if environment.is_local():
             tasks = local_nodes.node_tasks(self._task, self._settings.input_paths, self._environments)
             limit = self._settings.log_bytes
-            saver = local_nodes.log_saver(datastore, self._task, self._num_nodes, self._folder, limit)
+            saver = local_nodes.log_saver(
+                datastore, self._task, self._num_nodes, self._folder, limit, self._settings.metadata.spec()
+            )
             variable = local_nodes.MEETING_VARIABLE
             link.request("start-nodes", announcement, tasks=tasks, saver=saver, meeting_variable=variable)
         else:

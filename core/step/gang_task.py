@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..metadata import TaskMetadata
 from ..rendezvous.task_info import TaskInfo
 
 
@@ -30,6 +31,8 @@ class GangTask:
         The attribute ``all_nodes_started_timeout``, in seconds.
     guard_settings : dict
         What the guard gets, by :func:`~.settings.guard_settings`.
+    metadata : TaskMetadata
+        Registers metadata of this task, and of others of the gang.
     log_bytes : int
         Bytes that are stored of each stream of another local node.
     debug : bool
@@ -47,3 +50,4 @@ class GangTask:
     guard_settings: dict[str, float]
     log_bytes: int
     debug: bool
+    metadata: TaskMetadata

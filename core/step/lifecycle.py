@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import socket
 import threading
+import time
 from collections.abc import Callable
+from typing import Any
 
 from ..exceptions import GangException, GangFailed, GangInterrupt, GuardDied
 from ..gang.gang import Gang
+from ..guard.failure_record import Failure
 from ..guard.host.owned_files import remove_in_its_stead
 from ..guard_client.link import Link
 from ..logs import save_node_logs, say, say_and_store
+from ..metadata import FAILURE, of_record
 from ..metaflow_compat import environment
 from ..rendezvous import absence_report, local_nodes
 from .exception_record import exception_record, shorten
@@ -48,6 +53,7 @@ class Lifecycle(Forming):
         self._link: Link | None = None
         self.begun = self._in_body = self._body_done = self._has_failed = False
         self._failure_report = ""
+        self._failure: dict[str, Any] | None = None  # as data
         self.raised: BaseException | None = None
         """What :meth:`run` has raised."""
 
@@ -138,6 +144,8 @@ class Lifecycle(Forming):
                 self._debug_logs.store()  # again: more has happened since
             with contextlib.suppress(GangException, GangInterrupt):
                 try:
+                    record, _ = self._link.request("record")
+                    self._settings.metadata.register(of_record(record))
                     self._link.request("bye" if task_ok and not self._has_failed else "stored")
                 except GuardDied:
                     self._clean_up_after_guard(self._link, logs=False)
@@ -172,6 +180,7 @@ class Lifecycle(Forming):
         link = self._link
         if link is None:
             self._close_the_meeting(error)
+            self._register(error)
             return error
         try:
             raised = self._report_and_await_cause(link, error)
@@ -188,6 +197,7 @@ class Lifecycle(Forming):
             # The framework may end this process before Metaflow prints the exception.
             say(self._failure_report or str(raised))
         self._close_the_meeting(raised)
+        self._register(raised)
         # The guard stays until Metaflow has stored that, and ends a task that takes too long.
         self._has_failed = True
         return raised
@@ -197,6 +207,13 @@ class Lifecycle(Forming):
             sentence = self._debug_logs.store()
             if sentence:
                 say(sentence)
+
+    def _register(self, raised: BaseException) -> None:
+        """Keep the failure as metadata of this task, now: a cluster may end the task any moment."""
+        if self._failure is None:  # nobody but this task knows of it
+            record = exception_record(raised, self._who)
+            self._failure = Failure(self._node, time=time.time(), **record).as_data(socket.gethostname())
+        self._settings.metadata.register({FAILURE: self._failure})
 
     def _close_the_meeting(self, raised: BaseException) -> None:
         """Write to the meeting place why the gang has failed, or that this node will not join."""
@@ -228,9 +245,10 @@ class Lifecycle(Forming):
         # Ray's C++ code raises a KeyboardInterrupt of its own in place of ours.
         if isinstance(error, GangInterrupt) or (link.stopped and isinstance(error, KeyboardInterrupt)):
             header, _ = link.request("unwound")
-            self._failure_report = header["report"]
+            self._failure_report, self._failure = header["report"], header.get("failure")
             return GangFailed(self._failure_report)
         header, _ = link.request("fail", **exception_record(error, self._who, self._hooks.peer_lost))
+        self._failure = header.get("failure")
         # A failure that this node has read at the meeting place is not its own.
         self._failure_report = str(error) if isinstance(error, GangFailed) and not self._joined else header["report"]
         # Metaflow takes a SystemExit with code 0 for a step that has ended well.
@@ -244,6 +262,10 @@ class Lifecycle(Forming):
             return
         header, _ = link.request("tasks-gone")
         self._save(header["logs"])
+        if self._failure is not None:
+            ids = local_nodes.task_ids(self._task.task_id, self._num_nodes)
+            for node in header["dead"]:
+                self._settings.metadata.register({FAILURE: self._failure}, ids[node])
 
     def _save(self, logs: dict[str, dict[str, str]]) -> None:
         ids = local_nodes.task_ids(self._task.task_id, self._num_nodes)

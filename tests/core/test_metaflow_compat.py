@@ -22,6 +22,7 @@ from metaflow_extensions.gang.core.metaflow_compat import (
     datastores,
     environment,
     lookup,
+    metadata,
     runs,
     steps,
     task_logs,
@@ -57,6 +58,9 @@ IMPORTED: dict[tuple[str, str], Callable[[], object]] = {
     ("metaflow.metaflow_config_funcs", "from_conf"): lambda: configuration.configured("GANG_LOG_MEGABYTES"),
     ("metaflow._vendor.click", "get_current_context"): configuration.command_words,
     ("metaflow.plugins", "DATASTORES"): datastores.storages,
+    ("metaflow.plugins", "METADATA_PROVIDERS"): lambda: metadata.open_provider("local", "Train"),
+    ("metaflow.metaflow_environment", "MetaflowEnvironment"): lambda: metadata.open_provider("local", "Train"),
+    ("metaflow.metadata_provider", "MetaDatum"): lambda: metadata.register(Owner(), "1", "train", "2", 0, {}),
     ("metaflow.datastore", "FlowDataStore"): lambda: datastores.open_flow_datastore("Train", "local", "/tmp/none"),
     ("metaflow.mflog", "TASK_LOG_SOURCE"): lambda: task_logs.save_own_logs(Owner(save_logs=nothing), {}),
     ("metaflow.mflog", "RUNTIME_LOG_SOURCE"): lambda: task_logs.save_logs_of_run(Owner(save_logs=nothing), {}),
@@ -87,6 +91,12 @@ MEMBERS: dict[tuple[str, str], Callable[[], object]] = {
     ("metaflow.plugins.cards.card_creator.CardProcessManager", "_get_card_process"): lambda: cards.process_of("none"),
     ("metaflow.plugins.cards.card_decorator.CardDecorator", "external_init"): lambda: cards.add_card(
         {"type": "blank", "id": "one"}, "huggingface_card"
+    ),
+    ("metaflow.metadata_provider.MetadataProvider", "register_metadata"): lambda: metadata.register(
+        import_module("metaflow.metadata_provider").MetadataProvider, "1", "train", "2", 0, {}
+    ),
+    ("metaflow.metadata_provider.MetadataProvider", "TYPE"): lambda: metadata.kind(
+        import_module("metaflow.metadata_provider").MetadataProvider
     ),
     ("metaflow.datastore.FlowDataStore", "get_task_datastore"): lambda: datastores.datastore_of_task(
         import_module("metaflow.datastore").FlowDataStore, "1", "train", "2", 0

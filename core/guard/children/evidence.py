@@ -11,7 +11,7 @@ from ..rank_reports.complaints import distinct_lines, matches
 from ..rank_reports.error_file import ErrorFile, read_error_file
 from ..rank_reports.rank_end import LEFT_EARLY, how_a_rank_ended, left_by_ranks, marked_end, marked_ends
 from ..rank_reports.tail import Tail
-from ..text import last_lines, last_traceback, said_by
+from ..text import exception_name, last_lines, last_traceback, said_by
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
@@ -219,6 +219,8 @@ class ProcessEvidence:
             report.rank if report else self.rank,
             PEER if misses_peer else EVIDENCE,
             reporting_node=node,
+            exit_code=exit_code,
+            exception=exception_name(raised) if exit_code > 0 else "",
         )
 
     def _complaints(self, report: Report | None, raised: str, exit_code: int) -> str:
@@ -249,4 +251,6 @@ class ProcessEvidence:
         if at < since and not (at == 0.0 and is_last):
             return None
         how = self._error(report).how or "raised"
-        return Failure(node, "exception", f"{self.title} {how}", at or time.time(), detail, self.rank)
+        what = f"{self.title} {how}"
+        name = exception_name(detail)
+        return Failure(node, "exception", what, at or time.time(), detail, self.rank, exception=name)

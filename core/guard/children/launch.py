@@ -248,6 +248,11 @@ class NodeTask(Child):
 
         super().__init__(loop, {**spec, "title": f"node {node}'s task"}, sinks, (meeting_fd,))
 
+    @property
+    def cannot_report(self) -> bool:
+        """Whether it has ended otherwise than Metaflow ends a task: by a signal, or ``os._exit()``."""
+        return self.exit_code not in (None, 0, 1)
+
     def failure(self, node: int) -> Failure:
         code = self.exit_code or 0
         tail = self.tail.text()
@@ -257,4 +262,5 @@ class NodeTask(Child):
             f"the node's task {how_it_ended(code)}{'' if code else ' without finishing its step'}",
             self.ended_at,
             last_traceback(tail) or last_lines(tail) if code >= 0 else "",
+            exit_code=code,
         )

@@ -77,7 +77,9 @@ class Daemon:
             if launch.failed is None and not self._over:
                 text = f"{child.title} {how_it_ended(child.exit_code or 0)}, though the gang still needs it"
                 detail = child.failure(self._launcher.node).detail
-                self._launcher.fail(Failure(self._launcher.node, "exit", text, child.ended_at or time.time(), detail))
+                ended = child.ended_at or time.time()
+                failure = Failure(self._launcher.node, "exit", text, ended, detail, exit_code=child.exit_code)
+                self._launcher.fail(failure)
         elif self._over:
             self._answer({"stopped": True})
         else:

@@ -11,7 +11,7 @@ from ..loop.event_loop import Loop
 from ..loop.timeouts import SILENT
 from ..settings import settings
 from .messages import stop_message
-from .root_cause import REPORT_SETTLE_S, causes, failure_report, ranks_that_left
+from .root_cause import REPORT_SETTLE_S, causes, failure_report, first_failure, ranks_that_left
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
@@ -191,6 +191,7 @@ class Failures:
             "report": failure_report(self._records, self._roster.hostnames, left),
             "causes": [{"node": failure.reporting_node} for failure in first],
             "left": left,
+            "failure": first_failure(first, self._roster.hostnames),
         }
         self._roster.broadcast(self._report)
         self._maybe_all_gone()

@@ -252,7 +252,9 @@ class Hub:
         self._liveness.forget(connection)
         connection.send(stop_message(failure))
         report = failure_report([failure], self.roster.hostnames)
-        connection.send({"op": "failure-report", "report": report, "causes": [{"node": failure.node}]})
+        data = failure.as_data(self.roster.hostnames.get(failure.node, ""))
+        causes = [{"node": failure.node}]
+        connection.send({"op": "failure-report", "report": report, "causes": causes, "failure": data})
         connection.close()
         if failure.node not in self.roster.left:
             self.fail(failure)

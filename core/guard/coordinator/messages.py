@@ -6,7 +6,7 @@ another node passes here first; an operation that is new in :meth:`.hub.Hub.rece
 
 from __future__ import annotations
 
-from ..failure_record import EVIDENCE, PEER, PREEMPTED, TEXT_LIMIT, Failure
+from ..failure_record import EVIDENCE, EXCEPTION_LIMIT, PEER, PREEMPTED, TEXT_LIMIT, Failure
 from ..loop.framing import Nonsense
 from ..loop.untrusted import integer, number, shown, string
 from ..phases import NAMES
@@ -37,6 +37,7 @@ _LAST_NUMBER = 1 << 53
 _RANKS = 4096
 """Of one node."""
 _YEAR = 365 * 86400.0
+_CODES = 1 << 32
 _END_OF_TIME = 1e12
 
 
@@ -116,6 +117,10 @@ def _fail(checker: Checker, header: Header, payload: bytes) -> None:
         string(failure, "detail", DETAIL_LIMIT)
     if "order" in failure:
         integer(failure, "order", EVIDENCE, PEER)
+    if "exception" in failure:
+        string(failure, "exception", EXCEPTION_LIMIT)
+    if failure.get("exit_code") is not None:
+        integer(failure, "exit_code", -_CODES, _CODES)
     if "uncertainty" in failure:
         number(failure, "uncertainty", 0.0, _END_OF_TIME)
     for key, most in (("rank", 1 << 30), ("peer", last), ("reporting_node", last)):

@@ -17,6 +17,10 @@ from collections.abc import Mapping, Sequence
 from ..failure_record import EVIDENCE, PEER, Failure
 from ..text import indent
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from typing import Any
+
 REPORT_SETTLE_S = 0.1
 """The least wait: a death is seen by several guards, and the one that knows most may be second by milliseconds."""
 
@@ -108,6 +112,11 @@ def ranks_that_left(first: Sequence[Failure], ended: Mapping[int, Sequence[tuple
 
 def _before(seconds: float) -> str:
     return f", {seconds:.1f} s before" if seconds >= 0.05 else " at that moment"
+
+
+def first_failure(first: Sequence[Failure], hostnames: Mapping[int, str]) -> dict[str, Any] | None:
+    """The first of what :func:`causes` gives, as data; None where there is none."""
+    return first[0].as_data(hostnames.get(first[0].node, "")) if first else None
 
 
 def failure_report(failures: Sequence[Failure], hostnames: dict[int, str], left: str = "") -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -20,9 +22,11 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from ..children.user_log import UserLog
     from ..host.ports import PortLease
     from ..loop.framing import Header
+    from ..phases import NodePhases
     from ..processes.task_children import TaskChildren
     from .identity import NodeIdentity
     from .meeting_notice import MeetingNotice
+    from .node_failures import NodeFailures
     from .state import NodeState
 
     class Server(Protocol):
@@ -55,7 +59,15 @@ class Cleanup:
     """
 
     def __init__(
-        self, identity: NodeIdentity, state: NodeState, work: Work, children: TaskChildren, log: UserLog, err: int
+        self,
+        identity: NodeIdentity,
+        state: NodeState,
+        work: Work,
+        children: TaskChildren,
+        failures: NodeFailures,
+        phases: NodePhases,
+        log: UserLog,
+        err: int,
     ) -> None:
         self.saver: Header | None = None
         self.debug_saver: Header | None = None
@@ -65,6 +77,7 @@ class Cleanup:
         self.owned = Owned()
         self._identity, self._state = identity, state
         self._work, self._children = work, children
+        self._failures, self._phases = failures, phases
         self._log, self._err = log, err
 
     def run(self) -> None:
@@ -77,6 +90,7 @@ class Cleanup:
         self._end_strays(tasks)
         is_stored = self._state.has_left or self._state.is_failure_stored
         if self.saver is not None and tasks and not is_stored:
+            self._leave_the_failure(self.saver["left"])
             self._store(self.saver, "The logs of the other nodes")
         if self.debug_saver is not None and not is_stored:
             self._store(self.debug_saver, "The guard's debug log")
@@ -121,6 +135,14 @@ class Cleanup:
 
             *program, _ = self.debug_saver["argv"]
             self._store({**self.debug_saver, "argv": [*program, os.path.join(folder, SAVER_SPEC)]}, "A debug log")
+
+    def _leave_the_failure(self, path: str) -> None:
+        """Write what that process registers as metadata of the tasks that are dead."""
+        failure = (self._failures.report or {}).get("failure")
+        if failure is not None:
+            nodes = [0, *(task.node for task in self._work.tasks.values() if task.cannot_report)]
+            with contextlib.suppress(OSError), open(path, "w", encoding="utf-8") as file:
+                json.dump({"nodes": nodes, "failure": failure, "record": self._phases.record()}, file)
 
     def _store(self, saver: Header, what: str) -> None:
         """The task is dead, so another process that has Metaflow stores the logs."""

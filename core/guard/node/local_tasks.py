@@ -123,10 +123,14 @@ class LocalTasks:
         """Control gets the other nodes' logs once their tasks are gone."""
         if (
             self._work.tasks_settled
-            and self._pending.answer_all("tasks-gone", {"logs": self._work.logs()})
+            and self._pending.answer_all("tasks-gone", {"logs": self._work.logs(), "dead": self._dead()})
             and self._state.is_stopping
         ):
             self._ending.body_over()
+
+    def _dead(self) -> list[int]:
+        """The nodes whose tasks have ended in the midst of something."""
+        return [task.node for task in self._work.tasks.values() if task.cannot_report]
 
     def await_gone(self) -> None:
         """Control's task, whose body is over, waits for the other nodes' tasks: that is not its own time."""

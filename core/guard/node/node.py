@@ -63,14 +63,14 @@ class Node:
         self._failures = failures = NodeFailures(identity, state, hub, self._stop, self._reported)
         self._log = log = UserLog(err)
         self._say = say = log.say
-        self._phases = phases = NodePhases(loop, hub, say)
+        phases = NodePhases(loop, hub, say)
         state.on_event = phases.event
         self._children = children = TaskChildren(task_pid)
         self._work = work = Work(loop, out, err, failures.fail, self._port_taken, self._node_task_ended)
         work.say = say
         work.on_ranks_ended = self._ranks_ended
         launcher = Launcher(loop, identity, work, self._refusal, failures.fail, self._work_gone)
-        self._cleanup = cleanup = Cleanup(identity, state, work, children, log, err)
+        self._cleanup = cleanup = Cleanup(identity, state, work, children, failures, phases, log, err)
         self._ending = ending = TaskEnd(loop, identity, say, self._will_kill_task, self._task_killed)
         self._preemption = Preemption(loop, identity, failures.fail, lambda: state.is_end_expected)
         stream = Stream(loop, sock)
@@ -238,7 +238,7 @@ class Node:
             self._hub.link.leave(self._may_go)
 
     def _may_go(self) -> None:
-        self._pending.answer_all("bye", self._phases.record())
+        self._pending.answer_all("bye", {})
 
     def _will_kill_task(self) -> None:
         self._hub.send({"op": "ends-task"})  # to who may be its parent, and would take our signal for a cause

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from ..coordinator.root_cause import causes, failure_report
+from ..coordinator.root_cause import causes, failure_report, first_failure
 from ..failure_record import CUT, LOST, PREEMPTED, Failure
 
 TYPE_CHECKING = False
@@ -98,10 +98,14 @@ class NodeFailures:
         if self.report is None:
             found = causes(self._failures)
             self.received(
-                {"report": failure_report(found, {}), "causes": [{"node": cause.reporting_node} for cause in found]}
+                {
+                    "report": failure_report(found, {}),
+                    "causes": [{"node": cause.reporting_node} for cause in found],
+                    "failure": first_failure(found, {}),
+                }
             )
 
     def received(self, header: Header) -> None:
         """The failure report has come."""
-        self.report = {name: header[name] for name in ("report", "causes", "left") if name in header}
+        self.report = {name: header[name] for name in ("report", "causes", "left", "failure") if name in header}
         self._on_report()

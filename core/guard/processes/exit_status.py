@@ -98,7 +98,7 @@ def task_failure(node: int, code: int | None, after_body: bool) -> Failure:
         when = " in the middle of its work"
     else:
         when = " without finishing its step" if code >= 0 else ""
-    return Failure(node, kind, f"the node's task {how}{when}", time.time())
+    return Failure(node, kind, f"the node's task {how}{when}", time.time(), exit_code=code)
 
 
 def deserted(node: int, task_pid: int, program: Program, since: float) -> Failure:

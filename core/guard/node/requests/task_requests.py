@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from ...failure_record import EVIDENCE, Failure
-from ...phases import FORMED
+from ...phases import FORMED, STORED
 from ...processes import process_table
 from ...processes.stopped import control_guard_of
 from ...processes.watch import TaskWatch
@@ -87,6 +87,7 @@ class TaskRequests:
             "unwinding": self.unwinding,
             "unwound": self.unwound,
             "done": self.done,
+            "record": self.record,
             "stored": self.stored,
             "bye": self.bye,
         }
@@ -133,7 +134,8 @@ class TaskRequests:
         """The body, or Metaflow around it, raised. The reply is the failure report."""
         if not self._state.is_stopping:
             raised = (header["kind"], header["text"], time.time(), header["detail"])
-            self._failures.fail(Failure(self._identity.index, *raised, order=header.get("order", EVIDENCE)))
+            order, name = header.get("order", EVIDENCE), header.get("exception", "")
+            self._failures.fail(Failure(self._identity.index, *raised, order=order, exception=name))
         self.unwound(number, header, payload)
 
     def save_seconds(self, number: int, header: Header, payload: bytes) -> None:
@@ -159,13 +161,16 @@ class TaskRequests:
         self._hub.send({"op": "done"})
         self._pending.answer(number, {})
 
+    def record(self, number: int, header: Header, payload: bytes) -> None:
+        """Metaflow has stored the task. The reply has what is kept as its metadata."""
+        self._phases.note(STORED)
+        self._pending.answer(number, self._phases.record())
+
     def stored(self, number: int, header: Header, payload: bytes) -> None:
         """Metaflow has stored the state of the task, which has failed."""
         self._node.task_stored()
-        self._pending.answer(number, self._phases.record())
+        self._pending.answer(number, {})
 
     def bye(self, number: int, header: Header, payload: bytes) -> None:
-        """Metaflow has stored the task's state: nothing can fail here any more. The reply comes when the hub has it,
-        and as that to ``stored`` it has the node's phases.
-        """
+        """Metaflow has stored the task's state: nothing can fail here any more. The reply comes when the hub has it."""
         self._node.task_left()

@@ -1,0 +1,116 @@
+"""What a gang leaves as Metaflow's metadata of its tasks, as JSON, so that programs can ask why a step failed.
+
+gang-failure    the first failure, the same on every node's task; see :meth:`.guard.failure_record.Failure.as_data`
+gang-phases     when the phases of this node began; node 0's task has the first and the last node of each besides
+gang-settings   the waits and limits that counted
+
+What shows a gang while it runs gets the same values from the guard; see :class:`.guard.phases.NodePhases`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from . import logs
+from .metaflow_compat import metadata
+
+FAILURE, PHASES, SETTINGS = "gang-failure", "gang-phases", "gang-settings"
+
+HIDDEN = "***"
+"""Stands for a secret."""
+
+_SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSW|PASSPHRASE|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|AUTH", re.I)
+
+_SHORTEST_SECRET = 6
+"""Characters; what is shorter stands in any text."""
+
+
+def without_secrets(text: str, environ: Mapping[str, str]) -> str:
+    """``text``, where the values of variables that are named like secrets are replaced: an exception may quote them."""
+    secrets = {value for name, value in environ.items() if len(value) >= _SHORTEST_SECRET and _SECRET_NAME.search(name)}
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, HIDDEN)
+    return text
+
+
+def as_values(data: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, str]:
+    """Each value as JSON without secrets."""
+
+    def cleaned(value: Any) -> Any:
+        if isinstance(value, str):
+            return without_secrets(value, environ)
+        if isinstance(value, Mapping):
+            return {name: cleaned(inner) for name, inner in value.items()}
+        return value
+
+    return {name: json.dumps(cleaned(value), sort_keys=True) for name, value in data.items()}
+
+
+class TaskMetadata:
+    """Registers metadata of the tasks of one step.
+
+    Parameters
+    ----------
+    provider : MetadataProvider or None
+        None where there is none: nothing is registered then.
+    """
+
+    def __init__(self, provider: Any, run_id: str, step: str, task_id: str, attempt: int) -> None:
+        self._provider, self._run_id, self._step = provider, run_id, step
+        self._task_id, self._attempt = task_id, attempt
+
+    def register(self, data: Mapping[str, Any], task_id: str = "") -> None:
+        """Register ``data``, JSON values by name, for this task or another one of its step.
+
+        Whatever a provider raises is only told: what the step itself has to say is more than that.
+        """
+        if self._provider is None or not data:
+            return
+        values = as_values(data, os.environ)
+        try:
+            metadata.register(self._provider, self._run_id, self._step, task_id or self._task_id, self._attempt, values)
+        except Exception as error:
+            logs.say(f"{', '.join(values)} could not be registered as metadata: {type(error).__name__}: {error}")
+
+    def spec(self) -> dict[str, Any]:
+        """What another process needs to do the same; see :func:`main`."""
+        return {
+            "metadata": metadata.kind(self._provider) if self._provider is not None else "",
+            "control_task": self._task_id,
+        }
+
+
+def of_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata of what a guard replies to the request ``record``."""
+    phases = record["phases"]
+    return {PHASES: {**phases, "gang": record["gang"]} if record["gang"] else phases, SETTINGS: record["settings"]}
+
+
+def main(spec_path: str) -> None:
+    """In the place of a dead node 0 of a local gang: register what it cannot register any more, then store the logs.
+
+    Parameters
+    ----------
+    spec_path : str
+        The file of :func:`.logs.main`, with :meth:`TaskMetadata.spec`, and in ``left`` the path of what the guard has
+        left, JSON: ``nodes``, whose tasks are dead; ``failure``; and ``record``.
+    """
+    with open(spec_path, encoding="utf-8") as file:
+        spec = json.load(file)
+    if spec["metadata"] and os.path.exists(spec["left"]):
+        with open(spec["left"], encoding="utf-8") as file:
+            left = json.load(file)
+        tasks = {0: spec["control_task"], **{int(node): task for node, task in spec["task_ids"].items()}}
+        try:
+            provider = metadata.open_provider(spec["metadata"], spec["flow"])
+        except Exception as error:  # the logs are stored all the same
+            logs.say(f"{FAILURE} could not be registered as metadata: {type(error).__name__}: {error}")
+        else:
+            for node in left["nodes"]:
+                task = TaskMetadata(provider, spec["run"], spec["step"], tasks[node], spec["attempt"])
+                task.register({FAILURE: left["failure"], **(of_record(left["record"]) if node == 0 else {})})
+    logs.main(spec_path)
