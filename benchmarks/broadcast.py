@@ -42,11 +42,11 @@ def cpu_seconds() -> float:
 def receive(address: str, folder: str, size: str) -> None:
     """A node: serve until standard input ends, then say how much processor time that took."""
     sys.path.insert(0, str(ROOT / "core"))
-    from guard.remote_command.node_server import PeerServer
+    from guard.remote_command.node_server import NodeServer
 
     key = bytes.fromhex(sys.stdin.readline())
     launcher: Any = SimpleNamespace(node=1)
-    server = PeerServer(launcher, print, folder, address, key, {}, folder)
+    server = NodeServer(launcher, print, folder, address, key, {}, folder)
     warm(folder, int(size))
     before = cpu_seconds()
     print(server.port, flush=True)

@@ -78,7 +78,9 @@ class Results:
         return location.removesuffix(own)
 
 
-def outcome(gang: Gang, what: Entrypoint, nprocs: Sequence[int], results: Results, failure: type[GangException]) -> Any:
+def result_of_run(
+    gang: Gang, what: Entrypoint, nprocs: Sequence[int], results: Results, failure: type[GangException]
+) -> Any:
     """What the user's call of ``run()`` gives: a function's returns (see :func:`collect`), or where a script's results
     were pushed to. Every node must call it.
     """

@@ -20,7 +20,7 @@ from ..logs import say
 from ..ranks.functions import load_return, read_returns
 from .entrypoint import Entrypoint, read_entrypoint
 from .local_process import explain
-from .returns import Results, outcome, without_return
+from .returns import Results, result_of_run, without_return
 
 PORT_TRIES = 5
 """How often a launch is tried, each time on another port, where foreign programs take the port that was chosen."""
@@ -206,9 +206,9 @@ class Runs:
                 error = self._explains(failure, what.name, where or f"node {self.gang.node_index}")
                 raise error from error.__cause__
 
-    def outcome(self, what: Entrypoint, nprocs: Sequence[int], results: Results | None = None) -> Any:
-        """What ``run()`` returns: see :func:`~.returns.outcome`. Every node must call it."""
-        return outcome(self.gang, what, nprocs, results or Results(self._flow_datastore), self._failed)
+    def result(self, what: Entrypoint, nprocs: Sequence[int], results: Results | None = None) -> Any:
+        """What ``run()`` returns: see :func:`~.returns.result_of_run`. Every node must call it."""
+        return result_of_run(self.gang, what, nprocs, results or Results(self._flow_datastore), self._failed)
 
     def tell(self, variables: Mapping[str, str]) -> None:
         """Tell the user, once for each, of variables that the ranks get since the user has set none."""
@@ -226,7 +226,7 @@ def check_alike(answers: Sequence[Mapping[str, Any]], alike: Sequence[str], comp
                 raise BadAttribute(complain(name, answers[0][name], answer[name], index))
 
 
-def run_alone(
+def run_on_one_node(
     read: Callable[[SingleNodeGuard], Entrypoint],
     plan: Callable[[SingleNodeGuard, Entrypoint], LaunchPlan],
     ranks: int,

@@ -15,13 +15,13 @@ from .processes.process_table import become_subreaper
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .node.node import Node
-    from .single_process import Alone
+    from .single_node import SingleNode
 
 
 def main(fd: int, task_pid: int, kind: str) -> int:
     """Serve the task at the other end of socket ``fd`` until it is gone and everything is in order.
 
-    ``kind`` is "node" for a node of a gang, "alone" for a process that belongs to none.
+    ``kind`` is "node" for a node of a gang, "single-node" for a process that belongs to none.
     """
     take_over()
     # A reader of our output that has gone is no reason to die.
@@ -37,11 +37,11 @@ def main(fd: int, task_pid: int, kind: str) -> int:
     if kind == "node":
         from .node.node import Node
 
-        node: Node | Alone = Node(loop, sock, task_pid)
+        node: Node | SingleNode = Node(loop, sock, task_pid)
     else:
-        from .single_process import Alone
+        from .single_node import SingleNode
 
-        node = Alone(loop, sock, task_pid)
+        node = SingleNode(loop, sock, task_pid)
     return serve(loop, node.has_fault, node.tidy)
 
 

@@ -26,7 +26,7 @@ _END_S = 15.0
 class _SingleNodeLink(Link):
     """The connection to a guard without a gang, which has no body to interrupt and ends when the connection closes."""
 
-    _kind = "alone"
+    _kind = "single-node"
 
     def _attach(self) -> None:
         pass
@@ -114,7 +114,7 @@ def single_node_guard() -> Iterator[SingleNodeGuard]:
     link = _SingleNodeLink()
     folder = ""
     try:
-        folder = in_base("gangs", lambda parent: tempfile.mkdtemp(prefix=f"{name}-alone-", dir=parent))
+        folder = in_base("gangs", lambda parent: tempfile.mkdtemp(prefix=f"{name}-single-", dir=parent))
         link.request("setup", gang_id=name, folder=folder, settings=guard_settings({}))
         yield SingleNodeGuard(link, name, folder)
     finally:

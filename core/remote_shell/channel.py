@@ -64,14 +64,14 @@ class ChannelShell:
         command = shlex.join([sys.executable, "-I", "-S", _AGENT, folder])
         # Before the collective: where the program cannot be run, no node goes on.
         write_private(program, f'#!/bin/sh\nexec {command} "$@"\n', 0o700)
-        header, _ = gang._link.request("serve-peers", host=own.address, env=dict(env), cwd=cwd)
+        header, _ = gang._link.request("serve-commands", host=own.address, env=dict(env), cwd=cwd)
         ports = gang.all_gather(header["port"])
         hops = tuple((node.index, node.address, port) for node, port in zip(gang.nodes, ports, strict=True))
         nodes = [
             {"names": called, "address": address, "port": port}
             for called, (_, address, port) in zip(node_names(gang.nodes), hops, strict=True)
         ]
-        gang._link.request("reach-peers", folder=folder, nodes=nodes)
+        gang._link.request("forward-commands", folder=folder, nodes=nodes)
         return cls(program, hops)
 
 

@@ -46,7 +46,7 @@ class ScatterExecutor:
                 gang.launch(LaunchPlan(tuple(ranks), peer_lost=RANK_PEER_LOST, port_taken=taken, key=attempt.key))
 
             runs.launch(start, what, answers[0]["port"], is_ours=True)
-            return runs.outcome(what, nprocs)
+            return runs.result(what, nprocs)
 
 
 class ScatterDecorator(GangDecorator):

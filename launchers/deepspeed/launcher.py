@@ -151,7 +151,7 @@ class DeepspeedExecutor:
             if gang.node_index not in chosen.nodes:
                 collect_nothing(gang, what)
                 return None
-            return runs.outcome(what, chosen.nprocs(gang.num_nodes), results)
+            return runs.result(what, chosen.nprocs(gang.num_nodes), results)
 
     def _run(
         self, name: str, what: Entrypoint, options: Options, chosen: Layout, transport: str, wanted_port: int | None

@@ -12,7 +12,7 @@ from ...core.attributes import read_port
 from ...core.calls.entrypoint import Entrypoint, read_entrypoint
 from ...core.calls.misplaced_arguments import suggesting
 from ...core.calls.returns import Results
-from ...core.calls.run import run_alone
+from ...core.calls.run import run_on_one_node
 from ...core.exceptions import BadAttribute
 from ...core.gang.launch_plan import LaunchPlan
 from ...core.guard.host.ports import lease_port
@@ -106,7 +106,7 @@ class SingleNode:
 
         lease = lease_port("127.0.0.1")
         try:
-            returns = run_alone(read, start, sum(map(len, chosen.slots)), DeepspeedException)
+            returns = run_on_one_node(read, start, sum(map(len, chosen.slots)), DeepspeedException)
         finally:
             lease.release()
         return results.push(0) if returns is None else returns

@@ -186,7 +186,7 @@ class TensorflowExecutor:
             config = self.config if self.is_users else agree(gang, self._roles)
             variables = {"TF_CONFIG": json.dumps(config), **(env or {})}
             run_program(gang, what, variables, TensorflowException, PEER_LOST)
-            return runs.outcome(what, [1] * gang.num_nodes, results)
+            return runs.result(what, [1] * gang.num_nodes, results)
 
 
 def agree(gang: Gang, roles: Roles) -> dict[str, Any]:

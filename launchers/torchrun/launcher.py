@@ -122,7 +122,7 @@ class TorchrunExecutor:
         numbered = launcher == "torchrun"
         with runs.entrypoint(entrypoint, entrypoint_args, options.values, "torchrun_args", numbered) as what:
             nprocs = self._run(what, options, nproc, launcher, wanted_port)
-            return runs.outcome(what, nprocs, results)
+            return runs.result(what, nprocs, results)
 
     def _choose_nproc(self, call: int | str | None, options: Options) -> int:
         node = self._gang.node

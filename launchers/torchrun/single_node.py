@@ -9,7 +9,7 @@ from typing import Any
 
 from ...core.calls.entrypoint import Entrypoint, read_entrypoint
 from ...core.calls.misplaced_arguments import suggesting
-from ...core.calls.run import run_alone
+from ...core.calls.run import run_on_one_node
 from ...core.gang.launch_plan import LaunchPlan
 from ...core.guard_client.single_node import SingleNodeGuard
 from ...core.machine.gpus import cpu_count, gpu_count
@@ -72,7 +72,7 @@ class TorchrunSingleNodeMultiGPU:
             environ = {**os.environ, **hold_extensions(os.environ, guard.folder)}
             return single_node_plan(options, nproc, guard.folder, what.target, what.arguments, environ)
 
-        return run_alone(read, plan, nproc, TorchrunException, explain)
+        return run_on_one_node(read, plan, nproc, TorchrunException, explain)
 
 
 def single_node_plan(

@@ -142,7 +142,7 @@ def test_the_guard_imports_nothing_of_the_rest() -> None:
 def test_the_settings_are_replaced_at_two_moments() -> None:
     """When the task sets its guard up, and when node 0's come with the list of nodes."""
     users = {name for name, path in MODULES.items() if "use_settings(" in path.read_text()} - {"core.guard.settings"}
-    at_setup = {"core.guard.node.requests.task_requests", "core.guard.single_process"}
+    at_setup = {"core.guard.node.requests.task_requests", "core.guard.single_node"}
     assert users == at_setup | {"core.guard.hub_link.hub_link"}
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
 ENDING = "this gang is ending: "
 """What the refusal of a restarted node begins with where the gang ends for another reason, which follows."""
 
-ALONE = "its own network is cut"
+CUT_OFF = "its own network is cut"
 """The reason when all other nodes are silent at once."""
 
 
@@ -279,7 +279,7 @@ class Hub:
         now = time.time()
         alone = len(nodes) > 1 and not answering and not any(one.frozen for one in silent)
         if alone:
-            text = f"none of the {len(nodes)} other nodes has answered it {silent[0].text.partition(',')[0]}: {ALONE}"
+            text = f"none of the {len(nodes)} other nodes has answered it {silent[0].text.partition(',')[0]}: {CUT_OFF}"
             self.fail(Failure(0, "lost", text, now, order=LOST))
         for one in silent:
             if one.connection.node in nodes and not alone:

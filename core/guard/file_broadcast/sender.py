@@ -37,7 +37,7 @@ def send(key: bytes, path: str, to: str, hops: Sequence[Sequence[Any]], say: Cal
     Parameters
     ----------
     key : bytes
-        What nodes show each other (:func:`~.peer.peer_key`).
+        What nodes show each other (:func:`~.remote_command.node_server.node_key`).
     to : str
         Absolute, or relative to each node's own working folder.
     hops : sequence of (node index, address, port)

@@ -52,7 +52,7 @@ class Callers:
     folder : str
         A private folder: who may enter it may have commands run.
     key : bytes
-        What nodes show each other (:func:`~.peer.peer_key`).
+        What nodes show each other (:func:`~.remote_command.node_server.node_key`).
     nodes : list of dict
         "names" (what it may be called), "address" and "port" of each node's server.
 

@@ -17,12 +17,12 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from ..children.launcher import Launcher
 
 
-def peer_key(secret: bytes) -> bytes:
+def node_key(secret: bytes) -> bytes:
     """The key that nodes show each other. Whoever reads it cannot join the gang, nor talk to its hub."""
-    return hmac.digest(secret, b"gang peers", "sha256")
+    return hmac.digest(secret, b"gang nodes", "sha256")
 
 
-class PeerServer(SecureServer):
+class NodeServer(SecureServer):
     """Serves the other nodes of a gang.
 
     Parameters
@@ -36,7 +36,7 @@ class PeerServer(SecureServer):
     host : str
         This node's address, on which they are served.
     key : bytes
-        Of :func:`peer_key`.
+        Of :func:`node_key`.
     env, cwd
         The environment and working folder in which commands run: those of this node's task.
     """

@@ -43,7 +43,7 @@ NODE = """
 import json, resource, sys
 from types import SimpleNamespace
 from metaflow_extensions.gang.core.guard.file_broadcast import receiver, sender
-from metaflow_extensions.gang.core.guard.remote_command.node_server import PeerServer
+from metaflow_extensions.gang.core.guard.remote_command.node_server import NodeServer
 from metaflow_extensions.gang.core.guard.settings import use_settings
 
 use_settings({"lost_host_timeout": 4.0})
@@ -52,7 +52,7 @@ receiver.KEEP_SECONDS = order["keep"]
 if order["largest"]:
     resource.setrlimit(resource.RLIMIT_FSIZE, (order["largest"], order["largest"]))
 
-class Node(PeerServer):
+class Node(NodeServer):
     def close(self):
         super().close()
         sender.close()

@@ -25,7 +25,7 @@ from test_files_between_nodes import Middle
 from metaflow_extensions.gang.core.gang.node import Node
 from metaflow_extensions.gang.core.guard.remote_command import client as caller_module
 from metaflow_extensions.gang.core.guard.remote_command.client import Refusal, find
-from metaflow_extensions.gang.core.guard.remote_command.node_server import peer_key
+from metaflow_extensions.gang.core.guard.remote_command.node_server import node_key
 from metaflow_extensions.gang.core.guard.tls import endpoints
 from metaflow_extensions.gang.core.guard.tls.link import BulkError, client_context
 from metaflow_extensions.gang.core.remote_shell.channel import node_names
@@ -127,7 +127,7 @@ class LocalGang:
             self.kill()
             raise
         self.rsh: str = self.told[0]["rsh"]
-        self.key = peer_key(bytes.fromhex(self.told[0]["secret"]))
+        self.key = node_key(bytes.fromhex(self.told[0]["secret"]))
         self.ports: list[int] = [port for _, _, port in self.told[0]["hops"]]
 
     def _line(self, node: int) -> str:

@@ -61,7 +61,7 @@ class PortAndFileRequests:
     def broadcast(self, number: int, header: Header, payload: bytes) -> None:
         """Send a file to other nodes, each of which passes it on to the next; on a thread."""
         from ...file_broadcast.sender import send  # here and not in the thread: no descriptor may be left then
-        from ...remote_command.node_server import peer_key
+        from ...remote_command.node_server import node_key
         from ...tls.link import BulkError
 
         whose = f"The guard of node {self._identity.index}"
@@ -69,7 +69,7 @@ class PortAndFileRequests:
         def work() -> None:
             reply: Header = {}
             try:
-                send(peer_key(self._hub.link.secret), header["path"], header["to"], header["hops"], self._say)
+                send(node_key(self._hub.link.secret), header["path"], header["to"], header["hops"], self._say)
             except MemoryError as error:
                 reply = {"error": f"{whose} has {what_ran_out(error)} to send the file."}
             except (BulkError, OSError, ValueError) as error:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from ...loop.event_loop import Loop
     from ...loop.framing import Header
     from ...phases import NodePhases
-    from ...remote_command.node_server import PeerServer
+    from ...remote_command.node_server import NodeServer
     from ..cleanup import Cleanup
     from ..identity import NodeIdentity
     from ..state import NodeState
@@ -47,14 +47,14 @@ class ProcessRequests:
         self._loop, self._identity, self._state, self._hub = loop, identity, state, hub
         self._pending, self._work, self._launcher = pending, work, launcher
         self._cleanup, self._phases, self._say = cleanup, phases, say
-        self._peers: PeerServer | None = None
+        self._node_server: NodeServer | None = None
 
     def methods(self) -> dict[str, Method]:
         return {
             "launch": self.launch,
             "start": self.start,
-            "serve-peers": self.serve_peers,
-            "reach-peers": self.reach_peers,
+            "serve-commands": self.serve_commands,
+            "forward-commands": self.forward_commands,
         }
 
     def launch(self, number: int, header: Header, payload: bytes) -> None:
@@ -93,25 +93,25 @@ class ProcessRequests:
             reply = partial(self._pending.answer, number)
             Daemon(self._launcher, header["plan"], header["ready"], header["timeout"], reply, header["shown"])
 
-    def serve_peers(self, number: int, header: Header, payload: bytes) -> None:
-        """Let the other nodes run commands and leave files here. The reply has the port."""
-        from ...remote_command.node_server import PeerServer, peer_key
+    def serve_commands(self, number: int, header: Header, payload: bytes) -> None:
+        """Run commands of the other nodes here, and take files of them. The reply has the port."""
+        from ...remote_command.node_server import NodeServer, node_key
 
-        if self._peers is None:
-            key = peer_key(self._hub.link.secret)
+        if self._node_server is None:
+            key = node_key(self._hub.link.secret)
             folder = self._identity.folder
-            self._peers = PeerServer(
+            self._node_server = NodeServer(
                 self._launcher, self._say, folder, header["host"], key, header["env"], header["cwd"]
             )
-            self._cleanup.servers.append(self._peers)
-        self._pending.answer(number, {"port": self._peers.port})
+            self._cleanup.servers.append(self._node_server)
+        self._pending.answer(number, {"port": self._node_server.port})
 
-    def reach_peers(self, number: int, header: Header, payload: bytes) -> None:
+    def forward_commands(self, number: int, header: Header, payload: bytes) -> None:
         """Let programs of this node have commands run on the others, by a socket in the folder."""
         from ...remote_command.local_server import Callers
-        from ...remote_command.node_server import peer_key
+        from ...remote_command.node_server import node_key
 
-        key = peer_key(self._hub.link.secret)
+        key = node_key(self._hub.link.secret)
         index = self._identity.index
         server = Callers(self._loop, self._say, index, header["folder"], key, header["nodes"])
         self._cleanup.servers.insert(0, server)

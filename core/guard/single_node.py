@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from .loop.framing import Header
 
 
-class Alone:
+class SingleNode:
     """The guard of process ``owner_pid``, joined to it by ``sock``; ``out`` and ``err`` are that process's streams."""
 
     def __init__(self, loop: Loop, sock: socket.socket, owner_pid: int, out: int = 1, err: int = 2) -> None:
