@@ -23,6 +23,7 @@ User mistakes and failures of others carry no traceback of ours: the message say
 
 from __future__ import annotations
 
+import copyreg
 from typing import Any
 
 from metaflow.exception import MetaflowException
@@ -34,6 +35,13 @@ class GangException(MetaflowException):  # type: ignore[misc]
     """Base of everything that this package raises."""
 
     headline = "Gang"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Metaflow's exception leaves `args` empty, and a copy would be made by calling the class without arguments.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class BadAttribute(GangException):
@@ -73,7 +81,7 @@ class PortTaken(GangException):
 
 
 class ValueTooStrange(GangException):
-    """A value cannot be pickled, so the other nodes cannot get it."""
+    """A value cannot be sent to the other nodes: pickle cannot write it, or not read it there."""
 
     headline = "Cannot be sent to the other nodes"
 

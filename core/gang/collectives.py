@@ -77,7 +77,8 @@ def gather(gang: Member, kind: str, value: Any, root: int | None = None) -> list
     Raises
     ------
     ValueTooStrange
-        ``value`` cannot be pickled (on this node alone), or a large value did not get through (on every node).
+        ``value`` cannot be pickled (on this node alone), a large value did not get through (on every node), or a value
+        cannot be made of its pickle (on each node that gets it).
     BadAttribute, GangException
         The body runs on node 0 alone, or has ended.
     """
@@ -252,9 +253,14 @@ class _Collective:
     def _load(
         self, node: int, own: bytes, small: Mapping[int, bytes], sizes: Mapping[int, int], large: Iterator[bytes]
     ) -> Any:
-        if node == self._own:
-            return pickle.loads(own)
-        return pickle.loads(next(large) if node in sizes else small[node])
+        data = own if node == self._own else next(large) if node in sizes else small[node]
+        try:
+            return pickle.loads(data)
+        except Exception as error:  # pickle raises whatever the value's class raises
+            raise ValueTooStrange(
+                f"{self._kind}: the value of node {node} cannot be made of its pickle on node {self._own}: it raised "
+                f"{type(error).__name__}: {error}. Its class has to be importable on every node, and be made by pickle."
+            ) from error
 
     def _remove(self, path: str) -> None:
         with contextlib.suppress(OSError):

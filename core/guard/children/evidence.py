@@ -236,7 +236,8 @@ class ProcessEvidence:
     def _how(self, report: Report | None, exit_code: int, detail: str) -> str:
         if report is not None and not exit_code:
             return LEFT_EARLY
-        return how_a_rank_ended(exit_code, self._error(report), detail, self._records_exceptions)
+        is_rank = self.reports is None or report is not None  # else a launcher of ranks has failed, as for an option
+        return how_a_rank_ended(exit_code, self._error(report), detail, self._records_exceptions and is_rank)
 
     def evidence_before_end(self, node: int, since: float) -> Failure | None:
         """Evidence of a process that is about to fail but has not ended: what it, or a rank of it, left lately."""

@@ -32,6 +32,10 @@ WRONG = {
     "own_folder(5)": lambda g: g.own_folder(5),
 }
 
+class Unreadable:
+    def __reduce__(self):
+        return int, ("seven",)
+
 class Wrong(FlowSpec):
     @step
     def start(self):
@@ -58,6 +62,14 @@ class Wrong(FlowSpec):
         for _ in range(2):  # nodes of one machine may own the same folder, whoever is the first to write there
             g.own_folder(shared)
             (shared / f"{g.node_index}").touch()
+        try:
+            g.all_gather(Unreadable())
+        except Exception as error:
+            self.unreadable = f"{type(error).__name__}: {error}"
+        try:
+            g.start(Process(("sh", "-c", "exit 3"), dict(os.environ), title="server"), ready="never")
+        except Exception as error:
+            self.failures = g.all_gather(error)
         self.right = g.run(["sh", b"-c", "test -d .", Path("x")]), g.gather(g.node_index, root=1)
         self.next(self.join)
 
@@ -83,4 +95,10 @@ def test_each_is_a_sentence_in_the_body_and_a_folder_with_files_is_not_taken(flo
     assert "would be removed" in run.artifact("join", "refused")
     assert run.artifact("join", "right") == (0, None)
     assert [(run.folder / f"mine-{node}" / "thesis.txt").read_text() for node in (0, 1)] == ["years of work"] * 2
+    unreadable = run.artifact("join", "unreadable")
+    assert unreadable.startswith(
+        "ValueTooStrange: all_gather(): the value of node 0 cannot be made of its pickle on node 0"
+    )
+    assert "ValueError: invalid literal" in unreadable
+    assert [failure.exit_code for failure in run.artifact("join", "failures")] == [3, 3]
     assert not (run.folder / "shared").exists()

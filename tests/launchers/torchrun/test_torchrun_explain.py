@@ -188,6 +188,13 @@ def test_an_agent_that_fails_itself_blames_no_rank(name: str) -> None:
     assert told(sample(name)) is None
 
 
+def test_an_agent_that_refuses_an_option_is_not_said_to_have_left_without_an_exception() -> None:
+    agent = process("sh", "-c", 'cat "$0" >&2; exit 2', str(SAMPLES / "agent_own_usage.txt"), title="torchrun")
+    agent.update(report=AGENT_REPORT, records_exceptions=True)  # of its ranks, not of itself
+    failed = run_launch(agent).failed
+    assert failed is not None and failed.result()["ended"] == "exited with code 2"
+
+
 def failed(**changes: Any) -> ProcessFailed:
     record = {"title": "rank 3", "rank": 3, "exit_code": 1, "tail": "", "traceback": "", "error_file": None}
     return ProcessFailed({**record, **changes})
