@@ -64,8 +64,8 @@ class Link:
             # The plain method: the one of SSLSocket makes it an unencrypted socket first.
             socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
-    def timeout(self, seconds: float) -> None:
-        """Give each later call so many seconds."""
+    def timeout(self, seconds: float | None) -> None:
+        """Give each later call so many seconds; None for any number."""
         self._sock.settimeout(seconds)
 
     def prove(self, secret: bytes, seconds: float) -> None:

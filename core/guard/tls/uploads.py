@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from ..settings import settings
 from .endpoints import SecureServer, connect
 from .link import CHUNK, BulkError, Link
 
@@ -26,7 +27,11 @@ def put(address: str, port: int, secret: bytes, name: str, source_path: str) -> 
     with open(source_path, "rb") as source, connect(address, port, secret) as link:
         size = os.fstat(source.fileno()).st_size
         link.send_header({"put": name, "size": size})
+        # Hundreds of nodes may come at once, and wait for their turn as long as the values of others take. The kernel
+        # notices when the server or its host is gone, and the gang when its guard stands still.
+        link.timeout(None)
         link.answer()
+        link.timeout(settings().transfer_stall_timeout)
         try:
             link.send_file(source, size)
         except BulkError:

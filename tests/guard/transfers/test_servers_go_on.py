@@ -20,6 +20,7 @@ from support.processes import all_processes
 from test_files_between_nodes import HOST, SECRET, proved, server  # noqa: F401 - a fixture
 from test_remote_commands import LocalGang, wait
 
+from metaflow_extensions.gang.core.guard.settings import use_settings
 from metaflow_extensions.gang.core.guard.tls import uploads
 from metaflow_extensions.gang.core.guard.tls.link import client_context
 from metaflow_extensions.gang.core.guard.tls.uploads import UploadServer, put
@@ -68,6 +69,32 @@ def test_idle_connections_hold_up_no_file(server: UploadServer, folder: Path, tm
         begun = time.monotonic()
         put(HOST, server.port, SECRET, "name", str(tmp_path / "source"))
         assert time.monotonic() - begun < SOON
+    assert (folder / "name").read_bytes() == b"content"
+
+
+@pytest.fixture
+def usual_settings() -> Iterator[None]:
+    yield
+    use_settings({})
+
+
+@pytest.mark.usefixtures("usual_settings")
+def test_a_client_waits_for_its_turn_longer_than_a_transfer_may_stand_still(folder: Path, tmp_path: Path) -> None:
+    stall_s = 1.5
+    (tmp_path / "source").write_bytes(b"content")
+    use_settings({"transfer_connections": 1})
+    busy = UploadServer(HOST, SECRET, str(folder))
+    with contextlib.closing(busy), proved(busy.port) as before_it:
+        before_it.send_header({"put": "slow", "size": 1})
+        before_it.answer()  # the only thread is busy from here on
+        use_settings({"transfer_stall_timeout": stall_s})
+        put_there = threading.Thread(target=put, args=(HOST, busy.port, SECRET, "name", str(tmp_path / "source")))
+        put_there.start()
+        put_there.join(2 * stall_s)
+        assert put_there.is_alive()
+        before_it.send(b"x")
+        before_it.answer()
+        put_there.join(SOON)
     assert (folder / "name").read_bytes() == b"content"
 
 
