@@ -148,7 +148,7 @@ def save_node_logs(
 
 
 def main(spec_path: str) -> None:
-    """Store the logs that the specification at ``spec_path`` (JSON, see :mod:`.local`) names."""
+    """Store the logs that the specification at ``spec_path`` (JSON, see :mod:`core.rendezvous.local_nodes`) names."""
     with open(spec_path, encoding="utf-8") as file:
         spec = json.load(file)
     where = (spec["run"], spec["step"], spec["attempt"])

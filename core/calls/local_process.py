@@ -54,7 +54,7 @@ def explain(
     peer_lost: tuple[str, ...] = (),
     after_signals: bool = False,
 ) -> Exception:
-    """The exception for the step: a rank's own where a function of this node raised it, else one that tells of it.
+    """The exception for the step: a rank's own where a function of this node raised it, else one of type ``failed``.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def explain(
     """
     detail = failure.detail
     if failure.exit_code > 0 or after_signals:
-        # Where a peer was first, another's words are told: to load a framework for its exception takes seconds.
+        # Where a peer failed first, its failure is reported: loading a framework for this exception would take seconds.
         blames_a_peer = any(re.search(pattern, detail) for pattern in peer_lost)
         error = None if blames_a_peer else load_error(failure.error_file, f"{failure.title} on {where}")
         if error is not None:

@@ -25,8 +25,8 @@ class OptionTable:
     refused : mapping
         Those that the gang decides itself, and a clause that says why.
     alternating : bool
-        Whether names and values alternate in a list, and a value may be missing; else a list has the words of a command
-        line, in which every option but a flag takes the next word as its value, whatever it begins with.
+        Whether names and values alternate in a list, and a value may be missing; else a list has the arguments of a
+        command line, in which every option but a flag takes the next one as its value, whatever it begins with.
 
     Example
     -------
@@ -98,8 +98,8 @@ class OptionTable:
         name = name.replace("-", "_")
         return self.other_names.get(name, name)
 
-    def _check_flag(self, name: str, has_value: bool, before_word: bool) -> None:
-        if self.alternating and (has_value or before_word):
+    def _check_flag(self, name: str, has_value: bool, before_value: bool) -> None:
+        if self.alternating and (has_value or before_value):
             raise BadAttribute(f"{self.argument}: {name} takes no value; give it as {{{name!r}: None}}.")
         if has_value:
             raise BadAttribute(f"{self.argument}: {name} takes no value.")

@@ -86,7 +86,7 @@ class Runs:
         self.gang, self._failed = gang, failed
         self._flow_datastore, self._results_prefix = flow_datastore, results_prefix
         self._explains = explains or partial(explain, failed=failed)
-        self._told: set[str] = set()
+        self._shown: set[str] = set()
         self._leased: set[int] = set()
 
     def results(
@@ -114,18 +114,18 @@ class Runs:
         self,
         own: Mapping[str, Any],
         alike: Sequence[str] = (),
-        complain: Complain = "The nodes call run() differently: {} is {} and {} (node {}).".format,
+        complain: Complain = differ,
     ) -> list[Mapping[str, Any]]:
-        """What each node says of this call, by node index. Every node must call it.
+        """Give this node's values of the call to all nodes, and get those of each. Every node must call it.
 
         Parameters
         ----------
         own : mapping
-            What this node says.
+            This node's values.
         alike : sequence of str
             The keys whose values have to be the same on all nodes.
         complain : callable, optional
-            The message for a key, node 0's value, another node's value and that node's index.
+            Makes the message of a key, node 0's value, another node's value and that node's index.
 
         Raises
         ------
@@ -137,7 +137,7 @@ class Runs:
         return answers
 
     def port(self, wanted: int | None, node: int = 0, first: int | None = None) -> int | None:
-        """The port of node ``node`` on which the ranks meet; None on all other nodes, which have to be told.
+        """The port of node ``node`` on which the ranks meet; None on all other nodes, which get it by :meth:`agree`.
 
         Parameters
         ----------
@@ -163,7 +163,7 @@ class Runs:
         return wanted
 
     def agreed_port(self, wanted: int | None, node: int = 0) -> int:
-        """As :meth:`port`, told to all nodes. Every node must call it."""
+        """As :meth:`port`, but the port on every node, to which ``node`` broadcasts it. Every node must call it."""
         return int(self.gang.broadcast(self.port(wanted, node), source=node))
 
     def launch(
@@ -210,16 +210,16 @@ class Runs:
         """What ``run()`` returns: see :func:`~.returns.result_of_run`. Every node must call it."""
         return result_of_run(self.gang, what, nprocs, results or Results(self._flow_datastore), self._failed)
 
-    def tell(self, variables: Mapping[str, str]) -> None:
-        """Tell the user, once for each, of variables that the ranks get since the user has set none."""
-        untold = [f"{name}={value}" for name, value in variables.items() if name not in self._told]
-        if untold:
-            say(f"Set for the ranks, since you set none: {', '.join(untold)}")
-            self._told.update(variables)
+    def show_variables(self, variables: Mapping[str, str]) -> None:
+        """Write into the log, once for each, the variables that the ranks get since the user has set none."""
+        new = [f"{name}={value}" for name, value in variables.items() if name not in self._shown]
+        if new:
+            say(f"Set for the ranks, since you set none: {', '.join(new)}")
+            self._shown.update(variables)
 
 
 def check_alike(answers: Sequence[Mapping[str, Any]], alike: Sequence[str], complain: Complain = differ) -> None:
-    """See :meth:`Runs.agree`. The keys come first: of several differences that of the first key is told."""
+    """Raise BadAttribute where the nodes differ: see :meth:`Runs.agree`. The message is about the first such key."""
     for name in alike:
         for index, answer in enumerate(answers):
             if answer[name] != answers[0][name]:

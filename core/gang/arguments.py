@@ -61,20 +61,20 @@ def command(
     """
     call = "current.gang.run"
     try:
-        words = [os.fsdecode(word) for word in ([argv] if isinstance(argv, (str, bytes, os.PathLike)) else argv)]
+        arguments = [os.fsdecode(text) for text in ([argv] if isinstance(argv, (str, bytes, os.PathLike)) else argv)]
     except TypeError:
         raise BadAttribute(
             f"{call}({argv!r:.300}): it takes a program and its arguments, a list of strings and paths. Write a number "
             "as str(number)."
         ) from None
-    if not words or not words[0]:
+    if not arguments or not arguments[0]:
         raise BadAttribute(f"{call}() needs a program: its argv is empty.")
     check_variables(call, env)
     try:
         folder = os.getcwd() if cwd is None else os.path.abspath(os.fsdecode(cwd))
     except TypeError:
         raise BadAttribute(f"{call}(cwd={cwd!r}): cwd is the path of a folder.") from None
-    process = Process(tuple(words), {**os.environ, **(env or {})}, folder, title=os.path.basename(words[0]))
+    process = Process(tuple(arguments), {**os.environ, **(env or {})}, folder, title=os.path.basename(arguments[0]))
     check_plan(LaunchPlan((process,)), call)
     return process
 
@@ -86,9 +86,9 @@ def check_plan(plan: LaunchPlan, call: str) -> None:
     for process in plan.processes:
         if not isinstance(process, Process):
             raise BadAttribute(f"{call}(): {process!r:.300} is no Process.")
-        if not process.argv or not all(isinstance(word, str) for word in process.argv) or not process.argv[0]:
+        if not process.argv or not all(isinstance(text, str) for text in process.argv) or not process.argv[0]:
             raise BadAttribute(f"{call}(): the argv of {process.title!r} is {process.argv!r:.300}, and not strings.")
-        if any("\0" in word for word in process.argv):
+        if any("\0" in text for text in process.argv):
             raise BadAttribute(f"{call}(): an argument of {process.title!r} has a NUL character in it.")
         if not all(isinstance(text, str) for variable in process.env.items() for text in variable):
             raise BadAttribute(f"{call}(): the env of {process.title!r} has what is no string.")

@@ -1,4 +1,4 @@
-"""``broadcast_file``: a file of control on every node, by the chain of :mod:`.guard.chain`."""
+"""``broadcast_file``: a file of control on every node, by the chain of :mod:`core.guard.file_broadcast`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who am I, who are the others: the nodes of a gang, and what user code may ask of them."""
+"""``current.gang``: this node, the other nodes, and what user code may have the gang do."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ class Gang:
     def start(self, process: Process, ready: str, timeout: float = 30.0, shown: bool = False) -> None:
         """Start a program of this node that runs beside the body, until the gang ends; returns when it is ready.
 
-        A failure tells the end of its output. Once it is ready, its unexpected end fails the gang,
+        The exception of a failure has the end of its output. Once it is ready, its unexpected end fails the gang,
         whatever its exit code. It is not a collective: any node may call it alone.
 
         Parameters
@@ -242,7 +242,7 @@ class Gang:
         start_in_background(self._link, self.node_index, process, ready, timeout, bool(shown))
 
     def on_preemption(self, save: Callable[[], object], seconds: float = 30.0) -> None:
-        """Have ``save`` called before the gang ends because some node of it is told to end: by SIGTERM, or since its
+        """Have ``save`` called before the gang ends because one of its nodes has to end: its task got SIGTERM, or its
         machine is taken away. The step then fails, on every node, and @retry starts it again.
 
         On every node that has registered one, the body is interrupted, what the gang runs there is ended, ``save`` is

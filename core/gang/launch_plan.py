@@ -44,7 +44,7 @@ class Process:
     report : str, optional
         Regular expression with the groups ``rank`` (or ``title``, where it starts no ranks) and ``exit_code``, and
         ``node`` where ranks may be on other nodes, found in the last output of a process that itself starts others and
-        tells which of them failed first.
+        reports which of them failed first.
     report_grace : float, optional
         Seconds that such a process gets, once the report is in its stderr, to end by itself; it has failed either way.
         It is only looked for at the end where this is None.

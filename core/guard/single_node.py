@@ -37,7 +37,7 @@ class SingleNode:
         self._leaving = False
         self._owned = Owned()
         self._owner_pid = owner_pid
-        # A process that fails ends its launch, whose answer contains the failure: nobody else needs it.
+        # A process that fails ends its launch, whose reply contains the failure: nobody else needs it.
         self._work = Work(loop, out, err, lambda failure: None, lambda key: None, lambda task: None)
         self._work.say = UserLog(err).say
         stream = Stream(loop, sock)
@@ -52,21 +52,21 @@ class SingleNode:
             self._name, self._folder = header["gang_id"], header["folder"]
             use_settings(header.get("settings", {}))
             self._owned.keep(self._folder, self._owner_pid)
-            self._pending.answer(number, {})
+            self._pending.reply(number, {})
             return
         if op == "own":
             self._owned.add_pattern(header["pattern"])
-            self._pending.answer(number, {})
+            self._pending.reply(number, {})
             return
         try:
             self._work.launch(self._name, 0, header["plan"], lambda launch: self._launched(number, launch))
         except (OSError, RuntimeError, ValueError) as error:  # no descriptor or thread is left
-            self._pending.answer(number, {"error": f"{type(error).__name__}: {error}"})
+            self._pending.reply(number, {"error": f"{type(error).__name__}: {error}"})
 
     def _launched(self, number: int, launch: Launch) -> None:
         failed = launch.failed
         reply = {} if failed is None else {"failed": {**failed.result(), "traceback": failed.traceback()}}
-        self._pending.answer(number, reply)
+        self._pending.reply(number, reply)
         self._maybe_exit()
 
     def has_fault(self, text: str, trace: str) -> None:

@@ -205,7 +205,7 @@ class DeepspeedExecutor:
         if self._extensions is None:
             self._extensions = hold_extensions(os.environ, gang.folder)
         variables.update(self._extensions)
-        self._runs.tell(variables)
+        self._runs.show_variables(variables)
         return {**environment_file(os.environ, os.getcwd()), **variables}
 
 

@@ -112,7 +112,8 @@ def horovod_run(
                 raise PortTaken("Another program took the port that was chosen for Horovod's rendezvous server.")
             world = horovod_environment(names, slots, interfaces, gang.main_address, attempt.port)
             variables = world[first : first + slots_here]
-            runs.tell({name: variables[0][name] for name in DEFAULTS if name in variables[0] and name not in environ})
+            chosen = {name: variables[0][name] for name in DEFAULTS if name in variables[0] and name not in environ}
+            runs.show_variables(chosen)
             prefix = os.path.join(gang.folder, f"horovod-{attempt.key}")
             gang.launch(plan([what.target, *what.arguments], variables, environ, prefix))
 

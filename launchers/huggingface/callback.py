@@ -28,7 +28,7 @@ so never takes more than 5 % of its time."""
 
 
 class MetaflowHuggingFaceCardCallback(transformers.TrainerCallback):  # type: ignore[misc]
-    """Tells the cards of a step with ``@huggingface_card`` how a Trainer's training goes.
+    """Reports the progress of a Trainer to the cards of a step with ``@huggingface_card``.
 
     Only the process of rank 0 writes; the others may have the callback too. Training never fails for want of a card:
     where the file cannot be written, one line on stderr reports it.

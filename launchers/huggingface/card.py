@@ -16,7 +16,7 @@ POINTS = 1000
 """Points of a curve that a card holds: more than a screen can show, and each of them travels with every update."""
 
 _CELL_CHARS = 300
-_NOTHING_YET = "_Nothing yet: the training has not told anything on this node._"
+_NOTHING_YET = "_Nothing yet: the training has not reported anything on this node._"
 
 
 class VariablesCard:
@@ -72,14 +72,14 @@ class MetricsCard:
 
 
 def _progress(state: Mapping[str, Any], when: str) -> str:
-    told = []
+    parts = []
     if finite(state.get("global_step")):
-        told.append(f"step {state['global_step']} of {state.get('max_steps')}")
+        parts.append(f"step {state['global_step']} of {state.get('max_steps')}")
     if finite(state.get("epoch")):
-        told.append(f"epoch {state['epoch']:.2f} of {state.get('num_train_epochs')}")
+        parts.append(f"epoch {state['epoch']:.2f} of {state.get('num_train_epochs')}")
     if when:
-        told.append(f"told on {_cell(when[:19].replace('T', ' '))}")
-    return ", ".join(told).capitalize()
+        parts.append(f"reported on {_cell(when[:19].replace('T', ' '))}")
+    return ", ".join(parts).capitalize()
 
 
 def _last_values(metrics: Mapping[str, list[tuple[float, float | None]]]) -> str:
@@ -115,7 +115,7 @@ def _cell(text: str) -> str:
 
 
 def chart(name: str, points: list[tuple[float, float | None]]) -> dict[str, Any]:
-    """A metric's curve over the training's steps, in Vega-Lite's words."""
+    """A metric's curve over the training's steps, as a Vega-Lite specification."""
     points = thinned(points)
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v5.json",

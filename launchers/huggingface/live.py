@@ -1,7 +1,7 @@
 """Cards that follow a file while a step's body runs, in a thread of the task.
 
-Metaflow makes a card in a process of its own, of which a card has one at a time; what is asked for meanwhile is dropped
-without a word, and where the layout has changed ``refresh`` waits for that process in a busy loop. So the thread asks
+Metaflow makes a card in a process of its own, of which a card has one at a time; it drops silently what is asked for
+meanwhile, and where the layout has changed ``refresh`` waits for that process in a busy loop. So the thread asks
 Metaflow for one process at a time by itself.
 """
 

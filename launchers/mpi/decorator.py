@@ -142,7 +142,7 @@ def make_folders(gang: Gang, name: str, flavour: Flavour) -> tuple[str, str]:
 
 
 def describe_transport(transport: str, rsh: str) -> str:
-    """How mpirun reaches the other nodes, in words for the log."""
+    """How mpirun reaches the other nodes, as a phrase for the log."""
     return {
         "": "all nodes on this machine",
         "ssh": f"other nodes by ssh ({rsh})",

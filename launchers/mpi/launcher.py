@@ -17,7 +17,7 @@ from ...core.logs import say
 from ...core.remote_shell.channel import ChannelShell
 from .exceptions import explain
 from .plan import Site, clean_environment, given, is_elsewhere, own_arguments, plan
-from .program import Words, program_words, script_of, under_mpi, words
+from .program import Arguments, program_argv, script_of, to_argv, under_mpi
 from .rank import USERS_TMPDIR
 from .start import LEFT, check_program, started
 from .stdin import Stdin, as_file, check_stdin
@@ -73,9 +73,9 @@ class MPIExecutor:
     @suggesting("current.mpi.run", {"args": MPIRUN_OPTIONS, "program_args": ()})
     def run(
         self,
-        args: Words = None,
-        program: Words | os.PathLike[str] = None,
-        program_args: Words = None,
+        args: Arguments = None,
+        program: Arguments | os.PathLike[str] = None,
+        program_args: Arguments = None,
         env: Mapping[str, str] | None = None,
         stdin: Stdin = None,
     ) -> None:
@@ -115,16 +115,16 @@ class MPIExecutor:
     @suggesting("current.mpi.exec", {"args": MPIRUN_OPTIONS, "program_args": ()})
     def exec(
         self,
-        args: Words = None,
-        program: Words | os.PathLike[str] = None,
-        program_args: Words = None,
+        args: Arguments = None,
+        program: Arguments | os.PathLike[str] = None,
+        program_args: Arguments = None,
         env: Mapping[str, str] | None = None,
         stdin: Stdin = None,
     ) -> None:
         """As :meth:`run`, by mpiexec."""
         self._run("mpiexec", args, program, program_args, env, stdin)
 
-    def cc(self, args: Words = None) -> None:
+    def cc(self, args: Arguments = None) -> None:
         """Compile C by this MPI's compiler on this node; :meth:`broadcast_file` brings the program to the others.
 
         Parameters
@@ -145,7 +145,7 @@ class MPIExecutor:
         -------
         ``current.mpi.cc(["-O2", "-o", "pi", "pi.c"])``
         """
-        argv = words(args, "args")
+        argv = to_argv(args, "args")
         if not argv:
             raise BadAttribute("current.mpi.cc() needs the compiler's arguments, such as ['-o', 'pi', 'pi.c'].")
         compiler = self._site.flavour.program("mpicc")
@@ -179,16 +179,16 @@ class MPIExecutor:
     def _run(
         self,
         binary: str,
-        args: Words,
-        program: Words | os.PathLike[str],
-        program_args: Words,
+        args: Arguments,
+        program: Arguments | os.PathLike[str],
+        program_args: Arguments,
         env: Mapping[str, str] | None,
         stdin: Stdin,
     ) -> None:
         check_variables("current.mpi.run", env)
         check_stdin(stdin)
-        command = program_words(program, program_args)
-        own, notes = own_arguments(self._site, words(args, "args"))
+        command = program_argv(program, program_args)
+        own, notes = own_arguments(self._site, to_argv(args, "args"))
         added = {"MPI4PY_LIBMPI": self._site.flavour.library}
         if added.keys() & os.environ.keys() or "MPI4PY_MPIABI" in os.environ:
             added = {}

@@ -15,7 +15,7 @@ PEER_LOST = (
     r"Open MPI failed to TCP connect to a peer MPI process",
     # Hydra: the connection to the proxy of another node closed.
     r"assert \(!closed\) failed",
-    # It has ended the ranks, of which none has told that it failed: one has left without having ended MPI.
+    # It has ended the ranks, of which none has reported a failure: one has left without having ended MPI.
     r"YOUR APPLICATION TERMINATED WITH THE EXIT STRING: Killed \(signal 9\)",
 )
 """Regular expressions that mean that another node or rank failed first.

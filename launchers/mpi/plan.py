@@ -90,9 +90,9 @@ def own_arguments(site: Site, args: Sequence[str]) -> tuple[list[str], list[str]
     notes: list[str] = []
     rest = list(args)
     while rest:
-        word = rest.pop(0)
-        name, equals, value = word.lstrip("-").partition("=")
-        if word.startswith("-") and name in _HOSTFILE_PATH and (equals or rest):
+        argument = rest.pop(0)
+        name, equals, value = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and name in _HOSTFILE_PATH and (equals or rest):
             path = value if equals else rest[0]
             is_old = os.path.basename(path) == _OLD_HOSTFILE and not os.path.exists(path)
             if is_old or _same_file(path, site.hostfile):
@@ -101,10 +101,10 @@ def own_arguments(site: Site, args: Sequence[str]) -> tuple[list[str], list[str]
                 if is_old:
                     notes.append(f"{path} is not written any more: mpirun gets this gang's own, {site.hostfile}.")
                 continue
-        if word.startswith("-") and name in _NOTHING_TO_HYDRA and not site.flavour.is_open_mpi:
-            notes.append(f"{word} is an option of Open MPI and was left out: {site.flavour} has no need of it.")
+        if argument.startswith("-") and name in _NOTHING_TO_HYDRA and not site.flavour.is_open_mpi:
+            notes.append(f"{argument} is an option of Open MPI and was left out: {site.flavour} has no need of it.")
             continue
-        kept.append(word)
+        kept.append(argument)
     return kept, notes
 
 

@@ -17,18 +17,18 @@ from . import rank_script
 
 RANK_SCRIPT = os.path.abspath(rank_script.__file__)
 
-Words = str | Sequence[Any] | Mapping[str, Any] | None
+Arguments = str | Sequence[Any] | Mapping[str, Any] | None
 
 _PYTHON = re.compile(r"python(\d(\.\d+)?)?")
-# What a shell would act on, and shlex takes for a part of a word: the first character of each.
+# What a shell would act on, and shlex takes for a part of an argument: the first character of each.
 _SHELLS_OWN = "<>|&;`"
-# Options of the interpreter that take the next word as their value; -c and -m begin what it runs.
+# Options of the interpreter that take the next argument as their value; -c and -m begin what it runs.
 _WITH_VALUE = frozenset({"-W", "-X", "--check-hash-based-pycs"})
 _FLAG = re.compile(r"-[bBdEhiIOqsSuvxP]+|-[WX].+")
 
 
-def words(given: Words, what: str) -> list[str]:
-    """A string, split as a shell does; a list, word by word; a dict of options.
+def to_argv(given: Arguments, what: str) -> list[str]:
+    """A string, split as a shell does; a list of arguments; a dict of options.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def words(given: Words, what: str) -> list[str]:
 
 
 def refuse_shell(text: str, what: str) -> None:
-    """No shell runs what the user gives, so that a redirection would become an argument, without a word.
+    """Refuse what needs a shell. None runs what the user gives: the program would get a redirection as an argument.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def refuse_shell(text: str, what: str) -> None:
             )
 
 
-def program_words(program: Words | os.PathLike[str], program_args: Words) -> list[str]:
+def program_argv(program: Arguments | os.PathLike[str], program_args: Arguments) -> list[str]:
     """The program with its arguments.
 
     Raises
@@ -98,10 +98,10 @@ def program_words(program: Words | os.PathLike[str], program_args: Words) -> lis
         program = [os.fspath(program)]
     if isinstance(program, Mapping):
         raise BadAttribute(f"program is a command such as 'python train.py', or a list of its words, not {program!r}.")
-    argv = words(program, "program")
+    argv = to_argv(program, "program")
     if not argv:
         raise BadAttribute("program is needed: what mpirun is to run, such as 'python train.py'.")
-    return argv + words(program_args, "program_args")
+    return argv + to_argv(program_args, "program_args")
 
 
 def has_mpi4py(python: str) -> bool:
@@ -159,14 +159,14 @@ def script_of(argv: Sequence[str]) -> str | None:
     return command[0] if command and not command[0].startswith("-") else None
 
 
-def _split_options(words: Sequence[str]) -> tuple[list[str], list[str]]:
+def _split_options(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The interpreter's own options, and what it is to run with its arguments."""
     at = 0
-    while at < len(words):
-        if words[at] in _WITH_VALUE:
+    while at < len(arguments):
+        if arguments[at] in _WITH_VALUE:
             at += 2
-        elif _FLAG.fullmatch(words[at]):
+        elif _FLAG.fullmatch(arguments[at]):
             at += 1
         else:
             break
-    return list(words[:at]), list(words[at:])
+    return list(arguments[:at]), list(arguments[at:])

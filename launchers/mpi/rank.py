@@ -1,7 +1,7 @@
 """The line of shell between mpirun and each rank, which reports which rank failed, and how.
 
 mpirun itself may name no rank (MPICH), the one that it noticed first (Open MPI), or wait for ever for the others where
-one has exited without a word (MPICH); and its own exit code is not always that of the rank.
+one has exited without MPI_Finalize (MPICH); and its own exit code is not always that of the rank.
 """
 
 from __future__ import annotations

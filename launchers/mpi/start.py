@@ -14,8 +14,8 @@ from ...core.calls.entrypoint import check_script
 from ...core.exceptions import BadAttribute
 
 EMPTY, LEFT = "", "+"
-"""In the place of a path: an empty stdin for all ranks; for every rank what mpirun gives it, since the user has told
-mpirun what that is to be.
+"""In the place of a path: an empty stdin for all ranks; for every rank what mpirun gives it, where the user's
+arguments of mpirun choose that.
 """
 
 # It looks as mpirun does: on the PATH, then in the working folder. By `exec`, so that no builtin of the shell that has

@@ -183,7 +183,7 @@ class TorchrunExecutor:
         variables = dict(self._network)
         if threads and "OMP_NUM_THREADS" not in os.environ:
             variables["OMP_NUM_THREADS"] = "1"
-        self._runs.tell(variables)
+        self._runs.show_variables(variables)
         return variables
 
 

@@ -183,6 +183,15 @@ def test_the_folders_of_the_tests_are_as_small() -> None:
                 assert ast.get_docstring(ast.parse(path.read_text())), path
 
 
+def test_docstrings_refer_to_modules_that_exist() -> None:
+    known = {part for name in MODULES for part in name.split(".")} | sys.stdlib_module_names
+    for name, path in MODULES.items():
+        for kind, target in re.findall(r":(mod|func|class|data|exc):`~?\.*([\w.]+)`", path.read_text(encoding="utf-8")):
+            *owner, last = target.split(".")
+            module = last if kind == "mod" else owner[-1] if owner else ""
+            assert not module or module in known or module[0].isupper(), f"{name}: {target}"
+
+
 def test_the_page_lists_every_file() -> None:
     page = file_list.PAGE.read_text(encoding="utf-8")
     assert page == file_list.page_with_list(page), "run `make docs`"

@@ -106,8 +106,8 @@ class Connection:
         word", "reset", "timed out", "bad MAC" ...
     on_fault : callable
         ``on_fault(connection, error)``, once, when the connection was ended because of what it brought, or because the
-        other side does not read: a :class:`~.wire.WireError`, or whatever ``on_frame`` or ``on_close`` raised. Where it
-        is not set, that is an ``on_close`` with a sentence.
+        other side does not read: a :class:`~.framing.WireError`, or whatever ``on_frame`` or ``on_close`` raised. Where
+        it is not set, that is an ``on_close`` with a sentence.
     """
 
     def __init__(self, stream: Stream, seal: Seal, role: str, node: int, info: dict[str, Any], address: str) -> None:

@@ -1,7 +1,7 @@
-"""One node's way of sending a broadcast on: to the next node, or, where that one is out of reach, to the one after it.
+"""Sends a broadcast on from one node: to the next node, or, where that one cannot be reached, to the one after it.
 What is small goes to the first nodes of several parts of the rest.
 
-What goes over a connection (:mod:`secure`):
+What goes over a connection (:mod:`~core.guard.tls.endpoints`):
 
     sender      {"take": transfer, "node": receiver's index}, then a body: target, size, mode, the nodes after it
     receiver    {"have": bytes it has already of this transfer}
@@ -83,7 +83,7 @@ class Passing:
                 self._link.abort()
 
     def run(self, progress: Callable[[int], None] = lambda sent: None) -> None:
-        """Do it. :class:`~.part.Lost` when the source ends before its end."""
+        """Do it. :class:`~.partial_file.Lost` when the source ends before its end."""
         for number, hop in enumerate(self.hops):
             try:
                 self._send(hop, self.hops[number + 1 :], progress)

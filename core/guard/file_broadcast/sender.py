@@ -1,8 +1,8 @@
 """A file from one node to all others, along a chain: each node passes on what it has while the rest still arrives.
 
 So it takes as long for a thousand nodes as for one. What is small goes along a tree instead, since in a chain the
-connections, made one after the other, would take longest. A node that is out of reach is left out: who should have sent
-to it sends to the one after it (:mod:`passing`), which keeps what it has for a while and says how much that is. At the
+connections, made one after the other, would take longest. A node that cannot be reached is left out: the node before
+it sends to the one after it (:mod:`.hop`), which keeps what it has for a while and reports how much that is. At the
 end control tries each node that was left out once more itself. A node's file appears when all of it is there and has
 the SHA-256 that control gave; what is not complete is removed.
 """

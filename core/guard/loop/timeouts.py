@@ -11,8 +11,8 @@ from ..settings import settings
 SILENT = frozenset(
     {"timed out", "host is down", "network is down", "no route to that host", "no route to that network"}
 )
-"""The phrases of :func:`~.wire.fault` for another side from which nothing came. Everything else (a reset, an end, bytes
-that are no frame) was sent by something there, so the network is not cut.
+"""The phrases of :func:`~.framing.fault` for another side from which nothing came. Everything else (a reset, an end,
+bytes that are no frame) was sent by something there, so the network is not cut.
 """
 
 

@@ -117,13 +117,13 @@ class LocalTasks:
     def maybe_finish(self) -> None:
         """Control may go on once all others have left."""
         if self._hub.link.all_left and self._work.tasks_settled:
-            self._pending.answer_all("finish", {"lost": sorted(self.lost)})
+            self._pending.reply_all("finish", {"lost": sorted(self.lost)})
 
     def maybe_gone(self) -> None:
         """Control gets the other nodes' logs once their tasks are gone."""
         if (
             self._work.tasks_settled
-            and self._pending.answer_all("tasks-gone", {"logs": self._work.logs(), "dead": self._dead()})
+            and self._pending.reply_all("tasks-gone", {"logs": self._work.logs(), "dead": self._dead()})
             and self._state.is_stopping
         ):
             self._ending.body_over()

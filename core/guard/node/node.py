@@ -1,8 +1,8 @@
 """One node's guard: it connects the parts of a node, passes on the hub's messages, and stops the node.
 
-When the gang stops, all pending requests are answered (:mod:`.pending_requests`), the task's body is interrupted by a
-signal (:mod:`.task_end`), and everything that runs is ended (:mod:`.supervisor`). The guard itself ends when its task
-is gone (:mod:`.cleanup`). What the node is doing is one value (:mod:`.state`).
+When the gang stops, all pending requests get their replies (:mod:`.pending_requests`), the task's body is interrupted
+by a signal (:mod:`.task_end`), and everything that runs is ended (:mod:`.supervisor`). The guard itself ends when its
+task is gone (:mod:`.cleanup`). What the node is doing is one value (:mod:`.state`).
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Node:
         elif op == "lost":
             self._local_tasks.lose(header["node"])
         elif op == "control-done":
-            self._pending.answer_all("hold", {})
+            self._pending.reply_all("hold", {})
         elif op == "ends-task":
             self._work.killed.add(header["node"])
         elif op == "all-left":
@@ -133,7 +133,7 @@ class Node:
         """The failure report is there."""
         report = self._failures.report
         if report is not None:
-            self._pending.answer_all("failure-report", report)
+            self._pending.reply_all("failure-report", report)
             if not self._state.task_alive:
                 self._say(f"Node {self._identity.index}'s task is dead. {report['report']}")
         self._maybe_exit()
@@ -161,7 +161,7 @@ class Node:
         for launch in work.launches.values():
             self._ranks_ended(launch.ended_well())  # now: what is left of it may take longer than the report waits
         grace = max(work.longest_grace(), save_s) + save_s
-        # Before a launch is answered: an interrupt that comes after that would hide the body's own exception.
+        # Before the reply to a launch: an interrupt that comes after it would hide the body's own exception.
         if self._state.task_alive and self._state.is_body_over:
             self._ending.body_over()
         elif self._state.task_alive:
@@ -187,7 +187,7 @@ class Node:
     def maybe_save(self) -> None:
         """A body that has ended badly saves where that is for a preemption, once what it ran has ended."""
         if not self._preemption.stops or all(launch.lasting for launch in self._work.launches.values()):
-            self._pending.answer_all("unwinding", {"preempted": self._preemption.stops})
+            self._pending.reply_all("unwinding", {"preempted": self._preemption.stops})
 
     def _maybe_stopped(self) -> None:
         """What served the body ends after it, and when all that this node ran has ended, the node has stopped."""
@@ -238,7 +238,7 @@ class Node:
             self._hub.link.leave(self._may_go)
 
     def _may_go(self) -> None:
-        self._pending.answer_all("bye", {})
+        self._pending.reply_all("bye", {})
 
     def _will_kill_task(self) -> None:
         self._hub.send({"op": "ends-task"})  # to who may be its parent, and would take our signal for a cause

@@ -1,7 +1,7 @@
-"""The calling side of :mod:`remote`: ssh's command line, the streams of one command, and its exit code.
+"""The calling side of a remote command: ssh's command line, the streams of one command, and its exit code.
 
-It is the guard that calls, for a program on its node (:mod:`agent`) that has handed it its standard streams: so no
-key is outside the guards, and the program, which starts once for each node, has next to nothing to import.
+The guard calls, for a program on its node (:mod:`.shim`) that has handed it its standard streams: so no key is outside
+of the guards, and the program, which starts once for each node, has next to nothing to import.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FLAGS = frozenset("1246AaCdfGgKkMNnqsTtVvXxYy")
 """Options of ssh and rsh that have no value. All are accepted, and only -n and -f (no stdin) mean something here."""
 
 VALUED = frozenset("BbcDEeFIiJLlmOopQRSWw")
-"""Those that have one, in the same word or the next."""
+"""Those that have one, in the same argument or the next."""
 
 FAILED = 255
 """The exit code where the command was not run, or that nobody knows how it ended; ssh's."""
@@ -51,36 +51,36 @@ class Refusal(Exception):
     """Why the command cannot be run, as a sentence."""
 
 
-def parse(words: list[str]) -> tuple[str, str, bool]:
+def parse(arguments: list[str]) -> tuple[str, str, bool]:
     """The host, the command as a shell gets it, and whether it has this program's stdin.
 
     Raises :class:`Refusal` for what ssh would not take either.
     """
-    rest, host, stdin = list(words), "", True
+    rest, host, stdin = list(arguments), "", True
     while rest and (rest[0].startswith("-") or not host):
-        word = rest.pop(0)
-        if not word.startswith("-"):
-            host = word
-        elif word == "--":
+        argument = rest.pop(0)
+        if not argument.startswith("-"):
+            host = argument
+        elif argument == "--":
             host = host or (rest.pop(0) if rest else "")
             break
         else:
-            stdin &= _option(word, rest)
+            stdin &= _option(argument, rest)
     if not host or not rest:
-        raise Refusal(f"A host and a command are needed, not only: {' '.join(words)}")
+        raise Refusal(f"A host and a command are needed, not only: {' '.join(arguments)}")
     return host, " ".join(rest), stdin
 
 
-def _option(word: str, rest: list[str]) -> bool:
+def _option(argument: str, rest: list[str]) -> bool:
     """Skip an option, and its value in ``rest``; False where it takes stdin away."""
     stdin = True
-    for at, letter in enumerate(word[1:], 2):
+    for at, letter in enumerate(argument[1:], 2):
         if letter in VALUED:
-            if at == len(word) and rest:
+            if at == len(argument) and rest:
                 del rest[0]
             break
         if letter not in FLAGS:
-            raise Refusal(f"The option {word} is none that is known here.")
+            raise Refusal(f"The option {argument} is none that is known here.")
         stdin &= letter not in "nf"
     return stdin
 
@@ -97,30 +97,30 @@ def find(host: str, nodes: list[dict[str, Any]]) -> dict[str, Any]:
     raise Refusal(f"No node of this gang is called {host!r}. Its nodes are: {known}{more}.")
 
 
-def call(nodes: list[dict[str, Any]], key: bytes, words: list[str], streams: Streams, program: int = -1) -> int:
+def call(nodes: list[dict[str, Any]], key: bytes, arguments: list[str], streams: Streams, program: int = -1) -> int:
     """Run a command line of ssh: the exit code, as a program can have it; what went wrong is written to its stderr.
 
     ``program`` is a descriptor that hangs up when the program whose ``streams`` these are has gone.
     """
     try:
-        code = _run(nodes, key, words, streams, program)
+        code = _run(nodes, key, arguments, streams, program)
         return 128 - code if code < 0 else code
     except BrokenPipeError:  # whoever wanted the output has gone
         return FAILED
     except Exception as error:  # ssh has one exit code for whatever it is, and its callers know it
         with suppress(OSError):
-            os.write(streams[2], f"[gang] {_sentence(error, words)}\n".encode(errors="replace"))
+            os.write(streams[2], f"[gang] {_sentence(error, arguments)}\n".encode(errors="replace"))
         return FAILED
 
 
-def _sentence(error: Exception, words: list[str]) -> str:
+def _sentence(error: Exception, arguments: list[str]) -> str:
     if isinstance(error, (Refusal, BulkError)):
         return str(error)
-    return f"The command {' '.join(words)!r} could not be run on another node: {type(error).__name__}: {error}."
+    return f"The command {' '.join(arguments)!r} could not be run on another node: {type(error).__name__}: {error}."
 
 
-def _run(nodes: list[dict[str, Any]], key: bytes, words: list[str], streams: Streams, program: int) -> int:
-    host, command, takes_stdin = parse(words)
+def _run(nodes: list[dict[str, Any]], key: bytes, arguments: list[str], streams: Streams, program: int) -> int:
+    host, command, takes_stdin = parse(arguments)
     node = find(host, nodes)
     text = os.fsencode(command)
     if len(text) >= LONGEST_COMMAND:

@@ -31,14 +31,14 @@ _LONGEST_PATH = 100
 LONGEST_REQUEST = 1 << 20
 """Bytes of a program's command line: more than the kernel gives a program."""
 
-MOST_ASKING, ASKING_SECONDS = 256, 30.0
+MOST_REQUESTS, REQUEST_SECONDS = 256, 30.0
 """How many programs may be sending their request at once, and how long each may take for that."""
 
-MOST_CALLS = 4096
+MOST_COMMANDS = 4096
 """Commands that run at once; more wait."""
 
 
-class Callers:
+class CommandRequests:
     """Serves the programs of this node that want a command run on another, each in a thread of its own.
 
     Parameters
@@ -80,8 +80,8 @@ class Callers:
             sock.close()
             raise
         complain = self._complain = Complaint(say, f"node {node}", "for programs that have commands run on other nodes")
-        self._workers = Workers(loop, MOST_CALLS, complain)
-        self._listener = Listener(loop, sock, Waiting(MOST_ASKING, ASKING_SECONDS), self._begin, complain)
+        self._workers = Workers(loop, MOST_COMMANDS, complain)
+        self._listener = Listener(loop, sock, Waiting(MOST_REQUESTS, REQUEST_SECONDS), self._begin, complain)
 
     def close(self) -> None:
         """Take no more. Those that are served end with their programs."""
@@ -89,19 +89,19 @@ class Callers:
         self._workers.close()
 
     def _begin(self, program: socket.socket, address: str) -> None:
-        _Asking(self._loop, self._listener, program, self._serve, self._complain)
+        _Request(self._loop, self._listener, program, self._serve, self._complain)
 
-    def _serve(self, asking: _Asking) -> None:
-        self._workers.put(partial(self._call, asking.program, asking.words, asking.streams))
+    def _serve(self, request: _Request) -> None:
+        self._workers.put(partial(self._call, request.program, request.arguments, request.streams))
 
-    def _call(self, program: socket.socket, words: list[str], streams: Streams) -> None:
+    def _call(self, program: socket.socket, arguments: list[str], streams: Streams) -> None:
         with program, suppress(OSError):  # the program has gone
             try:
-                code = call(self._nodes, self._key, words, streams, program.fileno())
+                code = call(self._nodes, self._key, arguments, streams, program.fileno())
             finally:
                 for fd in streams:
                     os.close(fd)
-            program.settimeout(ASKING_SECONDS)
+            program.settimeout(REQUEST_SECONDS)
             program.sendall(b"%d\n" % code)
 
 
@@ -117,19 +117,19 @@ def _bind(sock: socket.socket, folder: str) -> None:
         os.close(place)
 
 
-class _Asking:
-    """A program that sends its request: the length of the command line with the standard streams, then the words."""
+class _Request:
+    """A program's request as it comes: the length of the command line with the standard streams, then its arguments."""
 
     def __init__(
         self,
         loop: Loop,
         listener: Listener,
         program: socket.socket,
-        serve: Callable[[_Asking], None],
+        serve: Callable[[_Request], None],
         complain: Complaint,
     ) -> None:
         self.program = program
-        self.words: list[str] = []
+        self.arguments: list[str] = []
         self.streams: Streams = (-1, -1, -1)
         self._loop, self._listener, self._serve = loop, listener, serve
         self._complain = complain
@@ -194,7 +194,7 @@ class _Asking:
         self._listener.leave(self._place)
         self._loop.remove_reader(self.program)
         if whole:
-            self.words = [os.fsdecode(word) for word in bytes(self._data).split(b"\0")]
+            self.arguments = [os.fsdecode(argument) for argument in bytes(self._data).split(b"\0")]
             self.streams = (self._fds[0], self._fds[1], self._fds[2])
             self._serve(self)
         else:

@@ -1,4 +1,4 @@
-"""What mpirun, and whatever else starts programs over SSH, runs for ssh: ``shim.py FOLDER [OPTION] HOST WORD ...``.
+"""What mpirun, and whatever else starts programs over SSH, runs for ssh: ``shim.py FOLDER [OPTION] HOST ARGUMENT ...``.
 
 FOLDER has the socket of this node's guard (:mod:`.local_server`), which gets the command line and this program's
 standard streams, and has the command run on the node that is called HOST, in its task's environment and folder. This
@@ -17,13 +17,13 @@ import sys
 FAILED = 255
 
 
-def main(folder: str, words: "list[str]") -> int:
+def main(folder: str, arguments: "list[str]") -> int:
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass  # a standard stream was closed: nothing else must take its number
     os.close(fd)
-    request = b"\0".join(map(os.fsencode, words))
+    request = b"\0".join(map(os.fsencode, arguments))
     guard = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     try:
         os.chdir(folder)  # a socket's path has 107 bytes at most

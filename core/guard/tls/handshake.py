@@ -1,6 +1,6 @@
-"""The accepting side's handshake of :mod:`secure`: TLS and the proof of the secret, without waiting for anybody.
+"""The accepting side's handshake of :mod:`.endpoints`: TLS and the proof of the secret, in one thread for all clients.
 
-Who sends nothing, or a byte a second, takes a place (:mod:`.waiting`) and no thread.
+A client that sends nothing, or a byte a second, takes a place (:mod:`~core.guard.channel.unproven`) and no thread.
 """
 
 from __future__ import annotations

@@ -305,7 +305,7 @@ def test_cards_are_live_and_a_failed_step_has_its_last_state(flow_run: FlowRunne
     task = run.client()["train"].task
     assert curves(task) == {"loss": [(1, 0.75), (2, 0.625), (3, None), (4, 0.375)]}
     metrics = shown(task, "training_metrics")
-    assert "Step 4 of 7, epoch 0.50 of 1, told on `2026-01-02 03:04:05`" in metrics
+    assert "Step 4 of 7, epoch 0.50 of 1, reported on `2026-01-02 03:04:05`" in metrics
     assert row(metrics, "loss") == ["0.375", "4", "0.375", "0.75"]
     variables = shown(task, "training_variables")
     assert row(variables, "seed") == ["42"] and row(variables, "hidden_size") == ["32"]

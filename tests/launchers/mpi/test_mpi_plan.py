@@ -264,17 +264,17 @@ def test_python_runs_so_that_an_exception_aborts_the_world(words: list[str], run
 
 def test_programs_and_arguments_in_all_their_forms(tmp_path: Path) -> None:
     hostile = "a'; echo foo"
-    assert program.program_words("python 'my script.py' -v", None) == ["python", "my script.py", "-v"]
-    assert program.program_words(["./a b", hostile], [3, 0.5, tmp_path]) == [
+    assert program.program_argv("python 'my script.py' -v", None) == ["python", "my script.py", "-v"]
+    assert program.program_argv(["./a b", hostile], [3, 0.5, tmp_path]) == [
         "./a b",
         hostile,
         "3",
         "0.5",
         str(tmp_path),
     ]
-    assert program.program_words(tmp_path / "a b", "x 'y z'") == [str(tmp_path / "a b"), "x", "y z"]
-    assert program.program_words("p", {"epochs": 3, "v": None}) == ["p", "--epochs", "3", "-v"]
-    assert program.words({"n": 4, "map-by": "node"}, "args") == ["-n", "4", "--map-by", "node"]
+    assert program.program_argv(tmp_path / "a b", "x 'y z'") == [str(tmp_path / "a b"), "x", "y z"]
+    assert program.program_argv("p", {"epochs": 3, "v": None}) == ["p", "--epochs", "3", "-v"]
+    assert program.to_argv({"n": 4, "map-by": "node"}, "args") == ["-n", "4", "--map-by", "node"]
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,7 @@ def test_programs_and_arguments_in_all_their_forms(tmp_path: Path) -> None:
 )
 def test_a_program_that_cannot_be_meant(given: Any, said: str) -> None:
     with pytest.raises(BadAttribute, match=said):
-        program.program_words(given, None)
+        program.program_argv(given, None)
 
 
 # ---------------------------------------------------------------- a rank's end
@@ -411,7 +411,7 @@ def test_options_of_open_mpi_that_hydra_does_not_know() -> None:
 )
 def test_what_only_a_shell_understands_is_refused(text: str) -> None:
     with pytest.raises(BadAttribute, match=r"outside of quotes.*No shell runs it"):
-        program.program_words(text, None)
+        program.program_argv(text, None)
 
 
 @pytest.mark.parametrize(
@@ -423,4 +423,4 @@ def test_what_only_a_shell_understands_is_refused(text: str) -> None:
     ],
 )
 def test_what_is_in_quotes_passes(text: str, words: list[str]) -> None:
-    assert program.program_words(text, None) == words
+    assert program.program_argv(text, None) == words

@@ -48,4 +48,4 @@ class Requests:
         except (OSError, RuntimeError, ValueError, WireError) as error:
             # No descriptor, thread or room on the disk is left.
             self._fail(f"its guard could not do what the task asked for ({op}): {type(error).__name__}: {error}")
-            self._pending.answer(number, {"stopped": True})
+            self._pending.reply(number, {"stopped": True})

@@ -72,7 +72,7 @@ class GangRequests:
         """Control only: open the hub. The reply has an ``error`` where that cannot go well."""
         lack = too_few_files(header["num_nodes"], header.get("local", False))
         if lack is not None:
-            self._pending.answer(number, {"error": lack})
+            self._pending.reply(number, {"error": lack})
             return
         link = LocalHubLink(
             self._loop,
@@ -86,14 +86,14 @@ class GangRequests:
             self._hub.debug,
         )
         self._hub.link = link
-        self._pending.answer(number, {"port": link.port, "address": link.address, "secret": link.secret.hex()})
+        self._pending.reply(number, {"port": link.port, "address": link.address, "secret": link.secret.hex()})
 
     def start_nodes(self, number: int, header: Header, payload: bytes) -> None:
         """Control of a local gang: start the other nodes' tasks."""
         self._cleanup.saver = header["saver"]
         for spec in header["tasks"]:
             self._work.start_task(spec, header["meeting_variable"], payload, self._identity.folder)
-        self._pending.answer(number, {})
+        self._pending.reply(number, {})
 
     def join(self, number: int, header: Header, payload: bytes) -> None:
         """Join the hub; the reply is that of :meth:`joined`. A ``failure`` ends the gang once the hub has this node."""
@@ -123,10 +123,10 @@ class GangRequests:
         """The reply has the ``nodes`` once all have joined, and after ``wait`` seconds whether this one has."""
         self._pending.rename(number, "join")
         if self._roster is not None:
-            self._pending.answer_all("join", {"nodes": self._roster})
+            self._pending.reply_all("join", {"nodes": self._roster})
         elif header.get("wait"):
             self._loop.call_later(
-                header["wait"], lambda: self._pending.answer(number, {"connected": self._hub.link.connected})
+                header["wait"], lambda: self._pending.reply(number, {"connected": self._hub.link.connected})
             )
 
     def all_joined(self, nodes: list[Header]) -> None:
@@ -134,12 +134,12 @@ class GangRequests:
         self._state.all_joined()
         self._roster = nodes
         self._cleanup.notice = None
-        self._pending.answer_all("join", {"nodes": nodes})
+        self._pending.reply_all("join", {"nodes": nodes})
 
     def node_failed(self, number: int, header: Header, payload: bytes) -> None:
         """Control: a node has failed before it joined, and has left a record of it."""
         self._failures.fail(Failure.from_json(header["failure"]))
-        self._pending.answer(number, {})
+        self._pending.reply(number, {})
 
     def gather(self, number: int, header: Header, payload: bytes) -> None:
         """This node's part of a collective. The reply has all parts, or those for this node."""
@@ -151,17 +151,17 @@ class GangRequests:
         """The hub has everybody's part of a collective."""
         number = self._collectives.pop(header["seq"], None)
         if number is not None:
-            self._pending.answer(number, {"entries": header["entries"]}, payload)
+            self._pending.reply(number, {"entries": header["entries"]}, payload)
 
     def hold(self, number: int, header: Header, payload: bytes) -> None:
         """A node whose launcher runs the body on control only: the reply comes when control's body is done."""
         if self._hub.link.control_done:
-            self._pending.answer(number, {})
+            self._pending.reply(number, {})
 
     def tolerate(self, number: int, header: Header, payload: bytes) -> None:
         """Control: from here on the loss of another node ends that node only."""
         self._hub.send({"op": "tolerate"})
-        self._pending.answer(number, {})
+        self._pending.reply(number, {})
 
     def finish(self, number: int, header: Header, payload: bytes) -> None:
         """Control: the reply names those that are lost, when every other node has stored its state and left."""

@@ -33,7 +33,7 @@ ENDED_BY_STOP = frozenset(
         "finish",
     }
 )
-"""Requests that have no meaning once the gang stops. A launch is answered when its processes are gone."""
+"""Requests that have no meaning once the gang stops. A launch gets its reply when its processes are gone."""
 
 
 class PendingRequests:
@@ -53,23 +53,23 @@ class PendingRequests:
             self.debug.write(f"request {number}:", header, payload)
         self._waiting[number] = op
         if self._stopped and op in ENDED_BY_STOP:
-            self.answer(number, {"stopped": True})
+            self.reply(number, {"stopped": True})
         else:
             self._handle(op, header, payload)
 
-    def answer(self, number: int, header: Header, payload: bytes = b"") -> None:
-        """Answer request ``number``; nothing happens when it has been answered."""
+    def reply(self, number: int, header: Header, payload: bytes = b"") -> None:
+        """Send the reply to request ``number``; nothing happens when it has been sent."""
         op = self._waiting.pop(number, None)
         if op is not None:
             if self.debug is not None:
                 self.debug.write(f"reply {number} ({op}):", header, payload)
             self._stream.send({"re": number, **header}, payload)
 
-    def answer_all(self, op: str, header: Header) -> bool:
-        """Answer every request for ``op`` that waits; False where none did."""
+    def reply_all(self, op: str, header: Header) -> bool:
+        """Send a reply to every request for ``op`` that waits; False where none did."""
         numbers = [number for number, waiting in self._waiting.items() if waiting == op]
         for number in numbers:
-            self.answer(number, header)
+            self.reply(number, header)
         return bool(numbers)
 
     def rename(self, number: int, op: str) -> None:
@@ -77,11 +77,11 @@ class PendingRequests:
         self._waiting[number] = op
 
     def stop(self) -> None:
-        """The gang stops: answer what has no meaning any more with ``stopped``, now and whenever more of it comes."""
+        """The gang stops: reply ``stopped`` to requests that have no meaning any more, now and whenever one comes."""
         self._stopped = True
         for number, op in list(self._waiting.items()):
             if op in ENDED_BY_STOP and op != "launch":
-                self.answer(number, {"stopped": True})
+                self.reply(number, {"stopped": True})
 
     def close(self) -> None:
         """Drop all pending requests: the task is gone."""

@@ -45,10 +45,10 @@ class PortAndFileRequests:
             exact = header["exact"]
             lease = lease_exact(exact) if exact else lease_port()
         except (OSError, ValueError) as error:
-            self._pending.answer(number, {"error": str(error)})
+            self._pending.reply(number, {"error": str(error)})
             return
         self._cleanup.leases.append(lease)
-        self._pending.answer(number, {"port": lease.port})
+        self._pending.reply(number, {"port": lease.port})
 
     def own(self, number: int, header: Header, payload: bytes) -> None:
         """Remove a folder, too, in the end, or files of a pattern that nobody uses then."""
@@ -56,7 +56,7 @@ class PortAndFileRequests:
             self._cleanup.owned.add_folder(header["path"])
         else:
             self._cleanup.owned.add_pattern(header["pattern"])
-        self._pending.answer(number, {})
+        self._pending.reply(number, {})
 
     def broadcast(self, number: int, header: Header, payload: bytes) -> None:
         """Send a file to other nodes, each of which passes it on to the next; on a thread."""
@@ -74,9 +74,9 @@ class PortAndFileRequests:
                 reply = {"error": f"{whose} has {what_ran_out(error)} to send the file."}
             except (BulkError, OSError, ValueError) as error:
                 reply = {"error": str(error)}
-            self._loop.call_soon_threadsafe(lambda: self._pending.answer(number, reply))
+            self._loop.call_soon_threadsafe(lambda: self._pending.reply(number, reply))
 
         try:
             threading.Thread(target=work, name="broadcast", daemon=True).start()
         except RuntimeError as error:
-            self._pending.answer(number, {"error": f"{whose} has {what_ran_out(error)} to send the file."})
+            self._pending.reply(number, {"error": f"{whose} has {what_ran_out(error)} to send the file."})

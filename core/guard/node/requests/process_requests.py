@@ -72,12 +72,12 @@ class ProcessRequests:
                 reply["ends"] = self._state.is_stopping
             elif self._state.is_stopping:
                 reply["stopped"] = True
-            self._pending.answer(number, reply)
+            self._pending.reply(number, reply)
 
         if self._state.has_left:
-            self._pending.answer(number, {"stopped": True})
+            self._pending.reply(number, {"stopped": True})
         elif self._work.is_cancelled(header["plan"]["key"]):
-            self._pending.answer(number, {"port_taken": True})
+            self._pending.reply(number, {"port_taken": True})
         else:
             launch = self._launcher.launch(header["plan"], done)
             launch.on_output = partial(self._phases.note, OUTPUT)
@@ -88,9 +88,9 @@ class ProcessRequests:
         from ...children.service import Daemon
 
         if self._state.has_left:
-            self._pending.answer(number, {"stopped": True})
+            self._pending.reply(number, {"stopped": True})
         else:
-            reply = partial(self._pending.answer, number)
+            reply = partial(self._pending.reply, number)
             Daemon(self._launcher, header["plan"], header["ready"], header["timeout"], reply, header["shown"])
 
     def serve_commands(self, number: int, header: Header, payload: bytes) -> None:
@@ -104,15 +104,15 @@ class ProcessRequests:
                 self._launcher, self._say, folder, header["host"], key, header["env"], header["cwd"]
             )
             self._cleanup.servers.append(self._node_server)
-        self._pending.answer(number, {"port": self._node_server.port})
+        self._pending.reply(number, {"port": self._node_server.port})
 
     def forward_commands(self, number: int, header: Header, payload: bytes) -> None:
         """Let programs of this node have commands run on the others, by a socket in the folder."""
-        from ...remote_command.local_server import Callers
+        from ...remote_command.local_server import CommandRequests
         from ...remote_command.node_server import node_key
 
         key = node_key(self._hub.link.secret)
         index = self._identity.index
-        server = Callers(self._loop, self._say, index, header["folder"], key, header["nodes"])
+        server = CommandRequests(self._loop, self._say, index, header["folder"], key, header["nodes"])
         self._cleanup.servers.insert(0, server)
-        self._pending.answer(number, {})
+        self._pending.reply(number, {})

@@ -123,12 +123,12 @@ class TaskRequests:
         if header.get("watch_parent"):
             TaskWatch(self._loop, header["watch_parent"], self._failures.run_gone)
             self._children.watch_output()
-        self._pending.answer(number, {})
+        self._pending.reply(number, {})
 
     def formed(self, number: int, header: Header, payload: bytes) -> None:
         """What the launcher gives is on ``current``, and the body begins."""
         self._phases.note(FORMED)
-        self._pending.answer(number, {})
+        self._pending.reply(number, {})
 
     def fail(self, number: int, header: Header, payload: bytes) -> None:
         """The body, or Metaflow around it, raised. The reply is the failure report."""
@@ -141,7 +141,7 @@ class TaskRequests:
     def save_seconds(self, number: int, header: Header, payload: bytes) -> None:
         """How long what the body registered for a preemption may take."""
         self._hub.send({"op": "save-seconds", "seconds": header["seconds"]})
-        self._pending.answer(number, {})
+        self._pending.reply(number, {})
 
     def unwinding(self, number: int, header: Header, payload: bytes) -> None:
         """The body has ended badly, and would save. The reply is whether it is to."""
@@ -153,23 +153,23 @@ class TaskRequests:
         self._node.task_unwound()
         report = self._failures.report
         if report is not None:
-            self._pending.answer(number, report)
+            self._pending.reply(number, report)
 
     def done(self, number: int, header: Header, payload: bytes) -> None:
         """The body has ended well."""
         self._state.body_done()
         self._hub.send({"op": "done"})
-        self._pending.answer(number, {})
+        self._pending.reply(number, {})
 
     def record(self, number: int, header: Header, payload: bytes) -> None:
         """Metaflow has stored the task. The reply has what is kept as its metadata."""
         self._phases.note(STORED)
-        self._pending.answer(number, self._phases.record())
+        self._pending.reply(number, self._phases.record())
 
     def stored(self, number: int, header: Header, payload: bytes) -> None:
         """Metaflow has stored the state of the task, which has failed."""
         self._node.task_stored()
-        self._pending.answer(number, {})
+        self._pending.reply(number, {})
 
     def bye(self, number: int, header: Header, payload: bytes) -> None:
         """Metaflow has stored the task's state: nothing can fail here any more. The reply comes when the hub has it."""

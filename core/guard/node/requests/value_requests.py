@@ -61,10 +61,10 @@ class ValueRequests:
                 self._server = ValueServer(header["host"], key, folder, identity.index, self._say)
             except (OSError, RuntimeError) as error:
                 text = f"The guard of node {identity.index} cannot receive large values: {error}"
-                self._pending.answer(number, {"error": text})
+                self._pending.reply(number, {"error": text})
                 return
             self._cleanup.servers.append(self._server)
-        self._pending.answer(number, {"port": self._server.port})
+        self._pending.reply(number, {"port": self._server.port})
 
     def send(self, number: int, header: Header, payload: bytes) -> None:
         """Send the file ``path`` of node 0 to the nodes ``hops``, each of which passes it on to the next."""
@@ -92,9 +92,9 @@ class ValueRequests:
                 reply = lacks(error)
             except (BulkError, OSError, ValueError) as error:
                 reply = {"error": str(error)}
-            self._loop.call_soon_threadsafe(lambda: self._pending.answer(number, reply))
+            self._loop.call_soon_threadsafe(lambda: self._pending.reply(number, reply))
 
         try:
             threading.Thread(target=run, name="value", daemon=True).start()
         except RuntimeError as error:
-            self._pending.answer(number, lacks(error))
+            self._pending.reply(number, lacks(error))
