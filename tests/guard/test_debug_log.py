@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -146,6 +148,14 @@ def test_a_success_keeps_none_and_off_means_none(
     assert (flow.wait(RUN_S) == 0) == (act == "success"), flow.story()
     assert stored(flow) == {} and not list((tmp_path / "tmp").rglob(NAME))
     assert flow.output.count("The debug log of node") == (2 if debug == "1" else 0), flow.output
+
+
+def test_it_costs_no_import_where_it_is_off() -> None:
+    folder = Path(str(sys.modules[DebugLog.__module__].__file__)).parents[1]
+    code = f"import sys; sys.path.insert(0, {str(folder)!r}); import guard.node.node; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
+    modules = done.stdout.split()
+    assert "guard.node.node" in modules and "guard.debug_log" not in modules
 
 
 def log_in(folder: Path, limit: int) -> DebugLog:
