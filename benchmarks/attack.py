@@ -165,7 +165,7 @@ class Member:
     def __init__(self, where: dict[str, Any], node: int) -> None:
         self.seconds: float | None = None
         self.error = ""
-        self.story = ""
+        self.report = ""
         self.upload_port = 0
         self._connection: Connection | None = None
         self.loop = Loop()
@@ -186,7 +186,7 @@ class Member:
                 self.upload_port = header["port"]
                 self.has_uploads.set()
             elif header["op"] == "failure-report":
-                self.story = header["report"]
+                self.report = header["report"]
 
         def failed(error: ConnectError) -> None:
             self.error = str(error)
@@ -285,7 +285,7 @@ class Attack:
         assert line(self.task) == "joined\n"
         grammar, bad = Grammar(Random(seed), GANG, PROTOCOL), self.members[1]
         begun = time.monotonic()
-        while not bad.story and time.monotonic() - begun < 60:
+        while not bad.report and time.monotonic() - begun < 60:
             header, payload = grammar.message()
             if header.get("op") not in ("fail", "gather", "done", "bye"):  # what may be sent, and is believed
                 bad.send(header, payload)

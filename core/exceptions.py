@@ -6,7 +6,7 @@
        |- MetaflowChanged            this Metaflow lacks an internal part that the gang uses
        |- ToolMissing                the image lacks what the launcher starts
        |- GuardDied                  this node's guard is gone, and with it the connection to the others
-       |- GangFailed                 the gang ended because of another node; the message tells the first failure
+       |- GangFailed                 the gang ended because of another node; the message names the first failure
        |- ProcessFailed              a process of this node failed: title, rank, exit_code, tail, traceback
        |- PortTaken                  a foreign program holds a port that was chosen; launchers try another
        |- ValueTooStrange            a value that cannot be sent to the other nodes
@@ -109,7 +109,7 @@ class ProcessFailed(GangException):
     traceback : str
         The Python traceback it left, or "".
     detail : str
-        What is told of its end on every node: the traceback, else its last lines.
+        What every node reports of its end: the traceback, else its last lines.
     error_file : str or None
     """
 

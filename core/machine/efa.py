@@ -49,7 +49,7 @@ def _number(path: str) -> int:
 
 
 def efa_variables(devices: Sequence[int], environ: Mapping[str, str]) -> dict[str, str]:
-    """What libfabric, and so NCCL's plugin for it, MPI and others, are told where there are adapters; what the user
+    """The variables of libfabric, which NCCL's plugin, MPI and others use, where there are adapters; what the user
     has set stays.
 
     Parameters

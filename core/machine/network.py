@@ -211,7 +211,7 @@ def _aligned(length: int) -> int:
 
 
 def network_variables(other: str, environ: Mapping[str, str], adapters: Sequence[int] | None = None) -> dict[str, str]:
-    """What NCCL, gloo and libfabric are told for reaching ``other``, where the user has told them nothing.
+    """The variables by which NCCL, gloo and libfabric reach ``other``, where the user has set none.
 
     Parameters
     ----------
@@ -225,7 +225,7 @@ def network_variables(other: str, environ: Mapping[str, str], adapters: Sequence
     Returns
     -------
     dict
-        Names and values; empty where there is nothing to tell.
+        Names and values; empty where none is needed.
     """
     if _is_loopback(other):
         return _interface_variables(other, environ)
@@ -236,7 +236,7 @@ def network_variables(other: str, environ: Mapping[str, str], adapters: Sequence
 def _interface_variables(other: str, environ: Mapping[str, str]) -> dict[str, str]:
     """GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME; empty where the user set either of them.
 
-    On loopback gloo alone is told, which otherwise looks up the machine's own name, and that need not have an address.
+    On loopback gloo alone gets one, which otherwise looks up the machine's own name, and that need not have an address.
     """
     if "NCCL_SOCKET_IFNAME" in environ or "GLOO_SOCKET_IFNAME" in environ:
         return {}

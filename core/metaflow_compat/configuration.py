@@ -1,4 +1,4 @@
-"""Metaflow's configuration, and the words of the command that Metaflow was started with."""
+"""Metaflow's configuration, and the command line that Metaflow was started with."""
 
 from __future__ import annotations
 

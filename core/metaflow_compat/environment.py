@@ -67,7 +67,7 @@ def main_address() -> str:
 
 
 def control_task(own: str) -> str:
-    """The id of control's task; a gang of one, of which ``own`` is the only task, may not have been told it."""
+    """The id of control's task; a gang of one, of which ``own`` is the only task, may not have got it."""
     return os.environ.get(CONTROL_TASK) or own
 
 

@@ -121,7 +121,7 @@ _THE_SHELLS_OWN = frozenset(
 
 @dataclass(frozen=True)
 class SshHost:
-    """What one node tells the others of its sshd: where, and the public keys of its user and of its host."""
+    """What one node gives to the others about its sshd: where, and the public keys of its user and of its host."""
 
     user: str
     user_key: str

@@ -85,8 +85,9 @@ def push_folder(
 ) -> str | None:
     """Uploads every file below a folder. Files there already are overwritten; none is held in memory whole.
 
-    Links are followed; what a link leads back into, and what is no file (sockets, pipes), is left out and told. Empty
-    folders leave no trace, since object stores have none. What a datastore would lose of a name is spelled ``%XX``.
+    Links are followed; what a link leads back into, and what is no file (sockets, pipes), is left out and reported.
+    Empty folders leave no trace, since object stores have none. What a datastore would lose of a name is spelled
+    ``%XX``.
 
     Parameters
     ----------

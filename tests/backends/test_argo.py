@@ -86,7 +86,7 @@ def test_an_attempt_that_lives_on_is_not_met_by_the_next_whose_tasks_are_the_sam
     )
     run.workflow.executor.evict()
     assert "work(0): Failed: pod deleted" in run.ok(RUN_S)
-    assert result(run) == [[[1, 0], [1, 1]]] * 2, run.story()
+    assert result(run) == [[[1, 0], [1, 1]]] * 2, run.dump()
     assert len({pod.metadata["labels"]["task_id_entropy"] for node in range(2) for pod in place.pods(node)}) == 1
     for node in range(2):
         first, second = place.pods(node)
@@ -112,7 +112,7 @@ def test_a_gang_of_one(stack: contextlib.ExitStack, tmp_path: Path, image: Image
     place = ArgoPlace(stack, tmp_path, image, 1)
     run = place.start(flow(1))
     run.ok(RUN_S)
-    assert result(run) == [[[0, 0]]], run.story()
+    assert result(run) == [[[0, 0]]], run.dump()
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def test_a_node_that_dies_while_its_state_is_stored_ends_the_job_at_once(batch: 
     run.fails(RUN_S)
     said = place.task_logs(run, 0)
     assert "[gang] The first failure was on node 1" in said and WAITS not in said, said
-    assert "Essential container in task exited" in run.output, run.story()
+    assert "Essential container in task exited" in run.output, run.dump()
 
 
 @pytest.mark.big
@@ -146,7 +146,7 @@ def test_an_interrupted_run_leaves_no_container(batch: Batch) -> None:
     run.wait(RUN_S)
     # The shell that is first in a container passes no SIGTERM on, so it takes the SIGKILL that follows.
     assert [node.wait(GONE_S) for node in nodes] == [KILLED, KILLED]
-    assert job.terminated and len(place.service.jobs) == 1, run.story()
+    assert job.terminated and len(place.service.jobs) == 1, run.dump()
 
 
 # -- that the service is like Batch ------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ def test_digits_are_learned_on_three_nodes(place: Places) -> None:
     run = workplace.start(DIGITS, train=TRAIN)
     run.ok(RUN_S)
     found, ours, beside = result(run)
-    assert [(one["rank"], one["world"]) for one in found] == [(0, 3), (1, 3), (2, 3)], run.story()
+    assert [(one["rank"], one["world"]) for one in found] == [(0, 3), (1, 3), (2, 3)], run.dump()
     assert [one["host"] for one in found] == [workplace.node(index, "", run).hostname for index in range(3)]
     assert all(one["right"] > 0.85 and one["right"] == found[0]["right"] for one in found)
     # The code package has all of ours and nothing else; Metaflow itself has put a file above it.

@@ -29,7 +29,7 @@ def at_work(workplace: Any, run: Any) -> list[Container]:
 def logs_of_first_attempt(workplace: Any, run: Any, *nodes: int) -> list[str]:
     """What the user reads of nodes that failed, once the second attempt has succeeded among its own nodes."""
     run.ok(RUN_S)
-    assert result(run) == RETRIED, run.story()
+    assert result(run) == RETRIED, run.dump()
     return [workplace.task_logs(run, index) for index in nodes]
 
 

@@ -60,12 +60,12 @@ def test_pods_that_come_one_after_the_other_meet_and_an_interrupt_leaves_none(ku
     (jobset,) = place.cluster.jobsets
     domains = [f"{jobset}-{pod}-0.{jobset}.default.svc.cluster.local" for pod in ("control-0", "worker-0", "worker-1")]
     assert [node.hostname for node in nodes] == domains
-    assert all(f"{AT_WORK} with {domains}" in node.output for node in nodes), run.story()
+    assert all(f"{AT_WORK} with {domains}" in node.output for node in nodes), run.dump()
     run.interrupt()
     run.wait(RUN_S)
     for node in nodes:
         assert node.wait(GONE_S) != 0
-    assert len(place.cluster.history) == len(nodes), run.story()
+    assert len(place.cluster.history) == len(nodes), run.dump()
 
 
 @pytest.mark.big

@@ -185,7 +185,7 @@ def test_mpi(kubernetes: Kubernetes, image: Image, kind: str, transport: str) ->
     body = 'current.mpi.exec(program="python", program_args=["ranks.py"])'
     run = place.run(flow(f'mpi(transport="{transport}")', body), ranks=MPI)
     run.ok(RUN_S)
-    assert all(f"({rank}, '{name}')" in run.output for rank, name in enumerate(names(place))), run.story()
+    assert all(f"({rank}, '{name}')" in run.output for rank, name in enumerate(names(place))), run.dump()
 
 
 @BIG

@@ -97,12 +97,12 @@ class Workplace:
             if execution.ended:
                 break
             time.sleep(_STEP_S)
-        raise AssertionError(f"node {index} of attempt {attempt} did not say {saying!r}\n{execution.story()}\n{self}")
+        raise AssertionError(f"node {index} of attempt {attempt} did not say {saying!r}\n{execution.dump()}\n{self}")
 
     def logs(self, run: RemoteTask, task: str, attempt: int = 0) -> str:
         """What ``flow.py logs`` shows of a task, "train/7-worker-0", of a run that has ended."""
         flow, found = self.folder / "user" / "flow.py", re.search(r"run-id (\d+)", run.output)
-        assert found, run.story()
+        assert found, run.dump()
         argv = [sys.executable, str(flow), "logs", "--attempt", str(attempt), f"{found.group(1)}/{task}"]
         return self.hosts[0].run(argv, env=self.env, cwd=flow.parent).stdout
 
@@ -110,7 +110,7 @@ class Workplace:
 def result(run: RemoteTask) -> Any:
     """What the flow's last step printed as ``RESULT`` and JSON: how a test reads what a run made."""
     found = re.findall(_RESULT + "(.*)", run.output)
-    assert found, run.story()
+    assert found, run.dump()
     return json.loads(found[-1])
 
 

@@ -134,7 +134,7 @@ def test_a_killed_guard_or_task(flow_run: FlowRunner, tmp_path: Path, victim: st
     flow = run(flow_run, tmp_path, victim)
     flow.fails(RUN_S)
     logs = stored(flow)
-    assert list(logs) == [0, 1], flow.story()
+    assert list(logs) == [0, 1], flow.dump()
     last = r"to the hub: fail .* text=.the node's task was killed" if victim == "task" else r"reply \d+ \(gather\)"
     assert re.search(rf"(?m)^\S+ {last}", logs[1]), logs[1]
     assert not list((tmp_path / "tmp").rglob(NAME))
@@ -146,7 +146,7 @@ def test_a_success_keeps_none_and_off_means_none(
     flow_run: FlowRunner, tmp_path: Path, act: str, debug: str | None
 ) -> None:
     flow = run(flow_run, tmp_path, act, debug)
-    assert (flow.wait(RUN_S) == 0) == (act == "success"), flow.story()
+    assert (flow.wait(RUN_S) == 0) == (act == "success"), flow.dump()
     assert stored(flow) == {} and not list((tmp_path / "tmp").rglob(NAME))
     assert flow.output.count("The debug log of node") == (2 if debug == "1" else 0), flow.output
 

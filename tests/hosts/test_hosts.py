@@ -94,7 +94,7 @@ def test_hosts_meet_talk_and_part(tmp_path: Path) -> None:
         told = []
         for task in tasks:
             line = re.search(r"^told (.*)$", task.ok(), re.MULTILINE)
-            assert line, task.story()
+            assert line, task.dump()
             told.append(json.loads(line[1]))
         assert told[0] == told[1] == told[2]
         assert told[0]["nodes"] == [[index, gang.hosts[index].address, f"gang{index}"] for index in range(3)]
@@ -305,7 +305,7 @@ def test_ranks_train_over_the_network_and_a_killed_one_is_named(tmp_path: Path) 
         tasks = gang.start_all(OMP_NUM_THREADS="1")
         pids = [task.wait_for(re.compile(rf"rank {n} is (\d+) of 2;"))[1] for n, task in enumerate(tasks)]
         for task in tasks:
-            assert re.search(r"\[gang\] Set for the ranks, .*GLOO_SOCKET_IFNAME=eth0", task.output), task.story()
+            assert re.search(r"\[gang\] Set for the ranks, .*GLOO_SOCKET_IFNAME=eth0", task.output), task.dump()
         with struck(tasks, END_S, "a killed rank on host 1") as outputs:
             gang.hosts[1].run(["sh", "-c", f"kill -9 {pids[1]}"])
         assert "The first failure was on node 1 (gang1): rank 1 was killed by SIGKILL" in outputs[0]

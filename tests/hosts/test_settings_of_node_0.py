@@ -62,7 +62,7 @@ def test_node_0_s_graces_count_on_the_other_node(tmp_path: Path) -> None:
         tasks[1].wait_for("up")
         since = time.monotonic()
         (tmp_path / "fail").touch()
-        assert tasks[1].wait(END_S), tasks[1].story()
+        assert tasks[1].wait(END_S), tasks[1].dump()
         assert "node 1's step did not end within 1.25 s of being interrupted" in tasks[1].output
         assert "its command is gone" in tasks[1].output, "killed after 0.25 s, though it ignores SIGTERM"
         all_fail(tasks[:1], since, END_S, "node 0")

@@ -149,7 +149,7 @@ def test_lost_packets_end_nothing(tmp_path: Path) -> None:
         gang.hosts.lose(0.3)
         time.sleep(30.0)
         for task in tasks:
-            assert "failure" not in task.output, task.story()
+            assert "failure" not in task.output, task.dump()
         tasks[1].kill()
         all_fail([tasks[0], tasks[2]], time.monotonic(), 2 * END_S, "a killed task")
 

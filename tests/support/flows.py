@@ -80,13 +80,13 @@ class FlowRun(Tree):
     def ok(self, timeout: float) -> FlowRun:
         """Wait for the end, and insist that the run succeeded."""
         code = self.wait(timeout)
-        assert code == 0, self.story()
+        assert code == 0, self.dump()
         return self
 
     def fails(self, timeout: float) -> str:
         """Wait for the end, insist that the run failed with an exit code of its own, and return all output."""
         code = self.wait(timeout)
-        assert code > 0, f"expected a failure, not exit code {code}: {self.story()}"
+        assert code > 0, f"expected a failure, not exit code {code}: {self.dump()}"
         return self.output
 
     @property

@@ -66,7 +66,7 @@ class RemoteTask:
         """Whether its own process is over."""
         return self._process.poll() is not None
 
-    def story(self) -> str:
+    def dump(self) -> str:
         """Command, exit code and output, for an assertion's message."""
         return f"{' '.join(self._argv)}\non {self.host.name}, exit code {self._process.poll()}\n{self.output[-8000:]}"
 
@@ -75,16 +75,16 @@ class RemoteTask:
         try:
             return self._process.wait(timeout)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"still running after {timeout:g} s: {self.story()}") from None
+            raise AssertionError(f"still running after {timeout:g} s: {self.dump()}") from None
 
     def ok(self, timeout: float = START_S) -> str:
         """Wait for its end, insist that it was a good one, and return the output."""
-        assert self.wait(timeout) == 0, self.story()
+        assert self.wait(timeout) == 0, self.dump()
         return self.output
 
     def fails(self, timeout: float) -> str:
         """Wait for its end, insist that it failed with an exit code of its own, and return the output."""
-        assert self.wait(timeout) > 0, self.story()
+        assert self.wait(timeout) > 0, self.dump()
         return self.output
 
     def wait_for(self, text: str | re.Pattern[str], timeout: float = START_S) -> re.Match[str]:
@@ -97,7 +97,7 @@ class RemoteTask:
             if found is not None:
                 return found
             if ended or time.monotonic() > deadline:
-                raise AssertionError(f"{pattern.pattern!r} did not appear: {self.story()}")
+                raise AssertionError(f"{pattern.pattern!r} did not appear: {self.dump()}")
             time.sleep(_STEP)
 
     def interrupt(self) -> None:
@@ -110,7 +110,7 @@ class RemoteTask:
         guard lives on.
         """
         (process, *_) = (p for p in descendants(self._process.pid) if p.command[:2] == tuple(self._argv[:2]))
-        assert send_signal(process, number), self.story()
+        assert send_signal(process, number), self.dump()
 
 
 def all_fail(
@@ -128,7 +128,7 @@ def all_fail(
     said = []
     for task in tasks:
         code = task.wait(since + timeout - time.monotonic())
-        assert code > 0 or (may_crash and code) or task in may_end_well, task.story()
+        assert code > 0 or (may_crash and code) or task in may_end_well, task.dump()
         print(f"{what}: {task.host.name} had ended after {time.monotonic() - since:.1f} s")
         said.append(task.output)
     return said

@@ -129,7 +129,7 @@ class Tree:
         with self._changed:
             return self._exit
 
-    def story(self) -> str:
+    def dump(self) -> str:
         """The end of both streams, for an assertion's message."""
         return (
             f"{' '.join(self.argv)}\nexit code: {self.exit_code}\n--- stdout\n{self.stdout[-8000:]}\n"
@@ -143,7 +143,7 @@ class Tree:
             self._changed.wait_for(lambda: self._exit is not None, timeout)
             code = self._exit
         if code is None:
-            raise AssertionError(f"still running after {timeout:g} s: {self.story()}")
+            raise AssertionError(f"still running after {timeout:g} s: {self.dump()}")
         # All output that was written before the end is read before this returns, unless something keeps the pipe open.
         with self._changed:
             self._changed.wait_for(lambda: not self._open, min(1.0, max(0.0, deadline - time.monotonic())))
@@ -169,7 +169,7 @@ class Tree:
             # What the command wrote before its end may be under way still; what it left running may hold the pipes.
             self._changed.wait_for(appeared, min(timeout, 1.0))
         if len(found) < count:
-            raise AssertionError(f"{pattern.pattern!r} appeared {len(found)} of {count} times: {self.story()}")
+            raise AssertionError(f"{pattern.pattern!r} appeared {len(found)} of {count} times: {self.dump()}")
         return found[count - 1]
 
     def signal(self, number: int, group: bool = False) -> None:
@@ -179,7 +179,7 @@ class Tree:
         else:
             process = read_process(self.pid)
             if process is None or not send_signal(process, number):
-                raise AssertionError(f"the command has ended already: {self.story()}")
+                raise AssertionError(f"the command has ended already: {self.dump()}")
 
     def below(self) -> list[Process]:
         """Everything that came of the command and runs: itself, its descendants and the orphans among them."""

@@ -1,4 +1,4 @@
-"""A node that is told to end, by a SIGTERM or by the notice that its machine is taken away: what its guard does.
+"""Notices that this node has to end, by a SIGTERM or since its machine is taken away, and reports it as a preemption.
 
 It is a failure like any other, but that bodies may save before the gang is gone (``current.gang.on_preemption``).
 """
@@ -33,12 +33,12 @@ BY_SIGNAL = "was told to end (SIGTERM): a preemption, or somebody ended its task
 
 
 class Preemption:
-    """Of one node: whether it is told to end, and how long saving may take.
+    """Of one node: whether it has to end, and how long saving may take.
 
     Parameters
     ----------
     fail : callable
-        Takes the failure of this node that is told to end.
+        Takes the failure of this node that has to end.
     is_end_expected : callable
         Whether the task has reported all that it had to: telling it to end is no failure any more.
 

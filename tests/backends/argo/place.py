@@ -56,25 +56,25 @@ class Execution:
         """Whether nothing of it is to come."""
         return not self._thread.is_alive()
 
-    def story(self) -> str:
+    def dump(self) -> str:
         """For an assertion's message."""
         return f"workflow {self.workflow.name} {self.workflow.status} {self._broken}\n{self.output[-12000:]}"
 
     def wait(self, timeout: float) -> int:
         """0 where it has succeeded; AssertionError where it still runs after ``timeout`` seconds."""
         self._thread.join(timeout)
-        assert self.ended, f"still running after {timeout:g} s: {self.story()}"
-        assert not self._broken, self.story()
+        assert self.ended, f"still running after {timeout:g} s: {self.dump()}"
+        assert not self._broken, self.dump()
         return 0 if self.workflow.status == "Succeeded" else 1
 
     def ok(self, timeout: float) -> str:
         """Wait for its end, insist that it was a good one, and return the output."""
-        assert self.wait(timeout) == 0, self.story()
+        assert self.wait(timeout) == 0, self.dump()
         return self.output
 
     def fails(self, timeout: float) -> str:
         """Wait for its end, insist that it failed, and return the output."""
-        assert self.wait(timeout) > 0, self.story()
+        assert self.wait(timeout) > 0, self.dump()
         return self.output
 
 

@@ -76,7 +76,7 @@ class BatchPlace(Workplace):
     def task_logs(self, execution: RemoteTask, index: int, attempt: int = 0) -> str:
         """What the user reads as the log of a node's own task, once the run has ended."""
         job = self.gang(attempt)
-        assert job is not None, f"there is no attempt {attempt}: {execution.story()}"
+        assert job is not None, f"there is no attempt {attempt}: {execution.dump()}"
         task = job.parameters["metaflow.task_id"] + (f"-node-{index}" if index else "")
         return self.logs(execution, f"{job.parameters['metaflow.step_name']}/{task}", attempt)
 

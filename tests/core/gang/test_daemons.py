@@ -137,7 +137,7 @@ def serving(run: FlowRun, node: int) -> dict[str, int]:
     files = [run.folder / f"task-{one}" for one in (0, 1)]
     deadline = time.monotonic() + START_S
     while not all(file.exists() for file in files):
-        assert time.monotonic() < deadline and run.exit_code is None, run.story()
+        assert time.monotonic() < deadline and run.exit_code is None, run.dump()
         time.sleep(0.02)
     return {what: int((run.folder / f"{what}-{node}").read_text()) for what in ("task", "server")}
 

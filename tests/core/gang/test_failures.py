@@ -87,7 +87,7 @@ def ends_in_time(run: FlowRun, what: str) -> Iterator[None]:
 def the_report_on(run: FlowRun, *nodes: int) -> None:
     """Each of ``nodes`` shows the same failure report, in the log of its own task."""
     for node in nodes:
-        assert "The first failure was on node" in run.node_log("work", node, "stderr"), run.story()
+        assert "The first failure was on node" in run.node_log("work", node, "stderr"), run.dump()
 
 
 def test_a_killed_task_ends_all_and_is_named_everywhere(flow_run: FlowRunner) -> None:
@@ -190,7 +190,7 @@ def test_the_runs_process_killed_ends_all(flow_run: FlowRunner) -> None:
     started = time.monotonic()
     run.signal(signal.SIGKILL)
     assert run.wait(END_S) == -signal.SIGKILL
-    assert not run.left(END_S), run.story()
+    assert not run.left(END_S), run.dump()
     print(f"SIGKILL of the run's process alone: all gone after {time.monotonic() - started:.1f} s")
     for node in (1, 2):
         assert "the process of the run itself has ended" in run.node_log("work", node, "stderr")

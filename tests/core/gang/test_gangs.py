@@ -327,7 +327,7 @@ def test_what_nodes_exchange_in_two_runs_at_once_one_of_them_without_a_python_on
     if hasattr(metaflow_config, "SPIN_DISALLOWED_DECORATORS"):
         spun = flow_run(two.file, "work", command="spin", folder=two.folder)
         said = spun.fails(RUN_S)
-        assert "Spinning steps with @gang decorator is not supported." in said and "Traceback" not in said, spun.story()
+        assert "Spinning steps with @gang decorator is not supported." in said and "Traceback" not in said, spun.dump()
 
 
 AGAIN = """

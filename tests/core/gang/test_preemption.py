@@ -136,9 +136,9 @@ def test_all_nodes_save_once_and_the_retry_goes_on(flow_run: FlowRunner, how: st
     run.ok(START_S)
     assert saved(run.folder) == ONCE
     assert run.artifact("join", "resumed") == [True] * 3
-    assert len(re.findall(TOLD % node, run.output)) >= 3, run.story()
+    assert len(re.findall(TOLD % node, run.output)) >= 3, run.dump()
     for other in {1, 2}:
-        assert re.search(rf"\[node {other}\].*" + TOLD % node, run.output), run.story()
+        assert re.search(rf"\[node {other}\].*" + TOLD % node, run.output), run.dump()
     assert "killed by" not in run.output
 
 
@@ -173,9 +173,9 @@ def test_a_save_that_does_not_end_is_shown_and_killed(flow_run: FlowRunner) -> N
     pids = tasks_of(run)
     kill_process(pids[1], signal.SIGTERM)
     run.ok(START_S)
-    assert re.search(r'File ".*flow.py", line \d+ in save', run.output), run.story()
+    assert re.search(r'File ".*flow.py", line \d+ in save', run.output), run.dump()
     assert sorted(saved(run.folder)) == ["saved-0", "saved-1"]
-    assert len(re.findall(TOLD % 1, run.output)) >= 2 and "interrupted for a preemption" in run.output, run.story()
+    assert len(re.findall(TOLD % 1, run.output)) >= 2 and "interrupted for a preemption" in run.output, run.dump()
 
 
 @pytest.mark.slow

@@ -233,7 +233,7 @@ def test_a_killed_rank_is_the_cause_though_its_output_is_held_open(flow_run: Flo
 def test_a_command_that_a_thread_left_running_ends_with_the_step(flow_run: FlowRunner) -> None:
     run = flow_run(FLOW, "--how", "left_running")
     run.wait_for("ready 0", START_S)
-    assert run.wait(END_S) == 0, run.story()
+    assert run.wait(END_S) == 0, run.dump()
 
 
 def test_an_environment_that_is_no_text_is_a_mistake_told_in_a_sentence(flow_run: FlowRunner) -> None:
@@ -330,7 +330,7 @@ def test_what_a_body_leaves_behind_does_not_become_its_zombies(flow_run: FlowRun
 def test_a_forked_process_cannot_take_the_steps_answers(flow_run: FlowRunner) -> None:
     run = flow_run(FLOW, "--how", "fork")
     run.wait_for("ready 0", START_S)
-    assert run.wait(END_S) == 0, run.story()
+    assert run.wait(END_S) == 0, run.dump()
     assert "child: current.gang belongs to the step's own process" in run.output
 
 
@@ -353,7 +353,7 @@ def test_no_node_at_all_is_a_mistake_told_in_a_sentence(flow_run: FlowRunner) ->
 def test_a_port_taken_elsewhere_before_the_launch_here_is_known_here(flow_run: FlowRunner) -> None:
     run = flow_run(FLOW, "--how", "port_taken_before_start")
     run.wait_for("ready 0", START_S)
-    assert run.wait(END_S) == 0, run.story()
+    assert run.wait(END_S) == 0, run.dump()
     assert "node 0 knows" in run.output and "node 1 knows" in run.output
 
 

@@ -137,7 +137,7 @@ def test_the_step_goes_on_without_a_node(flow_run: FlowRunner, victim: str, numb
     run.ok(END_S)
     print(f"{victim}, {number.name}: the run ended {time.monotonic() - struck:.1f} s after its body")
     assert run.artifact("join", "joined") == [0, 1]
-    assert len(re.findall("was lost: ", run.output)) == 1, run.story()
+    assert len(re.findall("was lost: ", run.output)) == 1, run.dump()
     # Control's own log has what the others' consoles show, too, each line with its node.
     assert "first failure" not in run.node_log("work", 1, "stderr")
     assert not re.search(r"^\[gang\] .*first failure", run.node_log("work", 0, "stderr"), re.MULTILINE)

@@ -142,4 +142,4 @@ def test_nodes_reach_each_other_past_a_proxy(flow_run: FlowRunner, launcher: str
     run = flow_run(FLOW, env={**QUIET, **proxies, "LAUNCHER": launcher}).ok(150)
     assert run.artifact("join", "found") == 2
     said = "A proxy is set; the nodes' addresses were added to no_proxy, NO_PROXY, no_grpc_proxy"
-    assert run.output.count(said) == 2, run.story()
+    assert run.output.count(said) == 2, run.dump()

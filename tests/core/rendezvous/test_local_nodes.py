@@ -122,7 +122,7 @@ def test_too_many_gpus_are_told_before_a_node_is_started(flow_run: FlowRunner) -
     run.fails(RUN_S)
     log = run.node_log("work", 0, "stderr")
     assert "2 nodes on this machine ask for 3 GPUs each, 6 in all, but it has 4 (CUDA_VISIBLE_DEVICES=0,1,2,3)." in log
-    assert "Traceback" not in without_gzip(run.output), run.story()
+    assert "Traceback" not in without_gzip(run.output), run.dump()
     assert "the body runs" not in run.output
     assert "[node 1]" not in run.output
 

@@ -150,4 +150,4 @@ def test_a_local_node_that_skips_its_step_is_told(flow_run: FlowRunner) -> None:
     )
     run.fails(RUN_S)
     for node in (0, 1):
-        assert SKIPPED in run.node_log("work", node, "stderr"), run.story()
+        assert SKIPPED in run.node_log("work", node, "stderr"), run.dump()

@@ -156,4 +156,4 @@ def test_what_a_body_leaves_running_may_clean_up(flow_run: FlowRunner) -> None:
     has_mpi = importlib.util.find_spec("mpi4py") is not None
     run = flow_run(LEAVES, env={"MPI": "1" if has_mpi else ""}).ok(END_S)
     assert list(run.folder.glob("daemon-*")) == []
-    assert list(Path(tempfile.gettempdir()).glob("ompi.*/pid.*")) == [], run.story()
+    assert list(Path(tempfile.gettempdir()).glob("ompi.*/pid.*")) == [], run.dump()

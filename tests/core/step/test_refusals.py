@@ -84,9 +84,9 @@ def test_what_the_decorators_say_is_checked_before_anything_is_scheduled(flow_ru
     for written, sentence in BEFORE_ANYTHING.items():
         run = runs[written]
         run.fails(RUN_S)
-        assert sentence in said(run), f"{written}: {run.story()}"
-        assert "Traceback" not in without_gzip(run.output), run.story()
-        assert "Task is starting" not in run.output, run.story()
+        assert sentence in said(run), f"{written}: {run.dump()}"
+        assert "Traceback" not in without_gzip(run.output), run.dump()
+        assert "Task is starting" not in run.output, run.dump()
 
 
 RUNNING = """
@@ -170,9 +170,9 @@ def test_what_a_call_says_is_checked_before_a_process_is_started(flow_run: FlowR
         assert sentence in refused
     misspelt = re.compile(r"There is no script \S+/fin\.py\. Did you mean fine\.py")
     for node in (0, 1):
-        assert misspelt.search(run.node_log("work", node, "stderr")), run.story()
+        assert misspelt.search(run.node_log("work", node, "stderr")), run.dump()
     assert "a rank ran" not in run.output
-    assert "Traceback" not in without_gzip(run.output), run.story()
+    assert "Traceback" not in without_gzip(run.output), run.dump()
 
 
 def test_a_master_port_that_another_program_has_is_told_with_its_number(flow_run: FlowRunner, free_port: int) -> None:
@@ -181,9 +181,9 @@ def test_a_master_port_that_another_program_has_is_told_with_its_number(flow_run
         run.fails(RUN_S)
     for node in (0, 1):
         log = run.node_log("work", node, "stderr")
-        assert str(free_port) in log and "in use" in log.lower(), run.story()
+        assert str(free_port) in log and "in use" in log.lower(), run.dump()
     assert "a rank ran" not in run.output
-    assert "Traceback" not in without_gzip(run.output), run.story()
+    assert "Traceback" not in without_gzip(run.output), run.dump()
 
 
 HIDE = """
@@ -206,7 +206,7 @@ def test_a_missing_torch_is_told_before_the_gang_forms(flow_run: FlowRunner, tmp
     run = flow_run(RUNNING.replace("PORT", "None"), env={"PYTHONPATH": path})
     run.fails(RUN_S)
     told = "Step work needs PyTorch, and its environment has none."
-    assert told in said(run), run.story()
+    assert told in said(run), run.dump()
     assert "pip install torch" in said(run)
     assert "the body runs" not in run.output
-    assert "Traceback" not in without_gzip(run.output), run.story()
+    assert "Traceback" not in without_gzip(run.output), run.dump()

@@ -54,12 +54,12 @@ def test_a_task_whose_run_was_killed_while_it_started_forms_no_gang(flow_run: Fl
     run = flow_run(LATE)
     deadline = time.monotonic() + RUN_S
     while not (run.folder / "loading").exists():
-        assert time.monotonic() < deadline, run.story()
+        assert time.monotonic() < deadline, run.dump()
         time.sleep(0.02)
     run.signal(signal.SIGKILL)
     assert run.wait(RUN_S) == -signal.SIGKILL
     (run.folder / "go-on").touch()
-    assert not run.left(RUN_S), run.story()
+    assert not run.left(RUN_S), run.dump()
     assert not (run.folder / "formed").exists()
 
 
@@ -101,6 +101,6 @@ def test_a_step_that_starts_its_own_command_again_is_told_how_ranks_are_started(
     told = "the step's body started the step's own command again, as Lightning's Trainer(devices=2) does"
     for node in (0, 1):
         log = run.node_log("train", node, "stderr")
-        assert re.search(r"The first failure was on node 1 \(.*\): " + re.escape(told), log), run.story()
+        assert re.search(r"The first failure was on node 1 \(.*\): " + re.escape(told), log), run.dump()
         assert "current.torch.run(entrypoint=...)" in log
-    assert "did not join" not in output and "SIGTERM" not in output, run.story()
+    assert "did not join" not in output and "SIGTERM" not in output, run.dump()

@@ -76,7 +76,7 @@ def test_every_node_may_upload_at_its_end(flow_run: FlowRunner) -> None:
     run = flow_run(FLOW, env={"HOOKS": "0=5 1=5.5 2=6"})
     run.fails(START_S + END_S)
     for node in range(3):
-        assert f"hook of node {node} has uploaded" in run.output, run.story()
+        assert f"hook of node {node} has uploaded" in run.output, run.dump()
     assert re.search(r"\[gang\] Nodes 1, 2 are still busy with the end of the step, which may take 30 s", run.output)
     assert "ValueError: node 1 cannot read its shard" in run.node_log("work", 1, "stderr")
     assert "SIGKILL" not in run.output and "is cut" not in run.output
@@ -88,7 +88,7 @@ def test_an_end_that_takes_too_long_is_cut_with_a_line_and_the_cause(flow_run: F
     run.fails(START_S + END_S)
     own = run.node_log("work", 1, "stderr")
     cut = "node {}'s step did not end within 3 s after its body (end_timeout)"
-    assert cut.format(1) in own and re.search(r'File ".*flow.py", line \d+ in uploads', own), run.story()
+    assert cut.format(1) in own and re.search(r'File ".*flow.py", line \d+ in uploads', own), run.dump()
     assert "ValueError: node 1 cannot read its shard" in own, "a node that is the cause says it, though it was killed"
     assert cut.format(0) in run.output and cut.format(2) not in run.output
     assert "out of memory" not in run.output
@@ -98,7 +98,7 @@ def test_an_end_that_takes_too_long_is_cut_with_a_line_and_the_cause(flow_run: F
 def test_a_thread_does_not_hold_up_the_end(flow_run: FlowRunner, node: int) -> None:
     run = flow_run(FLOW, env={"HOOKS": "", "THREAD_ON": str(node), "END_TIMEOUT": "18"})
     run.fails(START_S + END_S)
-    assert f"node {node}'s task has stored its state and did not exit within 3 s" in run.output, run.story()
+    assert f"node {node}'s task has stored its state and did not exit within 3 s" in run.output, run.dump()
     assert re.search(r"node 1 \(.*\): the step's body raised ValueError: node 1 cannot read its shard", run.output)
     assert "out of memory" not in run.output
 
@@ -111,7 +111,7 @@ def test_hooks_have_their_time_though_node_0_or_a_guard_is_dead(flow_run: FlowRu
     kill_process(found[0]["task"], signal.SIGKILL)
     run.fails(END_S)
     for node in (1, 2):
-        assert f"hook of node {node} has uploaded" in run.node_log("work", node), run.story()
+        assert f"hook of node {node} has uploaded" in run.node_log("work", node), run.dump()
 
 
 @pytest.mark.slow
@@ -120,5 +120,5 @@ def test_an_end_that_takes_too_long_is_cut_though_the_guard_is_dead(flow_run: Fl
     kill_process(pids(run)[2]["guard"])
     run.fails(END_S)
     cut = "node 2's task did not end within 8.7 s of the gang's stop (end_timeout is 3 s of that), and its guard"
-    assert cut in run.output, run.story()
+    assert cut in run.output, run.dump()
     assert "The first failure was on node 2" in run.output and "node 1's task did not" not in run.output

@@ -71,4 +71,4 @@ def test_a_temporary_folder_that_starts_no_programs_is_told_by_all_nodes(tmp_pat
                 r"The temporary folder of this node, /mnt, is on a file system that starts no progr", output
             )
             assert "the body runs" not in output, output
-        assert "The first failure was on node 1" in tasks[0].output, tasks[0].story()
+        assert "The first failure was on node 1" in tasks[0].output, tasks[0].dump()

@@ -74,7 +74,7 @@ def masked(what: str) -> tuple[str, ...]:
 
 def has_what_the_task_has(run: FlowRun, blocked: bool) -> None:
     """What a rank gets is what the task had, whatever the guard has changed for itself."""
-    assert len(re.findall(rf"files 500 blocked {blocked}", run.output)) == 2, run.story()
+    assert len(re.findall(rf"files 500 blocked {blocked}", run.output)) == 2, run.dump()
 
 
 def test_signals_that_are_blocked_hold_nothing_up(flow_run: FlowRunner) -> None:
@@ -101,7 +101,7 @@ def test_without_proc_and_prctl_a_gang_works_and_ends_as_a_whole(flow_run: FlowR
     run = flow_run(FLOW, "--how", how, python=masked("all"))
     if how:
         run.fails(END_S)
-        assert re.search(r"node 1 \(.*\): the node's task was killed by SIGKILL", run.output), run.story()
+        assert re.search(r"node 1 \(.*\): the node's task was killed by SIGKILL", run.output), run.dump()
     else:
         run.ok(END_S)
         has_what_the_task_has(run, blocked=False)

@@ -117,5 +117,5 @@ def test_a_gang_with_such_a_process_goes_on_and_ends_well(flow_run: FlowRunner) 
     left = set(re.findall(told, run.output))
     for pid in left:
         os.kill(int(pid), signal.SIGKILL)  # the test may
-    assert len(left) == 1, run.story()
+    assert len(left) == 1, run.dump()
     assert run.artifact("join", "codes") == [0, None]

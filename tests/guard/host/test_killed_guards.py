@@ -85,13 +85,13 @@ def test_what_a_node_owned_is_gone(flow_run: FlowRunner, tmp_path: Path, victim:
     temporary.mkdir()
     mark = tmp_path / "mark"
     run = flow_run(FLOW, env={"VICTIM": victim, "ALSO": also, "MARK": str(mark), "TMPDIR": str(temporary)})
-    assert (run.wait(RUN_S) != 0) == bool(victim), run.story()
+    assert (run.wait(RUN_S) != 0) == bool(victim), run.dump()
     daemons = [int(path.read_text()) for path in run.folder.glob("daemon-*")]
-    assert len(daemons) == 6, run.story()
+    assert len(daemons) == 6, run.dump()
     deadline = time.monotonic() + GONE_S
     while (left := _left(mark, temporary, daemons)) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert not left, f"{left}\n{run.story()}"
+    assert not left, f"{left}\n{run.dump()}"
 
 
 def _left(mark: Path, temporary: Path, daemons: list[int]) -> list[str]:

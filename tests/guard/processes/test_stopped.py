@@ -81,5 +81,5 @@ def test_whoever_is_stopped_is_told_and_holds_nobody_up(flow_run: FlowRunner) ->
         who = "its guard" if how.startswith("guard") else "the node's task"
         told = rf"first failure was on node {node} \(.*\): {who} \(process \d+\) has been stopped \(SIGSTOP\) for 1\d s"
         output = runs[how].fails(TOLD_S + END_S)
-        assert re.search(told, output), runs[how].story()
-        assert "SIGKILL" not in output and "out of memory" not in output, runs[how].story()
+        assert re.search(told, output), runs[how].dump()
+        assert "SIGKILL" not in output and "out of memory" not in output, runs[how].dump()

@@ -75,4 +75,4 @@ def test_a_stopped_rank_is_told_by_its_number(flow_run: FlowRunner, kind: str) -
     assert time.monotonic() - since < TOLD_S
     node = 0 if kind == "mpi" else 1  # which starts all ranks of one machine
     said = re.findall(rf"first failure was on node {node} \(.*\): rank 3 \(process \d+\) has been stopped", run.output)
-    assert len(said) == 2, run.story()
+    assert len(said) == 2, run.dump()

@@ -815,6 +815,6 @@ def test_broadcast_file_in_a_local_gang(tmp_path: Path, flow_run: Callable[..., 
     flow = FLOW.replace("/dev/shm", str(shared)).replace('to="taken"', 'to="taken/file"')
     run = flow_run(flow, env={"NODES": "2"}).ok(2 * START_S)
     for index in range(2):
-        assert run.output.count(f"node {index}: True 711;") == 3, run.story()
+        assert run.output.count(f"node {index}: True 711;") == 3, run.dump()
     assert sorted(os.listdir(shared)) == ["it's\n ä", "new", "relative", "taken"]
     assert os.listdir(shared / "taken") == ["file"]

@@ -701,7 +701,7 @@ def test_real_hosts_by_any_of_their_names(tmp_path: Path) -> None:
         output = tasks[0].output
         for index in range(3):
             for host in (gang.hosts[index].address, f"gang{index}", f"node{index}"):
-                assert f"{host} is: 0 gang{index}\n{index}\nsent" in output, tasks[0].story()
+                assert f"{host} is: 0 gang{index}\n{index}\nsent" in output, tasks[0].dump()
         assert "elsewhere is: 255  [gang] No node of this gang is called 'gang3'" in output
         gang.kill_host(2)
         for task in tasks[:2]:

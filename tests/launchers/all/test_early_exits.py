@@ -108,33 +108,36 @@ def test_the_rank_that_ended_itself_is_named_on_every_node(
     run = fails(flow_run, how)
     other, own = errors(run)
     head, _, told = other.partition("): rank 3 ")
-    assert "The first failure was on node 1 (" in head and told.startswith(ended), run.story()
+    assert "The first failure was on node 1 (" in head and told.startswith(ended), run.dump()
     if how == "raise":
         assert own.endswith("ValueError: no data\n\n"), "its own exception"
     else:
-        assert f"rank 3 on node 1, running train.py, {ended}" in own, run.story()
+        assert f"rank 3 on node 1, running train.py, {ended}" in own, run.dump()
     for text in (other, own):
-        assert words in text and "Connection closed by peer" not in text, run.story()
+        assert words in text and "Connection closed by peer" not in text, run.dump()
 
 
 @pytest.mark.parametrize("how", ["exit", "_exit", "end"])
 def test_a_rank_that_left_with_code_0_is_named_beside_the_one_that_complains(flow_run: FlowRunner, how: str) -> None:
     run = fails(flow_run, how)
-    for node in (0, 1):  # in the story, or, beside the own exception of one that complains, in a line of the log
+    for node in (
+        0,
+        1,
+    ):  # in the failure report, or beside the own exception of one that complains, in the log
         text = run.node_log("train", node, "stderr")
         when = r"(, [0-9.]+ s before| at that moment)"
         assert re.search(f"Rank 3 on node 1 had ended with code 0{when}, while others still needed it", text), (
-            run.story()
+            run.dump()
         )
     # Which of the other ranks is the first to notice is chance.
-    assert re.search(r"first failure was on node \d \(.*\): rank [012]|rank [012] on node \d", run.output), run.story()
+    assert re.search(r"first failure was on node \d \(.*\): rank [012]|rank [012] on node \d", run.output), run.dump()
 
 
 def test_a_rank_that_left_without_a_return_is_named(flow_run: FlowRunner) -> None:
     run = fails(flow_run, "function 3")
     sentence = "returned in 1 of the 2 ranks on node 1: rank 3 ended with code 0 without returning, as by os._exit(0)."
     for text in errors(run):
-        assert sentence in text, run.story()
+        assert sentence in text, run.dump()
 
 
 @pytest.mark.big
@@ -144,7 +147,7 @@ def test_ranks_that_all_left_without_a_return_are_named(flow_run: FlowRunner) ->
         f"in 0 of the 2 ranks on node {node}: ranks {2 * node}, {2 * node + 1} ended with code 0 without returning"
         for node in (0, 1)
     )
-    assert any(all(sentence in text for text in errors(run)) for sentence in sentences), run.story()
+    assert any(all(sentence in text for text in errors(run)) for sentence in sentences), run.dump()
 
 
 MPI_FLOW = """
@@ -194,4 +197,4 @@ def test_a_rank_of_mpirun_that_left_with_code_0_is_named(flow_run: FlowRunner, m
             assert "Rank 3 on node 0 had ended with code 0" in text and "while others still needed it" in text
         else:
             told = f"{who} ended with code 0 while others still needed it, as by os._exit(0) or before MPI_Finalize"
-            assert told in text, run.story()
+            assert told in text, run.dump()

@@ -127,9 +127,9 @@ def test_it_is_a_preemption(flow_run: FlowRunner, launcher: str, waits: int, str
     kill_process(tasks[struck], signal.SIGTERM)
     output = run.fails(END_S)
     print(f"{launcher}, node {waits} in a collective, SIGTERM to node {struck}: {time.monotonic() - started:.1f} s")
-    assert re.search(rf"node {struck} \(.*\): was told to end \(SIGTERM\)", output), run.story()
-    assert "killed by" not in output, run.story()
-    assert (run.folder / f"saved-{0 if is_ray else 1 - waits}").exists(), run.story()
+    assert re.search(rf"node {struck} \(.*\): was told to end \(SIGTERM\)", output), run.dump()
+    assert "killed by" not in output, run.dump()
+    assert (run.folder / f"saved-{0 if is_ray else 1 - waits}").exists(), run.dump()
 
 
 RANKS = """
@@ -205,7 +205,7 @@ def test_it_is_one_while_ranks_wait_in_a_collective(flow_run: FlowRunner, launch
     time.sleep(0.5)  # as above
     kill_process(run.tasks("work")[struck], signal.SIGTERM)
     output = run.fails(END_S)
-    assert re.search(rf"node {struck} \(.*\): was told to end \(SIGTERM\)", output), run.story()
-    assert "killed by" not in output, run.story()
+    assert re.search(rf"node {struck} \(.*\): was told to end \(SIGTERM\)", output), run.dump()
+    assert "killed by" not in output, run.dump()
     saved = {"saved-0"} if launcher == "mpi" else {"saved-0", "saved-1"}  # the body of @mpi runs on node 0 alone
-    assert {path.name for path in run.folder.glob("saved-*")} == saved, run.story()
+    assert {path.name for path in run.folder.glob("saved-*")} == saved, run.dump()

@@ -166,7 +166,7 @@ def test_jax_that_is_never_initialized_is_alone(flow_run: FlowRunner) -> None:
 def test_jax_that_is_initialized_twice_says_so(flow_run: FlowRunner) -> None:
     run = flow(flow_run, "twice", 2)
     said = run.fails(START_S)
-    assert "RuntimeError: distributed.initialize should only be called once" in said, run.story()
+    assert "RuntimeError: distributed.initialize should only be called once" in said, run.dump()
     assert STACKS not in said and run.left(5) == []
 
 
@@ -188,7 +188,7 @@ def test_a_node_that_fails_ends_the_others(flow_run: FlowRunner, how: str, node:
     told_on(run, rf"node {node} \(.*\): {cause}", *({0, 1, 2} - {node}))
     if how == "raise":
         assert "ValueError: deliberate on node 1" in run.node_log("work", 1, "stderr")
-    assert STACKS not in run.output, run.story()
+    assert STACKS not in run.output, run.dump()
 
 
 @pytest.fixture

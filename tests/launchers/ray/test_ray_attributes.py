@@ -94,7 +94,7 @@ def test_every_attribute_changes_the_cluster(flow_run: FlowRunner) -> None:
     up = run.folder / "up"
     deadline = time.monotonic() + START_S
     while not up.exists():
-        assert run.exit_code is None and time.monotonic() < deadline, run.story()
+        assert run.exit_code is None and time.monotonic() < deadline, run.dump()
         time.sleep(0.05)
     url, token = up.read_text().split()
     assert url == f"http://127.0.0.2:{dashboard_port}"
@@ -185,4 +185,4 @@ def test_a_lost_worker_is_tolerated_where_the_step_says_so(flow_run: FlowRunner)
     alive = {artifact.id: artifact.data for artifact in run.node_tasks("work")[0]}["alive"]
     assert alive == [(0, True), (1, True), (2, False)]
     told = r"node 2 \(.*\) was lost: raylet was killed by SIGKILL.* The step goes on without it"
-    assert re.search(told, run.output), run.story()
+    assert re.search(told, run.output), run.dump()

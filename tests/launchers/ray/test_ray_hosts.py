@@ -343,7 +343,7 @@ def test_a_host_that_is_cut_off_while_the_cluster_forms(folder: Path) -> None:
         tasks = started(gang, "wait")
         deadline = time.monotonic() + START_S
         while not [p for p in gang.hosts[1].processes() if "--node-name" in p.command]:
-            assert time.monotonic() < deadline, tasks[1].story()
+            assert time.monotonic() < deadline, tasks[1].dump()
             time.sleep(0.02)
         since = time.monotonic()
         gang.hosts.cut(1)
@@ -370,7 +370,7 @@ def test_a_killed_host_is_done_without_where_that_is_tolerated(folder: Path) -> 
         print(f"a killed host, tolerated: told after {time.monotonic() - since:.1f} s")
         deadline = since + START_S
         while (folder / "ran").read_text() == "gang2\n":
-            assert time.monotonic() < deadline, tasks[0].story()
+            assert time.monotonic() < deadline, tasks[0].dump()
             time.sleep(0.05)
         print(f"a killed host, tolerated: its task ran again after {time.monotonic() - since:.1f} s")
         (folder / "finish").touch()

@@ -284,7 +284,7 @@ def told_on(run: FlowRun, cause: str, *nodes: int) -> None:
     """Each of ``nodes`` tells, in its own log, that ``cause`` was the first failure."""
     for node in nodes:
         log = run.node_log("work", node, "stderr")
-        assert re.search(rf"The first failure was on {cause}", log), f"node {node}: {log}\n{run.story()}"
+        assert re.search(rf"The first failure was on {cause}", log), f"node {node}: {log}\n{run.dump()}"
 
 
 @pytest.mark.parametrize(
@@ -297,7 +297,7 @@ def test_a_killed_program_of_ray_is_named_with_its_node(flow_run: FlowRunner, pr
         kill_process(ray_processes(run, program)[node])
     told_on(run, rf"node {node} \(.*\): {program} was killed by SIGKILL", *({0, 1, 2} - {node}))
     assert f"{program} was killed by SIGKILL" in run.node_log("work", node, "stderr")
-    assert STACKS not in run.output, run.story()
+    assert STACKS not in run.output, run.dump()
 
 
 @pytest.mark.parametrize("node", [1, pytest.param(0, marks=pytest.mark.big)])
@@ -306,7 +306,7 @@ def test_a_killed_task_ends_ray_on_all_nodes(flow_run: FlowRunner, node: int) ->
     with ends_in_time(run, f"SIGKILL of node {node}'s task"):
         kill_process(run.tasks("work")[node])
     told_on(run, rf"node {node} \(.*\): the node's task (was killed by SIGKILL|died)", *({0, 1, 2} - {node}))
-    assert STACKS not in run.output, run.story()
+    assert STACKS not in run.output, run.dump()
 
 
 @pytest.mark.parametrize(
@@ -325,9 +325,9 @@ def test_what_the_body_and_its_script_raise_is_told_on_all_nodes(
         pass
     told_on(run, "node 0", 1, 2)
     for node in (1, 2):
-        assert all(part in run.node_log("work", node, "stderr") for part in told), run.story()
+        assert all(part in run.node_log("work", node, "stderr") for part in told), run.dump()
     assert told[-1].rpartition("raised ")[2] in run.node_log("work", 0, "stderr")
-    assert STACKS not in run.output, run.story()
+    assert STACKS not in run.output, run.dump()
 
 
 @pytest.mark.big

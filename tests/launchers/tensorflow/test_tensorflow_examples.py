@@ -48,7 +48,7 @@ def test_the_failure_on_purpose_is_told(flow_run: FlowRunner) -> None:
     output = run.fails(LIMIT)
     cause = "ValueError: step 3: a digit's label is between 0 and 9, not 12"
     assert re.search(rf"\[node 1\] {re.escape(cause)}", output)
-    # Node 0 raises the story, or its guard tells it.
+    # Node 0 raises the failure report, or its guard prints it.
     assert re.search(rf"The first failure was on node 1 \(\S+\): the step's body raised {re.escape(cause)}", output)
     assert "never reached" not in output
     assert run.left(5) == []

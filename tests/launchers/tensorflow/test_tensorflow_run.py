@@ -202,7 +202,7 @@ def test_what_a_worker_raises_ends_the_others_in_their_collective(flow_run: Flow
     for node in range(3):
         assert "ValueError: deliberate on node 1" in run.node_log("work", node, "stderr")
     # In the body the others sit in a collective in C++, from which only the end of the process leads.
-    assert (STACKS in run.output and "in totals" in run.output) == (where == "body"), run.story()
+    assert (STACKS in run.output and "in totals" in run.output) == (where == "body"), run.dump()
 
 
 @pytest.mark.slow
@@ -300,7 +300,7 @@ def test_run_and_task_ids_as_argo_names_them(flow_run: FlowRunner, tmp_path: Pat
     for command in commands:
         argv = [sys.executable, "flow.py", "--quiet", "--no-pylint", *command.split()]
         with Tree(argv, env=flow_environment({**QUIET, "METAFLOW_RUN_ID": run}), cwd=tmp_path) as tree:
-            assert tree.wait(START_S) == 0, tree.story()
+            assert tree.wait(START_S) == 0, tree.dump()
             assert tree.left(5) == []
     metaflow.namespace(None)
     assert metaflow.Task(f"Once/{run}/join/t-join").data.totals == [3.0, 3.0]
@@ -380,7 +380,7 @@ if "work" in sys.argv:
 def test_using_tensorflow_at_the_top_of_the_flow_is_too_early(flow_run: FlowRunner) -> None:
     run = flow_run(AT_THE_TOP + "    tf.constant(1)\n" + ONCE, files=FILES, env=QUIET)
     said = run.fails(START_S)
-    assert "TensorFlow was used in this process before the step's body" in said, run.story()
+    assert "TensorFlow was used in this process before the step's body" in said, run.dump()
     assert "current.tensorflow.run()" in said and run.left(5) == []
 
 

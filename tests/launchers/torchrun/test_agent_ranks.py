@@ -76,5 +76,5 @@ def test_the_first_rank_is_told_although_its_agent_cannot_end(
     for node in (0, 1):
         text = run.node_log("train", node, "stderr").rpartition("> failed:\n")[2]
         who = "first failure was on node 1 (" if node == 0 else "rank 3 on node 1, running train"
-        assert who in text and f" {ended}" in text and "rank 3" in text, run.story()
-        assert words in text and "Connection closed by peer" not in text and "ChildFailedError" not in text, run.story()
+        assert who in text and f" {ended}" in text and "rank 3" in text, run.dump()
+        assert words in text and "Connection closed by peer" not in text and "ChildFailedError" not in text, run.dump()

@@ -96,7 +96,7 @@ def test_a_killed_rank_is_named_on_every_node(flow_run: FlowRunner, launcher: st
     _, ranks = ready(run)
     with ends_in_time(run, f"SIGKILL of rank 3 ({launcher}, {how})"):
         kill_process(ranks[3])
-    assert re.search(r"node 1 \(.*\): rank 3 was killed by SIGKILL", run.node_log("work", 0, "stderr")), run.story()
+    assert re.search(r"node 1 \(.*\): rank 3 was killed by SIGKILL", run.node_log("work", 0, "stderr")), run.dump()
     assert "rank 3 on node 1, running ranks.py, was killed by SIGKILL" in run.node_log("work", 1, "stderr")
     assert "rank 2" in run.node_log("work", 1), "its own log"
 
@@ -105,11 +105,11 @@ def test_a_killed_rank_is_named_on_every_node(flow_run: FlowRunner, launcher: st
 def test_a_rank_that_raises_is_named_with_its_traceback(flow_run: FlowRunner, launcher: str) -> None:
     run = flow_run(FLOW, "--launcher", launcher, "--how", "raise", files={"ranks.py": RANKS})
     run.fails(START_S)
-    story = run.node_log("work", 0, "stderr")
+    log = run.node_log("work", 0, "stderr")
     # The exception may leave threads of the collective behind, which then abort Python on its way out.
     ended = r"(exited with code 1|raised an exception, and was aborted on its way out \(SIGABRT\))"
-    assert re.search(rf"first failure was on node 1 \(.*\): rank 3 {ended}", story), run.story()
-    assert 'raise RuntimeError("deliberate in rank 3")' in story
+    assert re.search(rf"first failure was on node 1 \(.*\): rank 3 {ended}", log), run.dump()
+    assert 'raise RuntimeError("deliberate in rank 3")' in log
     assert "RuntimeError: deliberate in rank 3" in run.node_log("work", 1, "stderr")
 
 
@@ -120,5 +120,5 @@ def test_a_killed_task_ends_the_ranks_of_all_nodes(flow_run: FlowRunner, launche
     tasks, _ = ready(run)
     with ends_in_time(run, f"SIGKILL of node {node}'s task ({launcher})"):
         kill_process(tasks[node])
-    assert re.search(rf"node {node} \(.*\): the node's task", run.node_log("work", 1 - node, "stderr")), run.story()
+    assert re.search(rf"node {node} \(.*\): the node's task", run.node_log("work", 1 - node, "stderr")), run.dump()
     assert "rank 2" in run.node_log("work", 1)

@@ -251,7 +251,7 @@ def test_several_runs_in_a_script_one_after_the_other(tmp_path: Path) -> None:
     (tmp_path / "rank.py").write_text("import os, sys; sys.stdout.write(f\"rank {os.environ['RANK']}\\n\")")
     (tmp_path / "script.py").write_text(SCRIPT)
     with Tree([sys.executable, "script.py", "rank.py", "rank.py"], flow_environment(), tmp_path) as tree:
-        assert tree.wait(DEADLINE_S) == 0, tree.story()
+        assert tree.wait(DEADLINE_S) == 0, tree.dump()
         lines = tree.stdout.splitlines()
         assert lines[0] == "before" and lines[-1] == "after"
         assert sorted(lines[1:3]) == sorted(lines[3:5]) == ["rank 0", "rank 1"]

@@ -113,7 +113,7 @@ class OtherRay:
 
     def works(self) -> None:
         """Insist that it is the same as in the beginning, and that tasks run on it."""
-        assert len(self._daemons) == 2 and self._running() == self._daemons, self._tree.story()
+        assert len(self._daemons) == 2 and self._running() == self._daemons, self._tree.dump()
         argv = [sys.executable, "-c", _ASK, self.address]
         asked = subprocess.run(argv, env=self._env, capture_output=True, text=True, timeout=START_S, check=False)
         assert asked.returncode == 0 and "the other cluster works;" in asked.stdout, asked.stdout + asked.stderr

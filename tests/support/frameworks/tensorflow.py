@@ -137,4 +137,4 @@ def told_on(run: FlowRun, cause: str, *nodes: int) -> None:
     """Each of ``nodes`` tells, in its own log, that ``cause`` was the first failure."""
     for node in nodes:
         log = run.node_log("work", node, "stderr")
-        assert re.search(rf"The first failure was on {cause}", log), f"node {node}: {log}\n{run.story()}"
+        assert re.search(rf"The first failure was on {cause}", log), f"node {node}: {log}\n{run.dump()}"
