@@ -46,7 +46,7 @@ def broadcast_file(
     -------
     >>> broadcast_file(current.gang, servers, "build/solver")
     """
-    source, target = _text("path", path), _text("to", path if to is None else to)
+    source, target = _text("filename", path), _text("to", path if to is None else to)
     whole = os.path.abspath(source)
     if not os.path.isfile(whole):
         what = "is a folder" if os.path.isdir(whole) else "is not there"

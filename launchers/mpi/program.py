@@ -96,7 +96,7 @@ def program_argv(program: Arguments | os.PathLike[str], program_args: Arguments)
     """
     if isinstance(program, os.PathLike):
         program = [os.fspath(program)]
-    if isinstance(program, Mapping):
+    if program is not None and (isinstance(program, bytes) or not isinstance(program, (str, Sequence))):
         raise BadAttribute(f"program is a command such as 'python train.py', or a list of its words, not {program!r}.")
     argv = to_argv(program, "program")
     if not argv:

@@ -799,7 +799,7 @@ def test_broadcast_file_in_a_gang(tmp_path: Path) -> None:
         names = ["it's\n ä", "new", "relative", "taken"]
         assert f"node {index} has {names}" in output
     assert outputs[0].count("refused: ") == 4
-    assert "is not there" in outputs[0] and "is a folder" in outputs[0] and "path is a path" in outputs[0]
+    assert "is not there" in outputs[0] and "is a folder" in outputs[0] and "filename is a path" in outputs[0]
     assert outputs[0].count("failed: node 2 (10.77.0.12) did not get relative: ") == 1
     without = (
         r"without a thread: The guard of node 0 has no thread left \(can't start new thread: .*\) to send the file"

@@ -283,6 +283,8 @@ def test_programs_and_arguments_in_all_their_forms(tmp_path: Path) -> None:
         (None, "program is needed"),
         ("", "program is needed"),
         ({"python": "a.py"}, "program is a command such as"),
+        (5, "program is a command such as"),
+        ({"true"}, "program is a command such as"),
         ("python 'a.py", "program: No closing quotation"),
         ([None], "program: Item 0 of the arguments is None"),
     ],
