@@ -6,10 +6,12 @@ import subprocess
 from collections.abc import Sequence
 from typing import Any
 
+from .datastores import open_flow_datastore
 from .lookup import imported, member, require
 
 _ADD = "add cards to a step"
 _FOLLOW = "show a card while its step runs"
+_KEEP = "store the card of a gang"
 
 
 def card_class() -> Any:
@@ -67,3 +69,20 @@ def set_maximum(bar: Any, most: float) -> None:
     """Change the end of a ``ProgressBar``, which is given as it is made and which ``update()`` cannot change."""
     require(bar, "_max", "ProgressBar", _FOLLOW)
     bar._max = most
+
+
+def card_store(flow_name: str, kind: str, pathspec: str) -> Any:
+    """Where the cards of one task are kept; ``save_card`` and ``save_data`` write them.
+
+    Parameters
+    ----------
+    kind : str
+        That of the flow's datastore: "local", "s3", "azure" or "gs".
+    pathspec : str
+        "Flow/run/step/task".
+    """
+    store = imported("metaflow.plugins.cards.card_datastore", "CardDatastore", _KEEP)
+    for name in ("save_card", "save_data"):
+        require(store, name, "CardDatastore", _KEEP)
+    root = member(store, "get_storage_root", "CardDatastore", _KEEP)(kind)
+    return store(open_flow_datastore(flow_name, kind, root or ""), pathspec=pathspec)

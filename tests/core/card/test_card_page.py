@@ -1,0 +1,112 @@
+"""The card's page: one file without outside resources, whatever it has to show, and drawn by a real browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from card_sample import START, snapshot
+from support.requirements import require_tool
+
+from metaflow_extensions.gang.core.card.html import LIVE, page
+from metaflow_extensions.gang.core.card.series import MOMENTS, encoded, nice_scale, resampled
+
+LIMIT_S = 120
+
+
+def dom(text: str, tmp_path: Path, *options: str) -> str:
+    """The page's content after its scripts have run in Chromium."""
+    file = tmp_path / "card.html"
+    file.write_text(text)
+    done = subprocess.run(
+        [
+            require_tool("chromium", "chromium"),
+            "--headless",
+            "--no-sandbox",  # root's Chromium does not start otherwise
+            "--disable-gpu",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--virtual-time-budget=3000",
+            "--enable-logging=stderr",
+            *options,
+            "--dump-dom",
+            file.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+    assert done.returncode == 0, done.stderr
+    errors = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert not errors, errors
+    return re.sub(r"<script.*?</script>|<style.*?</style>", "", done.stdout, flags=re.DOTALL)
+
+
+def test_the_page_needs_nothing_from_elsewhere() -> None:
+    text = page(snapshot(4))
+    assert not re.search(r"""(?:src|href)=|url\(|@import|\bfetch\(|https?://(?!www\.w3\.org/2000/svg)""", text)
+    assert f'METAFLOW_RELOAD_TOKEN = "{LIVE}"' in text
+
+
+@pytest.mark.parametrize("nodes, most", [(2, 50_000), (64, 130_000), (1024, 1_000_000)])
+def test_the_size_of_the_page(nodes: int, most: int) -> None:
+    assert len(page(snapshot(nodes, 8)).encode()) < most
+
+
+HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)> & \u2028 ünï 'quote\" @@DATA@@"
+
+
+def test_text_of_users_is_shown_and_never_run(tmp_path: Path) -> None:
+    shown = snapshot(2, launcher="@gang", failure={"title": HOSTILE, "text": HOSTILE, "when": START + 3.0})
+    shown["ranks"][0]["line"] = HOSTILE
+    shown["curves"][HOSTILE] = shown["curves"].pop("loss")
+    found = dom(page(shown), tmp_path)
+    assert "<img" not in found
+    assert "<title>owned" not in found
+    assert found.count("&lt;/script&gt;") >= 4  # as title, text, last line and a curve's name
+
+
+def test_a_browser_draws_each_part(tmp_path: Path) -> None:
+    found = dom(page(snapshot(4)), tmp_path)
+    for text in ("@torchrun on 4 nodes, 8 ranks", "running", "4 of 4", "Phases", "node 3", "CPU", "Network", "loss"):
+        assert text in found, text
+    assert "epoch 7, step 4003" in found
+    assert found.count("<canvas") == 0
+    assert "GPU memory" not in found  # nothing is known of it
+
+
+def test_many_nodes_are_a_heat_map_and_a_failure_stands_first(tmp_path: Path) -> None:
+    failure = {"title": "rank 3 was killed by SIGKILL", "text": "Traceback", "when": START + 440.0}
+    shown = snapshot(64, state="failed", failure=failure)
+    shown["nodes"][17]["at"]["failed"] = 440.0
+    shown["ranks"][3] = {**shown["ranks"][3], "state": "killed by SIGKILL", "bad": True}
+    found = dom(page(shown), tmp_path)
+    assert found.count("<canvas") == 5
+    assert found.index("rank 3 was killed by SIGKILL") < found.index("Phases")
+    assert "node 17" in found and "24 of 64" in found
+
+
+def test_a_live_page_takes_new_data(tmp_path: Path) -> None:
+    new = json.dumps(snapshot(2, state="stalled", stall={"title": "no progress for 300 s", "text": "7 ranks in f"}))
+    text = page(snapshot(2)).replace("</body>", f"<script>metaflow_card_update({new})</script></body>")
+    found = dom(text, tmp_path)
+    assert "no progress for 300 s" in found and "7 ranks in f" in found
+
+
+def test_values_become_letters() -> None:
+    assert encoded([0, 50, 100, None, -3, 900], 100) == "Ag_.A_"
+    assert encoded([1.0], 0.0) == "A"
+    assert MOMENTS * 1024 * 5 < 650_000
+
+
+def test_values_are_put_into_equal_parts_of_time() -> None:
+    edges = [0.0, 10.0, 20.0, 30.0]
+    assert resampled([1, 3, 12, 13], [2.0, 4.0, None, 8.0], edges) == [3.0, 8.0, None]
+    assert resampled([], [], edges) == [None, None, None]
+
+
+@pytest.mark.parametrize("highest, scale", [(0, 1), (0.7, 1), (1, 1), (3, 5), (700, 1000), (1.2e9, 2e9)])
+def test_an_axis_ends_at_a_round_number(highest: float, scale: float) -> None:
+    assert nice_scale(highest) == pytest.approx(scale)
