@@ -74,8 +74,11 @@ IMPORTED: dict[tuple[str, str], Callable[[], object]] = {
     ("metaflow.runtime", "Worker"): lambda: runs.replace_line_reader(lambda reader: reader),
     ("metaflow.plugins.cards.card_decorator", "CardDecorator"): lambda: cards.is_card(None),
     ("metaflow.plugins.cards.card_creator", "CardProcessManager"): lambda: cards.process_of("none"),
+    ("metaflow.plugins.cards.card_datastore", "CardDatastore"): lambda: cards.card_store("Train", "local", "Train/1/a/2"),
 }
 """What is imported, and a call of the function that imports it."""
+
+_CARD_STORE = IMPORTED["metaflow.plugins.cards.card_datastore", "CardDatastore"]
 
 MEMBERS: dict[tuple[str, str], Callable[[], object]] = {
     ("metaflow.cli_args.CLIArgs", "step_kwargs"): IMPORTED["metaflow.cli_args", "cli_args"],
@@ -117,6 +120,9 @@ MEMBERS: dict[tuple[str, str], Callable[[], object]] = {
     ("metaflow.plugins.cards.component_serializer.CardComponentManager", "_card_proc"): lambda: cards.make(
         Owner(), "refresh"
     ),
+    ("metaflow.plugins.cards.card_datastore.CardDatastore", "save_card"): _CARD_STORE,
+    ("metaflow.plugins.cards.card_datastore.CardDatastore", "save_data"): _CARD_STORE,
+    ("metaflow.plugins.cards.card_datastore.CardDatastore", "get_storage_root"): _CARD_STORE,
 }
 """Attributes of Metaflow's classes, as far as the classes have them, and a call of the function that uses them."""
 

@@ -43,6 +43,7 @@ ALLOWED = {
     MODULES_OF_CORE: ("guard",),
     "machine": (MODULES_OF_CORE,),
     "storage": (MODULES_OF_CORE,),
+    "card": (MODULES_OF_CORE,),
     "ranks": (MODULES_OF_CORE, "guard"),
     "guard_client": (MODULES_OF_CORE, "guard"),
     "rendezvous": (MODULES_OF_CORE, "guard", "machine"),
