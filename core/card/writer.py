@@ -12,6 +12,7 @@ last line before the input ends.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 import time
@@ -54,10 +55,13 @@ class Writer:
 
 
 class Latest:
-    """The latest line of a stream, read by a thread; older ones that nobody took are dropped."""
+    """The latest line that comes by a descriptor, read by a thread; older ones that nobody took are dropped.
 
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
+    A descriptor and no file: Python waits at its end for the lock of a buffered file that a thread reads.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
         self._changed = threading.Condition()
         self._line: bytes | None = None
         self._ended = False
@@ -71,10 +75,13 @@ class Latest:
             return line, self._ended
 
     def _read(self) -> None:
-        for line in self._stream:
-            with self._changed:
-                self._line = line
-                self._changed.notify()
+        rest = b""
+        while piece := os.read(self._descriptor, 1 << 20):
+            *lines, rest = (rest + piece).split(b"\n")
+            if lines:
+                with self._changed:
+                    self._line = lines[-1]
+                    self._changed.notify()
         with self._changed:
             self._ended = True
             self._changed.notify()
@@ -112,7 +119,7 @@ def _end(writer: Writer, newest: dict[str, Any]) -> None:
 
 def main(spec: str) -> None:
     """Follow the standard input."""
-    lines = Latest(sys.stdin.buffer)
+    lines = Latest(sys.stdin.fileno())
     what = json.loads(spec)
     follow(Writer(card_store(what["flow"], what["datastore"], what["pathspec"]), what["card"]), lines)
 

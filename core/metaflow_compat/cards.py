@@ -82,7 +82,7 @@ def card_store(flow_name: str, kind: str, pathspec: str) -> Any:
         "Flow/run/step/task".
     """
     store = imported("metaflow.plugins.cards.card_datastore", "CardDatastore", _KEEP)
-    for name in ("save_card", "save_data"):
-        require(store, name, "CardDatastore", _KEEP)
+    require(store, "save_card", "CardDatastore", _KEEP)
+    require(store, "save_data", "CardDatastore", _KEEP)
     root = member(store, "get_storage_root", "CardDatastore", _KEEP)(kind)
     return store(open_flow_datastore(flow_name, kind, root or ""), pathspec=pathspec)
