@@ -25,6 +25,7 @@ GUARD = (
     "processes",
     "rank_reports",
     "host",
+    "samples",
     "children",
     "channel",
     "tls",

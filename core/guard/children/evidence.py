@@ -65,6 +65,10 @@ class ProcessEvidence:
     def alive(self) -> bool:
         return self.exit_code is None
 
+    def last_line(self) -> tuple[str, float]:
+        """The last line that it wrote, and when (epoch)."""
+        return self.tail.last_line()
+
     @property
     def has_ranks(self) -> bool:
         """Whether it is a rank, or starts some."""

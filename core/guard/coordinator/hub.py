@@ -68,6 +68,7 @@ class Hub:
         self.roster = Roster(deliver)
         self._collectives = Collectives(num_nodes)
         self.phases = GangPhases()
+        self.samples: dict[int, Header] = {}  # by node: the newest
         self._complete = False
         self._liveness = Liveness(loop, self._not_answering)
         self._deadline = JoinDeadline(loop, num_nodes, timeout_s, self.roster.infos, say, self.fail)
@@ -148,6 +149,9 @@ class Hub:
         op = header["op"]
         if self._debug is not None and node:
             self._debug.write(f"from node {node}:", header, payload)
+        if op == "sample":
+            self.samples[node] = header["sample"]
+            return
         if op == "phases":
             connection = self.roster.members.get(node)
             self.phases.take(node, header, connection.offset if connection is not None else 0.0)
@@ -181,6 +185,8 @@ class Hub:
             self.roster.broadcast({"op": "cancel", "key": header["key"]})
         elif op == "uploads":
             self._open_uploads(node)
+        elif op == "watch-samples" and node == 0:
+            self.roster.broadcast({"op": "watch-samples", "nodes": self._num_nodes})
         elif op == "tolerate" and node == 0:
             self._tolerate()
         elif op == "save-seconds":

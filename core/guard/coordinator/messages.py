@@ -38,6 +38,7 @@ _RANKS = 4096
 """Of one node."""
 _YEAR = 365 * 86400.0
 _CODES = 1 << 32
+_SAMPLE_TEXT = 300
 _END_OF_TIME = 1e12
 
 
@@ -157,6 +158,23 @@ def _phases(checker: Checker, header: Header, payload: bytes) -> None:
         number(times, name, 0.0, _END_OF_TIME)
 
 
+def _sample(checker: Checker, header: Header, payload: bytes) -> None:
+    sample = header.get("sample")
+    if not isinstance(sample, dict):
+        raise Nonsense(f"'sample' is {shown(sample)}")
+    for name in ("gpus", "ranks"):
+        records = sample.get(name, [])
+        if not isinstance(records, list) or len(records) > 64:
+            raise Nonsense(f"{name!r} is {shown(records)}")
+        for record in records:
+            if not isinstance(record, dict):
+                raise Nonsense(f"{name!r} has {shown(record)}")
+            _plain(record, name)
+            if sum(len(value) for value in record.values() if isinstance(value, str)) > _SAMPLE_TEXT:
+                raise Nonsense(f"{name!r} has {shown(record)}")
+    _plain({name: value for name, value in sample.items() if name not in ("gpus", "ranks")}, "sample")
+
+
 def _save_seconds(checker: Checker, header: Header, payload: bytes) -> None:
     number(header, "seconds", 0.0, _YEAR)
 
@@ -179,6 +197,7 @@ _FIELDS: dict[str, Callable[[Checker, Header, bytes], None]] = {
     "cancel": _cancel,
     "ranks-ended": _ranks_ended,
     "phases": _phases,
+    "sample": _sample,
     "save-seconds": _save_seconds,
     "stopped": _nothing,
     "ends-task": _nothing,

@@ -40,6 +40,9 @@ class NotJoined:
     def phases(self) -> Header:
         return {}
 
+    def samples(self) -> Header:
+        return {}
+
     def leave(self, then: Callable[[], None]) -> None:
         then()
 

@@ -61,6 +61,9 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
         def phases(self) -> Header:
             """On control: the first and the last node of each phase."""
 
+        def samples(self) -> Header:
+            """On control: the newest sample of each node, by index."""
+
         def leave(self, then: Callable[[], None]) -> None:
             """Say that this node's task is stored; ``then`` when the hub has it."""
 
@@ -230,6 +233,9 @@ class RemoteHubLink:
         return {}
 
     def phases(self) -> Header:
+        return {}
+
+    def samples(self) -> Header:
         return {}
 
     def leave(self, then: Callable[[], None]) -> None:

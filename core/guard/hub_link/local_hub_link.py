@@ -117,6 +117,9 @@ class LocalHubLink:
         found = {node: roster.infos[node].get("guard") for node in roster.members if node in roster.infos}
         return {node: pid for node, pid in found.items() if type(pid) is int and pid > 1}
 
+    def samples(self) -> Header:
+        return {str(node): sample for node, sample in self._hub.samples.items()}
+
     def phases(self) -> Header:
         return self._hub.phases.summary()
 

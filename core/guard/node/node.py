@@ -31,6 +31,7 @@ from .requests.gang_requests import GangRequests
 from .requests.pending_requests import PendingRequests
 from .requests.port_and_file_requests import PortAndFileRequests
 from .requests.process_requests import ProcessRequests
+from .requests.sample_requests import SampleRequests
 from .requests.task_requests import TaskRequests
 from .requests.value_requests import ValueRequests
 from .state import NodeState
@@ -66,12 +67,14 @@ class Node:
         phases = NodePhases(loop, hub, say)
         state.on_event = phases.event
         self._children = children = TaskChildren(task_pid)
-        self._work = work = Work(loop, out, err, failures.fail, self._port_taken, self._node_task_ended)
+        cancel = lambda key: hub.send({"op": "cancel", "key": key})  # noqa: E731
+        self._work = work = Work(loop, out, err, failures.fail, cancel, self._node_task_ended)
         work.say = say
         work.on_ranks_ended = self._ranks_ended
         launcher = Launcher(loop, identity, work, self._refusal, failures.fail, self._work_gone)
         self._cleanup = cleanup = Cleanup(identity, state, work, children, failures, phases, log, err)
-        self._ending = ending = TaskEnd(loop, identity, say, self._will_kill_task, self._task_killed)
+        will_kill = lambda: hub.send({"op": "ends-task"})  # noqa: E731 - or its parent would take our signal for a cause
+        self._ending = ending = TaskEnd(loop, identity, say, will_kill, self._task_killed)
         self._preemption = Preemption(loop, identity, failures.fail, lambda: state.is_end_expected)
         stream = Stream(loop, sock)
         self._pending = pending = PendingRequests(stream, lambda *request: self._requests.handle(*request))
@@ -86,7 +89,9 @@ class Node:
             ProcessRequests(loop, identity, state, hub, pending, work, launcher, cleanup, phases, say),
             PortAndFileRequests(loop, identity, hub, pending, cleanup, say),
             ValueRequests(loop, identity, hub, pending, cleanup, say),
+            samples := SampleRequests(loop, state, hub, pending, work),
         ]
+        self._samples = samples
         self._requests = Requests(pending, groups, failures.guard_failed)
         self._death = TaskDeath(loop, identity, state, hub, ending, cleanup, failures.fail, self._task_gone)
         stream.on_close = lambda reason: self._death.closed()
@@ -124,6 +129,8 @@ class Node:
             self._pending.reply_all("hold", {})
         elif op == "ends-task":
             self._work.killed.add(header["node"])
+        elif op == "watch-samples":
+            self._samples.watch(header["nodes"])
         elif op == "all-left":
             self._local_tasks.maybe_finish()
         elif op == "all-gone":
@@ -143,9 +150,6 @@ class Node:
         if ranks or (self._has_reported_ranks and ranks is not None):  # what the hub knows is of an earlier launch
             self._has_reported_ranks = bool(ranks)
             self._hub.send({"op": "ranks-ended", "ranks": list(ranks.items())})
-
-    def _port_taken(self, key: str) -> None:
-        self._hub.send({"op": "cancel", "key": key})
 
     # -- stopping ----------------------------------------------------------------------------------------------------
 
@@ -239,9 +243,6 @@ class Node:
 
     def _may_go(self) -> None:
         self._pending.reply_all("bye", {})
-
-    def _will_kill_task(self) -> None:
-        self._hub.send({"op": "ends-task"})  # to who may be its parent, and would take our signal for a cause
 
     def _task_killed(self) -> None:
         """The task did not end by itself. What it has stored, it has reported; else it cannot any more."""

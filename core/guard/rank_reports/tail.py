@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 TAIL_LIMIT = 32_768
 """Bytes of a process's last output kept for the failure report: a deep traceback has about 10 kB."""
+
+LINE_LIMIT = 200
+"""Characters of a last line that are shown of a process that runs."""
+
+_SEARCHED = 1_000
+"""Bytes in which the last line is looked for."""
 
 
 class Tail:
@@ -21,6 +28,7 @@ class Tail:
         self._streams: list[TailStream] = []
         self._lock = threading.Lock()
         self.on_first: Callable[[], None] | None = None
+        self._written_at = 0.0
 
     def stream(self) -> TailStream:
         """A sink for one of the streams that share this tail."""
@@ -36,6 +44,7 @@ class Tail:
         if self.on_first is not None:
             first, self.on_first = self.on_first, None
             first()
+        self._written_at = time.time()
         with self._lock:
             whole, newline, rest = (stream.held + data).rpartition(b"\n")
             self._append(whole + newline)
@@ -48,6 +57,16 @@ class Tail:
 
     def end(self) -> None:
         pass
+
+    def last_line(self) -> tuple[str, float]:
+        """The last line that is not empty, its first :data:`LINE_LIMIT` characters, and when output came last (epoch;
+        0.0 where none did).
+        """
+        with self._lock:
+            held = [stream.held for stream in self._streams if stream.held.strip()]
+            data = held[-1][-_SEARCHED:] if held else bytes(self._data[-_SEARCHED:])
+        lines = [line for line in data.decode("utf-8", "replace").splitlines() if line.strip()]
+        return (lines[-1].strip()[:LINE_LIMIT] if lines else ""), self._written_at
 
     def text(self) -> str:
         with self._lock:

@@ -1,0 +1,71 @@
+"""The request for samples: how busy this node is, and on node 0 every node."""
+
+from __future__ import annotations
+
+from ..state import FORMING
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from collections.abc import Iterator
+
+    from ...children.child import Child
+    from ...children.supervisor import Work
+    from ...hub_link.hub_access import HubAccess
+    from ...loop.event_loop import Loop
+    from ...loop.framing import Header
+    from ...samples.sampler import Sampler
+    from ..state import NodeState
+    from .dispatch import Method
+    from .pending_requests import PendingRequests
+
+
+BEGIN_S = 1.0
+"""After the guard's start: what samples is loaded then, and the first sample taken two seconds later."""
+
+
+class SampleRequests:
+    """Samples the node, and hands the samples out."""
+
+    def __init__(self, loop: Loop, state: NodeState, hub: HubAccess, pending: PendingRequests, work: Work) -> None:
+        self._loop, self._state, self._hub, self._pending, self._work = loop, state, hub, pending, work
+        self._sampler: Sampler | None = None
+        self._num_nodes = 0  # once node 0 has asked
+        self._has_asked = False
+        loop.call_later(BEGIN_S, self._begin)
+
+    def _begin(self) -> None:
+        try:
+            from ...samples.sampler import Sampler
+        except (ImportError, OSError):  # no descriptor is left: no reason to end a gang
+            return
+        self._sampler = Sampler(self._loop, self._running, self._hub.send)
+        self._sampler.send_to_node_0(self._num_nodes)
+        self._sampler.start()
+
+    def _running(self) -> Iterator[Child]:
+        return (child for launch in list(self._work.launches.values()) for child in launch.children)
+
+    def methods(self) -> dict[str, Method]:
+        return {"samples": self.samples}
+
+    def samples(self, number: int, header: Header, payload: bytes) -> None:
+        """The reply has the ``samples`` of this node that are newer than ``since`` (epoch), what its ``ranks`` do now,
+        and with ``gang``, on node 0, the newest sample and the ranks of each node in ``nodes``, by index.
+
+        The first request with ``gang`` has the nodes send their samples from then on.
+        """
+        if header.get("gang") and not self._has_asked and self._state.value != FORMING:
+            self._has_asked = True
+            self._hub.send({"op": "watch-samples"})
+        since, nodes = header.get("since", 0.0), self._hub.link.samples() if header.get("gang") else {}
+        reply: Header = {"samples": [], "ranks": [], "nodes": nodes}
+        if self._sampler is not None:
+            reply["samples"] = [sample for sample in self._sampler.ring.samples if sample["at"] > since]
+            reply["ranks"] = self._sampler.ranks()
+        self._pending.reply(number, reply)
+
+    def watch(self, num_nodes: int) -> None:
+        """Node 0 has asked for the samples of all ``num_nodes`` nodes."""
+        self._num_nodes = num_nodes
+        if self._sampler is not None:
+            self._sampler.send_to_node_0(num_nodes)
