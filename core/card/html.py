@@ -21,7 +21,7 @@ def page(snapshot: Mapping[str, Any], token: str = LIVE) -> str:
     Parameters
     ----------
     snapshot : dict
-        What it shows, as :mod:`.snapshot` makes it.
+        What it shows: see the test's sample, tests/core/card/card_sample.py, for its form.
     token : str
         :data:`LIVE` or :data:`FINAL`.
     """

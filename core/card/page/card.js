@@ -1,4 +1,4 @@
-// The card: draws a snapshot of the gang (core/card/snapshot.py), and draws it again whenever Metaflow brings a new one.
+// The card: draws a snapshot of the gang , and draws it again whenever Metaflow brings a new one.
 "use strict";
 
 const STATES = {
