@@ -21,8 +21,8 @@ HEAD = """# What has been tried
 
 A fault injector starts a real run, waits until all its processes are where a cell of this matrix wants them, does one fault to one of
 them, and looks at the end: the run has ended in time and with the right code, every node names the right node, the right rank and what
-happened, in the same words, and no process, file, port, shared memory or namespace is left. What has to be told follows from the fault, which
-the injector knows, and from nothing that the gang says.
+happened, in the same sentences, and no process, file, port, shared memory or namespace is left. What has to be reported follows from the
+fault, which the injector knows, and from nothing that the gang says.
 
 - `tests/faults/table.py` is the table, `acts.py` and `injector.py` do the faults, `oracle.py` knows what has to follow, and
   `cell_run.py` runs a cell.

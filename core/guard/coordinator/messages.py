@@ -206,5 +206,7 @@ _FIELDS: dict[str, Callable[[Checker, Header, bytes], None]] = {
     "uploads": _nothing,
     "alive": _alive,
     "ping": _nothing,
-    "tolerate": _nothing,  # of control alone; of others it does nothing
+    # Of node 0 alone; of others these do nothing.
+    "tolerate": _nothing,
+    "watch-samples": _nothing,
 }
