@@ -30,6 +30,7 @@ OPERATIONS = {
     "ping": (),
     "ends-task": (),
     "tolerate": (),
+    "watch-samples": (),
 }
 """What a node sends to the hub, with the fields that each has."""
 
