@@ -38,6 +38,20 @@ def number_or_setting(decorator: Any, name: str) -> float:
     return setting.read() if value is None else setting.checked(value, f"@{decorator.name}({name}={value!r}): {name}")
 
 
+def boolean(decorator: Any, name: str) -> bool:
+    """Attribute ``name`` as a boolean; "true" and "false" from a command line count.
+
+    Raises
+    ------
+    BadAttribute
+    """
+    value = decorator.attributes[name]
+    found = {"true": True, "false": False}.get(str(value).lower())
+    if found is None:
+        raise BadAttribute(f"@{decorator.name}({name}={value!r}): {name} is True or False.")
+    return found
+
+
 def requested(decorators: list[Any], resource: str) -> int | None:
     """How much of ``resource`` ("gpu", "cpu") a node of the step asks for: the largest of its decorators, or None."""
     wishes = []

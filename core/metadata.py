@@ -11,34 +11,18 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from . import logs
+from .guard.secret_values import without_secrets
 from .metaflow_compat import metadata
 
 FAILURE, PHASES, SETTINGS = "gang-failure", "gang-phases", "gang-settings"
 
-HIDDEN = "***"
-"""Stands for a secret."""
-
-_SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSW|PASSPHRASE|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|AUTH", re.I)
-
-_SHORTEST_SECRET = 6
-"""Characters; what is shorter stands in any text."""
-
-
-def without_secrets(text: str, environ: Mapping[str, str]) -> str:
-    """``text``, where the values of variables that are named like secrets are replaced: an exception may quote them."""
-    secrets = {value for name, value in environ.items() if len(value) >= _SHORTEST_SECRET and _SECRET_NAME.search(name)}
-    for secret in sorted(secrets, key=len, reverse=True):
-        text = text.replace(secret, HIDDEN)
-    return text
-
 
 def as_values(data: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, str]:
-    """Each value as JSON without secrets."""
+    """Each value as JSON without secrets, which an exception may quote."""
 
     def cleaned(value: Any) -> Any:
         if isinstance(value, str):

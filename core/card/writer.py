@@ -3,7 +3,7 @@
 A program, since what it needs of Metaflow takes a second to import and a datastore may be slow: neither the task nor
 its guard waits for it. It lives on when the task is killed, and stores what it got from the guard last.
 
-    python writer.py '{"flow": ..., "datastore": "local", "pathspec": ..., "card": ...}'
+    python writer.py '{"flow": ..., "datastore": "local", "root": ..., "pathspec": ..., "card": ...}'
 
 Each line of its standard input is a snapshot as JSON. The last one has ``"final": true``; so does, for the writer, the
 last line before the input ends.
@@ -121,7 +121,7 @@ def main(spec: str) -> None:
     """Follow the standard input."""
     lines = Latest(sys.stdin.fileno())
     what = json.loads(spec)
-    follow(Writer(card_store(what["flow"], what["datastore"], what["pathspec"]), what["card"]), lines)
+    follow(Writer(card_store(what["flow"], what["datastore"], what["root"], what["pathspec"]), what["card"]), lines)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,9 @@ DETAIL_LINES = 400
 _NOTE = 80
 """Characters reserved for the line that says how much is left out."""
 
+INDENT = "  | "
+"""Before each line of a traceback or an output that a message shows."""
+
 LAST_LINES = 40
 """Lines of last output that a failure without a traceback shows."""
 
@@ -43,7 +46,7 @@ def how_it_ended(exit_code: int) -> str:
 
 
 def indent(text: str) -> str:
-    return "\n".join("  | " + line for line in text.rstrip("\n").splitlines())
+    return "\n".join(INDENT + line for line in text.rstrip("\n").splitlines())
 
 
 def shortened(text: str, limit: int = DETAIL_LIMIT, lines: int = DETAIL_LINES) -> str:

@@ -71,13 +71,15 @@ def set_maximum(bar: Any, most: float) -> None:
     bar._max = most
 
 
-def card_store(flow_name: str, kind: str, pathspec: str) -> Any:
+def card_store(flow_name: str, kind: str, flow_root: str, pathspec: str) -> Any:
     """Where the cards of one task are kept; ``save_card`` and ``save_data`` write them.
 
     Parameters
     ----------
     kind : str
         That of the flow's datastore: "local", "s3", "azure" or "gs".
+    flow_root : str
+        Where the flow's datastore is; Metaflow keeps cards there if its configuration names no place for them.
     pathspec : str
         "Flow/run/step/task".
     """
@@ -85,4 +87,4 @@ def card_store(flow_name: str, kind: str, pathspec: str) -> Any:
     require(store, "save_card", "CardDatastore", _KEEP)
     require(store, "save_data", "CardDatastore", _KEEP)
     root = member(store, "get_storage_root", "CardDatastore", _KEEP)(kind)
-    return store(open_flow_datastore(flow_name, kind, root or ""), pathspec=pathspec)
+    return store(open_flow_datastore(flow_name, kind, root or flow_root), pathspec=pathspec)

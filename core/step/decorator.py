@@ -11,12 +11,14 @@ from functools import partial
 from typing import Any, ClassVar
 
 from ..attributes import (
+    boolean,
     check_neighbours,
     check_scheduler,
     check_split,
     number_or_setting,
     requested,
 )
+from ..card.task_card import TaskCard
 from ..exceptions import BadAttribute, GangException
 from ..gang.gang import Gang
 from ..guard.processes.process_table import GANG_MARKER
@@ -86,6 +88,7 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
     name = "gang"
     defaults: ClassVar[dict[str, Any]] = {
         "all_nodes_started_timeout": None,
+        "card": True,
         "end_timeout": None,
         "lost_host_timeout": None,
         "frozen_node_timeout": None,
@@ -124,6 +127,7 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
         self.settings = guard_settings(self.attributes)
         self.log_bytes = int(BY_NAME["log_megabytes"].read() * (1 << 20))
         self.debug = DEBUG.read()
+        self.with_card = boolean(self, "card")
         self.gpus, self.cpus = requested(decos, "gpu"), requested(decos, "cpu")
         self.check_attributes()
         run_interrupt.heed_one_interrupt()
@@ -221,6 +225,7 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
             log_bytes=self.log_bytes,
             debug=self.debug,
             metadata=self._metadata,
+            card=TaskCard(self.flow_datastore, self.task, f"@{self.name}") if on_control and self.with_card else None,
         )
 
     def task_post_step(

@@ -215,6 +215,7 @@ class Forming:
             timeout=timeout,
             identity=identity,
             host=host,
+            card=self._settings.card.program() if self._settings.card is not None else None,
         )
         if "error" in header:
             raise GangException(header["error"])

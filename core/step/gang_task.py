@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..card.task_card import TaskCard
 from ..metadata import TaskMetadata
 from ..rendezvous.task_info import TaskInfo
 
@@ -37,6 +38,8 @@ class GangTask:
         Bytes that are stored of each stream of another local node.
     debug : bool
         Whether the guard keeps a debug log.
+    card : TaskCard or None
+        The card of the gang, on node 0 where the step is to have one.
     """
 
     info: TaskInfo
@@ -51,3 +54,4 @@ class GangTask:
     log_bytes: int
     debug: bool
     metadata: TaskMetadata
+    card: TaskCard | None

@@ -146,6 +146,8 @@ class Lifecycle(Forming):
                 try:
                     record, _ = self._link.request("record")
                     self._settings.metadata.register(of_record(record))
+                    if record["card"] is not None and self._settings.card is not None:
+                        self._settings.card.store(record["card"])
                     self._link.request("bye" if task_ok and not self._has_failed else "stored")
                 except GuardDied:
                     self._clean_up_after_guard(self._link, logs=False)

@@ -44,14 +44,14 @@ ALLOWED = {
     MODULES_OF_CORE: ("guard",),
     "machine": (MODULES_OF_CORE,),
     "storage": (MODULES_OF_CORE,),
-    "card": (MODULES_OF_CORE,),
     "ranks": (MODULES_OF_CORE, "guard"),
     "guard_client": (MODULES_OF_CORE, "guard"),
     "rendezvous": (MODULES_OF_CORE, "guard", "machine"),
+    "card": (MODULES_OF_CORE, "rendezvous"),
     "gang": (MODULES_OF_CORE, "guard", "machine", "guard_client"),
     "remote_shell": (MODULES_OF_CORE, "guard", "gang"),
     "calls": (MODULES_OF_CORE, "guard", "storage", "ranks", "guard_client", "gang"),
-    "step": (MODULES_OF_CORE, "guard", "machine", "storage", "guard_client", "rendezvous", "gang"),
+    "step": (MODULES_OF_CORE, "guard", "machine", "storage", "guard_client", "rendezvous", "gang", "card"),
 }
 """The folders of core, and which others each may import. The modules of core itself, such as logs.py, count as one of
 them, and metaflow_compat as a part of it.

@@ -6,7 +6,7 @@ const STATES = {
   failed: ["failed", "bad"], stalled: ["no progress", "warn"], lost: ["ended without a report", "bad"],
 };
 const PHASES = ["start", "meet", "join", "launch", "first output", "run", "store"];
-const MOMENTS = ["started", "met", "joined", "formed", "ranks", "output", "body", "stored"];
+const MOMENTS = ["started", "met", "joined", "formed", "ranks", "output", "done", "stored"];
 const LINES_UP_TO = 8;      // nodes that are drawn as lines; more of them are a heat map
 const BARS_UP_TO = 24;      // nodes that have a bar of their own in the timeline
 const METRICS = {
@@ -53,7 +53,7 @@ function problem(data) {
 function tiles(data) {
   const joined = data.nodes.filter((node) => node.at.joined != null).length;
   const found = [[`${joined} of ${data.nodes.length}`, "nodes have joined"]];
-  if (data.ranks_in_all) found.push([`${data.ranks_running} of ${data.ranks_in_all}`, "ranks are running"]);
+  if (data.ranks_running) found.push([`${data.ranks_running} of ${data.ranks_in_all}`, "ranks are running"]);
   for (const name of ["cpu", "memory", "gpu", "gpu_memory"]) {
     const values = latest(data, name);
     if (values.length) found.push([amount(values.reduce((sum, value) => sum + value, 0) / values.length, "%"), `${METRICS[name][0]}, mean of the nodes`]);
@@ -79,7 +79,7 @@ function bar(data, node, label) {
   }
   const end = node.at.failed ?? data.now - data.started;
   if (before != null && node.at.stored == null && data.state !== "succeeded" && end > before)
-    parts.push([before, end, node.at.body != null ? 6 : node.at.joined != null ? 5 : 1]);
+    parts.push([before, end, node.at.done != null ? 6 : node.at.joined != null ? 5 : 1]);
   return { label, parts, mark: node.at.failed ?? null };
 }
 
@@ -104,7 +104,7 @@ function resources(data) {
   const charts = [];
   for (const [name, [title, unit]] of Object.entries(METRICS)) {
     const series = values[name];
-    if (!series || !series.nodes.some((text) => /[^.]/.test(text))) continue;
+    if (!series || !series.nodes.some((text) => /[^.A]/.test(text))) continue;
     const rows = series.nodes.map((text) => levels(text, series.scale));
     if (rows.length <= LINES_UP_TO) {
       const lines = rows.map((row, node) => ({ label: "node " + node, points: row.map((value, index) => [start + index * every, value]) }));
@@ -131,7 +131,7 @@ function curves(data) {
 function ranks(data) {
   if (!data.ranks.length) return [];
   const rows = data.ranks.map((rank) => make("tr", {},
-    make("td", { class: "number" }, String(rank.rank)), make("td", { class: "number" }, String(rank.node)),
+    make("td", { class: typeof rank.rank === "number" ? "number" : "code" }, String(rank.rank)), make("td", { class: "number" }, String(rank.node)),
     make("td", { class: rank.bad ? "bad" : rank.silent > 300 ? "warn" : "" }, rank.state),
     make("td", { class: "number" }, rank.cpu == null ? "" : duration(rank.cpu)),
     make("td", { class: "number" }, rank.memory == null ? "" : amount(rank.memory, "B")),

@@ -69,7 +69,7 @@ function lineChart(title, lines, { unit = "", low = null, high = null, xText = d
   const xs = known.map(([x]) => x), ys = known.map(([, y]) => y);
   const x0 = Math.min(...xs), x1 = Math.max(...xs, x0 + 1e-9);
   let y0 = low ?? Math.min(...ys), y1 = high ?? Math.max(...ys);
-  if (y0 === y1) { y0 -= Math.abs(y0) * 0.1 || 0.5; y1 += Math.abs(y1) * 0.1 || 0.5; }
+  if (y0 === y1) { y0 -= low == null ? Math.abs(y0) * 0.1 || 0.5 : 0; y1 += Math.abs(y1) * 0.1 || 0.5; }
   const place = (x) => left + ((x - x0) / (x1 - x0)) * (width - left - right);
   const rise = (y) => height - bottom - ((y - y0) / (y1 - y0)) * (height - top - bottom);
   const picture = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": title });

@@ -43,6 +43,9 @@ class NotJoined:
     def samples(self) -> Header:
         return {}
 
+    def phases_of_nodes(self) -> dict[int, tuple[float, dict[str, float]]]:
+        return {}
+
     def leave(self, then: Callable[[], None]) -> None:
         then()
 

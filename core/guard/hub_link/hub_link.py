@@ -61,6 +61,9 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
         def phases(self) -> Header:
             """On control: the first and the last node of each phase."""
 
+        def phases_of_nodes(self) -> dict[int, tuple[float, dict[str, float]]]:
+            """On control: when each node's task started (epoch), and the seconds from then to each phase."""
+
         def samples(self) -> Header:
             """On control: the newest sample of each node, by index."""
 
@@ -236,6 +239,9 @@ class RemoteHubLink:
         return {}
 
     def samples(self) -> Header:
+        return {}
+
+    def phases_of_nodes(self) -> dict[int, tuple[float, dict[str, float]]]:
         return {}
 
     def leave(self, then: Callable[[], None]) -> None:

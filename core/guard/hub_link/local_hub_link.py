@@ -120,6 +120,9 @@ class LocalHubLink:
     def samples(self) -> Header:
         return {str(node): sample for node, sample in self._hub.samples.items()}
 
+    def phases_of_nodes(self) -> dict[int, tuple[float, dict[str, float]]]:
+        return self._hub.phases.nodes
+
     def phases(self) -> Header:
         return self._hub.phases.summary()
 

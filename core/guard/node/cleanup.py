@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from ..loop.framing import Header
     from ..phases import NodePhases
     from ..processes.task_children import TaskChildren
+    from .card_access import CardAccess
     from .identity import NodeIdentity
     from .meeting_notice import MeetingNotice
     from .node_failures import NodeFailures
@@ -66,6 +67,7 @@ class Cleanup:
         children: TaskChildren,
         failures: NodeFailures,
         phases: NodePhases,
+        card: CardAccess,
         log: UserLog,
         err: int,
     ) -> None:
@@ -77,7 +79,7 @@ class Cleanup:
         self.owned = Owned()
         self._identity, self._state = identity, state
         self._work, self._children = work, children
-        self._failures, self._phases = failures, phases
+        self._failures, self._phases, self._card = failures, phases, card
         self._log, self._err = log, err
 
     def run(self) -> None:
@@ -86,6 +88,7 @@ class Cleanup:
             self.notice.wait()  # before everything that descends from here is ended
         for server in self.servers:
             server.close()
+        self._card.end_now()
         tasks = {task.pid for task in self._work.tasks.values()}
         self._end_strays(tasks)
         is_stored = self._state.has_left or self._state.is_failure_stored

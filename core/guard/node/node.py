@@ -21,6 +21,7 @@ from ..loop.stream import Stream
 from ..phases import NodePhases
 from ..processes.stopped import Stopped
 from ..processes.task_children import TaskChildren
+from .card_access import CardAccess
 from .cleanup import Cleanup
 from .identity import NodeIdentity
 from .local_tasks import LocalTasks
@@ -72,7 +73,9 @@ class Node:
         work.say = say
         work.on_ranks_ended = self._ranks_ended
         launcher = Launcher(loop, identity, work, self._refusal, failures.fail, self._work_gone)
-        self._cleanup = cleanup = Cleanup(identity, state, work, children, failures, phases, log, err)
+        self._card = card = CardAccess(loop, hub, failures, err)
+        self._cleanup = cleanup = Cleanup(identity, state, work, children, failures, phases, card, log, err)
+        self.tidy = cleanup.run  # the guard ends by force
         will_kill = lambda: hub.send({"op": "ends-task"})  # noqa: E731 - or its parent would take our signal for a cause
         self._ending = ending = TaskEnd(loop, identity, say, will_kill, self._task_killed)
         self._preemption = Preemption(loop, identity, failures.fail, lambda: state.is_end_expected)
@@ -80,18 +83,18 @@ class Node:
         self._pending = pending = PendingRequests(stream, lambda *request: self._requests.handle(*request))
         self._local_tasks = local_tasks = LocalTasks(loop, state, hub, work, pending, ending, failures.fail, say)
         self._gang = GangRequests(
-            loop, identity, state, hub, pending, work, local_tasks, cleanup, failures, phases, self.from_hub, say
+            loop, identity, state, hub, pending, work, local_tasks, cleanup, failures, phases, card, self.from_hub, say
         )
-        of_task = (self._preemption, children, cleanup)
+        of_task = (self._preemption, children, cleanup, card)
         groups: list[Group] = [
             TaskRequests(loop, identity, state, hub, pending, *of_task, failures, phases, self, say, err),
             self._gang,
-            ProcessRequests(loop, identity, state, hub, pending, work, launcher, cleanup, phases, say),
+            ProcessRequests(loop, identity, state, hub, pending, work, launcher, cleanup, phases, card, say),
             PortAndFileRequests(loop, identity, hub, pending, cleanup, say),
             ValueRequests(loop, identity, hub, pending, cleanup, say),
             samples := SampleRequests(loop, state, hub, pending, work),
         ]
-        self._samples = samples
+        self._samples = card.samples = samples
         self._requests = Requests(pending, groups, failures.guard_failed)
         self._death = TaskDeath(loop, identity, state, hub, ending, cleanup, failures.fail, self._task_gone)
         stream.on_close = lambda reason: self._death.closed()
@@ -294,7 +297,3 @@ class Node:
         """A callback of this guard has raised: the gang ends, as far as this guard can still see to that."""
         self._say(f"{text}\n{trace}")
         self._failures.guard_failed(text, trace)
-
-    def tidy(self) -> None:
-        """The guard ends by force."""
-        self._cleanup.run()

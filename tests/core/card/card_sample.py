@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from metaflow_extensions.gang.core.card.series import MOMENTS, encoded
+from metaflow_extensions.gang.core.guard.card.series import MOMENTS, encoded
 
 START = 1_700_000_000.0
 SECONDS = 512.0
@@ -45,7 +45,7 @@ def snapshot(nodes: int, ranks_per_node: int = 2, state: str = "running", **more
 
 def _moments(node: int, state: str) -> dict[str, float]:
     found = {"started": 0.1 * (node % 7), "met": 1.5, "joined": 6.0, "formed": 6.4, "ranks": 7.0, "output": 18.0}
-    return {**found, "body": 505.0, "stored": 511.0} if state == "succeeded" else found
+    return {**found, "done": 505.0, "stored": 511.0} if state == "succeeded" else found
 
 
 def _rank(rank: int, ranks_per_node: int) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from card_sample import START, snapshot
 from support.requirements import require_tool
 
 from metaflow_extensions.gang.core.card.html import LIVE, page
-from metaflow_extensions.gang.core.card.series import MOMENTS, encoded, nice_scale, resampled
 
 LIMIT_S = 120
 
@@ -93,20 +92,3 @@ def test_a_live_page_takes_new_data(tmp_path: Path) -> None:
     text = page(snapshot(2)).replace("</body>", f"<script>metaflow_card_update({new})</script></body>")
     found = dom(text, tmp_path)
     assert "no progress for 300 s" in found and "7 ranks in f" in found
-
-
-def test_values_become_letters() -> None:
-    assert encoded([0, 50, 100, None, -3, 900], 100) == "Ag_.A_"
-    assert encoded([1.0], 0.0) == "A"
-    assert MOMENTS * 1024 * 5 < 650_000
-
-
-def test_values_are_put_into_equal_parts_of_time() -> None:
-    edges = [0.0, 10.0, 20.0, 30.0]
-    assert resampled([1, 3, 12, 13], [2.0, 4.0, None, 8.0], edges) == [3.0, 8.0, None]
-    assert resampled([], [], edges) == [None, None, None]
-
-
-@pytest.mark.parametrize("highest, scale", [(0, 1), (0.7, 1), (1, 1), (3, 5), (700, 1000), (1.2e9, 2e9)])
-def test_an_axis_ends_at_a_round_number(highest: float, scale: float) -> None:
-    assert nice_scale(highest) == pytest.approx(scale)

@@ -25,7 +25,7 @@ PROGRAM = (
 def writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> subprocess.Popen[bytes]:
     (tmp_path / ".metaflow").mkdir()
     monkeypatch.chdir(tmp_path)
-    spec = {"flow": "Digits", "datastore": "local", "pathspec": PATHSPEC, "card": "0123456789"}
+    spec = {"flow": "Digits", "datastore": "local", "root": "", "pathspec": PATHSPEC, "card": "0123456789"}
     command = [sys.executable, "-c", f"import metaflow; {PROGRAM}", json.dumps(spec)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=tmp_path) as process:
         yield process
@@ -40,7 +40,7 @@ def tell(writer: subprocess.Popen[bytes], **snapshot_: object) -> None:
 
 def stored() -> tuple[str, dict[str, object]]:
     """The page and the data in the datastore."""
-    store = card_store("Digits", "local", PATHSPEC)
+    store = card_store("Digits", "local", "", PATHSPEC)
     (card,) = store.extract_card_paths(card_type="gang")
     (data,) = store.extract_data_paths(card_type="gang")
     return store.get_card_html(card), store.get_card_data(data)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from ...loop.event_loop import Loop
     from ...loop.framing import Header
     from ...phases import NodePhases
+    from ..card_access import CardAccess
     from ..cleanup import Cleanup
     from ..identity import NodeIdentity
     from ..local_tasks import LocalTasks
@@ -44,12 +45,13 @@ class GangRequests:
         cleanup: Cleanup,
         failures: NodeFailures,
         phases: NodePhases,
+        card: CardAccess,
         from_hub: Callable[[Header, bytes], None],
         say: Callable[[str], None],
     ) -> None:
         self._loop, self._identity, self._state, self._hub = loop, identity, state, hub
         self._pending, self._work, self._local_tasks = pending, work, local_tasks
-        self._cleanup, self._failures, self._phases = cleanup, failures, phases
+        self._cleanup, self._failures, self._phases, self._card = cleanup, failures, phases, card
         self._from_hub, self._say = from_hub, say
         self._collectives: dict[int, int] = {}  # by their number in the gang: the request that waits
         self._roster: list[Header] | None = None
@@ -86,6 +88,8 @@ class GangRequests:
             self._hub.debug,
         )
         self._hub.link = link
+        if header.get("card"):
+            self._card.begin(header["card"], header["num_nodes"])
         self._pending.reply(number, {"port": link.port, "address": link.address, "secret": link.secret.hex()})
 
     def start_nodes(self, number: int, header: Header, payload: bytes) -> None:
@@ -131,6 +135,7 @@ class GangRequests:
 
     def all_joined(self, nodes: list[Header]) -> None:
         """The last node has joined the hub."""
+        self._card.all_joined(nodes)
         self._state.all_joined()
         self._roster = nodes
         self._cleanup.notice = None

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from ...loop.framing import Header
     from ...phases import NodePhases
     from ...remote_command.node_server import NodeServer
+    from ..card_access import CardAccess
     from ..cleanup import Cleanup
     from ..identity import NodeIdentity
     from ..state import NodeState
@@ -42,11 +43,12 @@ class ProcessRequests:
         launcher: Launcher,
         cleanup: Cleanup,
         phases: NodePhases,
+        card: CardAccess,
         say: Callable[[str], None],
     ) -> None:
         self._loop, self._identity, self._state, self._hub = loop, identity, state, hub
         self._pending, self._work, self._launcher = pending, work, launcher
-        self._cleanup, self._phases, self._say = cleanup, phases, say
+        self._cleanup, self._phases, self._card, self._say = cleanup, phases, card, say
         self._node_server: NodeServer | None = None
 
     def methods(self) -> dict[str, Method]:
@@ -82,6 +84,7 @@ class ProcessRequests:
             launch = self._launcher.launch(header["plan"], done)
             launch.on_output = partial(self._phases.note, OUTPUT)
             self._phases.note(RANKS)
+            self._card.launched(header["plan"])
 
     def start(self, number: int, header: Header, payload: bytes) -> None:
         """Start a process that runs beside the body. The reply comes when it has reported that it is ready."""

@@ -54,15 +54,24 @@ class SampleRequests:
 
         The first request with ``gang`` has the nodes send their samples from then on.
         """
-        if header.get("gang") and not self._has_asked and self._state.value != FORMING:
-            self._has_asked = True
-            self._hub.send({"op": "watch-samples"})
+        if header.get("gang"):
+            self._ask()
         since, nodes = header.get("since", 0.0), self._hub.link.samples() if header.get("gang") else {}
         reply: Header = {"samples": [], "ranks": [], "nodes": nodes}
         if self._sampler is not None:
             reply["samples"] = [sample for sample in self._sampler.ring.samples if sample["at"] > since]
             reply["ranks"] = self._sampler.ranks()
         self._pending.reply(number, reply)
+
+    def of_all_nodes(self) -> dict[int, Header]:
+        """The newest sample of each node with its ranks; the first call once all have joined has them send theirs."""
+        self._ask()
+        return {int(node): sample for node, sample in self._hub.link.samples().items()}
+
+    def _ask(self) -> None:
+        if not self._has_asked and self._state.value != FORMING:
+            self._has_asked = True
+            self._hub.send({"op": "watch-samples"})
 
     def watch(self, num_nodes: int) -> None:
         """Node 0 has asked for the samples of all ``num_nodes`` nodes."""

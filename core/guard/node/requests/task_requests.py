@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from ...loop.framing import Header
     from ...phases import NodePhases
     from ...processes.task_children import TaskChildren
+    from ..card_access import CardAccess
     from ..cleanup import Cleanup
     from ..identity import NodeIdentity
     from ..node_failures import NodeFailures
@@ -67,6 +68,7 @@ class TaskRequests:
         preemption: Preemption,
         children: TaskChildren,
         cleanup: Cleanup,
+        card: CardAccess,
         failures: NodeFailures,
         phases: NodePhases,
         node: TaskEvents,
@@ -76,7 +78,7 @@ class TaskRequests:
         self._loop, self._identity, self._state, self._hub = loop, identity, state, hub
         self._pending, self._preemption = pending, preemption
         self._children, self._cleanup, self._failures = children, cleanup, failures
-        self._phases, self._node, self._say, self._err = phases, node, say, err
+        self._phases, self._card, self._node, self._say, self._err = phases, card, node, say, err
 
     def methods(self) -> dict[str, Method]:
         return {
@@ -162,9 +164,11 @@ class TaskRequests:
         self._pending.reply(number, {})
 
     def record(self, number: int, header: Header, payload: bytes) -> None:
-        """Metaflow has stored the task. The reply has what is kept as its metadata."""
+        """Metaflow has stored the task. The reply has what is kept as its metadata, and the last snapshot for the card
+        where the task is to store it.
+        """
         self._phases.note(STORED)
-        self._pending.reply(number, self._phases.record())
+        self._card.end(lambda last: self._pending.reply(number, {**self._phases.record(), "card": last}))
 
     def stored(self, number: int, header: Header, payload: bytes) -> None:
         """Metaflow has stored the state of the task, which has failed."""

@@ -1,0 +1,71 @@
+"""The card of one task's gang, from the task's side: the program that writes it, and the last state of a short step."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..logs import say
+from ..metaflow_compat.cards import card_store
+from ..rendezvous.task_info import TaskInfo
+from . import writer
+
+
+@dataclass(frozen=True)
+class TaskCard:
+    """The card of node 0's task.
+
+    Parameters
+    ----------
+    flow_datastore : FlowDataStore
+    task : TaskInfo
+    launcher : str
+        The decorator, as the user writes it: "@torchrun".
+    card : str
+        By which Metaflow tells this card from others of the task.
+    """
+
+    flow_datastore: Any
+    task: TaskInfo
+    launcher: str
+    card: str = field(default_factory=lambda: uuid.uuid4().hex[:20])
+
+    @property
+    def pathspec(self) -> str:
+        """ "Flow/run/step/task"."""
+        task = self.task
+        return f"{task.flow_name}/{task.run_id}/{task.step_name}/{task.task_id}"
+
+    def program(self) -> dict[str, Any]:
+        """The program that keeps the card up to date, for the guard, and what does not change on the card."""
+        spec = {
+            "flow": self.task.flow_name,
+            "datastore": self.flow_datastore.TYPE,
+            "root": self.flow_datastore.datastore_root,
+            "pathspec": self.pathspec,
+            "card": self.card,
+        }
+        code = f"import sys, metaflow, importlib; importlib.import_module({writer.__name__!r}).main(sys.argv[1])"
+        return {
+            "argv": [sys.executable, "-c", code, json.dumps(spec)],
+            "env": dict(os.environ),
+            "cwd": os.getcwd(),
+            "head": {"launcher": self.launcher, "pathspec": self.pathspec, "attempt": self.task.attempt},
+        }
+
+    def store(self, snapshot: Mapping[str, Any]) -> None:
+        """Store the last state: the step was over before that program had begun.
+
+        Whatever a datastore raises is only said: the step itself has succeeded, or has its own failure.
+        """
+        try:
+            datastore = self.flow_datastore
+            store = card_store(self.task.flow_name, datastore.TYPE, datastore.datastore_root, self.pathspec)
+            writer.Writer(store, self.card).write(dict(snapshot), True, 0.0)
+        except Exception as error:
+            say(f"The card of the gang could not be stored: {type(error).__name__}: {error}")

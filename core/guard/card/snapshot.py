@@ -1,0 +1,130 @@
+"""One snapshot of the gang for its card: who has joined, which phase each node is in, what ranks do, what failed."""
+
+from __future__ import annotations
+
+import time
+
+from ..phases import NAMES, STARTED
+from ..text import INDENT
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself takes 3 ms to import
+    from collections.abc import Iterable, Mapping
+    from typing import Any
+
+    Phases = Mapping[int, tuple[float, dict[str, float]]]
+    """By node: when its task started (epoch), and the seconds from then to each phase."""
+
+    from ..loop.framing import Header
+
+MOST_RANKS = 256
+"""Rows of the table of ranks, so that the card of 8,192 ranks stays small."""
+
+METRICS_OF_GPUS = (("gpu", "util"), ("gpu_power", "power"))
+"""Names on the card, and in a sample of :mod:`..samples.gpus`."""
+
+PERCENTS = ("cpu", "memory", "gpu", "gpu_memory")
+
+
+def value(record: Mapping[str, Any], name: str) -> float:
+    """A number of a record; 0.0 where it has none."""
+    return float(record.get(name) or 0.0)
+
+
+def metrics(sample: Mapping[str, Any], cpus: int) -> dict[str, float]:
+    """What the card draws of a node's sample (:mod:`..samples.sampler`): percents, bytes a second, and watts.
+
+    Parameters
+    ----------
+    cpus : int
+        Processors of the node.
+    """
+    found: dict[str, float] = {}
+    found["cpu"] = min(100.0, 100.0 * value(sample, "cpu") / max(1, cpus))
+    if value(sample, "limit") > 0:
+        found["memory"] = min(100.0, 100.0 * value(sample, "memory") / value(sample, "limit"))
+    found["network"] = value(sample, "rx") + value(sample, "tx")
+    found["disk"] = value(sample, "read") + value(sample, "written")
+    gpus = sample.get("gpus")
+    gpus = [gpu for gpu in gpus if isinstance(gpu, dict)] if isinstance(gpus, list) else []
+    for name, field in METRICS_OF_GPUS:
+        known = [value(gpu, field) for gpu in gpus if gpu.get(field) is not None]
+        if known:
+            found[name] = sum(known) / len(known) if field == "util" else sum(known)
+    total = sum(value(gpu, "total") for gpu in gpus)
+    if total > 0:
+        found["gpu_memory"] = min(100.0, 100.0 * sum(value(gpu, "memory") for gpu in gpus) / total)
+    return found
+
+
+def nodes(hosts: Mapping[int, str], count: int, phases: Phases, since: float) -> list[Header]:
+    """Each node with its host and, in ``at``, the seconds from ``since`` (epoch) to each of its phases."""
+    found = []
+    for index in range(count):
+        start, times = phases.get(index, (since, {}))
+        at = {name: round(max(0.0, start - since + times[name]), 2) for name in NAMES if name in times}
+        found.append({"index": index, "host": hosts.get(index, ""), "at": at})
+    return found
+
+
+def first_start(phases: Phases, otherwise: float) -> float:
+    """When the first node's task has started (epoch)."""
+    return min((since + times.get(STARTED, 0.0) for since, times in phases.values()), default=otherwise)
+
+
+def ranks(
+    records: Iterable[tuple[int, Mapping[str, Any]]], now: float, report: Mapping[str, Any] | None, is_over: bool
+) -> list[Header]:
+    """The table of ranks: of more than :data:`MOST_RANKS` the one that failed, and those silent the longest.
+
+    Parameters
+    ----------
+    records : iterable of (int, dict)
+        Nodes, and what :func:`..samples.ranks.sample` has of a rank there.
+    now : float
+        Seconds since the epoch.
+    report : dict or None
+        The failure report.
+    is_over : bool
+        Whether the step is over, and nothing runs any more.
+    """
+    cause = (report or {}).get("failure") or {}
+    rows: list[Header] = []
+    for node, record in records:
+        at, rank = record.get("line_at"), record.get("rank")
+        is_cause = bool(cause) and cause.get("node") == node and rank is not None and cause.get("rank") == rank
+        rows.append(
+            {
+                "rank": record.get("title") if rank is None else rank,
+                "node": node,
+                "state": "failed" if is_cause else "ended" if is_over else _STATES.get(str(record.get("state")), RUNS),
+                "runs": not is_over and not is_cause,
+                "bad": is_cause,
+                "cpu": record.get("cpu_s"),
+                "memory": record.get("rss"),
+                "silent": round(max(0.0, now - at), 1) if isinstance(at, float) and at > 0 and not is_over else None,
+                "line": record.get("line"),
+            }
+        )
+    if len(rows) > MOST_RANKS:
+        rows.sort(key=lambda row: (not row["bad"], -(row["silent"] or 0.0)))
+        del rows[MOST_RANKS:]
+    rows.sort(key=lambda row: (row["node"], str(row["rank"]).zfill(8)))
+    return rows
+
+
+RUNS = "running"
+
+_STATES = {"T": "stopped (SIGSTOP)", "t": "traced", "D": "waits in the kernel", "Z": "has ended"}
+"""Letters of proc(5) that mean more than that a process runs, or waits for something."""
+
+
+def failure(report: Mapping[str, Any] | None) -> Header | None:
+    """The failure report, as title and text: its first line, and the rest."""
+    if report is None:
+        return None
+    title, _, text = str(report.get("report", "")).strip().partition("\n")
+    cause = report.get("failure")
+    when = cause.get("time") if isinstance(cause, dict) else None
+    text = "\n".join(line.removeprefix(INDENT) for line in text.strip("\n").splitlines())
+    return {"title": title, "text": text, "when": when if isinstance(when, float) else time.time()}
