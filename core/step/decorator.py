@@ -70,6 +70,8 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
         shorter than two thirds of it ends nothing.
     frozen_node_timeout : float, default 60
         Seconds after which a node ends the gang that does not answer while its host does: a paused container.
+    card : bool, default True
+        Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, default 30
         Seconds that what Metaflow and other decorators do after a body may take once the gang has failed.
 
