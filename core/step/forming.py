@@ -23,6 +23,7 @@ from ..gang.node import Node
 from ..guard.host.owned_files import remove_folder
 from ..guard.host.private_folder import in_base, temporary_folder
 from ..guard.processes.process_table import GANG_MARKER
+from ..guard.samples.user_metrics import FILE, FILE_VARIABLE
 from ..guard_client.link import INTERRUPT, STACKS, Link
 from ..logs import say
 from ..machine.gpus import cpu_count, gpu_count
@@ -127,6 +128,7 @@ class Forming:
         self._gang_id = self._gang_id or os.environ.get(GANG_MARKER, "").rpartition(".")[0] or secrets.token_hex(8)
         os.environ[GANG_MARKER] = f"{self._gang_id}.{self._node}"
         self._folder = self._make_folder()
+        os.environ[FILE_VARIABLE] = os.path.join(self._folder, FILE)
         nested_run.mark_what_is_started(task, link.guard_pid, self._folder)
         if self._settings.debug:
             names = ("flow", "run", "step", "task", "attempt")

@@ -120,7 +120,7 @@ function resources(data) {
 function curves(data) {
   const charts = Object.entries(data.curves || {}).map(([name, curve]) => {
     const lines = curve.ranks
-      ? Object.entries(curve.ranks).map(([rank, ys]) => ({ label: "rank " + rank, points: curve.steps.map((x, index) => [x, ys[index]]) }))
+      ? Object.entries(curve.ranks).map(([rank, ys]) => ({ label: /^\d/.test(rank) ? "rank " + rank : rank, points: curve.steps.map((x, index) => [x, ys[index]]) }))
       : [{ label: "mean", points: curve.steps.map((x, index) => [x, curve.mean[index]]), band: curve.steps.map((x, index) => [x, curve.low[index], curve.high[index]]).filter(([, low]) => low != null) }];
     const note = curve.ranks ? "" : `mean and range of ${count(curve.count, "rank")}`;
     return lineChart(name, lines, { xText: (x) => "step " + Math.round(x), note });

@@ -17,6 +17,7 @@ from ..processes.watch import TaskWatch
 from ..samples.sampler import every
 from ..settings import settings
 from . import snapshot
+from .curves import Curves
 from .launched import Launched
 from .series import History
 
@@ -63,6 +64,7 @@ class CardFeed:
         self._hosts: dict[int, str] = {}
         self._cpus: dict[int, int] = {}
         self._history: History | None = None
+        self._curves = Curves()
         self._launched = Launched({})
         self._newest: dict[int, Header] = {}
         self._opened = time.time()
@@ -215,7 +217,7 @@ class CardFeed:
             "ranks_running": sum(1 for row in rows if row["runs"]),
             "ranks": rows,
             "series": series,
-            "curves": {},
+            "curves": self._curves.as_dict(),
             "failure": failure,
             "stall": None,
             "launches": self._launched.records,
@@ -230,8 +232,11 @@ class CardFeed:
                 self._newest[node] = sample
             if self._history is None:
                 self._history = History(self._num_nodes, sample["at"], every(0.0), snapshot.PERCENTS)
+            self._curves.add(sample.get("log", ()))
             if node < self._num_nodes:
                 self._history.add(sample["at"], node, snapshot.metrics(sample, self._cpus.get(node, 1)))
+
+        self._curves.mark()
 
     def _records(self) -> Iterator[tuple[int, Header]]:
         return ((node, record) for node, sample in self._newest.items() for record in sample.get("ranks", ()))

@@ -10,6 +10,7 @@ from ..failure_record import EVIDENCE, EXCEPTION_LIMIT, PEER, PREEMPTED, TEXT_LI
 from ..loop.framing import Nonsense
 from ..loop.untrusted import integer, number, shown, string
 from ..phases import NAMES
+from ..samples import user_metrics
 from ..text import DETAIL_LIMIT
 
 TYPE_CHECKING = False
@@ -40,6 +41,7 @@ _YEAR = 365 * 86400.0
 _CODES = 1 << 32
 _SAMPLE_TEXT = 300
 _END_OF_TIME = 1e12
+_END_OF_NUMBERS = 1.8e308
 
 
 def inline_bytes(num_nodes: int) -> int:
@@ -172,7 +174,18 @@ def _sample(checker: Checker, header: Header, payload: bytes) -> None:
             _plain(record, name)
             if sum(len(value) for value in record.values() if isinstance(value, str)) > _SAMPLE_TEXT:
                 raise Nonsense(f"{name!r} has {shown(record)}")
-    _plain({name: value for name, value in sample.items() if name not in ("gpus", "ranks")}, "sample")
+    log = sample.get("log", [])
+    if not isinstance(log, list) or len(log) > user_metrics.MOST:
+        raise Nonsense(f"'log' is {shown(log)}")
+    for entry in log:
+        if not isinstance(entry, list) or len(entry) != 4:
+            raise Nonsense(f"'log' has {shown(entry)}")
+        record = dict(zip(("name", "rank", "step", "value"), entry))  # noqa: B905
+        string(record, "name", user_metrics.MOST_NAME)
+        string(record, "rank", user_metrics.MOST_NAME)
+        number(record, "step", -_END_OF_NUMBERS, _END_OF_NUMBERS)
+        number(record, "value", -_END_OF_NUMBERS, _END_OF_NUMBERS)
+    _plain({name: value for name, value in sample.items() if name not in ("gpus", "ranks", "log")}, "sample")
 
 
 def _save_seconds(checker: Checker, header: Header, payload: bytes) -> None:

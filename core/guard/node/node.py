@@ -92,7 +92,7 @@ class Node:
             ProcessRequests(loop, identity, state, hub, pending, work, launcher, cleanup, phases, card, say),
             PortAndFileRequests(loop, identity, hub, pending, cleanup, say),
             ValueRequests(loop, identity, hub, pending, cleanup, say),
-            samples := SampleRequests(loop, state, hub, pending, work),
+            samples := SampleRequests(loop, identity, state, hub, pending, work),
         ]
         self._samples = card.samples = samples
         self._requests = Requests(pending, groups, failures.guard_failed)

@@ -12,6 +12,7 @@ from . import ranks
 from .container import Container
 from .gpus import GpuReader, found_gpus
 from .ring import Ring
+from .user_metrics import UserMetrics
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
@@ -59,6 +60,8 @@ class Sampler:
 
     Parameters
     ----------
+    folder : str
+        The node's private folder.
     running : callable
         The processes of this node's launches.
     send : callable
@@ -71,8 +74,11 @@ class Sampler:
         there are some.
     """
 
-    def __init__(self, loop: Loop, running: Callable[[], Iterable[Any]], send: Callable[[Header], None]) -> None:
+    def __init__(
+        self, loop: Loop, folder: str, running: Callable[[], Iterable[Any]], send: Callable[[Header], None]
+    ) -> None:
         self._loop, self._running, self._send = loop, running, send
+        self._user_metrics = UserMetrics(folder)
         self.ring = Ring()
         self._container: Container | None = None
         self._gpus: GpuReader | None = None
@@ -117,12 +123,13 @@ class Sampler:
         if self._gpus is not None:
             sample["gpus"] = self._gpus.latest()
         self.ring.add(sample)
+        log = self._user_metrics.read()
         if self._num_nodes and now >= self._send_at:
             found = self.ranks()[: max(1, SENT_RANKS // self._num_nodes)]
             for record in found:
                 record.update(title=record["title"][:SENT_TEXT], line=record["line"][:SENT_TEXT])
             self._send_at = now + send_every(self._num_nodes, len(found)) - 0.1
-            self._send({"op": "sample", "sample": {**sample, "ranks": found}})
+            self._send({"op": "sample", "sample": {**sample, "ranks": found, "log": log}})
 
     def ranks(self) -> list[Header]:
         """What the ranks of this node do now."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from ...loop.event_loop import Loop
     from ...loop.framing import Header
     from ...samples.sampler import Sampler
+    from ..identity import NodeIdentity
     from ..state import NodeState
     from .dispatch import Method
     from .pending_requests import PendingRequests
@@ -26,8 +27,17 @@ BEGIN_S = 1.0
 class SampleRequests:
     """Samples the node, and hands the samples out."""
 
-    def __init__(self, loop: Loop, state: NodeState, hub: HubAccess, pending: PendingRequests, work: Work) -> None:
-        self._loop, self._state, self._hub, self._pending, self._work = loop, state, hub, pending, work
+    def __init__(
+        self,
+        loop: Loop,
+        identity: NodeIdentity,
+        state: NodeState,
+        hub: HubAccess,
+        pending: PendingRequests,
+        work: Work,
+    ) -> None:
+        self._loop, self._identity, self._state, self._hub = loop, identity, state, hub
+        self._pending, self._work = pending, work
         self._sampler: Sampler | None = None
         self._num_nodes = 0  # once node 0 has asked
         self._has_asked = False
@@ -38,7 +48,7 @@ class SampleRequests:
             from ...samples.sampler import Sampler
         except (ImportError, OSError):  # no descriptor is left: no reason to end a gang
             return
-        self._sampler = Sampler(self._loop, self._running, self._hub.send)
+        self._sampler = Sampler(self._loop, self._identity.folder, self._running, self._hub.send)
         self._sampler.send_to_node_0(self._num_nodes)
         self._sampler.start()
 
