@@ -8,6 +8,7 @@ import os
 from typing import Any
 
 from .guard.samples.user_metrics import FILE_VARIABLE
+from .metaflow_compat.environment import NODE_INDEX
 
 _RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "HOROVOD_RANK")
 """Variables by which launchers tell a process its rank."""
@@ -16,7 +17,7 @@ _RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "HOROVOD_RANK
 def who() -> str:
     """This process: its rank where it has one, else "node 1"."""
     rank = next((os.environ[name] for name in _RANKS if name in os.environ), None)
-    return rank if rank is not None else f"node {os.environ.get('MF_PARALLEL_NODE_INDEX', '0')}"
+    return rank if rank is not None else f"node {os.environ.get(NODE_INDEX, '0')}"
 
 
 def gang_log(step: float, **values: Any) -> None:

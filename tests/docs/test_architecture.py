@@ -33,6 +33,7 @@ GUARD = (
     "file_broadcast",
     "remote_command",
     "hub_link",
+    "card",
     "node",
 )
 """The folders of the guard; each imports only those before it, and the guard's own modules, such as text.py."""

@@ -249,7 +249,7 @@ def test_signatures_shown_in_headings_are_those_of_the_code() -> None:
     for name, shown in re.findall(r"^### `(\w+)\((.*?)\)`$", text("docs/gang.md"), re.MULTILINE):
         parameters = list(inspect.signature(getattr(Gang, name)).parameters.values())[1:]
         empty = inspect.Parameter.empty
-        real = ", ".join(p.name if p.default is empty else f"{p.name}={p.default!r}" for p in parameters)
+        real = ", ".join(str(parameter.replace(annotation=empty)) for parameter in parameters)
         assert shown == real, name
 
 

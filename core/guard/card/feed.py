@@ -29,7 +29,13 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from ..hub_link.hub_access import HubAccess
     from ..loop.event_loop import Loop, Timer
     from ..loop.framing import Header
-    from ..node.node_failures import NodeFailures
+
+    class Failures(Protocol):
+        """What has failed."""
+
+        @property
+        def report(self) -> Header | None:
+            """The failure report, once there is one."""
 
     class Samples(Protocol):
         """Where samples come from."""
@@ -57,7 +63,7 @@ class CardFeed:
         Descriptor for what the program complains about.
     """
 
-    def __init__(self, loop: Loop, hub: HubAccess, failures: NodeFailures, samples: Samples, err: int) -> None:
+    def __init__(self, loop: Loop, hub: HubAccess, failures: Failures, samples: Samples, err: int) -> None:
         self._loop, self._hub, self._failures, self._samples, self._err = loop, hub, failures, samples, err
         self._program: Header | None = None
         self._head: Header = {}

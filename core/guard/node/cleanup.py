@@ -18,13 +18,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from typing import Protocol
 
+    from ..card.access import CardAccess
     from ..children.supervisor import Work
     from ..children.user_log import UserLog
     from ..host.ports import PortLease
     from ..loop.framing import Header
     from ..phases import NodePhases
     from ..processes.task_children import TaskChildren
-    from .card_access import CardAccess
     from .identity import NodeIdentity
     from .meeting_notice import MeetingNotice
     from .node_failures import NodeFailures

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 
+from ..card.access import CardAccess
 from ..children.launch import NodeTask
 from ..children.launcher import Launcher
 from ..children.supervisor import Work
@@ -21,7 +22,6 @@ from ..loop.stream import Stream
 from ..phases import NodePhases
 from ..processes.stopped import Stopped
 from ..processes.task_children import TaskChildren
-from .card_access import CardAccess
 from .cleanup import Cleanup
 from .identity import NodeIdentity
 from .local_tasks import LocalTasks

@@ -15,12 +15,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from collections.abc import Callable
 
+    from ...card.access import CardAccess
     from ...children.supervisor import Work
     from ...hub_link.hub_access import HubAccess
     from ...loop.event_loop import Loop
     from ...loop.framing import Header
     from ...phases import NodePhases
-    from ..card_access import CardAccess
     from ..cleanup import Cleanup
     from ..identity import NodeIdentity
     from ..local_tasks import LocalTasks

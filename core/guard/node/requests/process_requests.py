@@ -10,6 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from collections.abc import Callable
 
+    from ...card.access import CardAccess
     from ...children.launch import Launch
     from ...children.launcher import Launcher
     from ...children.supervisor import Work
@@ -18,7 +19,6 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from ...loop.framing import Header
     from ...phases import NodePhases
     from ...remote_command.node_server import NodeServer
-    from ..card_access import CardAccess
     from ..cleanup import Cleanup
     from ..identity import NodeIdentity
     from ..state import NodeState

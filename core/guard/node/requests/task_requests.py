@@ -16,12 +16,12 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from collections.abc import Callable
     from typing import Protocol
 
+    from ...card.access import CardAccess
     from ...hub_link.hub_access import HubAccess
     from ...loop.event_loop import Loop
     from ...loop.framing import Header
     from ...phases import NodePhases
     from ...processes.task_children import TaskChildren
-    from ..card_access import CardAccess
     from ..cleanup import Cleanup
     from ..identity import NodeIdentity
     from ..node_failures import NodeFailures

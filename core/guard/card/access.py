@@ -6,15 +6,14 @@ from collections.abc import Callable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from ..card.feed import CardFeed, Samples
     from ..hub_link.hub_access import HubAccess
     from ..loop.event_loop import Loop
     from ..loop.framing import Header
-    from .node_failures import NodeFailures
+    from .feed import CardFeed, Failures, Samples
 
 
 class CardAccess:
-    """The card of one node's gang; see :class:`..card.feed.CardFeed`.
+    """The card of one node's gang; see :class:`.feed.CardFeed`.
 
     Attributes
     ----------
@@ -22,14 +21,14 @@ class CardAccess:
         Where samples come from.
     """
 
-    def __init__(self, loop: Loop, hub: HubAccess, failures: NodeFailures, err: int) -> None:
+    def __init__(self, loop: Loop, hub: HubAccess, failures: Failures, err: int) -> None:
         self.samples: Samples | None = None
         self._loop, self._hub, self._failures, self._err = loop, hub, failures, err
         self._feed: CardFeed | None = None
 
     def begin(self, program: Header, num_nodes: int) -> None:
         """Node 0 opens the gang, which is to have a card."""
-        from ..card.feed import CardFeed  # not for nodes that have none
+        from .feed import CardFeed  # not for nodes that have none
 
         assert self.samples is not None
         self._feed = CardFeed(self._loop, self._hub, self._failures, self.samples, self._err)
