@@ -1,1 +1,1 @@
-"""The card of a gang: one HTML page that shows what its guards know. Not connected to the guards yet."""
+"""The card of a gang: one HTML page that shows what its guards know, while the step runs and afterwards."""

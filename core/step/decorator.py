@@ -70,7 +70,7 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
         shorter than two thirds of it ends nothing.
     frozen_node_timeout : float, default 60
         Seconds after which a node ends the gang that does not answer while its host does: a paused container.
-    card : bool, default True
+    card : bool, default False
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, default 30
         Seconds that what Metaflow and other decorators do after a body may take once the gang has failed.
@@ -90,7 +90,7 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
     name = "gang"
     defaults: ClassVar[dict[str, Any]] = {
         "all_nodes_started_timeout": None,
-        "card": True,
+        "card": False,
         "end_timeout": None,
         "lost_host_timeout": None,
         "frozen_node_timeout": None,

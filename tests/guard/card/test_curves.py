@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import metaflow  # noqa: F401 - it loads the package by itself, and must not be asked to half-way
 import pytest
 
 from metaflow_extensions.gang.core.gang_log import gang_log
