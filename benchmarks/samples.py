@@ -40,7 +40,7 @@ def cpu_of(seconds: float, pids: list[int]) -> float:
 
     loop = Loop()
     messages: list[dict[str, Any]] = []
-    sampler = Sampler(loop, lambda: map(Rank, pids), lambda message: messages.append(message))
+    sampler = Sampler(loop, "", lambda: map(Rank, pids), lambda message: messages.append(message))
     if pids:
         sampler.start()
         sampler.send_to_node_0(2)

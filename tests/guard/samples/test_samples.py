@@ -240,7 +240,7 @@ class Timers:
 def test_nothing_is_sent_until_it_is_asked_for(python: Callable[[str], int]) -> None:
     timers, sent = Timers(), list[dict[str, Any]]()
     rank = Rank(python("print('ready'); input()"))
-    sampler = Sampler(timers, lambda: [rank] * 100, sent.append)  # type: ignore[arg-type]
+    sampler = Sampler(timers, "/nonexistent", lambda: [rank] * 100, sent.append)  # type: ignore[arg-type]
     sampler.start()
     for _ in range(2):
         timers.fire()
@@ -255,7 +255,17 @@ def test_nothing_is_sent_until_it_is_asked_for(python: Callable[[str], int]) -> 
 
 @pytest.mark.parametrize(
     "sample",
-    [None, [], {"gpus": {}}, {"ranks": [1]}, {"ranks": [{"line": "x" * 301}]}, {"cpu": [1]}, {"gpus": [{}] * 65}],
+    [
+        None,
+        [],
+        {"gpus": {}},
+        {"log": {}},
+        {"log": [["loss", "0", 1.0]]},
+        {"ranks": [1]},
+        {"ranks": [{"line": "x" * 301}]},
+        {"cpu": [1]},
+        {"gpus": [{}] * 65},
+    ],
 )
 def test_samples_that_are_none_are_refused(sample: Any) -> None:
     with pytest.raises(Nonsense):
