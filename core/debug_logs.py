@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from io import FileIO
 from typing import Any
 
@@ -16,6 +15,7 @@ from .guard.debug_log import NAME, SAVER_SPEC
 from .logs import say
 from .metaflow_compat.datastores import datastore_of_task, open_flow_datastore
 from .metaflow_compat.task_logs import save_another_log
+from .own_program import own_program
 
 SOURCE, STREAM = "gang", "debug"
 """Metaflow stores it as ``<attempt>.gang_debug.log``."""
@@ -59,8 +59,7 @@ class DebugLogs:
         }
         with open(spec, "w", encoding="utf-8") as file:
             json.dump(record, file)
-        program = f"import sys, metaflow, importlib; importlib.import_module({__name__!r}).main(sys.argv[1])"
-        return {"argv": [sys.executable, "-c", program, spec], "env": dict(os.environ), "cwd": os.getcwd()}
+        return own_program(__name__, spec)
 
     def store(self) -> str:
         """Store the log as it is now; a sentence for the user that says where, or "" where there is no log."""

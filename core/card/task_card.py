@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +10,7 @@ from typing import Any
 
 from ..logs import say
 from ..metaflow_compat.cards import card_store
+from ..own_program import own_program
 from ..rendezvous.task_info import TaskInfo
 from . import writer
 
@@ -50,13 +49,8 @@ class TaskCard:
             "pathspec": self.pathspec,
             "card": self.card,
         }
-        code = f"import sys, metaflow, importlib; importlib.import_module({writer.__name__!r}).main(sys.argv[1])"
-        return {
-            "argv": [sys.executable, "-c", code, json.dumps(spec)],
-            "env": dict(os.environ),
-            "cwd": os.getcwd(),
-            "head": {"launcher": self.launcher, "pathspec": self.pathspec, "attempt": self.task.attempt},
-        }
+        head = {"launcher": self.launcher, "pathspec": self.pathspec, "attempt": self.task.attempt}
+        return {**own_program(writer.__name__, json.dumps(spec)), "head": head}
 
     def store(self, snapshot: Mapping[str, Any]) -> None:
         """Store the last state: the step was over before that program had begun.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import os
 import socket
 import sys
 import time
@@ -21,6 +20,7 @@ from ..guard.failure_record import Failure
 from ..metaflow_compat import configuration, environment
 from ..metaflow_compat.datastores import open_flow_datastore
 from ..metaflow_compat.environment import is_local, pathspec
+from ..own_program import own_program
 from .datastore_meeting import DatastoreMeeting
 
 _expected = False
@@ -97,10 +97,8 @@ def notice_program(is_control: bool) -> dict[str, Any] | None:
     """
     if is_local() or len(pathspec()) != 4:
         return None
-    # Metaflow first: it loads its extensions.
-    program = f"import sys, metaflow, importlib; importlib.import_module({__name__!r}).report_for_another(sys.argv[-1])"
     context = [configuration.CONTROL] if is_control else []
-    return {"argv": [sys.executable, "-c", program, *context], "env": dict(os.environ), "cwd": os.getcwd()}
+    return own_program(__name__, *context, function="report_for_another")
 
 
 def report_for_another(text: str) -> None:

@@ -16,6 +16,7 @@ from ..guard.processes.process_table import GANG_MARKER
 from ..machine.gpus import TooFewGpus, share_gpus, visible_gpus
 from ..metaflow_compat import environment
 from ..metaflow_compat.tasks import command_of_node
+from ..own_program import own_program
 from .task_info import TaskInfo
 
 CONTROL_MARKER = "METAFLOW_GANG_CONTROL_OF"
@@ -184,5 +185,4 @@ def log_saver(
     path = os.path.join(folder, "log-saver.json")
     with open(path, "w", encoding="utf-8") as file:
         json.dump(spec, file)
-    program = f"import sys, metaflow, importlib; importlib.import_module({metadata.__name__!r}).main(sys.argv[1])"
-    return {"argv": [sys.executable, "-c", program, path], "env": dict(os.environ), "cwd": os.getcwd(), "left": left}
+    return {**own_program(metadata.__name__, path), "left": left}
