@@ -156,7 +156,7 @@ def test_metaflow_packs_the_tree_and_says_our_version(
     ours = f"+gang({wheel.name.split('-')[1]})"
     assert ours in said.stdout + said.stderr, said
     names = run(fresh_python, "-c", WHOSE, cwd=tmp_path).stdout.splitlines()
-    assert names[-1] == "exported TorchrunSingleNodeMultiGPU horovod_run"
+    assert names[-1] == "exported TorchrunSingleNodeMultiGPU gang_log horovod_run"
 
 
 @pytest.mark.slow
@@ -185,7 +185,7 @@ def test_it_leaves_outerbounds_metaflow_in_place_and_says_what_is_missing(wheel:
     said = run(python, "hello.py", "version", cwd=tmp_path)
     assert "2.19.39.1" in said.stdout + said.stderr and "+gang(" in said.stdout + said.stderr, said
     names = run(python, "-c", WHOSE, cwd=tmp_path).stdout.splitlines()
-    assert names[-1] == "exported TorchrunSingleNodeMultiGPU horovod_run"
+    assert names[-1] == "exported TorchrunSingleNodeMultiGPU gang_log horovod_run"
     # The same, as if it were older.
     about = site / "ob_metaflow-2.19.39.1.dist-info" / "METADATA"
     about.write_text(about.read_text().replace("Version: 2.19.39.1", "Version: 2.15.21.1"))
