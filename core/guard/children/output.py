@@ -43,15 +43,29 @@ READER_PATIENCE_S = 0.1
 
 _console_lock = threading.Lock()
 
+_unfinished: set[int] = set()
+"""Descriptors on which what was written last, as it came from a process, does not end its line."""
 
-def write_all(fd: int, data: bytes) -> None:
+
+def write_all(fd: int, data: bytes, begins_line: bool = True) -> None:
     """Write to one of the task's own streams; one reader that has gone is not an error of ours.
 
     The last line goes alone, once what came before it has been read. Metaflow's runtime reads one line each time the
     pipe has something new, and a second line that came with it would wait there, unseen, until somebody prints again.
+
+    Parameters
+    ----------
+    begins_line : bool
+        Whether ``data`` begins a line: one that another process has left unfinished is ended before it.
     """
     last = data.rfind(b"\n", 0, len(data) - 1) + 1
     with contextlib.suppress(OSError), _console_lock:
+        if begins_line:
+            _end_line(fd)
+        elif not data.endswith(b"\n"):
+            _unfinished.add(fd)
+        else:
+            _unfinished.discard(fd)
         _put(fd, data[:last])
         _wait_until_read(fd)
         _put(fd, data[last:])
@@ -61,6 +75,8 @@ def write_lines(fd: int, lines: list[bytes]) -> None:
     """Write whole lines in pieces that the kernel keeps whole, since the task itself writes to the same pipe."""
     piece = bytearray()
     with contextlib.suppress(OSError), _console_lock:
+        if len(lines) > 1:
+            _end_line(fd)
         for line in lines[:-1]:
             if piece and len(piece) + len(line) > select.PIPE_BUF:
                 _put(fd, bytes(piece))
@@ -69,6 +85,13 @@ def write_lines(fd: int, lines: list[bytes]) -> None:
         _put(fd, bytes(piece))
     if lines:
         write_all(fd, lines[-1])
+
+
+def _end_line(fd: int) -> None:
+    """End the line that another process has left unfinished, as a progress bar or a prompt does."""
+    if fd in _unfinished:
+        _unfinished.discard(fd)
+        _put(fd, b"\n")
 
 
 def _put(fd: int, data: bytes) -> None:
@@ -99,7 +122,7 @@ class Raw:
         self._fd = fd
 
     def write(self, data: bytes) -> None:
-        write_all(self._fd, data)
+        write_all(self._fd, data, begins_line=False)
 
     def end(self) -> None:
         pass

@@ -339,8 +339,31 @@ def test_two_streams_that_share_a_tail_do_not_cut_each_other_s_lines() -> None:
     assert tail.text() == "y" * TAIL_LIMIT
 
 
+def test_a_label_begins_a_line_also_after_one_that_was_left_unfinished() -> None:
+    read, write = os.pipe()
+    bar, node = Raw(write), Labelled(write, "[node 1] ")
+    bar.write(b" 50%|##")
+    node.write(b"one\ntwo\n")
+    bar.write(b"\r 60%|###")
+    write_all(write, b"[gang] three\n")
+    bar.write(b"\r100%\n")
+    node.write(b"four\n")
+    os.close(write)
+    with open(read, "rb") as file:
+        assert file.read().split(b"\n") == [
+            b" 50%|##",
+            b"[node 1] one",
+            b"[node 1] two",
+            b"\r 60%|###",
+            b"[gang] three",
+            b"\r100%",
+            b"[node 1] four",
+            b"",
+        ]
+
+
 def test_raw_is_byte_for_byte_and_a_reader_that_has_gone_does_no_harm() -> None:
-    data = bytes(range(256)) * 1000
+    data = bytes(range(256)) * 1000 + b"\n"
     assert written(Raw, [data[at : at + 999] for at in range(0, len(data), 999)]) == data
     read, write = os.pipe()
     os.close(read)
