@@ -56,7 +56,7 @@ def requested(decorators: list[Any], resource: str) -> int | None:
     """How much of ``resource`` ("gpu", "cpu") a node of the step asks for: the largest of its decorators, or None."""
     wishes = []
     for decorator in decorators:
-        if decorator.name in ("resources", "batch", "kubernetes"):
+        if decorator.name in ("resources", "batch", "kubernetes", "slurm"):
             try:
                 wishes.append(int(float(decorator.attributes.get(resource) or 0)))
             except (TypeError, ValueError):

@@ -11,14 +11,19 @@ STEP_DECORATORS_DESC = [
     ("jax", "..launchers.jax.decorator.JaxDecorator"),
     ("metaflow_ray", "..launchers.ray.decorator.RayDecorator"),
     ("mpi", "..launchers.mpi.decorator.MPIDecorator"),
+    ("slurm", "..backends.slurm.decorator.SlurmDecorator"),
     ("tensorflow", "..launchers.tensorflow.decorator.TensorflowDecorator"),
     ("torchrun", "..launchers.torchrun.decorator.TorchrunDecorator"),
 ]
 
+# `flow.py slurm step`: in place of a task, which older Metaflow does not tell from other commands.
+TRAMPOLINE_CLIS_DESC = [("slurm", "..backends.slurm.cli.cli")]
+CLIS_DESC = TRAMPOLINE_CLIS_DESC
+
 if complaint := too_old():
     # An exception would have Metaflow go on without the plugins of all packages.
     print(complaint, file=sys.stderr)
-    STEP_DECORATORS_DESC = []
+    STEP_DECORATORS_DESC = TRAMPOLINE_CLIS_DESC = CLIS_DESC = []
 
 refuse_to_spin(name for name, _ in STEP_DECORATORS_DESC if name != "huggingface_card")
 

@@ -40,7 +40,7 @@ def is_control_command() -> bool:
 def waits_for_a_backend() -> bool:
     """Whether this process is ``flow.py ... kubernetes step ...`` and no task of its own."""
     at = sys.argv.index("step") if "step" in sys.argv else 0
-    return at > 0 and sys.argv[at - 1] in ("batch", "kubernetes")
+    return at > 0 and sys.argv[at - 1] in ("batch", "kubernetes", "slurm")
 
 
 def attempt_in(argv: Sequence[str]) -> str | None:

@@ -30,9 +30,15 @@ def save_another_log(task_datastore: Any, source: str, name: str, content: Any) 
     return str(member(task_datastore, "get_log_location", "a task's datastore", purpose)(source, name))
 
 
-def around_the_line() -> tuple[bytes, bytes, bytes]:
-    """What Metaflow writes before the time of a stored line, between that and its id, and after that."""
-    source = imported("metaflow.mflog", "RUNTIME_LOG_SOURCE", _PURPOSE)
+def around_the_line(by_run: bool = True) -> tuple[bytes, bytes, bytes]:
+    """What Metaflow writes before the time of a stored line, between that and its id, and after that.
+
+    Parameters
+    ----------
+    by_run : bool
+        Whether the run writes the line, as for local tasks, and not what a backend starts beside the task.
+    """
+    source = imported("metaflow.mflog", "RUNTIME_LOG_SOURCE" if by_run else "TASK_LOG_SOURCE", _PURPOSE)
     form = imported("metaflow.mflog.mflog", "ISOFORMAT", _PURPOSE)
     decorate = imported("metaflow.mflog.mflog", "decorate", _PURPOSE)
     moment = datetime(2000, 1, 2, 3, 4, 5, 6)

@@ -122,7 +122,7 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
         check_scheduler(self, step)
         check_neighbours(self, step, decos)
         check_split(self.name, step, graph)
-        self._elsewhere = any(other.name in ("batch", "kubernetes") for other in decos)
+        self._elsewhere = any(other.name in ("batch", "kubernetes", "slurm") for other in decos)
         for setting in TABLE:
             if setting.attribute:
                 self.attributes[setting.name] = number_or_setting(self, setting.name)

@@ -23,7 +23,7 @@ else:
     import tomli as tomllib
 
 ROOT = ROOT
-FOLDERS = ("core", "launchers", "plugins", "toplevel")
+FOLDERS = ("backends", "core", "launchers", "plugins", "toplevel")
 INSTALLED = "metaflow_extensions/gang/"
 OLD_PACKAGES = ("deepspeed", "mpi", "ray", "tensorflow", "torchrun")
 
@@ -57,7 +57,7 @@ print("exported", *sorted(n for n in dir(metaflow) if getattr(getattr(metaflow, 
 
 
 def tree(root: Path) -> dict[str, bytes]:
-    """Every file of the four folders, by its path inside ``metaflow_extensions/gang``."""
+    """Every file of the package's folders, by its path inside ``metaflow_extensions/gang``."""
     return {
         path.relative_to(root).as_posix(): path.read_bytes()
         for folder in FOLDERS

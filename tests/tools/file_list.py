@@ -40,8 +40,10 @@ def table(folder: Path) -> str:
 
 
 def file_list() -> str:
-    """All packages of ``core`` and ``launchers``, in the order of their names."""
-    folders = sorted({file.parent for top in ("core", "launchers") for file in (ROOT / top).rglob("__init__.py")})
+    """All packages of ``backends``, ``core`` and ``launchers``, in the order of their names."""
+    folders = sorted(
+        {file.parent for top in ("backends", "core", "launchers") for file in (ROOT / top).rglob("__init__.py")}
+    )
     return "\n".join(map(table, folders))
 
 

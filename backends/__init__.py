@@ -1,0 +1,1 @@
+"""Where a step runs that does not run on the machine of its run."""

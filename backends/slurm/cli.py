@@ -1,0 +1,218 @@
+"""`flow.py slurm step`: what a run starts in place of a task. It submits the job, follows it, and ends with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+from ...core.metaflow_compat import environment, task_logs
+from ...core.rendezvous.local_nodes import task_ids
+from ..metaflow_compat import code_package, step_command, task_environment
+from ..metaflow_compat.step_command import click
+from . import node_task, watcher
+from .attributes import NAMES, Request, read
+from .client import Client, Machine
+from .decorator import FOLDER
+from .exceptions import SlurmDoesNotAnswer, SlurmException, SlurmJobCancelled, SlurmRefused
+from .follow import Follower
+from .job import Job, specification
+
+UNANSWERED_S = 300.0
+"""How long a submission is tried again where Slurm's controller does not answer."""
+
+TRY_AGAIN_S = 5.0
+
+
+class Watch:
+    """The process that cancels the job where this one is gone."""
+
+    def __init__(self, machine: Machine, name: str, folder: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", os.path.abspath(watcher.__file__)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd="/",
+        )
+        self._say(prefix=list(machine.prefix), name=name, folder=folder)
+
+    def _say(self, **values: object) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(values).encode() + b"\n")
+        self._process.stdin.flush()
+
+    def submitted(self, job: str) -> None:
+        """There is a job."""
+        self._say(job=job)
+
+    def over(self) -> None:
+        """The job is over, and its folder can go; the process ends by itself."""
+        self._say(over=True)
+
+
+def _command_of_task(context: Any, given: dict[str, Any], python: str, place: dict[str, str]) -> list[str]:
+    """The words of one node's ``flow.py step``."""
+    script = os.path.basename(sys.argv[0])
+    flow = step_command.words(step_command.context_of_group(context))
+    options = step_command.words({**{name: given[name] for name in step_command.FOR_THE_TASK}, **place})
+    return [python, "-u", script, *flow, "step", given["step_name"], *options]
+
+
+def _nodes(context: Any, given: dict[str, Any], python: str, folder: str) -> list[dict[str, Any]]:
+    """What is different on each node: the task's command, and the variables that say which node it is."""
+    obj, num_nodes = context.obj, given["num_parallel"]
+    places: list[tuple[dict[str, str], dict[str, str]]]
+    if num_nodes:
+        control = given["task_id"]
+        places = [
+            (
+                {
+                    "task_id": task,
+                    "split_index": str(node),
+                    "ubf_context": step_command.context_of_node(node),
+                },
+                environment.place(node, num_nodes, control),
+            )
+            for node, task in enumerate(task_ids(control, num_nodes))
+        ]
+    else:
+        split = {"split_index": given["split_index"]} if given["split_index"] else {}
+        places = [({"task_id": given["task_id"], **split}, {})]
+    nodes = []
+    for node, (place, env) in enumerate(places):
+        pathspec = [obj.flow.name, given["run_id"], given["step_name"], place["task_id"]]
+        logs = [os.path.join(folder, f"node-{node}", stream) for stream in ("stdout", "stderr")]
+        stored = task_environment.logs(pathspec, given["retry_count"] or "0", obj.flow_datastore, *logs)
+        nodes.append({"argv": _command_of_task(context, given, python, place), "env": {**env, **stored}})
+    return nodes
+
+
+def _folder(obj: Any, request: Request, machine: Machine, given: dict[str, Any]) -> str:
+    """The job's own folder."""
+    datastore = obj.flow_datastore
+    if request.folder:
+        top = request.folder
+    elif datastore.TYPE == "local":
+        top = os.path.join(os.path.abspath(datastore.datastore_root), "slurm")
+    else:
+        top = os.path.join(machine.home(), ".metaflow-slurm")
+    attempt = "-".join((given["step_name"], given["task_id"], given["retry_count"] or "0"))
+    return os.path.join(top, obj.flow.name, given["run_id"], attempt)
+
+
+def _variables(context: Any, given: dict[str, Any], folder: str) -> dict[str, str]:
+    """The variables of all nodes' tasks."""
+    obj = context.obj
+    code = (given["code_metadata"], given["code_sha"], given["code_url"])
+    script, user = os.path.basename(sys.argv[0]), step_command.user_name()
+    env = task_environment.settings()
+    env.update(task_environment.common(obj, "slurm", user, code, script, given["run_id"]))
+    if obj.flow_datastore.TYPE == "local":
+        env["METAFLOW_DATASTORE_SYSROOT_LOCAL"] = os.path.dirname(os.path.abspath(obj.flow_datastore.datastore_root))
+    for decorator in obj.graph[given["step_name"]].decorators:
+        if decorator.name == "environment":
+            env.update({name: str(value) for name, value in decorator.attributes["vars"].items()})
+    env[FOLDER] = folder
+    return env
+
+
+def _prepare(context: Any, given: dict[str, Any], machine: Machine) -> Job:
+    """Make the job's folder, and the job."""
+    obj = context.obj
+    limit = given["run_time_limit"]
+    request = read(given, 0 if limit == step_command.LONGEST_S else limit)
+    folder = _folder(obj, request, machine, given)
+    python = step_command.interpreter(obj.environment, given["step_name"], request.executable or sys.executable)
+    set_to, prepended = code_package.variables(given["code_metadata"], os.path.join(folder, "code"))
+    spec = specification(
+        {**_variables(context, given, folder), **set_to},
+        prepended,
+        _nodes(context, given, python, folder),
+        task_environment.MAIN_ADDRESS if given["num_parallel"] else "",
+        task_logs.around_the_line(by_run=False),
+        python,
+    )
+    with open(node_task.__file__, "rb") as file:
+        program = file.read()
+    files = {"spec.json": spec.encode(), "node_task.py": program}
+    files["code.package"] = code_package.load(obj.flow_datastore, given["code_sha"])
+    machine.make_folder(folder, files)
+    unpack = code_package.unpack_commands(given["code_metadata"], "../code.package", ".")
+    name = "/".join((obj.flow.name, given["run_id"], given["step_name"], given["task_id"], given["retry_count"] or "0"))
+    return Job(name, folder, python, given["num_parallel"] or 1, request, unpack)
+
+
+def _submit(client: Client, job: Job, say: Any) -> str:
+    """Submit; where the controller does not answer, for :data:`UNANSWERED_S`."""
+    deadline, told = time.monotonic() + UNANSWERED_S, False
+    while True:
+        try:
+            return client.submit(job.sbatch(), job.script())
+        except SlurmDoesNotAnswer as error:
+            if time.monotonic() > deadline:
+                raise
+            if not told:
+                say(f"{error.message} The submission is tried again for {UNANSWERED_S:g} s.", "stderr")
+            told = True
+            time.sleep(TRY_AGAIN_S)
+
+
+def _wait_before_retry(context: Any, given: dict[str, Any]) -> None:
+    if int(given["retry_count"] or 0):
+        for decorator in context.obj.graph[given["step_name"]].decorators:
+            if decorator.name == "retry":
+                minutes = float(decorator.attributes.get("minutes_between_retries", 2))
+                context.obj.echo_always(f"Sleeping {minutes:g} minutes before the next retry")
+                time.sleep(minutes * 60)
+
+
+def _terminated(number: int, frame: Any) -> None:
+    sys.exit(128 + number)
+
+
+def step(**given: Any) -> None:
+    """The command."""
+    context = click.get_current_context()
+
+    def echo(text: str, stream: str) -> None:
+        context.obj.echo_always(text, err=stream == "stderr", no_bold=True)
+
+    _wait_before_retry(context, given)
+    machine = Machine()
+    client = Client(machine)
+    watch, number = None, ""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        job = _prepare(context, given, machine)
+        watch = Watch(machine, job.name, job.folder)
+        number = _submit(client, job, echo)
+        watch.submitted(number)
+        Follower(machine, number, job.folder, job.num_nodes, echo).follow()
+        number = ""
+        watch.over()
+    except SlurmException as error:
+        echo(f"{error.headline}: {error.message}", "stderr")
+        is_final = isinstance(error, SlurmRefused | SlurmJobCancelled)
+        sys.exit(step_command.NO_RETRY if is_final else 1)
+
+
+def _options() -> list[Any]:
+    return [*step_command.options(), *(click.Option([f"--{name}"]) for name in NAMES)]
+
+
+_STEP = click.Command(
+    "step",
+    params=_options(),
+    callback=step,
+    help="Execute a single task, or a gang, as one Slurm job. This command is used internally by Metaflow.",
+)
+
+slurm = click.Group("slurm", commands={"step": _STEP}, help="Commands related to Slurm.")
+
+cli = click.Group("cli", commands={"slurm": slurm})

@@ -1,0 +1,169 @@
+"""Follows a job from its submission to its end, as the run's console shows it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+from ..metaflow_compat.task_environment import shown_line
+from .client import Client, Machine
+from .exceptions import SlurmDoesNotAnswer, SlurmJobCancelled, SlurmJobFailed, SlurmRefused
+from .states import JobState, end, never_starts, progress
+
+LOOK_S = 0.5
+"""Logs and exit files are files, and cost Slurm's controller nothing."""
+
+FIRST_STATE_S, MOST_STATE_S = 0.5, 10.0
+"""The controller is asked this often at first and at last: many jobs of many users ask it."""
+
+GRACE_S = 5.0
+"""How long the other nodes may take to end after node 0's task has failed. All nodes have the report by then; a node
+that Slurm itself has to find lost takes it SlurmdTimeout, 300 s by default.
+"""
+
+FORGOTTEN_S = 20.0
+"""How long Slurm may know nothing of a job before that counts as its end."""
+
+LAST_LINES = 20
+
+
+class Follower:
+    """One job.
+
+    Parameters
+    ----------
+    echo : callable
+        Prints a line for the user, on the stream of this name.
+    """
+
+    def __init__(
+        self, machine: Machine, job: str, folder: str, num_nodes: int, echo: Callable[[str, str], None]
+    ) -> None:
+        self._machine, self._client = machine, Client(machine)
+        self._job, self._folder, self._num_nodes, self._echo = job, folder, num_nodes, echo
+        self._read = {"stdout": 0, "stderr": 0}
+        self._shown = False
+        self._told = ""
+        self._silent = False
+        self._began = time.monotonic()
+        self._failed_at: float | None = None
+
+    def say(self, text: str) -> None:
+        """A line of our own."""
+        self._echo(f"[{self._job}] {text}", "stderr")
+
+    def follow(self) -> None:
+        """Return when the job has succeeded.
+
+        Raises
+        ------
+        SlurmRefused
+            It would never start, and has been cancelled.
+        SlurmJobCancelled
+        SlurmJobFailed
+        """
+        next_state, exits = 0.0, set[str]()
+        while True:
+            names = set(self._machine.names(self._folder))
+            self._show_log()
+            now = time.monotonic()
+            ended = {name for name in names if name.startswith("exit") and not name.endswith(".new")}
+            if now >= next_state or ended != exits:
+                exits = ended
+                state = self._state()
+                if state is not None and self._heed(state):
+                    return
+                age = now - self._began
+                next_state = now + (FIRST_STATE_S if exits else min(MOST_STATE_S, max(FIRST_STATE_S, age / 20)))
+            if self._has_failed(exits) and now - (self._failed_at or now) > GRACE_S:
+                self._give_up(exits)
+            time.sleep(LOOK_S)
+
+    def _state(self) -> JobState | None:
+        try:
+            state = self._client.state(self._job)
+        except SlurmDoesNotAnswer as error:
+            if not self._silent:
+                self.say(f"{error.message} The job goes on, and so does the wait for it.")
+            self._silent = True
+            return None
+        if self._silent:
+            self.say("Slurm answers again.")
+        self._silent = False
+        return state
+
+    def _heed(self, state: JobState) -> bool:
+        """Tell what has changed; whether the job has succeeded."""
+        if not state.is_over:
+            text = progress(state)
+            # A job that completes has told its end already.
+            if text != self._told and state.state not in ("COMPLETING", "STAGE_OUT"):
+                self.say(f"Slurm job {self._job} {text}")
+                self._told = text
+            if why := never_starts(state):
+                self._client.cancel(self._job)
+                raise SlurmRefused(f"Slurm job {self._job} {why}. It has been cancelled.")
+            return False
+        if not state.state:
+            state = self._from_exit_file()
+        self._show_log(last=True)
+        if state.state == "COMPLETED":
+            return True
+        self._show_what_is_left()
+        sentence = f"Slurm job {self._job} {end(state)}."
+        if state.state == "CANCELLED":
+            raise SlurmJobCancelled(sentence)
+        raise SlurmJobFailed(sentence)
+
+    def _from_exit_file(self) -> JobState:
+        """The end of a job that Slurm has forgotten, by the file that its batch script has left."""
+        status = self._machine.read(os.path.join(self._folder, "exit")).decode().strip()
+        if status == "0":
+            return JobState("COMPLETED")
+        return JobState("FAILED", "", f"{status or '?'}:0")
+
+    def _has_failed(self, exits: set[str]) -> bool:
+        """Whether node 0's task of a gang has ended without success, and others have not ended at all."""
+        if self._failed_at is None and "exit-0" in exits and len(exits - {"exit"}) < self._num_nodes:
+            if self._machine.read(os.path.join(self._folder, "exit-0")).strip() == b"0":
+                return False
+            self._failed_at = time.monotonic()
+        return self._failed_at is not None
+
+    def _give_up(self, exits: set[str]) -> None:
+        missing = [str(node) for node in range(self._num_nodes) if f"exit-{node}" not in exits]
+        self._show_log(last=True)
+        if not missing:
+            return
+        self._client.cancel(self._job)
+        raise SlurmJobFailed(
+            f"Slurm job {self._job}: node 0's task has failed, and after {GRACE_S:g} s the task of "
+            f"{'node' if len(missing) == 1 else 'nodes'} {', '.join(missing)} has not ended. The job has been "
+            "cancelled; Slurm itself would wait longer for a node that is lost."
+        )
+
+    def _show_log(self, last: bool = False) -> None:
+        for stream, start in self._read.items():
+            content = self._machine.read(os.path.join(self._folder, "node-0", stream), start)
+            whole = content if last else content[: content.rfind(b"\n") + 1]
+            self._read[stream] = start + len(whole)
+            for line in whole.splitlines():
+                self._shown = True
+                self._echo(shown_line(line, f"[{self._job}] "), stream)
+
+    def _show_what_is_left(self) -> None:
+        """What Slurm, the batch script and srun have printed, and where node 0 has no log, that of another node."""
+        paths = ["batch.out", *(f"srun-{node}.out" for node in range(min(self._num_nodes, 8)))]
+        for path in paths:
+            for line in self._machine.read(os.path.join(self._folder, path)).splitlines()[-LAST_LINES:]:
+                self.say(f"{path}: {line.decode('utf-8', 'replace')}")
+        if "exit-0" in self._machine.names(self._folder) or self._num_nodes == 1:
+            return
+        for node in range(1, self._num_nodes):
+            lines = self._machine.read(os.path.join(self._folder, f"node-{node}", "stderr")).splitlines()
+            if lines:
+                self.say(f"Node 0's task has not told its end. The last lines of node {node}:")
+                for line in lines[-LAST_LINES:]:
+                    self._echo(shown_line(line, f"[{self._job} node {node}] "), "stderr")
+                return

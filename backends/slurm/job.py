@@ -1,0 +1,139 @@
+"""One job as data: its batch script, and the command lines of sbatch and srun."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .attributes import Request
+
+SRUN_WAIT_S = 60
+"""How long srun leaves the other tasks after the first has ended: they have to tell why, and to store their state."""
+
+CANNOT_UNPACK = 97
+"""The batch script's exit status where the code package cannot be unpacked."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a job is made of.
+
+    Attributes
+    ----------
+    name : str
+        Shown by squeue; unique for each attempt of a task.
+    folder : str
+        The job's own, on a file system that the run's side and all nodes have.
+    python : str
+        The interpreter of the nodes.
+    unpack : sequence of str
+        Lines of shell that unpack the code package into the working directory.
+    """
+
+    name: str
+    folder: str
+    python: str
+    num_nodes: int
+    request: Request
+    unpack: Sequence[str]
+
+    def sbatch(self) -> list[str]:
+        """The command that submits the job; it reads the script from its stdin and prints the job's number."""
+        return [
+            "sbatch",
+            "--parsable",
+            f"--job-name={self.name}",
+            f"--nodes={self.num_nodes}",
+            "--ntasks-per-node=1",
+            f"--output={self.folder}/batch.out",
+            "--chdir=/",
+            # A job that Slurm starts again would have the same attempt of the same task: Metaflow's @retry does that.
+            "--no-requeue",
+            # The run's own variables, the markers of gangs among them, are not the job's.
+            "--export=NONE",
+            *([f"--signal=B:USR1@{self.request.signal_s}"] if self.request.signal_s else []),
+            *self.request.options,
+        ]
+
+    def srun(self) -> list[str]:
+        """The command that starts the node's tasks, one on each node."""
+        return [
+            "srun",
+            f"--nodes={self.num_nodes}",
+            f"--ntasks={self.num_nodes}",
+            "--ntasks-per-node=1",
+            *([f"--cpus-per-task={self.request.cpus}"] if self.request.cpus else []),
+            "--cpu-bind=none",
+            "--distribution=block",
+            "--mpi=none",
+            "--export=ALL",
+            "--kill-on-bad-exit=0",
+            f"--wait={SRUN_WAIT_S}",
+            "--input=none",
+            f"--output={self.folder}/srun-%t.out",
+            *self.request.container,
+            self.python,
+            "-I",
+            f"{self.folder}/node_task.py",
+            self.folder,
+        ]
+
+    def script(self) -> str:
+        """The batch script, which runs on the job's first node.
+
+        SIGUSR1 is what Slurm sends before the time limit; it becomes a notice in the job's folder. SIGTERM also comes
+        to the tasks, which tell why they end: the script waits for them.
+        """
+        folder = shlex.quote(self.folder)
+        unpack = " && ".join(["mkdir -p code", "cd code", *self.unpack])
+        return "\n".join(
+            [
+                "#!/bin/bash",
+                f"cd {folder} && {unpack} || exit {CANNOT_UNPACK}",
+                f"notice() {{ date -u +%FT%TZ > {folder}/notice.new; mv {folder}/notice.new {folder}/notice; }}",
+                "trap notice USR1",
+                "trap : TERM",
+                f"{shlex.join(self.srun())} &",
+                "wait $!; status=$?",
+                "while kill -0 $! 2>/dev/null; do wait $!; status=$?; done",
+                f"echo $status > {folder}/exit.new; mv {folder}/exit.new {folder}/exit",
+                "exit $status",
+                "",
+            ]
+        )
+
+
+def specification(
+    env: Mapping[str, str],
+    prepended: Mapping[str, str],
+    nodes: Sequence[Mapping[str, Any]],
+    address_variable: str,
+    around: Sequence[bytes],
+    python: str,
+) -> str:
+    """The content of ``spec.json``, which :mod:`node_task` reads.
+
+    Parameters
+    ----------
+    env, prepended : mapping
+        Variables of all nodes: those to set, and those that come before a value that is there.
+    nodes : sequence of mapping
+        Of each node: ``argv``, the task's command, and ``env``, the variables of it alone.
+    address_variable : str
+        The variable for node 0's address; "" for a task that is no gang's.
+    around : sequence of bytes
+        What stands before, between and after time and id of a stored line of a log.
+    """
+    return json.dumps(
+        {
+            "env": dict(env),
+            "prepended": dict(prepended),
+            "nodes": [dict(node) for node in nodes],
+            "address_variable": address_variable,
+            "around": [part.decode() for part in around],
+            "save_logs": [python, "-m", "metaflow.mflog.save_logs"],
+        }
+    )
