@@ -37,9 +37,9 @@ PYTEST = $(BIN)/pytest -n $(TEST_PROCESSES) --dist worksteal
 QUICK_TESTS := $(addprefix tests/,core/machine core/storage core/remote_shell core/calls docs/test_architecture.py guard/channel/test_event_loop.py \
 	guard/coordinator/test_root_cause.py launchers/*/test_*_plan.py launchers/torchrun/test_torchrun_explain.py)
 
-# What the tests run besides Python. (The server of redis-server is started by its test, not by the package.)
-SYSTEM_PACKAGES := findutils g++ gcc git iproute2 libc6-dev libopenmpi-dev openmpi-bin openssh-client openssh-server pdsh procps \
-	redis-server sysvinit-utils util-linux
+# What the tests run besides Python. (Their servers, redis's and Slurm's, are started by tests, not by the packages.)
+SYSTEM_PACKAGES := findutils g++ gcc git iproute2 libc6-dev libopenmpi-dev munge openmpi-bin openssh-client openssh-server pdsh \
+	procps redis-server slurm-client slurmctld slurmd sysvinit-utils util-linux
 
 .PHONY: demo test test-more test-quick backends docs lint coverage test-all chaos clean package types system
 .NOTPARALLEL:

@@ -10,11 +10,13 @@ present() {
     iproute2) command -v ip ;;
     libc6-dev) test -e /usr/include/stdio.h ;;
     libopenmpi-dev) test -x /usr/bin/mpicc ;;
+    munge) command -v munged ;;
     openmpi-bin) test -x /usr/bin/mpirun ;;
     openssh-client) command -v ssh ;;
     openssh-server) command -v sshd ;;
     procps) command -v ps ;;
     python3-venv) "${PYTHON:-python3}" -c 'import ensurepip, venv' ;;
+    slurm-client) command -v sbatch ;;
     sysvinit-utils) command -v killall5 ;;
     util-linux) command -v unshare ;;
     *) command -v "$1" ;;
