@@ -84,8 +84,9 @@ class Job:
     def script(self) -> str:
         """The batch script, which runs on the job's first node.
 
-        SIGUSR1 is what Slurm sends before the time limit; it becomes a notice in the job's folder. SIGTERM also comes
-        to the tasks, which tell why they end: the script waits for them.
+        SIGUSR1 is what Slurm sends before the time limit; it becomes a notice in the job's folder, in the form that
+        core/guard/node/preemption.py gives. SIGTERM also comes to the tasks, which tell why they end: the script waits
+        for them.
         """
         folder = shlex.quote(self.folder)
         unpack = " && ".join(["mkdir -p code", "cd code", *self.unpack])
@@ -93,7 +94,7 @@ class Job:
             [
                 "#!/bin/bash",
                 f"cd {folder} && {unpack} || exit {CANNOT_UNPACK}",
-                f"notice() {{ date -u +%FT%TZ > {folder}/notice.new; mv {folder}/notice.new {folder}/notice; }}",
+                f"notice() {{ {self._notice()} > {folder}/notice.new; mv {folder}/notice.new {folder}/notice; }}",
                 "trap notice USR1",
                 "trap : TERM",
                 f"{shlex.join(self.srun())} &",
@@ -104,6 +105,10 @@ class Job:
                 "",
             ]
         )
+
+    def _notice(self) -> str:
+        """A shell command that prints the moment of the end, and its reason."""
+        return f'date -u -d "@$(($(date +%s) + {self.request.signal_s}))" "+%FT%TZ Slurm\'s time limit"'
 
 
 def specification(

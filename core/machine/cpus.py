@@ -1,16 +1,19 @@
-"""How many processors this process may use: the machine's, limited by affinity and by the container's quota."""
+"""How many processors this process may use: the machine's, limited by affinity, the container's quota and Slurm."""
 
 from __future__ import annotations
 
 import os
 import re
 
+OF_SLURM = "SLURM_CPUS_ON_NODE"
+"""Processors of this node that a Slurm job has; not every cluster has Slurm keep the job's processes to them."""
+
 
 def cpu_count(proc: str = "/proc/self") -> int:
     """Processors that this process may keep busy, at least 1.
 
     The smallest of its affinity and of every CPU quota of its control groups (versions 1 and 2), a quota of two and a
-    half counting as two: threads beyond it would only be throttled.
+    half counting as two: threads beyond it would only be throttled. In a Slurm job, no more than the job was given.
 
     Parameters
     ----------
@@ -18,7 +21,9 @@ def cpu_count(proc: str = "/proc/self") -> int:
         The process's folder under /proc.
     """
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min([count, *(int(quota) for quota in _quotas(proc))]))
+    given = os.environ.get(OF_SLURM, "")
+    of_slurm = [int(given)] if given.isascii() and given.isdigit() else []
+    return max(1, min([count, *of_slurm, *(int(quota) for quota in _quotas(proc))]))
 
 
 def _quotas(proc: str) -> list[float]:

@@ -1,6 +1,9 @@
 """Notices that this node has to end, by a SIGTERM or since its machine is taken away, and reports it as a preemption.
 
 It is a failure like any other, but that bodies may save before the gang is gone (``current.gang.on_preemption``).
+
+The notice of a machine that is taken away is a file of one line: the moment of the end ("2026-01-01T00:02:00Z"), and
+where it is no spot instance's, a blank and the reason, for the user ("2026-01-01T00:02:00Z Slurm's time limit").
 """
 
 from __future__ import annotations
@@ -28,6 +31,9 @@ NESTED = "nested"
 
 LOOK_S = 1.0
 """A notice comes minutes before the end, as a file: it is looked for this often."""
+
+SPOT = "spot termination notice"
+"""The reason where the notice names none, as that of AWS."""
 
 BY_SIGNAL = "was told to end (SIGTERM): a preemption, or somebody ended its task"
 
@@ -82,7 +88,9 @@ class Preemption:
         except OSError:
             noticed = False
         if noticed:
-            self._report(f"is to lose its machine{_when(path)}: a preemption (spot termination notice)")
+            moment, reason = _notice(path)
+            when = f" at {moment}" if moment else ""
+            self._report(f"is to lose its machine{when}: a preemption ({reason or SPOT})")
         else:
             self._loop.call_later(LOOK_S, partial(self.watch, path, since))
 
@@ -96,11 +104,12 @@ class Preemption:
             self._fail(Failure(self._identity.index, PREEMPTED, text, time.time()))
 
 
-def _when(path: str) -> str:
-    """The moment that a notice names, which is one line."""
+def _notice(path: str) -> tuple[str, str]:
+    """The moment and the reason that a notice names; "" for each that it does not."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
-            moment = file.read(100).strip()
+            line = file.read(200).strip()
     except OSError:
-        return ""
-    return f" at {moment}" if moment.isprintable() and moment else ""
+        return "", ""
+    moment, _, reason = line.partition(" ") if line.isprintable() else ("", "", "")
+    return moment, reason

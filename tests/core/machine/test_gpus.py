@@ -147,6 +147,14 @@ def test_affinity_limits_the_processors() -> None:
     assert 1 <= cpu_count() <= len(os.sched_getaffinity(0))
 
 
+@pytest.mark.parametrize(("given", "expected"), [("6", 6), ("65", 64), ("", 64), ("4(x2)", 64), ("0", 1)])
+def test_a_slurm_job_has_the_processors_that_it_was_given(
+    many_processors: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: str, expected: int
+) -> None:
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", given)
+    assert cpu_count(str(tmp_path / "nothing")) == expected
+
+
 @pytest.fixture
 def many_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a quota of several processors shows on a small machine."""
