@@ -10,7 +10,7 @@ import sys
 import time
 from typing import Any
 
-from ...core.metaflow_compat import environment, task_logs
+from ...core.metaflow_compat import datastores, environment, metadata, task_logs
 from ...core.rendezvous.local_nodes import task_ids
 from ..metaflow_compat import code_package, step_command, task_environment
 from ..metaflow_compat.step_command import click
@@ -106,6 +106,15 @@ def _folder(obj: Any, request: Request, machine: Machine, given: dict[str, Any])
     return os.path.join(top, obj.flow.name, given["run_id"], attempt)
 
 
+def _local_root(obj: Any) -> str:
+    """The folder that the tasks have to share with the run: that of local data or metadata; "" where neither is."""
+    if obj.flow_datastore.TYPE == "local":
+        return os.path.abspath(str(obj.flow_datastore.datastore_root))
+    if metadata.kind(obj.metadata) == "local":
+        return os.path.abspath(datastores.configured_root(datastores.storages()["local"]) or ".metaflow")
+    return ""
+
+
 def _variables(context: Any, given: dict[str, Any], folder: str) -> dict[str, str]:
     """The variables of all nodes' tasks."""
     obj = context.obj
@@ -113,8 +122,8 @@ def _variables(context: Any, given: dict[str, Any], folder: str) -> dict[str, st
     script, user = os.path.basename(sys.argv[0]), step_command.user_name()
     env = task_environment.settings()
     env.update(task_environment.common(obj, "slurm", user, code, script, given["run_id"]))
-    if obj.flow_datastore.TYPE == "local":
-        env["METAFLOW_DATASTORE_SYSROOT_LOCAL"] = os.path.dirname(os.path.abspath(obj.flow_datastore.datastore_root))
+    if root := _local_root(obj):
+        env["METAFLOW_DATASTORE_SYSROOT_LOCAL"] = os.path.dirname(root)
     for decorator in obj.graph[given["step_name"]].decorators:
         if decorator.name == "environment":
             env.update({name: str(value) for name, value in decorator.attributes["vars"].items()})
@@ -186,20 +195,28 @@ def step(**given: Any) -> None:
     _wait_before_retry(context, given)
     machine = Machine()
     client = Client(machine)
-    watch, number = None, ""
+    watch, number, follower = None, "", None
     signal.signal(signal.SIGTERM, _terminated)
     try:
         job = _prepare(context, given, machine)
         watch = Watch(machine, job.name, job.folder)
         number = _submit(client, job, echo)
         watch.submitted(number)
-        Follower(machine, number, job.folder, job.num_nodes, echo).follow()
-        number = ""
-        watch.over()
+        follower = Follower(machine, number, job.folder, job.num_nodes, echo)
+        follower.follow()
     except SlurmException as error:
         echo(f"{error.headline}: {error.message}", "stderr")
         is_final = isinstance(error, SlurmRefused | SlurmJobCancelled)
         sys.exit(step_command.NO_RETRY if is_final else 1)
+    except (KeyboardInterrupt, SystemExit):
+        if number:
+            follower = None
+            echo(f"[{number}] The run ends, and Slurm job {number} with it: it is cancelled.", "stderr")
+        raise
+    finally:
+        # Where this says nothing, the watcher cancels the job.
+        if watch is not None and follower is not None and follower.is_over:
+            watch.over()
 
 
 def _options() -> list[Any]:

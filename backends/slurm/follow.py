@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 
@@ -22,10 +23,15 @@ GRACE_S = 5.0
 that Slurm itself has to find lost takes it SlurmdTimeout, 300 s by default.
 """
 
-FORGOTTEN_S = 20.0
-"""How long Slurm may know nothing of a job before that counts as its end."""
+HOPELESS_S = 3.0
+"""How long a reason that keeps a job from ever starting has to last: Slurm may give another one at first."""
 
 LAST_LINES = 20
+
+_NOISE = re.compile(
+    r"lacks support for cpu binding|Job step aborted: Waiting|got SIGCONT|forcing job termination|CANCELLED AT"
+)
+"""Lines of srun that say nothing more than the job's state does."""
 
 
 class Follower:
@@ -35,6 +41,11 @@ class Follower:
     ----------
     echo : callable
         Prints a line for the user, on the stream of this name.
+
+    Attributes
+    ----------
+    is_over : bool
+        Whether Slurm has said that the job has ended.
     """
 
     def __init__(
@@ -43,11 +54,12 @@ class Follower:
         self._machine, self._client = machine, Client(machine)
         self._job, self._folder, self._num_nodes, self._echo = job, folder, num_nodes, echo
         self._read = {"stdout": 0, "stderr": 0}
-        self._shown = False
         self._told = ""
         self._silent = False
         self._began = time.monotonic()
         self._failed_at: float | None = None
+        self._hopeless_since: float | None = None
+        self.is_over = False
 
     def say(self, text: str) -> None:
         """A line of our own."""
@@ -98,13 +110,20 @@ class Follower:
         if not state.is_over:
             text = progress(state)
             # A job that completes has told its end already.
-            if text != self._told and state.state not in ("COMPLETING", "STAGE_OUT"):
+            if (
+                text != self._told
+                and not never_starts(state)
+                and state.state not in ("COMPLETING", "STAGE_OUT", "SIGNALING")
+            ):
                 self.say(f"Slurm job {self._job} {text}")
                 self._told = text
-            if why := never_starts(state):
+            why = never_starts(state)
+            self._hopeless_since = (self._hopeless_since or time.monotonic()) if why else None
+            if self._hopeless_since and time.monotonic() - self._hopeless_since > HOPELESS_S:
                 self._client.cancel(self._job)
                 raise SlurmRefused(f"Slurm job {self._job} {why}. It has been cancelled.")
             return False
+        self.is_over = True
         if not state.state:
             state = self._from_exit_file()
         self._show_log(last=True)
@@ -149,21 +168,22 @@ class Follower:
             whole = content if last else content[: content.rfind(b"\n") + 1]
             self._read[stream] = start + len(whole)
             for line in whole.splitlines():
-                self._shown = True
                 self._echo(shown_line(line, f"[{self._job}] "), stream)
 
     def _show_what_is_left(self) -> None:
-        """What Slurm, the batch script and srun have printed, and where node 0 has no log, that of another node."""
-        paths = ["batch.out", *(f"srun-{node}.out" for node in range(min(self._num_nodes, 8)))]
-        for path in paths:
-            for line in self._machine.read(os.path.join(self._folder, path)).splitlines()[-LAST_LINES:]:
-                self.say(f"{path}: {line.decode('utf-8', 'replace')}")
-        if "exit-0" in self._machine.names(self._folder) or self._num_nodes == 1:
+        """What Slurm and srun have printed, and another node's log, where node 0's task has not ended by itself."""
+        if "exit-0" in self._machine.names(self._folder):
+            return
+        for path in ("batch.out", "srun-0.out"):
+            text = self._machine.read(os.path.join(self._folder, path)).decode("utf-8", "replace")
+            for line in [line for line in text.splitlines() if not _NOISE.search(line)][-LAST_LINES:]:
+                self.say(f"{path}: {line}")
+        if self._num_nodes == 1:
             return
         for node in range(1, self._num_nodes):
             lines = self._machine.read(os.path.join(self._folder, f"node-{node}", "stderr")).splitlines()
             if lines:
                 self.say(f"Node 0's task has not told its end. The last lines of node {node}:")
-                for line in lines[-LAST_LINES:]:
-                    self._echo(shown_line(line, f"[{self._job} node {node}] "), "stderr")
+                for stored in lines[-LAST_LINES:]:
+                    self._echo(shown_line(stored, f"[{self._job} node {node}] "), "stderr")
                 return

@@ -148,6 +148,7 @@ class LogKeeper(threading.Thread):
         super().__init__(daemon=True)
         self._argv, self._env, self._folder = argv, env, folder
         self._over = threading.Event()
+        self._saving: subprocess.Popen[bytes] | None = None
 
     def run(self) -> None:
         pause = FIRST_SAVE_S
@@ -157,19 +158,22 @@ class LogKeeper(threading.Thread):
 
     def save(self) -> None:
         """Store it now."""
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            subprocess.run(
-                self._argv,
-                env=self._env,
-                cwd=self._folder,
-                timeout=SAVING_S,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
+        with contextlib.suppress(OSError):
+            self._saving = subprocess.Popen(
+                self._argv, env=self._env, cwd=self._folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
             )
+            try:
+                self._saving.wait(SAVING_S)
+            except subprocess.TimeoutExpired:
+                self._saving.kill()
+                self._saving.wait()
 
     def stop(self) -> None:
-        """Wait until nothing is being stored."""
+        """End what is being stored: all of it is stored once more at the end."""
         self._over.set()
+        if self._saving is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._saving.kill()
         self.join()
 
 

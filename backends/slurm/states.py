@@ -10,7 +10,7 @@ PENDING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", 
 ALIVE = (*PENDING, "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING")
 
 _NEVER = re.compile(
-    r"PartitionTimeLimit|PartitionNodeLimit|BadConstraints|AccountNotAllowed|QOSNotAllowed|InvalidAccount|InvalidQOS"
+    r"PartitionTimeLimit|PartitionNodeLimit|PartitionConfig|BadConstraints|AccountNotAllowed|QOSNotAllowed|InvalidAccount|InvalidQOS"
     r"|DependencyNeverSatisfied|JobHoldMaxRequeue|JobLaunchFailure|DeadLine"
     r"|(?:Assoc|QOS)(?:Max|Min)\w*PerJob\w*|QOSMin\w+|AssocMaxWallDurationPerJobLimit"
 )
@@ -19,6 +19,7 @@ _NEVER = re.compile(
 _WHY_NEVER = {
     "PartitionTimeLimit": "it asks for more time than its partition has: lower @timeout or @slurm(time=...)",
     "PartitionNodeLimit": "it asks for more, or fewer, nodes than its partition has: see num_parallel",
+    "PartitionConfig": "its partition has no node with what it asks for: see cpu, gpu and memory",
     "BadConstraints": "no node has what it asks for: see constraint, gpu, cpu and memory of @slurm",
     "AccountNotAllowed": "its account may not use the partition",
     "QOSNotAllowed": "its partition does not allow this qos",
@@ -48,7 +49,6 @@ _ENDS = {
     "PREEMPTED": "Slurm preempted it for another job",
     "BOOT_FAIL": "a node of it could not be booted",
     "DEADLINE": "its deadline passed",
-    "CANCELLED": "it was cancelled",
     "REVOKED": "another cluster of the federation has taken it",
 }
 
@@ -126,6 +126,8 @@ def progress(job: JobState) -> str:
 
 def end(job: JobState) -> str:
     """How a job ended that has not succeeded."""
+    if job.state == "CANCELLED":
+        return "was cancelled" + (f" ({job.reason})" if job.reason else "")
     if job.state in _ENDS:
         reason = f" ({job.reason})" if job.reason not in ("", job.state) else ""
         return f"ended as {job.state}{reason}: {_ENDS[job.state]}"
