@@ -27,7 +27,7 @@ from metaflow_extensions.gang.core.gang.gang import Gang
 from metaflow_extensions.gang.core.gang.node import Node
 from metaflow_extensions.gang.core.ranks.functions import RANK_MAIN
 from metaflow_extensions.gang.launchers.horovod import run as horovod
-from metaflow_extensions.gang.launchers.horovod.run import horovod_environment, plan, unique_names
+from metaflow_extensions.gang.launchers.horovod.plan import horovod_environment, plan, unique_names
 
 SERVER = Path(horovod.__file__).with_name("rendezvous.py")
 RUN_S = 240.0

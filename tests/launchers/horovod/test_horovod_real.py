@@ -20,7 +20,7 @@ from support.paths import ROOT, TESTS
 from support.remote import remote_gang
 from support.requirements import require_packages, require_tool
 
-from metaflow_extensions.gang.launchers.horovod.run import horovod_environment
+from metaflow_extensions.gang.launchers.horovod.plan import horovod_environment
 
 ROOT = ROOT
 EXAMPLES = ROOT / "examples" / "mpi"
