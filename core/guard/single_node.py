@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 
 from .children.launch import Launch
 from .children.supervisor import Work
@@ -26,10 +27,22 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
     from .loop.framing import Header
 
 
+class _Identity:
+    """Whose debug log it is; the one node has index 0."""
+
+    index = 0
+
+    def __init__(self, task_pid: int) -> None:
+        self.started_at = time.monotonic()
+        self.task_pid = task_pid
+        self.gang_id = self.folder = ""
+
+
 class SingleNode:
     """The guard of process ``owner_pid``, joined to it by ``sock``; ``out`` and ``err`` are that process's streams."""
 
     def __init__(self, loop: Loop, sock: socket.socket, owner_pid: int, out: int = 1, err: int = 2) -> None:
+        self._identity = _Identity(owner_pid)
         self._loop = loop
         self._err = err
         self._name = ""
@@ -39,7 +52,8 @@ class SingleNode:
         self._owner_pid = owner_pid
         # A process that fails ends its launch, whose reply contains the failure: nobody else needs it.
         self._work = Work(loop, out, err, lambda failure: None, lambda key: None, lambda task: None)
-        self._work.say = UserLog(err).say
+        self._log = log = UserLog(err)
+        self._work.say = log.say
         stream = Stream(loop, sock)
         stream.on_close = lambda reason: self._leave()
         self._pending = PendingRequests(stream, self._handle)
@@ -52,6 +66,11 @@ class SingleNode:
             self._name, self._folder = header["gang_id"], header["folder"]
             use_settings(header.get("settings", {}))
             self._owned.keep(self._folder, self._owner_pid)
+            if header.get("debug"):
+                from .debug_log import keep
+
+                self._identity.gang_id, self._identity.folder = self._name, self._folder
+                keep(self._identity, (self._pending, self._work, self._log))
             self._pending.reply(number, {})
             return
         if op == "own":

@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from ..exceptions import GangException, GuardDied, ProcessFailed
+from ..guard.debug_log import NAME
 from ..guard.host.owned_files import remove_in_its_stead
 from ..guard.host.private_folder import in_base
 from ..guard.processes.process_table import GANG_MARKER
-from ..settings import guard_settings
+from ..logs import say
+from ..settings import DEBUG, guard_settings
 from .link import Link
 
 _END_S = 15.0
@@ -115,10 +117,34 @@ def single_node_guard() -> Iterator[SingleNodeGuard]:
     folder = ""
     try:
         folder = in_base("gangs", lambda parent: tempfile.mkdtemp(prefix=f"{name}-single-", dir=parent))
-        link.request("setup", gang_id=name, folder=folder, settings=guard_settings({}))
-        yield SingleNodeGuard(link, name, folder)
+        link.request("setup", gang_id=name, folder=folder, settings=guard_settings({}), debug=DEBUG.read())
+        try:
+            yield SingleNodeGuard(link, name, folder)
+        except BaseException:
+            _keep_debug_log(name, folder)
+            raise
     finally:
         link.close()
         if not link.in_order:
             link.clean_up_after_guard(name)
             remove_in_its_stead(folder)
+
+
+def _keep_debug_log(name: str, folder: str) -> None:
+    """Keep the guard's debug log, where there is one, when its private ``folder`` goes; say where.
+
+    By a second link to the file: the guard goes on to write how it ends what it has started.
+    """
+    log = os.path.join(folder, NAME)
+    if not os.path.exists(log):
+        return
+
+    def keep(parent: str) -> str:
+        kept = os.path.join(parent, f"{name}.log")
+        os.link(log, kept)
+        return kept
+
+    try:
+        say(f"The debug log of the guard is kept in {in_base('debug', keep)} (METAFLOW_GANG_DEBUG).")
+    except OSError as error:
+        say(f"The debug log of the guard could not be kept: {error.strerror}.")

@@ -160,6 +160,31 @@ def test_what_was_started_is_gone_when_the_guard_is_killed(tmp_path: Path) -> No
     assert not os.path.exists(guard.folder)
 
 
+def test_the_guard_s_debug_log_is_kept_where_the_call_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("METAFLOW_GANG_DEBUG", "1")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with single_node_guard() as guard:
+        guard.launch(LaunchPlan((python("pass"),)))
+    assert not list(tmp_path.rglob("*.log")) and not capfd.readouterr().err
+    with pytest.raises(ProcessFailed), single_node_guard() as guard:
+        guard.launch(LaunchPlan((python("raise SystemExit(3)", PLANTED="planted-secret"),)))
+    (log,) = tmp_path.rglob("*.log")
+    said = f"[gang] The debug log of the guard is kept in {log} (METAFLOW_GANG_DEBUG).\n"
+    assert said in capfd.readouterr().err
+    assert not os.path.exists(guard.folder)
+    text = log.read_text()
+    for what in (
+        r"request \d+: launch",
+        r" started, pid \d+: \S*python",
+        r"pid \d+ ended, exit code 3",
+        r"reply \d+ \(laun",
+    ):
+        assert re.search(rf"(?m)^\d+\.\d{{6}} .*{what}", text), text
+    assert "planted" not in text
+
+
 def test_one_that_fails_ends_the_others_and_the_next_launch_runs(tmp_path: Path) -> None:
     both = (python("import time; time.sleep(600)", GANG_TEST=str(tmp_path)), python("raise SystemExit(3)"))
     with single_node_guard() as guard:
