@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import logs
-from .guard.secret_values import without_secrets
+from .guard.secret_values import cleaned, secrets_of
 from .metaflow_compat import metadata
 
 FAILURE, PHASES, SETTINGS = "gang-failure", "gang-phases", "gang-settings"
@@ -23,15 +23,8 @@ FAILURE, PHASES, SETTINGS = "gang-failure", "gang-phases", "gang-settings"
 
 def as_values(data: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, str]:
     """Each value as JSON without secrets, which an exception may quote."""
-
-    def cleaned(value: Any) -> Any:
-        if isinstance(value, str):
-            return without_secrets(value, environ)
-        if isinstance(value, Mapping):
-            return {name: cleaned(inner) for name, inner in value.items()}
-        return value
-
-    return {name: json.dumps(cleaned(value), sort_keys=True) for name, value in data.items()}
+    secrets = secrets_of(environ)
+    return {name: json.dumps(cleaned(value, secrets), sort_keys=True) for name, value in data.items()}
 
 
 class TaskMetadata:

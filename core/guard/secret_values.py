@@ -1,4 +1,4 @@
-"""Values of variables that are named like secrets, which no log, metadata or card may have."""
+"""Values of variables that are named like secrets, which no log, metadata, card or metric may have."""
 
 from __future__ import annotations
 
@@ -6,15 +6,29 @@ import re
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+    from typing import Any
 
 HIDDEN = "***"
 """Stands for a secret."""
 
-SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSW|PASSPHRASE|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|AUTH", re.I)
+SECRET_NAME = re.compile(
+    r"SECRET|TOKEN|PASSW|PASSPHRASE|(?:^|_)PASS(?:_|$)|CREDENTIAL|KEYS?(?:_|$)|AUTH|^OTEL_\w*HEADERS$", re.I
+)
 
 SHORTEST = 6
 """Characters; what is shorter stands in any text."""
+
+
+def secrets_of(environ: Mapping[str, str]) -> list[str]:
+    """The values that are secrets, the longest first. Of headers (``name=value,name=value``) each value is one too."""
+    found = set()
+    for name, value in environ.items():
+        if SECRET_NAME.search(name):
+            found.add(value)
+            if name.upper().endswith("HEADERS"):
+                found.update(pair.partition("=")[2].strip() for pair in value.split(","))
+    return sorted((value for value in found if len(value) >= SHORTEST), key=len, reverse=True)
 
 
 def without_secrets(text: str, environ: Mapping[str, str], name: str = "") -> str:
@@ -23,7 +37,19 @@ def without_secrets(text: str, environ: Mapping[str, str], name: str = "") -> st
     """
     if name and SECRET_NAME.search(name):
         return HIDDEN
-    secrets = {value for key, value in environ.items() if len(value) >= SHORTEST and SECRET_NAME.search(key)}
-    for secret in sorted(secrets, key=len, reverse=True):
-        text = text.replace(secret, HIDDEN)
-    return text
+    return str(cleaned(text, secrets_of(environ)))
+
+
+def cleaned(value: Any, secrets: Sequence[str]) -> Any:
+    """``value``, as JSON has it, where each text in it is one without ``secrets``."""
+    if not secrets:
+        return value
+    if isinstance(value, str):
+        for secret in secrets:
+            value = value.replace(secret, HIDDEN)
+        return value
+    if isinstance(value, dict):
+        return {name: cleaned(inner, secrets) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [cleaned(inner, secrets) for inner in value]
+    return value

@@ -15,6 +15,7 @@ import time
 from ..phases import SEND_S
 from ..processes.watch import TaskWatch
 from ..samples.sampler import every
+from ..secret_values import cleaned, secrets_of
 from ..settings import settings
 from . import snapshot
 from .curves import Curves
@@ -72,6 +73,7 @@ class CardFeed:
         self._history: History | None = None
         self._curves = Curves()
         self._launched = Launched({})
+        self._secrets: list[str] = []
         self._newest: dict[int, Header] = {}
         self._opened = time.time()
         self._num_nodes = 0
@@ -90,6 +92,7 @@ class CardFeed:
         """
         self._program, self._head, self._num_nodes = program, program["head"], num_nodes
         self._launched = Launched(program["env"])
+        self._secrets = secrets_of(program["env"])
         self._opened = time.time()
         self._timer = self._loop.call_later(START_S, self._start)
 
@@ -177,12 +180,12 @@ class CardFeed:
         """Hand over a snapshot, unless the program has not read the one before."""
         self._flush()
         if not self._unsent:
-            self._unsent = json.dumps(what, separators=(",", ":")).encode() + b"\n"
+            self._unsent = _line(what)
             self._flush()
 
     def _send_last(self, what: Header) -> None:
         """Hand over the last snapshot. What is under way is finished first: lines are whole."""
-        self._unsent += json.dumps({**what, "final": True}, separators=(",", ":")).encode() + b"\n"
+        self._unsent += _line({**what, "final": True})
         process = self._process
         if process is not None and process.stdin is not None:
             os.set_blocking(process.stdin.fileno(), True)  # the program reads in a thread of its own
@@ -213,7 +216,7 @@ class CardFeed:
         if self._history is not None:
             series = self._history.as_series()
         series["start"] -= started  # the page counts from the start
-        return {
+        found = {
             **self._head,
             "state": state or ("failed" if failure else "running" if self._hosts else "forming"),
             "started": started,
@@ -230,6 +233,8 @@ class CardFeed:
             "settings": settings().as_dict(),
             "traces": [],
         }
+        # A rank's last line and a failure may quote one.
+        return dict(cleaned(found, self._secrets))
 
     def _remember(self, newest: dict[int, Header]) -> None:
         """Take the newest samples. What ranks did last is kept: the one that failed is gone from its node's next."""
@@ -246,3 +251,7 @@ class CardFeed:
 
     def _records(self) -> Iterator[tuple[int, Header]]:
         return ((node, record) for node, sample in self._newest.items() for record in sample.get("ranks", ()))
+
+
+def _line(what: Header) -> bytes:
+    return json.dumps(what, separators=(",", ":")).encode() + b"\n"
