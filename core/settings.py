@@ -7,6 +7,7 @@ attribute of the decorators too, the attribute comes first. ``docs/settings.md``
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -100,12 +101,43 @@ class Switch:
         return value in _ON
 
 
+@dataclass(frozen=True)
+class PathSetting:
+    """A setting that is a path, with placeholders; without it there is none."""
+
+    name: str
+    purpose: str
+    placeholders: tuple[str, ...]
+
+    @property
+    def variable(self) -> str:
+        """The name of the environment variable, and of the entry in a configuration file."""
+        return f"METAFLOW_GANG_{self.name.upper()}"
+
+    def read(self) -> str:
+        """Its value, "" where there is none. Raises BadAttribute for a placeholder that there is not."""
+        value = str(configured(f"GANG_{self.name.upper()}") or "")
+        for found in re.findall(r"\{(.*?)\}", value):
+            if found not in self.placeholders:
+                known = ", ".join(f"{{{name}}}" for name in self.placeholders)
+                raise BadAttribute(f"{self.variable}={value}: there is no {{{found}}}; there are {known}.")
+        return value
+
+
 _ON, _OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 DEBUG = Switch(
     "debug",
     "Each node's guard writes what it does into a debug log, which is kept where the step fails "
     "([debugging](debugging.md)). It counts on a node from its start, so each node's task needs it.",
+)
+
+METRICS_FILE = PathSetting(
+    "metrics_file",
+    "Each node's guard writes the node's metrics into this file while the step runs, as text for node_exporter's "
+    "textfile collector ([observability](observability.md)). It counts on a node from its start, so each node's task "
+    "needs it.",
+    ("node", "task", "step", "run", "flow"),
 )
 
 

@@ -33,7 +33,7 @@ from ..metaflow_compat.tasks import appear_on_current, foreach_depth, joined_tas
 from ..rendezvous import absence_report
 from ..rendezvous.local_nodes import CONTROL_MARKER, control_environment, task_ids
 from ..rendezvous.task_info import TaskInfo
-from ..settings import BY_NAME, DEBUG, TABLE, guard_settings
+from ..settings import BY_NAME, DEBUG, METRICS_FILE, TABLE, guard_settings
 from ..storage.results import results_prefix
 from . import run_interrupt
 from .exception_record import exception_record
@@ -129,6 +129,7 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
         self.settings = guard_settings(self.attributes)
         self.log_bytes = int(BY_NAME["log_megabytes"].read() * (1 << 20))
         self.debug = DEBUG.read()
+        METRICS_FILE.read()  # refused here, and read again in each node's task
         self.with_card = boolean(self, "card")
         self.gpus, self.cpus = requested(decos, "gpu"), requested(decos, "cpu")
         self.check_attributes()
@@ -226,6 +227,7 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
             guard_settings=self.settings,
             log_bytes=self.log_bytes,
             debug=self.debug,
+            launcher=f"@{self.name}",
             metadata=self._metadata,
             card=TaskCard(self.flow_datastore, self.task, f"@{self.name}") if on_control and self.with_card else None,
         )

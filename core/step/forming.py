@@ -18,6 +18,7 @@ from metaflow import current
 
 from ..debug_logs import DebugLogs
 from ..exceptions import GangException, GangFailed
+from ..export.task_export import exports
 from ..gang.gang import Gang, lease_port
 from ..gang.node import Node
 from ..guard.host.owned_files import remove_folder
@@ -100,6 +101,7 @@ class Forming:
         self._who = "the step's body"
         self._joined = False
         self._debug_logs: DebugLogs | None = None
+        self._has_export = False
 
     def cannot_take_part(self, error: Exception, who: str) -> None:
         """Have this node not run the body, since ``who`` has raised ``error``: it joins only to report that."""
@@ -153,6 +155,10 @@ class Forming:
             settings=self._settings.guard_settings,
             debug_saver=self._debug_logs.saver() if self._debug_logs is not None else None,
         )
+        export = exports(task, self._settings.launcher, self._node, environment.is_local(), cpu_count())
+        if export is not None:
+            self._has_export = True
+            link.request("export", **export)
         begun = time.monotonic()
         try:
             host = own_address_within(environment.main_address(), timeout, say)

@@ -32,6 +32,8 @@ class GangTask:
         The attribute ``all_nodes_started_timeout``, in seconds.
     guard_settings : dict
         What the guard gets, by :func:`~.settings.guard_settings`.
+    launcher : str
+        The decorator, as the user writes it: "@torchrun".
     metadata : TaskMetadata
         Registers metadata of this task, and of others of the gang.
     log_bytes : int
@@ -53,5 +55,6 @@ class GangTask:
     guard_settings: dict[str, float]
     log_bytes: int
     debug: bool
+    launcher: str
     metadata: TaskMetadata
     card: TaskCard | None

@@ -148,6 +148,8 @@ class Lifecycle(Forming):
                     self._settings.metadata.register(of_record(record))
                     if record["card"] is not None and self._settings.card is not None:
                         self._settings.card.store(record["card"])
+                    if self._has_export:
+                        self._link.request("export-last")
                     self._link.request("bye" if task_ok and not self._has_failed else "stored")
                 except GuardDied:
                     self._clean_up_after_guard(self._link, logs=False)

@@ -26,6 +26,7 @@ GUARD = (
     "rank_reports",
     "host",
     "samples",
+    "export",
     "children",
     "channel",
     "tls",
@@ -49,10 +50,11 @@ ALLOWED = {
     "guard_client": (MODULES_OF_CORE, "guard"),
     "rendezvous": (MODULES_OF_CORE, "guard", "machine"),
     "card": (MODULES_OF_CORE, "rendezvous"),
+    "export": (MODULES_OF_CORE, "rendezvous"),
     "gang": (MODULES_OF_CORE, "guard", "machine", "guard_client"),
     "remote_shell": (MODULES_OF_CORE, "guard", "gang"),
     "calls": (MODULES_OF_CORE, "guard", "storage", "ranks", "guard_client", "gang"),
-    "step": (MODULES_OF_CORE, "guard", "machine", "storage", "guard_client", "rendezvous", "gang", "card"),
+    "step": (MODULES_OF_CORE, "guard", "machine", "storage", "guard_client", "rendezvous", "gang", "card", "export"),
 }
 """The folders of core, and which others each may import. The modules of core itself, such as logs.py, count as one of
 them, and metaflow_compat as a part of it.

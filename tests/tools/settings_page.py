@@ -6,7 +6,7 @@ from pathlib import Path
 
 import metaflow  # noqa: F401 - before any of its extensions
 
-from metaflow_extensions.gang.core.settings import DEBUG, TABLE, Setting
+from metaflow_extensions.gang.core.settings import DEBUG, METRICS_FILE, TABLE, Setting
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 
@@ -40,7 +40,11 @@ def row(setting: Setting) -> str:
 
 def page() -> str:
     switch = f"| `{DEBUG.variable}` | off | {DEBUG.purpose} It is 1 (on) or 0 (off). |\n"
-    return HEAD + "".join(map(row, TABLE)) + switch
+    places = ", ".join(f"`{{{name}}}`" for name in METRICS_FILE.placeholders)
+    path = (
+        f"| `{METRICS_FILE.variable}` | none | {METRICS_FILE.purpose} It is a path, which may have {places} in it. |\n"
+    )
+    return HEAD + "".join(map(row, TABLE)) + switch + path
 
 
 if __name__ == "__main__":

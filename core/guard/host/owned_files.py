@@ -24,7 +24,9 @@ _NAME = "owned"
 
 
 class Owned:
-    """Folders elsewhere, and patterns of files that killed processes leave, which go as the private folder does."""
+    """Folders and files elsewhere, and patterns of files that killed processes leave, which go as the private folder
+    does.
+    """
 
     def __init__(self) -> None:
         self._entries: list[list[str | float]] = []
@@ -39,6 +41,9 @@ class Owned:
 
     def add_folder(self, path: str) -> None:
         self._add(["folder", path])
+
+    def add_file(self, path: str) -> None:
+        self._add(["file", path])
 
     def add_pattern(self, pattern: str) -> None:
         """Of files that are this user's, made from now on, and used by nobody in the end."""
@@ -124,6 +129,9 @@ def _remove(entries: list[list[str | float]]) -> None:
     for kind, what, *_ in entries:
         if kind == "folder":
             shutil.rmtree(str(what), ignore_errors=True)
+        elif kind == "file":
+            with contextlib.suppress(OSError):
+                os.unlink(str(what))
     for kind, what, *more in entries:
         if kind == "pattern":
             from .leftovers import remove_unused

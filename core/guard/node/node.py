@@ -28,6 +28,7 @@ from .local_tasks import LocalTasks
 from .node_failures import REPORT_DEADLINE_S, NodeFailures
 from .preemption import Preemption
 from .requests.dispatch import Requests
+from .requests.export_requests import ExportRequests
 from .requests.gang_requests import GangRequests
 from .requests.pending_requests import PendingRequests
 from .requests.port_and_file_requests import PortAndFileRequests
@@ -72,7 +73,7 @@ class Node:
         self._work = work = Work(loop, out, err, failures.fail, cancel, self._node_task_ended)
         work.say = say
         work.on_ranks_ended = self._ranks_ended
-        launcher = Launcher(loop, identity, work, self._refusal, failures.fail, self._work_gone)
+        launcher = Launcher(loop, identity, work, state.refusal, failures.fail, self._work_gone)
         self._card = card = CardAccess(loop, hub, failures, err)
         self._cleanup = cleanup = Cleanup(identity, state, work, children, failures, phases, card, log, err)
         self.tidy = cleanup.run  # the guard ends by force
@@ -93,18 +94,13 @@ class Node:
             PortAndFileRequests(loop, identity, hub, pending, cleanup, say),
             ValueRequests(loop, identity, hub, pending, cleanup, say),
             samples := SampleRequests(loop, identity, state, hub, pending, work),
+            ExportRequests(loop, pending, samples, cleanup, failures, phases, say),
         ]
         self._samples = card.samples = samples
         self._requests = Requests(pending, groups, failures.guard_failed)
         self._death = TaskDeath(loop, identity, state, hub, ending, cleanup, failures.fail, self._task_gone)
         stream.on_close = lambda reason: self._death.closed()
         self._stopped = Stopped(loop, WatchedProcesses(identity, state, hub, work, children, ending), failures.fail)
-
-    def _refusal(self) -> str:
-        """Why this node starts nothing any more, as a clause; empty as long as it does."""
-        if self._state.is_stopping:
-            return "its gang is being stopped"
-        return "its task has ended" if self._state.has_left else ""
 
     # -- the hub -----------------------------------------------------------------------------------------------------
 

@@ -176,6 +176,12 @@ class NodeState:
     def is_finished(self) -> bool:
         return self.value == FINISHED
 
+    def refusal(self) -> str:
+        """Why the node starts nothing any more, as a clause; empty as long as it does."""
+        if self.is_stopping:
+            return "its gang is being stopped"
+        return "its task has ended" if self.has_left else ""
+
     # -- events ------------------------------------------------------------------------------------------------------
 
     def all_joined(self) -> bool:

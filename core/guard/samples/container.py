@@ -112,6 +112,10 @@ class Container:
                 read, written = read + int(words[5]) * _SECTOR, written + int(words[9]) * _SECTOR
         return time.monotonic(), self._cpu_s(), received, sent, read, written
 
+    def totals(self) -> dict[str, int]:
+        """``rx``, ``tx``, ``read`` and ``written`` as bytes since the machine's start, at the last sample."""
+        return dict(zip(("rx", "tx", "read", "written"), self._last[2:], strict=False))
+
     def sample(self) -> dict[str, float]:
         """Since the last sample: ``cpu`` (processors kept busy), ``rx``, ``tx``, ``read`` and ``written`` (bytes a
         second); now: ``memory`` and ``limit`` (bytes).

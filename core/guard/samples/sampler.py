@@ -69,6 +69,8 @@ class Sampler:
 
     Attributes
     ----------
+    on_sample : callable or None
+        Takes each sample, with ``ranks``, ``log`` (what these have logged) and ``totals`` besides.
     ring : Ring
         The samples by now. Each has ``at`` (epoch), what :meth:`.container.Container.sample` has, and ``gpus`` where
         there are some.
@@ -86,6 +88,7 @@ class Sampler:
         self._timer: Timer | None = None
         self._num_nodes = 0  # who send; 0 until node 0 asks
         self._send_at = 0.0
+        self.on_sample: Callable[[dict[str, Any]], None] | None = None
 
     def start(self) -> None:
         """Sample from now on; rates count from here, and the first sample follows :data:`EVERY_S` later."""
@@ -124,6 +127,8 @@ class Sampler:
             sample["gpus"] = self._gpus.latest()
         self.ring.add(sample)
         log = self._user_metrics.read()
+        if self.on_sample is not None:
+            self.on_sample({**sample, "ranks": self.ranks(), "log": log, "totals": self._container.totals()})
         if self._num_nodes and now >= self._send_at:
             found = self.ranks()[: max(1, SENT_RANKS // self._num_nodes)]
             for record in found:

@@ -6,7 +6,8 @@ from ..state import FORMING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from typing import Any
 
     from ...children.child import Child
     from ...children.supervisor import Work
@@ -41,6 +42,7 @@ class SampleRequests:
         self._sampler: Sampler | None = None
         self._num_nodes = 0  # once node 0 has asked
         self._has_asked = False
+        self._on_sample: Callable[[dict[str, Any]], None] | None = None
         loop.call_later(BEGIN_S, self._begin)
 
     def _begin(self) -> None:
@@ -50,10 +52,17 @@ class SampleRequests:
             return
         self._sampler = Sampler(self._loop, self._identity.folder, self._running, self._hub.send)
         self._sampler.send_to_node_0(self._num_nodes)
+        self._sampler.on_sample = self._on_sample
         self._sampler.start()
 
     def _running(self) -> Iterator[Child]:
         return (child for launch in list(self._work.launches.values()) for child in launch.children)
+
+    def export_to(self, on_sample: Callable[[dict[str, Any]], None]) -> None:
+        """Have ``on_sample`` take each sample; see :class:`...samples.sampler.Sampler`."""
+        self._on_sample = on_sample
+        if self._sampler is not None:
+            self._sampler.on_sample = on_sample
 
     def methods(self) -> dict[str, Method]:
         return {"samples": self.samples}

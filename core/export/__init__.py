@@ -1,0 +1,1 @@
+"""Metrics for other programs, from the task's side: what is to be exported, and the program for OpenTelemetry."""
