@@ -35,6 +35,7 @@ from ..rendezvous.local_nodes import CONTROL_MARKER, control_environment, task_i
 from ..rendezvous.task_info import TaskInfo
 from ..settings import BY_NAME, DEBUG, METRICS_FILE, TABLE, guard_settings
 from ..storage.results import results_prefix
+from ..unknown_settings import tell_unknown_settings
 from . import run_interrupt
 from .exception_record import exception_record
 from .gang_task import GangTask
@@ -140,6 +141,7 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
         super().runtime_init(flow, graph, package, run_id)
         run_interrupt.pass_on_interrupts()
         show_lines_at_once()
+        tell_unknown_settings(os.environ)
 
     def runtime_step_cli(
         self, cli_args: Any, retry_count: int, max_user_code_retries: int, ubf_context: str | None
@@ -182,6 +184,8 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
             ubf_context,
             inputs,
         )
+        if self._elsewhere and is_control(ubf_context):
+            tell_unknown_settings(os.environ)  # the variables of the run are not there
         self.task = TaskInfo(flow.name, str(run_id), step_name, str(task_id), int(retry_count))
         self.task_datastore = task_datastore
         self._metadata = TaskMetadata(metadata, self.task.run_id, step_name, self.task.task_id, self.task.attempt)
