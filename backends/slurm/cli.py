@@ -21,6 +21,7 @@ from .decorator import FOLDER
 from .exceptions import SlurmDoesNotAnswer, SlurmException, SlurmJobCancelled, SlurmRefused
 from .follow import Follower
 from .job import Job, specification
+from .remote import LoginNode
 
 UNANSWERED_S = 300.0
 """How long a submission is tried again where Slurm's controller does not answer."""
@@ -137,7 +138,13 @@ def _prepare(context: Any, given: dict[str, Any], machine: Machine) -> Job:
     limit = given["run_time_limit"]
     request = read(given, 0 if limit == step_command.LONGEST_S else limit)
     folder = _folder(obj, request, machine, given)
-    python = step_command.interpreter(obj.environment, given["step_name"], request.executable or sys.executable)
+    if (root := _local_root(obj)) and not machine.has(root):
+        raise SlurmException(
+            f"{machine.where} does not have {root}, where the local data and metadata are: share it with the "
+            "cluster under this path, or use a datastore such as S3 and a metadata service."
+        )
+    chosen = request.executable or (sys.executable if machine.has(sys.executable) else "python3")
+    python = step_command.interpreter(obj.environment, given["step_name"], chosen)
     set_to, prepended = code_package.variables(given["code_metadata"], os.path.join(folder, "code"))
     spec = specification(
         {**_variables(context, given, folder), **set_to},
@@ -193,11 +200,12 @@ def step(**given: Any) -> None:
         context.obj.echo_always(text, err=stream == "stderr", no_bold=True)
 
     _wait_before_retry(context, given)
-    machine = Machine()
-    client = Client(machine)
+    machine: Machine
     watch, number, follower = None, "", None
     signal.signal(signal.SIGTERM, _terminated)
     try:
+        machine = LoginNode(given["login"]) if given["login"] else Machine()
+        client = Client(machine)
         job = _prepare(context, given, machine)
         watch = Watch(machine, job.name, job.folder)
         number = _submit(client, job, echo)

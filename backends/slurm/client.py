@@ -43,6 +43,9 @@ class Machine:
 
     where = "this machine"
 
+    look_s = 0.5
+    """Seconds between two looks into the job's folder."""
+
     def run(self, argv: Sequence[str], input: bytes = b"", timeout_s: float = ANSWER_S) -> tuple[int, bytes, str]:
         """Run a command; its exit status, its output, and what it says on stderr.
 
@@ -73,6 +76,10 @@ class Machine:
     def quoted(self, argv: Sequence[str]) -> list[str]:
         """The words of a command, as :attr:`prefix` wants them."""
         return list(argv)
+
+    def has(self, path: str) -> bool:
+        """Whether there is such a file or folder."""
+        return os.path.exists(path)
 
     def home(self) -> str:
         """The user's home folder."""

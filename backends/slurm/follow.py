@@ -12,9 +12,6 @@ from .client import Client, Machine
 from .exceptions import SlurmDoesNotAnswer, SlurmJobCancelled, SlurmJobFailed, SlurmRefused
 from .states import JobState, end, never_starts, progress
 
-LOOK_S = 0.5
-"""Logs and exit files are files, and cost Slurm's controller nothing."""
-
 FIRST_STATE_S, MOST_STATE_S = 0.5, 10.0
 """The controller is asked this often at first and at last: many jobs of many users ask it."""
 
@@ -90,7 +87,7 @@ class Follower:
                 next_state = now + (FIRST_STATE_S if exits else min(MOST_STATE_S, max(FIRST_STATE_S, age / 20)))
             if self._has_failed(exits) and now - (self._failed_at or now) > GRACE_S:
                 self._give_up(exits)
-            time.sleep(LOOK_S)
+            time.sleep(self._machine.look_s)
 
     def _state(self) -> JobState | None:
         try:

@@ -25,7 +25,7 @@ else:
 ROOT = ROOT
 FOLDERS = ("backends", "core", "launchers", "plugins", "toplevel")
 INSTALLED = "metaflow_extensions/gang/"
-OLD_PACKAGES = ("deepspeed", "mpi", "ray", "tensorflow", "torchrun")
+OLD_PACKAGES = ("deepspeed", "mpi", "ray", "slurm", "tensorflow", "torchrun")
 
 FLOW = """
 from metaflow import FlowSpec, step
