@@ -210,7 +210,11 @@ def step(**given: Any) -> None:
         watch = Watch(machine, job.name, job.folder)
         number = _submit(client, job, echo)
         watch.submitted(number)
-        follower = Follower(machine, number, job.folder, job.num_nodes, echo)
+        tolerates = any(
+            getattr(decorator, "tolerates_lost_nodes", bool)()
+            for decorator in context.obj.graph[given["step_name"]].decorators
+        )
+        follower = Follower(machine, number, job.folder, job.num_nodes, echo, tolerates)
         follower.follow()
     except SlurmException as error:
         echo(f"{error.headline}: {error.message}", "stderr")

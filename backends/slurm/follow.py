@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import time
@@ -19,6 +20,9 @@ GRACE_S = 5.0
 """How long the other nodes may take to end after node 0's task has failed. All nodes have the report by then; a node
 that Slurm itself has to find lost takes it SlurmdTimeout, 300 s by default.
 """
+
+SILENT_S = 10.0
+"""The same where all other nodes' tasks have failed and node 0's has not ended: its host is lost, or all was killed."""
 
 HOPELESS_S = 3.0
 """How long a reason that keeps a job from ever starting has to last: Slurm may give another one at first."""
@@ -38,6 +42,8 @@ class Follower:
     ----------
     echo : callable
         Prints a line for the user, on the stream of this name.
+    tolerates_lost_nodes : bool
+        Whether node 0's task may go on without the others'.
 
     Attributes
     ----------
@@ -46,15 +52,22 @@ class Follower:
     """
 
     def __init__(
-        self, machine: Machine, job: str, folder: str, num_nodes: int, echo: Callable[[str, str], None]
+        self,
+        machine: Machine,
+        job: str,
+        folder: str,
+        num_nodes: int,
+        echo: Callable[[str, str], None],
+        tolerates_lost_nodes: bool = False,
     ) -> None:
         self._machine, self._client = machine, Client(machine)
         self._job, self._folder, self._num_nodes, self._echo = job, folder, num_nodes, echo
+        self._tolerates = tolerates_lost_nodes
         self._read = {"stdout": 0, "stderr": 0}
         self._told = ""
         self._silent = False
         self._began = time.monotonic()
-        self._failed_at: float | None = None
+        self._failed_at: dict[str, float] = {}
         self._hopeless_since: float | None = None
         self.is_over = False
 
@@ -85,7 +98,7 @@ class Follower:
                     return
                 age = now - self._began
                 next_state = now + (FIRST_STATE_S if exits else min(MOST_STATE_S, max(FIRST_STATE_S, age / 20)))
-            if self._has_failed(exits) and now - (self._failed_at or now) > GRACE_S:
+            if self._give_up_at(exits, now) < now:
                 self._give_up(exits)
             time.sleep(self._machine.look_s)
 
@@ -139,22 +152,29 @@ class Follower:
             return JobState("COMPLETED")
         return JobState("FAILED", "", f"{status or '?'}:0")
 
-    def _has_failed(self, exits: set[str]) -> bool:
-        """Whether node 0's task of a gang has ended without success, and others have not ended at all."""
-        if self._failed_at is None and "exit-0" in exits and len(exits - {"exit"}) < self._num_nodes:
-            if self._machine.read(os.path.join(self._folder, "exit-0")).strip() == b"0":
-                return False
-            self._failed_at = time.monotonic()
-        return self._failed_at is not None
+    def _give_up_at(self, exits: set[str], now: float) -> float:
+        """When the job is cancelled, since its other tasks have not ended; infinity where none has failed."""
+        for name in exits - self._failed_at.keys() - {"exit"}:
+            has_failed = self._machine.read(os.path.join(self._folder, name)).strip() != b"0"
+            self._failed_at[name] = now if has_failed else math.inf
+        of_node_0 = self._failed_at.get("exit-0", math.inf)
+        of_others = [at for name, at in self._failed_at.items() if name != "exit-0"]
+        # One that has failed alone may be a node that the launcher can do without.
+        all_others = max(of_others) if 0 < len(of_others) == self._num_nodes - 1 else math.inf
+        return min(of_node_0 + GRACE_S, all_others + (SILENT_S if not self._tolerates else math.inf))
 
     def _give_up(self, exits: set[str]) -> None:
         missing = [str(node) for node in range(self._num_nodes) if f"exit-{node}" not in exits]
-        self._show_log(last=True)
         if not missing:
             return
+        self._show_log(last=True)
+        self._show_what_is_left()
         self._client.cancel(self._job)
+        failed, grace_s = (
+            ("the tasks of all others have", SILENT_S) if "0" in missing else ("node 0's task has", GRACE_S)
+        )
         raise SlurmJobFailed(
-            f"Slurm job {self._job}: node 0's task has failed, and after {GRACE_S:g} s the task of "
+            f"Slurm job {self._job}: {failed} failed, and after {grace_s:g} s the task of "
             f"{'node' if len(missing) == 1 else 'nodes'} {', '.join(missing)} has not ended. The job has been "
             "cancelled; Slurm itself would wait longer for a node that is lost."
         )

@@ -10,9 +10,6 @@ from typing import Any
 
 from .attributes import Request
 
-SRUN_WAIT_S = 60
-"""How long srun leaves the other tasks after the first has ended: they have to tell why, and to store their state."""
-
 CANNOT_UNPACK = 97
 """The batch script's exit status where the code package cannot be unpacked."""
 
@@ -70,8 +67,10 @@ class Job:
             "--distribution=block",
             "--mpi=none",
             "--export=ALL",
+            # A task that has ended, well or not, is no reason for srun to end the others: a node's body may be over
+            # long before node 0's, and nodes that have failed tell why, and store their state. follow.py cancels.
             "--kill-on-bad-exit=0",
-            f"--wait={SRUN_WAIT_S}",
+            "--wait=0",
             "--input=none",
             f"--output={self.folder}/srun-%t.out",
             *self.request.container,
