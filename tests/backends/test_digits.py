@@ -1,4 +1,4 @@
-"""A training on three nodes, on every backend, from a machine whose containers have nothing but the framework."""
+"""A training on three nodes, on every backend; containers have nothing but Python and the framework."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ pytestmark = pytest.mark.slow
 def test_digits_are_learned_on_three_nodes(place: Places) -> None:
     workplace = place(3)
     run = workplace.start(DIGITS, train=TRAIN)
+    hosts = [workplace.node(index, "", run).hostname for index in range(3)]
     run.ok(RUN_S)
     found, ours, beside = result(run)
     assert [(one["rank"], one["world"]) for one in found] == [(0, 3), (1, 3), (2, 3)], run.dump()
-    assert [one["host"] for one in found] == [workplace.node(index, "", run).hostname for index in range(3)]
+    assert [one["host"] for one in found] == hosts
     assert all(one["right"] > 0.85 and one["right"] == found[0]["right"] for one in found)
     # The code package has all of ours and nothing else; Metaflow itself has put a file above it.
     installed = Path(metaflow_extensions.gang.core.__file__).parents[2]

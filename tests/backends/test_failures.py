@@ -80,6 +80,7 @@ import os, sys
 from metaflow import BACKEND, FlowSpec, current, mpi, step
 
 first = "0" == os.environ.get("MF_WORKER_REPLICA_INDEX") or "1" == os.environ.get("AWS_BATCH_JOB_NODE_INDEX")
+first = first or ("SLURM_JOB_ID" in os.environ and "1" == os.environ.get("MF_PARALLEL_NODE_INDEX"))
 if "ubf_task" in sys.argv and first:
     os.environ["PATH"] = "/nowhere"  # its image lacks what the others have
 if os.environ.get("MF_ATTEMPT"):
@@ -129,7 +130,7 @@ def test_a_node_whose_image_lacks_mpirun_is_told_by_all(place: Places) -> None:
 
 
 @pytest.mark.slow
-@everywhere("kubernetes")
+@everywhere("kubernetes", but="slurm")
 def test_a_spot_instances_notice_lets_all_nodes_save(place: Places) -> None:
     workplace = place(3)
     with contextlib.ExitStack() as stack:

@@ -44,9 +44,12 @@ class Workplace:
         Of the user's shell. A backend adds how it is reached.
     decorator : str
         The backend's, without its "@".
+    has_images : bool
+        Whether it starts containers.
     """
 
     decorator = ""
+    has_images = True
 
     def __init__(self, stack: contextlib.ExitStack, folder: Path, machines: int, metadata: str = "service") -> None:
         self.hosts, self.folder = stack.enter_context(Hosts(1 + machines)), folder
