@@ -25,6 +25,8 @@ class TaskCard:
     task : TaskInfo
     launcher : str
         The decorator, as the user writes it: "@torchrun".
+    card_id : str or None
+        The user's name of the card: ``@card(type="gang", id=...)``.
     card : str
         By which Metaflow tells this card from others of the task.
     """
@@ -32,6 +34,7 @@ class TaskCard:
     flow_datastore: Any
     task: TaskInfo
     launcher: str
+    card_id: str | None = None
     card: str = field(default_factory=lambda: uuid.uuid4().hex[:20])
 
     @property
@@ -48,6 +51,7 @@ class TaskCard:
             "root": self.flow_datastore.datastore_root,
             "pathspec": self.pathspec,
             "card": self.card,
+            "id": self.card_id,
         }
         head = {"launcher": self.launcher, "pathspec": self.pathspec, "attempt": self.task.attempt}
         return {**own_program(writer.__name__, json.dumps(spec)), "head": head}
@@ -60,6 +64,6 @@ class TaskCard:
         try:
             datastore = self.flow_datastore
             store = card_store(self.task.flow_name, datastore.TYPE, datastore.datastore_root, self.pathspec)
-            writer.Writer(store, self.card).write(dict(snapshot), True, 0.0)
+            writer.Writer(store, self.card, self.card_id).write(dict(snapshot), True, 0.0)
         except Exception as error:
             say(f"The card of the gang could not be stored: {type(error).__name__}: {error}")

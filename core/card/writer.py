@@ -38,20 +38,22 @@ class Writer:
     store : CardDatastore
     card : str
         By which Metaflow tells this card from others of the task.
+    card_id : str or None
+        The user's name of it: ``@card(type="gang", id=...)``.
     """
 
-    def __init__(self, store: Any, card: str) -> None:
-        self._store, self._card = store, card
+    def __init__(self, store: Any, card: str, card_id: str | None = None) -> None:
+        self._store, self._card, self._id = store, card, card_id
         self._page_at = float("-inf")
 
     def write(self, snapshot: dict[str, Any], last: bool, now: float) -> None:
         """Store the data, and the page where it is due."""
         token = FINAL if last else LIVE
         if last or now - self._page_at >= PAGE_S:
-            self._store.save_card(self._card, CARD_TYPE, page(snapshot, LIVE), overwrite=True)
+            self._store.save_card(self._card, CARD_TYPE, page(snapshot, LIVE), card_id=self._id)
             self._page_at = now
         # After the page: a viewer that finds data asks for the page next.
-        self._store.save_data(self._card, CARD_TYPE, live_data(snapshot, token))
+        self._store.save_data(self._card, CARD_TYPE, live_data(snapshot, token), card_id=self._id)
 
 
 class Latest:
@@ -121,7 +123,8 @@ def main(spec: str) -> None:
     """Follow the standard input."""
     lines = Latest(sys.stdin.fileno())
     what = json.loads(spec)
-    follow(Writer(card_store(what["flow"], what["datastore"], what["root"], what["pathspec"]), what["card"]), lines)
+    store = card_store(what["flow"], what["datastore"], what["root"], what["pathspec"])
+    follow(Writer(store, what["card"], what.get("id")), lines)
 
 
 if __name__ == "__main__":

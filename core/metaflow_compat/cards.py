@@ -6,6 +6,8 @@ import subprocess
 from collections.abc import Sequence
 from typing import Any
 
+from metaflow.decorators import StepDecorator
+
 from .datastores import open_flow_datastore
 from .lookup import imported, member, require
 
@@ -17,6 +19,11 @@ _KEEP = "store the card of a gang"
 def card_class() -> Any:
     """The class of ``@card``."""
     return imported("metaflow.plugins.cards.card_decorator", "CardDecorator", _ADD)
+
+
+def card_type_base() -> Any:
+    """The class of card types. Not that of ``metaflow.cards``, which is loaded after the card types."""
+    return imported("metaflow.plugins.cards.card_modules.card", "MetaflowCard", "show the card of a gang")
 
 
 def is_card(decorator: Any) -> bool:
@@ -37,6 +44,33 @@ def count_cards(step: str, decorators: Sequence[Any]) -> None:
     """Tell Metaflow how many cards a step has now; one that was asked before has counted without the added ones."""
     count = member(card_class(), "_set_card_counts_per_step", "@card", _ADD)
     count(step, sum(is_card(decorator) for decorator in decorators))
+
+
+class TakenOver(StepDecorator):  # type: ignore[misc]
+    """Stands on the step in place of an ``@card`` whose page somebody else stores: Metaflow makes no card for it."""
+
+    name = "card"
+    allow_multiple = True
+
+    def __init__(self, card: Any) -> None:
+        self.defaults = card.defaults
+        super().__init__(card.attributes, card.statically_defined, card.inserted_by)
+
+
+def take_over(step: str, decorators: list[Any], card_type: str = "gang") -> list[str | None]:
+    """Take the cards of a type over that users have written on a step. Returns their ids, None for one without.
+
+    They stay in the list, in their places: Metaflow goes through it meanwhile, and tells the tasks of those that came
+    from the command line.
+    """
+    ids = []
+    for index, decorator in enumerate(decorators):
+        if is_card(decorator) and decorator.attributes["type"] == card_type:
+            decorators[index] = TakenOver(decorator)
+            ids.append(decorator.attributes["id"])
+    if ids:
+        count_cards(step, decorators)
+    return ids
 
 
 def identity(card: Any) -> str:

@@ -26,6 +26,7 @@ from ..logs import say
 from ..machine.network import require_tls
 from ..machine.proxies import reach_nodes_directly
 from ..metadata import TaskMetadata
+from ..metaflow_compat.cards import take_over
 from ..metaflow_compat.environment import control_task
 from ..metaflow_compat.runs import started_task
 from ..metaflow_compat.steps import ParallelDecorator, is_control
@@ -131,7 +132,7 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
         self.log_bytes = int(BY_NAME["log_megabytes"].read() * (1 << 20))
         self.debug = DEBUG.read()
         METRICS_FILE.read()  # refused here, and read again in each node's task
-        self.with_card = boolean(self, "card")
+        self.cards = take_over(step, decos) or ([None] if boolean(self, "card") else [])
         self.gpus, self.cpus = requested(decos, "gpu"), requested(decos, "cpu")
         self.check_attributes()
         run_interrupt.heed_one_interrupt()
@@ -233,7 +234,9 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
             debug=self.debug,
             launcher=f"@{self.name}",
             metadata=self._metadata,
-            card=TaskCard(self.flow_datastore, self.task, f"@{self.name}") if on_control and self.with_card else None,
+            card=TaskCard(self.flow_datastore, self.task, f"@{self.name}", self.cards[0])
+            if on_control and self.cards
+            else None,
         )
 
     def task_post_step(

@@ -74,6 +74,7 @@ IMPORTED: dict[tuple[str, str], Callable[[], object]] = {
     ("metaflow.runtime", "Worker"): lambda: runs.replace_line_reader(lambda reader: reader),
     ("metaflow.plugins.cards.card_decorator", "CardDecorator"): lambda: cards.is_card(None),
     ("metaflow.plugins.cards.card_creator", "CardProcessManager"): lambda: cards.process_of("none"),
+    ("metaflow.plugins.cards.card_modules.card", "MetaflowCard"): cards.card_type_base,
     ("metaflow.plugins.cards.card_datastore", "CardDatastore"): lambda: cards.card_store("T", "local", "", "T/1/a/2"),
 }
 """What is imported, and a call of the function that imports it."""

@@ -23,7 +23,8 @@ class Curves:
 
     def __init__(self) -> None:
         self._latest: dict[str, dict[str, tuple[float, float]]] = {}
-        self._points: dict[str, list[tuple[float, dict[str, float]]]] = {}
+        self._lines: dict[str, dict[str, list[tuple[float, float]]]] = {}
+        self._ranges: dict[str, list[tuple[float, float, float, float]]] = {}
 
     def add(self, records: Iterable[Sequence[Any]]) -> None:
         """Take the latest ``[metric, rank, step, value]`` of one node's ranks, or of several nodes'."""
@@ -34,32 +35,38 @@ class Curves:
     def mark(self) -> None:
         """All nodes have been asked: where a metric has gone on, this is a point of its curve."""
         for name, latest in self._latest.items():
-            step = max(step for step, _ in latest.values())
-            points = self._points.setdefault(name, [])
-            if not points or points[-1][0] != step:
-                points.append((step, {who: value for who, (_, value) in latest.items()}))
-                if len(points) > POINTS:
-                    del points[1:-1:2]
+            if len(latest) <= LINES_UP_TO:
+                lines = self._lines.setdefault(name, {})
+                for who, point in latest.items():
+                    _go_on(lines.setdefault(who, []), point)
+            else:
+                step, values = max(step for step, _ in latest.values()), [value for _, value in latest.values()]
+                ranges = self._ranges.setdefault(name, [])
+                _go_on(ranges, (step, sum(values) / len(values), min(values), max(values)))
 
     def as_dict(self) -> Header:
-        """By name: ``steps``, and ``ranks`` with each one's values; or ``mean``, ``low``, ``high`` and ``count``."""
-        return {name: _curve(points, len(self._latest[name])) for name, points in self._points.items()}
+        """By name: ``ranks`` with each one's ``[step, value]``; or ``steps``, ``mean``, ``low``, ``high`` and, once,
+        ``count``.
+        """
+        found: Header = {}
+        for name, latest in self._latest.items():
+            if name in self._ranges:
+                steps, mean, low, high = (list(map(_short, column)) for column in zip(*self._ranges[name], strict=True))
+                found[name] = {"steps": steps, "mean": mean, "low": low, "high": high, "count": len(latest)}
+            elif name in self._lines:
+                lines = self._lines[name]
+                ranks = sorted(lines, key=lambda who: (len(who), who))
+                found[name] = {"ranks": {who: [list(map(_short, point)) for point in lines[who]] for who in ranks}}
+        return found
 
 
-def _curve(points: list[tuple[float, dict[str, float]]], count: int) -> Header:
-    steps = [step for step, _ in points]
-    if count <= LINES_UP_TO:
-        ranks = sorted({who for _, values in points for who in values}, key=lambda who: (len(who), who))
-        return {"steps": steps, "ranks": {who: [_short(values.get(who)) for _, values in points] for who in ranks}}
-    columns = [list(values.values()) for _, values in points]
-    return {
-        "steps": steps,
-        "mean": [_short(sum(values) / len(values)) for values in columns],
-        "low": [_short(min(values)) for values in columns],
-        "high": [_short(max(values)) for values in columns],
-        "count": count,
-    }
+def _go_on(points: list[Any], point: tuple[float, ...]) -> None:
+    """Add a point whose step is a new one; a long curve is thinned."""
+    if not points or points[-1][0] != point[0]:
+        points.append(point)
+        if len(points) > POINTS:
+            del points[1:-1:2]
 
 
-def _short(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.6g}")
+def _short(value: float) -> float:
+    return float(f"{value:.6g}")

@@ -212,6 +212,7 @@ class CardFeed:
         self._remember(self._samples.of_all_nodes())
         failure = snapshot.failure(self._failures.report)
         rows = snapshot.ranks(self._records(), now, self._failures.report, bool(state))
+        gpus = snapshot.gpus(self._newest)
         series: Header = {"start": now, "every": every(0.0), "values": {}}
         if self._history is not None:
             series = self._history.as_series()
@@ -225,6 +226,8 @@ class CardFeed:
             "ranks_in_all": max(self._launched.ranks, len(rows)),
             "ranks_running": sum(1 for row in rows if row["runs"]),
             "ranks": rows,
+            "gpus_in_all": len(gpus),
+            "gpus": snapshot.shown_gpus(gpus),
             "series": series,
             "curves": self._curves.as_dict(),
             "failure": failure,

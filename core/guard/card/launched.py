@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from ..secret_values import without_secrets
 
 TYPE_CHECKING = False
@@ -12,6 +14,12 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
 
 MOST = 8
 """Launches that the card shows: the first, and the latest of the others."""
+
+HOSTFILE_BYTES = 20_000
+"""Of a hostfile that the card has: some 500 hosts."""
+
+_HOSTFILES = ("hostfile", "machinefile")
+"""Options of launchers that name one."""
 
 _HIDDEN_VARIABLES = ("METAFLOW_", "MF_")
 """Beginnings of the names of variables that say nothing about a launch."""
@@ -54,4 +62,28 @@ class Launched:
         world = str(first.get("env", {}).get("WORLD_SIZE", ""))
         self.ranks = int(world) if world.isdecimal() else max(self.ranks, len(processes))
         del self.records[MOST - 1 :]
-        self.records.append({"what": str(first.get("title", "")), "argv": argv, "environment": given, "hostfile": None})
+        hostfile = _hostfile([str(word) for word in first.get("argv", ())])
+        self.records.append(
+            {
+                "what": without_secrets(str(first.get("title", "")), environ),
+                "argv": argv,
+                "environment": given,
+                "hostfile": None if hostfile is None else without_secrets(hostfile, environ),
+            }
+        )
+
+
+def _hostfile(argv: list[str]) -> str | None:
+    """The hostfile that a command line names; None where there is none."""
+    names = _HOSTFILES + (("f",) if argv and os.path.basename(argv[0]).startswith("mpi") else ())
+    for index, word in enumerate(argv):
+        name, equals, value = word.lstrip("-").partition("=")
+        if word.startswith("-") and name in names:
+            try:
+                path = value if equals else argv[index + 1]
+                with open(path, encoding="utf-8", errors="replace") as file:
+                    text = file.read(HOSTFILE_BYTES + 1)
+            except (IndexError, OSError, ValueError):
+                return None
+            return text if len(text) <= HOSTFILE_BYTES else text[:HOSTFILE_BYTES].rpartition("\n")[0] + "\n..."
+    return None

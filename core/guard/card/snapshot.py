@@ -20,6 +20,9 @@ if TYPE_CHECKING:  # typing itself takes 3 ms to import
 MOST_RANKS = 256
 """Rows of the table of ranks, so that the card of 8,192 ranks stays small."""
 
+MOST_GPUS = 64
+"""Rows of the table of GPUs."""
+
 METRICS_OF_GPUS = (("gpu", "util"), ("gpu_power", "power"))
 """Names on the card, and in a sample of :mod:`..samples.gpus`."""
 
@@ -55,6 +58,29 @@ def metrics(sample: Mapping[str, Any], cpus: int) -> dict[str, float]:
     if total > 0:
         found["gpu_memory"] = min(100.0, 100.0 * sum(value(gpu, "memory") for gpu in gpus) / total)
     return found
+
+
+def gpus(samples: Mapping[int, Mapping[str, Any]]) -> list[Header]:
+    """The GPUs of all nodes, of each what its sample has (:mod:`..samples.nvml`); ``errors`` are uncorrected ECC errors
+    and the last Xid error, as text.
+    """
+    rows: list[Header] = []
+    for node, sample in sorted(samples.items()):
+        of_node = sample.get("gpus")
+        for index, gpu in enumerate(of_node if isinstance(of_node, list) else []):
+            if isinstance(gpu, dict):
+                errors = [f"{gpu['ecc']} ECC"] if gpu.get("ecc") else []
+                errors += [f"Xid {gpu['xid']}"] if gpu.get("xid") else []
+                known = {name: gpu.get(name) for name in ("util", "memory", "total", "power")}
+                rows.append({"node": node, "gpu": index, **known, "errors": ", ".join(errors)})
+    return rows
+
+
+def shown_gpus(rows: list[Header]) -> list[Header]:
+    """Of more than :data:`MOST_GPUS` those that have errors, and the least busy."""
+    if len(rows) > MOST_GPUS:
+        rows = sorted(rows, key=lambda row: (not row["errors"], value(row, "util")))[:MOST_GPUS]
+    return sorted(rows, key=lambda row: (row["node"], row["gpu"]))
 
 
 def nodes(hosts: Mapping[int, str], count: int, phases: Phases, since: float) -> list[Header]:

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import math
+import random
 from typing import Any
 
 from metaflow_extensions.gang.core.guard.card.series import MOMENTS, encoded
 
 START = 1_700_000_000.0
 SECONDS = 512.0
+
+METRICS = (
+    ("cpu", 100.0, 0.62),
+    ("memory", 100.0, 0.41),
+    ("gpu", 100.0, 0.93),
+    ("network", 2e9, 0.7),
+    ("disk", 1e8, 0.2),
+)
+"""Name, end of the scale, and the part of it that is used."""
+
+SLOW_NODE = 17
 
 
 def snapshot(nodes: int, ranks_per_node: int = 2, state: str = "running", **more: Any) -> dict[str, Any]:
@@ -29,8 +41,8 @@ def snapshot(nodes: int, ranks_per_node: int = 2, state: str = "running", **more
             "start": 8.0,
             "every": (SECONDS - 8.0) / MOMENTS,
             "values": {
-                name: {"scale": scale, "nodes": [_wave(node, scale) for node in range(nodes)]}
-                for name, scale in (("cpu", 100.0), ("memory", 100.0), ("gpu", 100.0), ("network", 2e9), ("disk", 1e8))
+                name: {"scale": scale, "nodes": [_course(node, scale * height, scale) for node in range(nodes)]}
+                for name, scale, height in METRICS
             },
         },
         "curves": {"loss": _curve(ranks)},
@@ -54,6 +66,7 @@ def _rank(rank: int, ranks_per_node: int) -> dict[str, Any]:
         "rank": rank,
         "node": rank // ranks_per_node,
         "state": "running",
+        "runs": True,
         "bad": False,
         "cpu": 800.0 + rank,
         "memory": 2.1e9,
@@ -62,8 +75,12 @@ def _rank(rank: int, ranks_per_node: int) -> dict[str, Any]:
     }
 
 
-def _wave(node: int, scale: float) -> str:
-    return encoded([scale * (0.55 + 0.4 * math.sin(moment / 9 + node)) for moment in range(MOMENTS)], scale)
+def _course(node: int, height: float, scale: float) -> str:
+    """Some seconds of loading, then steps that go on and on; now and then there is a checkpoint."""
+    noise = random.Random(node)
+    share = [0.1 if moment < 4 else 0.45 if moment % 24 == 23 else 1.0 for moment in range(MOMENTS)]
+    slow = 0.35 if node == SLOW_NODE else 1.0
+    return encoded([height * slow * part * noise.uniform(0.9, 1.05) for part in share], scale)
 
 
 def _curve(ranks: int) -> dict[str, Any]:

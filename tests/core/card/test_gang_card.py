@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
 from typing import Any
 
 import pytest
-from support.flows import FlowRun, FlowRunner
+from support.flows import FlowRun, FlowRunner, flow_environment
 
 LIMIT_S = 120.0
 
@@ -109,6 +115,64 @@ def test_a_killed_node_0_leaves_a_card_with_the_cause(flow_run: FlowRunner) -> N
     data = shown(flow_run, "killed", 1)
     assert data["state"] == "failed"
     assert "node 0" in data["failure"]["title"] and "SIGKILL" in data["failure"]["title"]
+
+
+@pytest.mark.slow
+def test_a_card_written_on_the_step_is_the_same_page(flow_run: FlowRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = FLOW.replace(
+        "@gang(ATTRIBUTES)", '@card(type="gang", id="nodes")\n    @gang(card=True)\n    @card(type="blank", id="mine")'
+    )
+    code = code.replace("    @step\n    def start", '    @card(type="gang")\n    @step\n    def start')
+    code = code.replace("import FlowSpec", "import FlowSpec, card")
+    run = flow_run(code, env={"WHAT": "short"})
+    run.ok(LIMIT_S)
+    monkeypatch.chdir(run.folder)  # where Metaflow looks for local cards
+    client = run.client()
+    from metaflow.cards import get_cards
+
+    (plain,) = get_cards(client["start"].task)
+    assert "The step start has no gang" in plain.get()
+    control, other = sorted(client["work"].tasks(), key=lambda task: len(task.id))
+    (card,) = get_cards(control, id="nodes")
+    assert (card.type, data_of(card.get())["launcher"]) == ("gang", "@gang")
+    assert [found.id for found in get_cards(control, type="gang")] == ["nodes"]
+    # Node 1's task has none of the gang, and what else is on the step is as ever.
+    assert [[found.id for found in get_cards(task)].count("mine") for task in (control, other)] == [1, 1]
+    assert not list(get_cards(other, type="gang"))
+    command = [sys.executable, str(run.file), "card"]
+    where = {"cwd": run.folder, "env": flow_environment(), "text": True}
+    options = ["get", f"{run.run_id}/work/{control.id}", "--id", "nodes"]
+    got = subprocess.run([*command, *options], capture_output=True, timeout=LIMIT_S, check=True, **where).stdout
+    assert data_of(got) == data_of(card.get())
+    port = free_port()
+    options = ["server", "--run-id", run.run_id, "--port", str(port)]
+    with subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, **where) as server:
+        try:
+            cards = {found["label"]: found for found in asked(port, "runinfo")["cards"]}
+            (label,) = (label for label, found in cards.items() if found["card_object"]["id"] == "nodes")
+            live = asked(port, f"data/{cards[label]['card']}")
+            assert live["payload"]["reload_token"] == "final"
+            assert live["payload"]["data"] == data_of(got)
+        finally:
+            server.kill()
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def asked(port: int, path: str) -> dict[str, Any]:
+    """What the card server replies, once it is there."""
+    deadline = time.monotonic() + LIMIT_S
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=LIMIT_S) as reply:
+                return dict(json.load(reply))
+        except urllib.error.URLError:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
 
 def test_without_the_attribute_there_is_none(flow_run: FlowRunner) -> None:

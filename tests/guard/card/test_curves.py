@@ -74,20 +74,24 @@ def test_outside_of_a_gang_nothing_happens(tmp_path: Path, monkeypatch: pytest.M
     gang_log(step=1, loss=1.0)
 
 
-def test_few_ranks_have_a_line_each() -> None:
+def test_few_ranks_have_a_line_each_with_steps_of_its_own() -> None:
     curves = Curves()
     for step in (1, 2, 2, 3):
-        curves.add([["loss", "0", step, 1.0 / step], ["loss", "10", step, 2.0]])
-        curves.add([["loss", "2", step, 3.0]])
+        curves.add([["loss", "0", step, 1.0 / step], ["loss", "10", 2 * step, 2.0]])
+        curves.add([["loss", "2", 7, 3.0]])
         curves.mark()
     assert curves.as_dict() == {
-        "loss": {"steps": [1, 2, 3], "ranks": {"0": [1.0, 0.5, 0.333333], "2": [3.0] * 3, "10": [2.0] * 3}}
+        "loss": {
+            "ranks": {"0": [[1, 1.0], [2, 0.5], [3, 0.333333]], "2": [[7, 3.0]], "10": [[2, 2.0], [4, 2.0], [6, 2.0]]}
+        }
     }
 
 
 def test_many_ranks_have_a_mean_and_a_range() -> None:
     curves = Curves()
     count = LINES_UP_TO + 1
+    curves.add([["loss", "0", 1, 7.0]])
+    curves.mark()  # the others have not logged yet
     curves.add([["loss", str(rank), 1, float(rank)] for rank in range(count)])
     curves.mark()
     assert curves.as_dict()["loss"] == {"steps": [1], "mean": [4.0], "low": [0.0], "high": [8.0], "count": count}
@@ -98,5 +102,5 @@ def test_a_long_curve_is_thinned_and_keeps_both_ends() -> None:
     for step in range(5000):
         curves.add([["loss", "0", step, float(step)]])
         curves.mark()
-    steps = curves.as_dict()["loss"]["steps"]
-    assert len(steps) <= POINTS and steps[0] == 0 and steps[-1] == 4999
+    points = curves.as_dict()["loss"]["ranks"]["0"]
+    assert len(points) <= POINTS and points[0] == [0, 0] and points[-1] == [4999, 4999]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from metaflow_extensions.gang.core.guard.card import snapshot
-from metaflow_extensions.gang.core.guard.card.launched import MOST, Launched
+from metaflow_extensions.gang.core.guard.card.launched import HOSTFILE_BYTES, MOST, Launched
 
 NOW = 1_700_000_000.0
 
@@ -29,6 +30,21 @@ def test_gpus_are_averaged_and_unknown_values_left_out() -> None:
     found = snapshot.metrics({"gpus": gpus}, 1)
     assert (found["gpu"], found["gpu_memory"], found["gpu_power"]) == (75.0, 50.0, 300.0)
     assert "gpu" not in snapshot.metrics({"gpus": [{"util": None}, "nonsense"]}, 1)
+
+
+def test_the_table_of_gpus_has_errors_first() -> None:
+    gpu = {"util": 90, "memory": 30, "total": 40, "power": None, "ecc": 0, "xid": None}
+    samples = {node: {"gpus": [gpu, {**gpu, "util": node}]} for node in range(50)}
+    samples[49] = {"gpus": [{**gpu, "ecc": 2, "xid": 79}, "nonsense"]}
+    rows = snapshot.gpus(samples)
+    assert len(rows) == 99
+    shown = snapshot.shown_gpus(rows)
+    assert len(shown) == snapshot.MOST_GPUS
+    assert shown[-1] == {
+        "node": 49, "gpu": 0, "util": 90, "memory": 30, "total": 40, "power": None, "errors": "2 ECC, Xid 79"
+    }  # fmt: skip
+    assert [row["gpu"] for row in shown[:-1]].count(1) == 49  # the least busy
+    assert snapshot.gpus({0: {"gpus": None}, 1: {}}) == []
 
 
 def test_phases_count_from_the_first_start() -> None:
@@ -76,6 +92,33 @@ def test_what_was_started_has_no_secret() -> None:
     assert found["environment"] == {"MASTER_PORT": "1234", "WORLD_SIZE": "8", "HF_TOKEN": "***", "URL": "https://***@x"}
     assert found["argv"] == ["python", "--key=***"]
     assert launched.ranks == 8
+
+
+def test_a_hostfile_and_a_title_are_shown_without_secrets(tmp_path: Path) -> None:
+    file = tmp_path / "hosts"
+    file.write_text("gang0 slots=2\nplanted-secret slots=2\n")
+    launched = Launched({"MY_API_KEY": "planted-secret"})
+    named = (
+        ["mpirun", "--hostfile", str(file)],
+        ["python", f"--hostfile={file}"],
+        ["/usr/bin/mpiexec", "-f", str(file)],
+    )
+    for argv in named:
+        launched.add({"processes": [{"title": "solve --key planted-secret", "argv": argv, "env": {}}]})
+        assert launched.records[-1]["hostfile"] == "gang0 slots=2\n*** slots=2\n"
+        assert launched.records[-1]["what"] == "solve --key ***"
+    for argv in (
+        ["tail", "-f", str(file)],
+        ["mpirun", "--hostfile", str(tmp_path / "gone")],
+        ["mpirun", "--hostfile"],
+        [],
+    ):
+        launched.add({"processes": [{"title": "x", "argv": argv, "env": {}}]})
+        assert launched.records[-1]["hostfile"] is None
+    file.write_text("gang0 slots=2\n" * 10_000)
+    launched.add({"processes": [{"argv": ["mpirun", "--hostfile", str(file)], "env": {}}]})
+    text = launched.records[-1]["hostfile"]
+    assert len(text) <= HOSTFILE_BYTES + 4 and text.endswith("\ngang0 slots=2\n...")
 
 
 def test_the_first_launch_and_the_latest_are_kept() -> None:
