@@ -34,6 +34,7 @@ class JoinDeadline:
         self._say = say
         self._fail = fail
         self._started = time.monotonic()
+        self._has_said = False
         self._timers: list[Timer] = [loop.call_later(timeout_s, self._overdue)]
         self._progress(PROGRESS_S)
 
@@ -42,6 +43,10 @@ class JoinDeadline:
         for timer in self._timers:
             timer.cancel()
         self._timers.clear()
+        if self._has_said and not self._late():
+            self._has_said = False
+            waited = time.monotonic() - self._started
+            self._say(f"All {self._num_nodes} nodes have joined after {waited:.0f} s.")
 
     def _late(self) -> list[int]:
         return [index for index in range(self._num_nodes) if index not in self._joined]
@@ -54,6 +59,7 @@ class JoinDeadline:
 
     def _progress(self, at_s: float) -> None:
         def say_progress() -> None:
+            self._has_said = True
             waited = time.monotonic() - self._started
             self._say(
                 f"{len(self._joined)} of {self._num_nodes} nodes have joined, waiting for {self._missing()} "
