@@ -169,6 +169,9 @@ def _submit(client: Client, job: Job, say: Any) -> str:
     deadline, told = time.monotonic() + UNANSWERED_S, False
     while True:
         try:
+            # A busy controller may have taken the job although its answer did not come in time.
+            if told and (number := client.find(job.name)):
+                return number
             return client.submit(job.sbatch(), job.script())
         except SlurmDoesNotAnswer as error:
             if time.monotonic() > deadline:

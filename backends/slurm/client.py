@@ -150,6 +150,15 @@ class Client:
             raise SlurmDoesNotAnswer(f"sbatch on {self._machine.where}: {said}")
         raise SlurmRefused(f"sbatch: {said or f'exit status {status}'}")
 
+    def find(self, name: str) -> str:
+        """The number of this user's job of this name; "" where Slurm has none. Raises SlurmDoesNotAnswer."""
+        status, output, complaint = self._machine.run(
+            ["squeue", "--noheader", "--me", "--states=all", f"--name={name}", "--format=%A"]
+        )
+        if status:
+            raise SlurmDoesNotAnswer(f"squeue on {self._machine.where}: {complaint}")
+        return [*output.decode().split(), ""][0]
+
     def state(self, job: str) -> JobState:
         """What Slurm says about a job. Raises SlurmDoesNotAnswer."""
         status, output, complaint = self._machine.run(["scontrol", "--oneliner", "show", "job", job])
