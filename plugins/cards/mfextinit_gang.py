@@ -1,5 +1,12 @@
 """What Metaflow finds here: the card type of ``@card(type="gang")``."""
 
-from ...core.card.card_type import GangCard
+from ...core.exceptions import MetaflowChanged
 
-CARDS = [GangCard]
+try:
+    from ...core.card.card_type import GangCard
+except MetaflowChanged:
+    # This Metaflow keeps its card types elsewhere. It loads all of them with its decorators, so that an exception here
+    # would take steps without a card from the user, too.
+    CARDS = []
+else:
+    CARDS = [GangCard]

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib import import_module
+from importlib import import_module, reload
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -272,6 +272,16 @@ def test_a_flow_reads_the_sentence_and_no_traceback(tmp_path: Path) -> None:
     assert done.returncode != 0 and "Metaflow has changed" in output, output
     assert "uses metaflow.metaflow_config_funcs.from_conf of Metaflow to read its settings" in output
     assert "Traceback" not in output, output
+
+
+def test_metaflow_loads_without_our_card_type_where_it_has_no_class_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    card_types = import_module("metaflow_extensions.gang.plugins.cards.mfextinit_gang")
+    assert [found.type for found in card_types.CARDS] == ["gang"]
+    with monkeypatch.context() as patch:
+        patch.delattr("metaflow.plugins.cards.card_modules.card.MetaflowCard")
+        patch.delitem(sys.modules, "metaflow_extensions.gang.core.card.card_type")
+        assert reload(card_types).CARDS == []
+    assert reload(card_types).CARDS
 
 
 def test_the_newest_version_is_the_one_of_the_tests() -> None:

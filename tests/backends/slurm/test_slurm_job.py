@@ -49,7 +49,7 @@ def test_what_cannot_be_meant_is_refused(given: dict[str, Any], said: str) -> No
 def test_a_job_does_not_get_the_environment_of_its_run_and_is_not_started_again() -> None:
     job = Job("F/1/s/2/0", "/shared/a b", "/usr/bin/python3", 3, read(attributes(signal=20)), ["true"])
     assert {"--export=NONE", "--no-requeue", "--nodes=3", "--signal=B:USR1@20"} <= set(job.sbatch())
-    assert {"--mpi=none", "--kill-on-bad-exit=0", "--wait=60", "--ntasks=3"} <= set(job.srun())
+    assert {"--mpi=none", "--kill-on-bad-exit=0", "--wait=0", "--ntasks=3"} <= set(job.srun())
     assert "cd '/shared/a b' && " in job.script()
     kept = environment_of_commands({"PATH": "/bin", "SLURM_CONF": "c", "SLURM_JOB_ID": "1", "METAFLOW_GANG_ID": "x"})
     assert kept == {"PATH": "/bin", "SLURM_CONF": "c"}
