@@ -8,7 +8,8 @@ from typing import Any
 from .exceptions import BadAttribute
 from .metaflow_compat import environment, steps
 from .metaflow_compat.configuration import command_words
-from .settings import BY_NAME, number_of
+from .settings.kinds import number_of
+from .settings.table import BY_NAME
 
 
 def number(decorator: Any, name: str, least: float = 0.0) -> float:

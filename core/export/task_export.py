@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..rendezvous.task_info import TaskInfo
-from ..settings import METRICS_FILE
+from ..settings.table import METRICS_FILE
 from . import otlp
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")

@@ -12,7 +12,7 @@ from ..attributes import check_variables
 from ..exceptions import BadAttribute
 from ..guard.host.owned_files import is_owned_by_gang
 from ..guard.host.private_folder import is_private
-from ..settings import number_of
+from ..settings.kinds import number_of
 from .launch_plan import LaunchPlan, Process
 
 YEAR = 365 * 86400.0

@@ -18,7 +18,7 @@ from ..guard.host.owned_files import remove_in_its_stead
 from ..guard.host.private_folder import in_base
 from ..guard.processes.process_table import GANG_MARKER
 from ..logs import say
-from ..settings import DEBUG, guard_settings
+from ..settings.table import DEBUG, guard_settings
 from .link import Link
 
 _END_S = 15.0

@@ -34,9 +34,9 @@ from ..metaflow_compat.tasks import appear_on_current, foreach_depth, joined_tas
 from ..rendezvous import absence_report
 from ..rendezvous.local_nodes import CONTROL_MARKER, control_environment, task_ids
 from ..rendezvous.task_info import TaskInfo
-from ..settings import BY_NAME, DEBUG, METRICS_FILE, TABLE, guard_settings
+from ..settings.table import BY_NAME, DEBUG, METRICS_FILE, TABLE, guard_settings
+from ..settings.unknown import tell_unknown_settings
 from ..storage.results import results_prefix
-from ..unknown_settings import tell_unknown_settings
 from . import run_interrupt
 from .exception_record import exception_record
 from .gang_task import GangTask

@@ -14,7 +14,7 @@ from metaflow_extensions.gang.core.exceptions import BadAttribute
 from metaflow_extensions.gang.core.guard.loop.timeouts import tune
 from metaflow_extensions.gang.core.guard.settings import Settings
 from metaflow_extensions.gang.core.machine.network import NoRoute, own_address_within
-from metaflow_extensions.gang.core.settings import BY_NAME, guard_settings
+from metaflow_extensions.gang.core.settings.table import BY_NAME, guard_settings
 
 
 def read(value: Any, name: str = "lost_host_timeout") -> float:

@@ -9,8 +9,8 @@ import metaflow  # noqa: F401 - before any of its extensions
 import pytest
 from support.paths import ROOT
 
-from metaflow_extensions.gang.core.settings import DEBUG, METRICS_FILE, TABLE
-from metaflow_extensions.gang.core.unknown_settings import OWN, tell_unknown_settings, unknown_settings
+from metaflow_extensions.gang.core.settings.table import DEBUG, METRICS_FILE, TABLE
+from metaflow_extensions.gang.core.settings.unknown import OWN, tell_unknown_settings, unknown_settings
 
 
 def test_a_misspelt_setting_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,7 +57,7 @@ ALLOWED = {
     "step": (MODULES_OF_CORE, "guard", "machine", "storage", "guard_client", "rendezvous", "gang", "card", "export"),
 }
 """The folders of core, and which others each may import. The modules of core itself, such as logs.py, count as one of
-them, and metaflow_compat as a part of it.
+them, and metaflow_compat and settings as parts of it.
 """
 
 
@@ -129,7 +129,7 @@ def folder_of_core(name: str) -> str:
     """The key of :data:`ALLOWED` for module ``name``."""
     parts = name.split(".")
     is_folder = len(parts) > 2 or (len(parts) == 2 and MODULES[name].name == "__init__.py")
-    return parts[1] if is_folder and parts[1] != "metaflow_compat" else MODULES_OF_CORE
+    return parts[1] if is_folder and parts[1] not in ("metaflow_compat", "settings") else MODULES_OF_CORE
 
 
 def test_each_folder_of_core_imports_only_what_it_may() -> None:

@@ -24,7 +24,7 @@ from metaflow_extensions.gang.core.exceptions import GangException
 from metaflow_extensions.gang.core.gang.gang import Gang
 from metaflow_extensions.gang.core.gang.node import Node
 from metaflow_extensions.gang.core.guard.settings import DEFAULTS
-from metaflow_extensions.gang.core.settings import TABLE
+from metaflow_extensions.gang.core.settings.table import TABLE
 from metaflow_extensions.gang.core.step.decorator import GangDecorator
 from metaflow_extensions.gang.launchers.jax.cluster import Place
 from metaflow_extensions.gang.launchers.jax.decorator import JaxDecorator

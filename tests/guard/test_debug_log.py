@@ -16,7 +16,7 @@ from support.paths import ROOT
 
 from metaflow_extensions.gang.core.exceptions import BadAttribute
 from metaflow_extensions.gang.core.guard.debug_log import NAME, DebugLog, command
-from metaflow_extensions.gang.core.settings import DEBUG
+from metaflow_extensions.gang.core.settings.table import DEBUG
 
 RUN_S = 120.0
 """For a flow to end, on a machine that is busy with other tests."""

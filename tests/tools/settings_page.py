@@ -1,4 +1,4 @@
-"""Writes docs/settings.md of the table in core/settings.py: ``python tests/tools/settings_page.py``."""
+"""Writes docs/settings.md of the table in core/settings/table.py: ``python tests/tools/settings_page.py``."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from pathlib import Path
 
 import metaflow  # noqa: F401 - before any of its extensions
 
-from metaflow_extensions.gang.core.settings import DEBUG, METRICS_FILE, TABLE, Setting
+from metaflow_extensions.gang.core.settings.kinds import Setting
+from metaflow_extensions.gang.core.settings.table import DEBUG, METRICS_FILE, TABLE
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 
 HEAD = """# Settings
 
-<!-- made by `make docs` of core/settings.py -->
+<!-- made by `make docs` of core/settings/table.py -->
 
 The waits and limits that a site may change for all of its flows. Each is an environment variable of the run and of
 node 0's task, or an entry of Metaflow's configuration file, `~/.metaflowconfig/config.json`:

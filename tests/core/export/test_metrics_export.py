@@ -25,7 +25,7 @@ from metaflow_extensions.gang.core.guard.host.owned_files import Owned, remove_i
 from metaflow_extensions.gang.core.guard.loop.event_loop import Loop
 from metaflow_extensions.gang.core.guard.secret_values import secrets_of, without_secrets
 from metaflow_extensions.gang.core.rendezvous.task_info import TaskInfo
-from metaflow_extensions.gang.core.settings import METRICS_FILE
+from metaflow_extensions.gang.core.settings.table import METRICS_FILE
 
 SAMPLE = {
     "at": 1000.0,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from .logs import say
-from .settings import DEBUG, METRICS_FILE, TABLE
+from ..logs import say
+from .table import DEBUG, METRICS_FILE, TABLE
 
 PREFIX = "METAFLOW_GANG_"
 
