@@ -66,6 +66,27 @@ def started(flow_run: FlowRunner, what: str, attributes: str = "card=True") -> F
     return flow_run(FLOW.replace("ATTRIBUTES", attributes), env=env)
 
 
+BESIDE_THE_FLOW = {"METAFLOW_DATASTORE_SYSROOT_LOCAL": None}
+"""Metaflow writes local cards below the working folder, and reads them below the datastore: let it be the same."""
+
+LOOK = """
+import json, sys
+from metaflow import Run, namespace
+from metaflow.cards import get_cards
+
+namespace(None)
+run = Run(sys.argv[1])
+tasks = control, other = sorted(run["work"].tasks(), key=lambda task: len(task.id))
+(plain,) = get_cards(run["start"].task)
+(card,) = get_cards(control, id="nodes")
+ids = lambda **those: [[found.id for found in get_cards(task, **those)] for task in tasks]
+print(json.dumps({
+    "start": plain.get(), "type": card.type, "page": card.get(), "control": control.id,
+    "gang": ids(type="gang"), "all": ids(),
+}))
+"""
+
+
 def cards(flow_run: FlowRunner) -> list[str]:
     """The pages in the datastore."""
     return [path.read_text() for path in flow_run.folder.rglob("gang-*.html")]
@@ -118,38 +139,33 @@ def test_a_killed_node_0_leaves_a_card_with_the_cause(flow_run: FlowRunner) -> N
 
 
 @pytest.mark.slow
-def test_a_card_written_on_the_step_is_the_same_page(flow_run: FlowRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_card_written_on_the_step_is_the_same_page(flow_run: FlowRunner) -> None:
     code = FLOW.replace(
         "@gang(ATTRIBUTES)", '@card(type="gang", id="nodes")\n    @gang(card=True)\n    @card(type="blank", id="mine")'
     )
     code = code.replace("    @step\n    def start", '    @card(type="gang")\n    @step\n    def start')
     code = code.replace("import FlowSpec", "import FlowSpec, card")
-    run = flow_run(code, env={"WHAT": "short"})
+    run = flow_run(code, env={"WHAT": "short", **BESIDE_THE_FLOW})
     run.ok(LIMIT_S)
-    monkeypatch.chdir(run.folder)  # where Metaflow looks for local cards
-    client = run.client()
-    from metaflow.cards import get_cards
-
-    (plain,) = get_cards(client["start"].task)
-    assert "The step start has no gang" in plain.get()
-    control, other = sorted(client["work"].tasks(), key=lambda task: len(task.id))
-    (card,) = get_cards(control, id="nodes")
-    assert (card.type, data_of(card.get())["launcher"]) == ("gang", "@gang")
-    assert [found.id for found in get_cards(control, type="gang")] == ["nodes"]
+    where = {"cwd": run.folder, "env": flow_environment(BESIDE_THE_FLOW), "text": True, "timeout": LIMIT_S}
+    look = [sys.executable, "-c", LOOK, f"Carded/{run.run_id}"]
+    found = json.loads(subprocess.run(look, capture_output=True, check=True, **where).stdout)
+    assert "The step start has no gang" in found["start"]
+    assert (found["type"], data_of(found["page"])["launcher"]) == ("gang", "@gang")
     # Node 1's task has none of the gang, and what else is on the step is as ever.
-    assert [[found.id for found in get_cards(task)].count("mine") for task in (control, other)] == [1, 1]
-    assert not list(get_cards(other, type="gang"))
+    assert found["gang"] == [["nodes"], []]
+    assert [ids.count("mine") for ids in found["all"]] == [1, 1]
     command = [sys.executable, str(run.file), "card"]
-    where = {"cwd": run.folder, "env": flow_environment(), "text": True}
-    options = ["get", f"{run.run_id}/work/{control.id}", "--id", "nodes"]
-    got = subprocess.run([*command, *options], capture_output=True, timeout=LIMIT_S, check=True, **where).stdout
-    assert data_of(got) == data_of(card.get())
+    options = ["get", f"{run.run_id}/work/{found['control']}", "--id", "nodes"]
+    got = subprocess.run([*command, *options], capture_output=True, check=True, **where).stdout
+    assert data_of(got) == data_of(found["page"])
     port = free_port()
     options = ["server", "--run-id", run.run_id, "--port", str(port)]
+    del where["timeout"]
     with subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, **where) as server:
         try:
-            cards = {found["label"]: found for found in asked(port, "runinfo")["cards"]}
-            (label,) = (label for label, found in cards.items() if found["card_object"]["id"] == "nodes")
+            cards = {shown["label"]: shown for shown in asked(port, "runinfo")["cards"]}
+            (label,) = (label for label, shown in cards.items() if shown["card_object"]["id"] == "nodes")
             live = asked(port, f"data/{cards[label]['card']}")
             assert live["payload"]["reload_token"] == "final"
             assert live["payload"]["data"] == data_of(got)
