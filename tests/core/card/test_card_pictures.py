@@ -67,6 +67,8 @@ WIDE = """Array.from(document.querySelectorAll("main *")).filter((element) => {
 }).map((element) => element.outerHTML.slice(0, 80))"""
 """Elements that are cut off at a side of the page."""
 
+pytestmark = pytest.mark.big  # needs a browser, which the ordinary tests do without
+
 FLOW = """
 import os, signal, sys, time
 from metaflow import FlowSpec, current, gang_log, retry, step, torchrun
@@ -152,7 +154,6 @@ def test_simulated_gangs(chromium: Browser, tmp_path: Path) -> None:
         judge(chromium, state, page(STATES[state]()), tmp_path, parts)
 
 
-@pytest.mark.slow
 def test_a_run_that_fails_and_is_tried_again(chromium: Browser, flow_run: FlowRunner, tmp_path: Path) -> None:
     run = flow_run(FLOW)
     running: dict[str, Any] = {}
