@@ -95,7 +95,10 @@ def parse_scontrol(line: str) -> JobState:
         value = found.group(1) if found else ""
         return "" if value in ("None", "(null)") else value
 
-    return JobState(field("JobState"), field("Reason"), field("ExitCode"), field("NodeList"))
+    state = field("JobState")
+    if state == "FAILED" and field("PreemptTime"):
+        state = "PREEMPTED"  # it heeded the signal, and ended by itself within the grace time
+    return JobState(state, field("Reason"), field("ExitCode"), field("NodeList"))
 
 
 def parse_sacct(line: str) -> JobState:
