@@ -6,13 +6,13 @@ import os
 import signal
 import socket
 import sys
+from typing import TYPE_CHECKING
 
 from .children.inherited import take_over
 from .fault import serve
 from .loop.event_loop import Loop
 from .processes.process_table import become_subreaper
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .node.node import Node
     from .single_node import SingleNode

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Iterable, Sequence
-    from typing import Protocol
-
+if TYPE_CHECKING:
     from .loop.framing import Header
 
     class Identity(Protocol):

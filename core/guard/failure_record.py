@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from .text import shortened, signal_name
+from typing import Any
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from typing import Any
+from .text import shortened, signal_name
 
 EVIDENCE, LOST, PEER = 1, 2, 3
 

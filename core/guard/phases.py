@@ -8,15 +8,13 @@ by the request ``record`` (:meth:`NodePhases.record`), and node 0's log has them
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .processes import process_table
 from .settings import settings
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Callable, Mapping
-    from typing import Any, Protocol
-
+if TYPE_CHECKING:
     from .loop.framing import Header
 
     class Timers(Protocol):

@@ -7,10 +7,8 @@ and by those of node 0, which come with the list of nodes when all have joined.
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Mapping
-    from typing import NoReturn
+from collections.abc import Mapping
+from typing import NoReturn
 
 
 class Settings:

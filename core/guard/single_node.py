@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import time
+from typing import TYPE_CHECKING
 
 from .children.launch import Launch
 from .children.supervisor import Work
@@ -22,8 +23,7 @@ from .processes import process_table
 from .processes.watch import TaskWatch
 from .settings import use_settings
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
+if TYPE_CHECKING:
     from .loop.framing import Header
 
 

@@ -11,6 +11,8 @@ import json
 import os
 import subprocess
 import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Protocol
 
 from ..phases import SEND_S
 from ..processes.watch import TaskWatch
@@ -22,11 +24,7 @@ from .curves import Curves
 from .launched import Launched
 from .series import History
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Callable, Iterator
-    from typing import Protocol
-
+if TYPE_CHECKING:
     from ..hub_link.hub_access import HubAccess
     from ..loop.event_loop import Loop, Timer
     from ..loop.framing import Header

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from ..secret_values import without_secrets
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Mapping
-
+if TYPE_CHECKING:
     from ..loop.framing import Header
 
 MOST = 8

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import array
 import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Iterable, Sequence
-
+if TYPE_CHECKING:
     from ..loop.framing import Header
 
 LEVELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"

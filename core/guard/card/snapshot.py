@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from ..phases import NAMES, STARTED
 from ..text import INDENT
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Iterable, Mapping
-    from typing import Any
-
+if TYPE_CHECKING:
     Phases = Mapping[int, tuple[float, dict[str, float]]]
     """By node: when its task started (epoch), and the seconds from then to each phase."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ..loop.event_loop import Loop
 from ..loop.framing import MAX_FRAME, Nonsense
@@ -29,8 +30,7 @@ from .listener import BACKLOG, Listener
 from .proof import Seal, Transcript, is_nonce, new_nonce
 from .unproven import Place, Waiting
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
+if TYPE_CHECKING:
     from ..loop.framing import Header
 
 UNAUTHENTICATED_SOCKETS = 2048

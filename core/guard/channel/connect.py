@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from ..loop.event_loop import Loop, Timer
 from ..loop.framing import encode, fault
@@ -23,10 +24,7 @@ from .connection import (
     Identity,
 )
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from typing import Any
-
+if TYPE_CHECKING:
     from ..loop.framing import Header
     from ..loop.resolver import Target
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 from ..loop.framing import Nonsense, encode
 from ..loop.stream import Stream
@@ -11,10 +12,7 @@ from ..loop.untrusted import integer, number, parse
 from .connection import CHANNEL, LAST_NODE, Connection, cannot_understand, peer_ip, protect, sentence
 from .proof import Seal, Transcript, is_nonce, new_nonce
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from typing import Protocol
-
+if TYPE_CHECKING:
     from ..loop.framing import Header
 
     class Fail(Protocol):

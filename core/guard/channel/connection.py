@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 from ..loop.framing import MAX_FRAME, Nonsense, WireError, encode
 from ..loop.stream import Stream
 from ..loop.untrusted import parse, shown
 from .proof import MAC_BYTES, Seal
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from typing import Any
-
+if TYPE_CHECKING:
     from ..loop.framing import Header
 
 PROTOCOL = 4

@@ -13,16 +13,14 @@ import struct
 import sys
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from ..failure_record import CUT
 from ..loop.event_loop import Loop, Timer
 from ..settings import settings
 from .connection import Connection
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from typing import Any
-
+if TYPE_CHECKING:
     Target = tuple[str, int]
 
 TICK = 1 / 30

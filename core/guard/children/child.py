@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from ..loop.event_loop import Loop, Timer
 from ..processes import process_table
@@ -17,10 +18,7 @@ from . import inherited
 from .evidence import ProcessEvidence
 from .output import Pump
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from typing import Any
-
+if TYPE_CHECKING:
     from ..rank_reports.reports import Reports
     from .output import Sink
 

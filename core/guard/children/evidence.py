@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from ..failure_record import EVIDENCE, PEER, Failure
 from ..rank_reports.complaints import distinct_lines, matches
@@ -13,10 +14,7 @@ from ..rank_reports.rank_end import LEFT_EARLY, how_a_rank_ended, left_by_ranks,
 from ..rank_reports.tail import Tail
 from ..text import exception_name, last_lines, last_traceback, said_by
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from typing import Any
-
+if TYPE_CHECKING:
     from ..rank_reports.rank_end import RankEnd
     from ..rank_reports.reports import Report, Reports
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from ..failure_record import Failure
 from ..loop.event_loop import Loop
@@ -17,10 +18,7 @@ from ..text import how_it_ended, last_lines, last_traceback
 from .child import Child
 from .output import Labelled, Log, Raw
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from typing import Any
-
+if TYPE_CHECKING:
     from .output import Sink
 
 SWEEP_MOST_S = 1.0

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from typing import Protocol
-
+if TYPE_CHECKING:
     from ..failure_record import Failure
     from ..loop.event_loop import Loop
     from ..loop.framing import Header

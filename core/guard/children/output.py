@@ -16,10 +16,9 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from typing import BinaryIO, Protocol
+if TYPE_CHECKING:
 
     class Sink(Protocol):
         """Where a pump leaves what it reads. ``write`` runs on the pump's thread; ``end`` once, after the last

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ..failure_record import Failure
 from ..text import how_it_ended
 from .awaited_line import Search
 from .output import Labelled
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
+if TYPE_CHECKING:
     from ..loop.event_loop import Timer
     from ..loop.framing import Header
     from .launch import Launch

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from ..failure_record import Failure
 from ..loop.event_loop import Loop
@@ -16,8 +17,7 @@ from ..settings import settings
 from .child import Child
 from .launch import Launch, NodeTask
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
+if TYPE_CHECKING:
     from ..debug_log import DebugLog
     from ..loop.framing import Header
     from .output import Sink

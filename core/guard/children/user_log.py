@@ -6,9 +6,9 @@ import contextlib
 import os
 import select
 import threading
+from typing import TYPE_CHECKING
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
+if TYPE_CHECKING:
     from ..debug_log import DebugLog
 
 FINISH_S = 1.0

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Set
+from typing import TYPE_CHECKING
 
 from ..loop.framing import Nonsense
 from .messages import fits_all
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
+if TYPE_CHECKING:
     from ..loop.framing import Header
 
 

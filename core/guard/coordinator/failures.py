@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ..channel.liveness import FROZEN, kernel_state
 from ..failure_record import CUT, DIED, LOST, PEER, PREEMPTED, Failure
@@ -13,8 +14,7 @@ from ..settings import settings
 from .messages import stop_message
 from .root_cause import REPORT_SETTLE_S, causes, failure_report, first_failure, ranks_that_left
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
+if TYPE_CHECKING:
     from ..loop.framing import Header
     from .lost_nodes import LostNodes
     from .roster import Roster

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ..channel.connection import Connection
 from ..failure_record import Failure
@@ -16,8 +17,7 @@ from ..settings import settings
 from .messages import stop_message
 from .root_cause import REPORT_SETTLE_S, causes, failure_report
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
+if TYPE_CHECKING:
     from ..loop.framing import Header
     from .roster import Roster
 

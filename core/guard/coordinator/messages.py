@@ -6,6 +6,9 @@ another node passes here first; an operation that is new in :meth:`.hub.Hub.rece
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 from ..failure_record import EVIDENCE, EXCEPTION_LIMIT, PEER, PREEMPTED, TEXT_LIMIT, Failure
 from ..loop.framing import Nonsense
 from ..loop.untrusted import integer, number, shown, string
@@ -13,10 +16,7 @@ from ..phases import NAMES
 from ..samples import user_metrics
 from ..text import DETAIL_LIMIT
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Callable
-
+if TYPE_CHECKING:
     from ..loop.framing import Header
 
 HEADER_BYTES = 256 * 1024

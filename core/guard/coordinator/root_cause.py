@@ -13,13 +13,10 @@ tell apart are both named.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ..failure_record import EVIDENCE, PEER, Failure
 from ..text import indent
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from typing import Any
 
 REPORT_SETTLE_S = 0.1
 """The least wait: a death is seen by several guards, and the one that knows most may be second by milliseconds."""

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from .points import COUNTER
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Callable, Iterable, Mapping
-
+if TYPE_CHECKING:
     from .points import Point
 
 _UNITS = {"By": "bytes", "s": "seconds", "W": "watts"}

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
 from . import points
 from .metrics_file import MetricsFile
 from .otlp_feed import OtlpFeed
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Callable
-    from typing import Any, Protocol
-
+if TYPE_CHECKING:
     from ..loop.event_loop import Loop
     from ..loop.framing import Header
 

@@ -6,14 +6,13 @@ import contextlib
 import json
 import os
 import subprocess
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ..processes.watch import TaskWatch
 from ..secret_values import without_secrets
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Callable
-
+if TYPE_CHECKING:
     from ..loop.event_loop import Loop
     from ..loop.framing import Header
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Iterable, Iterator, Mapping
-    from typing import Any
-
+if TYPE_CHECKING:
     Attributes = dict[str, str | int]
 
     Point = tuple[str, str, str, str, float, Attributes]

@@ -18,6 +18,8 @@ import contextlib
 import itertools
 import json
 import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from ..channel.connection import sentence
 from ..loop.framing import Nonsense
@@ -27,11 +29,7 @@ from ..tls.endpoints import connect
 from ..tls.link import CHUNK, BulkError, Link
 from .partial_file import SMALL_BYTES, Lost
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Callable
-    from typing import Any
-
+if TYPE_CHECKING:
     from .partial_file import Original, Part
 
     Hop = tuple[int, str, int]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from ..loop.limits import what_ran_out
 from ..settings import settings
@@ -12,11 +14,7 @@ from ..tls.link import CHUNK, BulkError, Link
 from .hop import hops_of, passing_on, send_body
 from .partial_file import Lost, Part
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Callable
-    from typing import Any
-
+if TYPE_CHECKING:
     from .hop import Branches, Hop, Passing
 
 KEEP_SECONDS = 30.0

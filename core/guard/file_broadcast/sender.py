@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ..channel.connection import sentence
 from ..tls.link import BulkError, Link
@@ -18,11 +20,7 @@ from . import receiver
 from .hop import passing_on, receive_body
 from .partial_file import Lost, Original
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Callable, Sequence
-    from typing import Any
-
+if TYPE_CHECKING:
     from .hop import Branches, Hop, Passing
 
 PROGRESS_BYTES = 64 << 20

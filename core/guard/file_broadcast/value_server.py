@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import os
+from collections.abc import Callable
 from functools import partial
 
 from ..loop.limits import Complaint
@@ -11,10 +12,6 @@ from ..tls.endpoints import SecureServer
 from ..tls.link import BulkError, Link
 from ..tls.uploads import plain_path
 from . import receiver, sender
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Callable
 
 
 def values_key(secret: bytes) -> bytes:

@@ -11,13 +11,10 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Callable
 
 from ..processes import process_table
 from .private_folder import remove_if_empty
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Callable
 
 _NAME = "owned"
 """Of the file in the private folder: a JSON array on each line, the process of the task first."""

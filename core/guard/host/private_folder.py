@@ -6,11 +6,9 @@ import contextlib
 import os
 import stat
 from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import TypeVar
-
     _Made = TypeVar("_Made")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TYPE_CHECKING, Protocol
 
 from ..channel.connect import ConnectError, Dial, connect
 from ..channel.connection import Connection, Identity, cannot_understand
@@ -16,10 +17,7 @@ from ..loop.timeouts import SILENT, tune
 from ..settings import use_settings
 from .neighbour_watch import Ring
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from typing import Protocol
-
+if TYPE_CHECKING:
     from ..debug_log import DebugLog
     from ..loop.event_loop import Loop
     from ..loop.framing import Header

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ..channel.accept import Acceptor
 from ..channel.connection import Identity
@@ -11,8 +12,7 @@ from ..coordinator.hub import Hub
 from ..coordinator.messages import HEADER_BYTES, inline_bytes
 from ..loop.limits import Complaint
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
+if TYPE_CHECKING:
     from ..debug_log import DebugLog
     from ..loop.event_loop import Loop
     from ..loop.framing import Header

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from ..channel.accept import Acceptor
 from ..channel.connect import LONGEST_PAUSE, ConnectError, Dial, connect
@@ -18,8 +19,7 @@ from ..loop.event_loop import Loop, Timer
 from ..loop.timeouts import SILENT, tune
 from ..settings import settings
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
+if TYPE_CHECKING:
     from ..debug_log import DebugLog
     from ..loop.framing import Header
 

@@ -13,10 +13,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 from types import FrameType
+from typing import TYPE_CHECKING, Any, Protocol
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from typing import Any, Protocol
+if TYPE_CHECKING:
 
     class HasFileno(Protocol):
         def fileno(self) -> int: ...

@@ -10,11 +10,9 @@ import errno
 import json
 import struct
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from typing import Any
-
+if TYPE_CHECKING:
     Header = dict[str, Any]
 
 MAX_FRAME = 16 * 1024 * 1024

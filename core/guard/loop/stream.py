@@ -6,12 +6,12 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from .event_loop import Loop, Timer
 from .framing import MAX_FRAME, Decoder, Nonsense, WireError, encode, fault
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
+if TYPE_CHECKING:
     from .framing import Header
 
 LINGER_SECONDS = 2.0

@@ -8,16 +8,14 @@ import os
 import signal
 import subprocess
 import time
+from typing import TYPE_CHECKING, Protocol
 
 from ..children.launch import LEFT_S
 from ..host.owned_files import Owned, remove_abandoned, remove_folder
 from ..processes import process_table
 from ..settings import settings
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from typing import Protocol
-
+if TYPE_CHECKING:
     from ..card.access import CardAccess
     from ..children.supervisor import Work
     from ..children.user_log import UserLog

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 from ..coordinator.failures import extra_s
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Callable
-
+if TYPE_CHECKING:
     from ..children.launch import NodeTask
     from ..children.supervisor import Work
     from ..failure_record import Failure

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
+from typing import TYPE_CHECKING
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
+if TYPE_CHECKING:
     from ..loop.framing import Header
 
 TIMEOUT_S = 10.0

@@ -8,6 +8,7 @@ task is gone (:mod:`.cleanup`). What the node is doing is one value (:mod:`.stat
 from __future__ import annotations
 
 import socket
+from typing import TYPE_CHECKING
 
 from ..card.access import CardAccess
 from ..children.launch import NodeTask
@@ -41,8 +42,7 @@ from .task_death import TaskDeath
 from .task_end import TaskEnd
 from .watched_processes import WatchedProcesses
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
+if TYPE_CHECKING:
     from ..loop.framing import Header
     from .requests.dispatch import Group
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ..coordinator.root_cause import causes, failure_report, first_failure
 from ..failure_record import CUT, LOST, PREEMPTED, Failure
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Callable
-
+if TYPE_CHECKING:
     from ..hub_link.hub_access import HubAccess
     from ..loop.framing import Header
     from .identity import NodeIdentity

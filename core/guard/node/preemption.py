@@ -12,14 +12,13 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from ..failure_record import PREEMPTED, Failure
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Callable
-
+if TYPE_CHECKING:
     from ..loop.event_loop import Loop
     from .identity import NodeIdentity
 

@@ -35,10 +35,10 @@ late and not a mistake.
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Callable
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
     from ..debug_log import DebugLog
 
 FORMING = "forming"

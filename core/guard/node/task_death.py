@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ..processes.exit_status import Program, deserted, task_failure
 from ..processes.watch import TaskWatch
 from ..text import how_it_ended
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Callable
-
+if TYPE_CHECKING:
     from ..failure_record import Failure
     from ..hub_link.hub_access import HubAccess
     from ..loop.event_loop import Loop

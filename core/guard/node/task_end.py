@@ -8,14 +8,13 @@ daemons. Each part has a limit of its own, and a task that exceeds one is shown 
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ..processes import process_table
 from ..settings import settings
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Callable
-
+if TYPE_CHECKING:
     from ..loop.event_loop import Loop, Timer
     from .identity import NodeIdentity
 

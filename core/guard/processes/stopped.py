@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 from ..failure_record import Failure
 from ..settings import settings
 from . import process_table
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Callable
-    from typing import Protocol
-
+if TYPE_CHECKING:
     from ..loop.event_loop import Loop, Timer
     from .process_table import Entry
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from ..text import shortened
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Mapping
-    from typing import Any
 
 ERROR_FILE_LIMIT = 64 << 20
 """Bytes of an error file that the guard reads at all. Ours are cut where they are written; torch's ``@record`` cuts

@@ -6,13 +6,10 @@ import glob
 import os
 import re
 import signal
+from collections.abc import Iterator
 
 from ..text import how_it_ended, signal_name
 from .error_file import ErrorFile, read_error_file
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Iterator
 
 ENDED_SUFFIX = ".ended"
 """Added to a rank's error file: the name of an empty file which says that the rank came to its end with code 0."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 from ..tls.endpoints import connect
 from ..tls.link import BulkError
@@ -28,10 +29,7 @@ from .protocol import (
     taken,
 )
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from typing import Any
-
+if TYPE_CHECKING:
     Streams = tuple[int, int, int]
 
 FLAGS = frozenset("1246AaCdfGgKkMNnqsTtVvXxYy")

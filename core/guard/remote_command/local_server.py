@@ -5,8 +5,10 @@ from __future__ import annotations
 import array
 import os
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from ..channel.listener import BACKLOG, RETRY_SECONDS, Listener
 from ..channel.unproven import Waiting
@@ -14,11 +16,7 @@ from ..channel.workers import Workers
 from ..loop.limits import Complaint
 from .client import call
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Callable
-    from typing import Any
-
+if TYPE_CHECKING:
     from ..loop.event_loop import Loop
     from .client import Streams
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hmac
 import os
+from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from ..loop.limits import Complaint
 from ..tls.endpoints import SecureServer
 from ..tls.link import BulkError, Link
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Callable
-
+if TYPE_CHECKING:
     from ..children.launcher import Launcher
 
 

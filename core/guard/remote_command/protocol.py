@@ -14,12 +14,9 @@ import select
 import ssl
 import stat
 from collections import deque
+from collections.abc import Iterator
 
 from ..tls.link import BulkError, Link
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Iterator
 
 STDIN, STDOUT, STDERR = 0, 1, 2
 """Kinds of frames: data of a stream. An empty frame ends the stream."""

@@ -12,13 +12,13 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from ..processes import process_table
 from ..tls.link import BulkError, Link
 from .protocol import COMMAND, ENDED, PIECE, REFUSED, STDERR, STDIN, STDOUT, TAKEN, WINDOW, Exchange, Outlet, taken
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
+if TYPE_CHECKING:
     from ..children.launch import Launch
     from ..children.launcher import Launcher
     from ..children.output import Sink

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from .container import read_text
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
+if TYPE_CHECKING:
     from ..loop.framing import Header
 
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Iterator
+from collections.abc import Iterator
 
 _NO_LIMIT = 1 << 60
 """Version 1 of control groups has a number near 2**63 where there is no limit."""

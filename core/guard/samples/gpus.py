@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 from . import nvml
 from .amd import Amd
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Callable
-    from typing import Protocol
-
+if TYPE_CHECKING:
     from ..loop.framing import Header
 
     class Gpus(Protocol):

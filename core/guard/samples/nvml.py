@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING, Any
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from typing import Any
-
+if TYPE_CHECKING:
     from ..loop.framing import Header
 
 LIBRARY = "libnvidia-ml.so.1"

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Protocol
 
 from ..processes import process_table
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Iterable
-    from typing import Protocol
-
+if TYPE_CHECKING:
     from ..loop.framing import Header
 
     class Rank(Protocol):

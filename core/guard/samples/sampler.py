@@ -7,6 +7,8 @@ ring, and on node 0 the newest of each node besides. Nothing is sent between nod
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 from . import ranks
 from .container import Container
@@ -14,11 +16,7 @@ from .gpus import GpuReader, found_gpus
 from .ring import Ring
 from .user_metrics import UserMetrics
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Callable, Iterable
-    from typing import Any
-
+if TYPE_CHECKING:
     from ..loop.event_loop import Loop, Timer
     from ..loop.framing import Header
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from typing import Any
+from typing import Any
 
 FILE_VARIABLE = "METAFLOW_GANG_LOG_FILE"
 """Names the file, in the environment of the body and of all that it starts."""

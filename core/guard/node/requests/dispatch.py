@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
 from ...loop.framing import WireError
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Callable
-    from typing import Protocol
-
+if TYPE_CHECKING:
     from ...loop.framing import Header
     from .pending_requests import PendingRequests
 

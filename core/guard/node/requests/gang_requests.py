@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from ...failure_record import Failure
 from ...hub_link.hub_link import RemoteHubLink
@@ -11,10 +13,7 @@ from ...hub_link.local_hub_link import LocalHubLink
 from ...loop.limits import too_few_files
 from ...phases import MET
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Callable
-
+if TYPE_CHECKING:
     from ...card.access import CardAccess
     from ...children.supervisor import Work
     from ...hub_link.hub_access import HubAccess

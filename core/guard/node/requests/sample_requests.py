@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
 from ..state import FORMING
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Callable, Iterator
-    from typing import Any
-
+if TYPE_CHECKING:
     from ...children.child import Child
     from ...children.supervisor import Work
     from ...hub_link.hub_access import HubAccess

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 from ...failure_record import EVIDENCE, Failure
 from ...phases import FORMED, STORED
@@ -11,11 +13,7 @@ from ...processes.stopped import control_guard_of
 from ...processes.watch import TaskWatch
 from ...settings import use_settings
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Callable
-    from typing import Protocol
-
+if TYPE_CHECKING:
     from ...card.access import CardAccess
     from ...hub_link.hub_access import HubAccess
     from ...loop.event_loop import Loop

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from ...loop.limits import what_ran_out
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Callable
-
+if TYPE_CHECKING:
     from ...file_broadcast.value_server import ValueServer
     from ...hub_link.hub_access import HubAccess
     from ...loop.event_loop import Loop
