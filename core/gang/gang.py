@@ -16,6 +16,7 @@ from .collectives import check_index, gather, gather_to_all
 from .launch_plan import LaunchPlan, Process, ProcessResult
 from .node import Node
 from .programs import refuse_after_the_body, run_to_their_end, start_in_background
+from .stacks import Stacks
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,10 @@ class Gang:
         It takes microseconds and never raises.
         """
         gang_log(step, **values)
+
+    def stacks(self) -> Stacks:
+        """Where the ranks and bodies of all nodes stand now, also as text. Any node may call it, from any thread."""
+        return Stacks.of(self._link.request("stacks")[0])
 
     def free_port(self) -> int:
         """A port of this node that no other program has and no other gang of this user gets, until the gang ends."""

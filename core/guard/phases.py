@@ -95,11 +95,14 @@ class NodePhases:
         When the task started, in seconds since the epoch.
     times : dict of str to float
         By phase: seconds since the task's start. The order is that in which they were noted.
+    on_note : callable
+        Gets the name of each phase as it begins.
     """
 
     def __init__(self, loop: Timers, hub: Access, say: Callable[[str], None]) -> None:
         self.since = time.time()
         self.times: dict[str, float] = {}
+        self.on_note: Callable[[str], None] = lambda name: None
         self._begun = time.monotonic()
         self._loop, self._hub, self._say = loop, hub, say
         self._index = 0
@@ -120,6 +123,7 @@ class NodePhases:
             return
         self.times[name] = round(time.monotonic() - self._begun if seconds is None else seconds, 4)
         self._is_dirty = True
+        self.on_note(name)
         if name in _AT_ONCE:
             self._send()
         elif not self._is_waiting:

@@ -12,7 +12,8 @@ from typing import NoReturn
 
 
 class Settings:
-    """The settings of one gang. The class attributes are the defaults, in seconds, but for ``transfer_connections``.
+    """The settings of one gang. The class attributes are the defaults, in seconds, but for ``transfer_connections``;
+    0 is off.
 
     Parameters
     ----------
@@ -23,6 +24,7 @@ class Settings:
 
     lost_host_timeout: float = 30.0
     frozen_node_timeout: float = 60.0
+    stall_timeout: float = 0.0
     end_timeout: float = 30.0
     body_grace: float = 2.0
     kill_grace: float = 0.5

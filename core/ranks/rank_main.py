@@ -2,7 +2,8 @@
 
 Started as a script, ``python -u rank_main.py CALL``, ``python -u rank_main.py --script SCRIPT ARGUMENT...`` or
 ``python -u rank_main.py --module MODULE ARGUMENT...``, where CALL is a file of :mod:`functions`. It starts fast:
-standard library only, and nothing of this package but ``rank_errors.py``. What it adds to Python is a record of the
+standard library only, and nothing of this package but ``rank_errors.py`` and
+``guard/stalls/stack_file.py``. What it adds to Python is a record of the
 code's end: an exception, or the code or text of ``sys.exit()``, is written to the error file before any file or socket
 of the process is closed. The process ends as Python ends one: threads are awaited, exit handlers run, objects are
 finalized and open files are flushed and closed.
@@ -31,14 +32,20 @@ from typing import Any
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from ..guard.stalls import stack_file
     from . import rank_errors
 else:
-    # By its path: the user's modules come before, and after, whatever this package has.
-    _spec = importlib.util.spec_from_file_location(
-        "metaflow_gang_rank_errors", os.path.join(os.path.dirname(os.path.abspath(__file__)), "rank_errors.py")
-    )
-    rank_errors = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(rank_errors)
+
+    def _load(name, *path):
+        """By its path: the user's modules come before, and after, whatever this package has."""
+        path = os.path.join(os.path.dirname(os.path.abspath(__file__)), *path)
+        spec = importlib.util.spec_from_file_location(f"metaflow_gang_{name}", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    rank_errors = _load("rank_errors", "rank_errors.py")
+    stack_file = _load("stack_file", os.pardir, "guard", "stalls", "stack_file.py")
 rank_errors.OWN_FILE = __file__
 
 _RANK_PID = os.getpid()
@@ -49,6 +56,7 @@ def main(path: str) -> int:
     """Make the call in the file ``path``; return 0, or 1 where it raised."""
     with contextlib.suppress(Exception):
         faulthandler.enable(all_threads=True)
+    stack_file.register(stack_file.rank_folder(), stack_file.rank_name())
     prefix = ""
     try:
         with open(path, "rb") as file:
@@ -83,6 +91,7 @@ def run_script(path: str, arguments: list[str]) -> int:
     if not os.path.isfile(path):
         # A folder or an archive with a __main__.py; Python finds its way in.
         os.execv(sys.executable, [sys.executable, "-u", path, *arguments])
+    stack_file.register(stack_file.rank_folder(), stack_file.rank_name())
     full = os.path.abspath(path)
     sys.argv[:] = [path, *arguments]
     if not getattr(sys.flags, "safe_path", False):
@@ -100,6 +109,7 @@ def run_script(path: str, arguments: list[str]) -> int:
 
 def run_module(name: str, arguments: list[str]) -> int:
     """Run a module as ``python -m MODULE ARGUMENT...`` does; return 0, or 1 where it raised."""
+    stack_file.register(stack_file.rank_folder(), stack_file.rank_name())
     if not getattr(sys.flags, "safe_path", False):
         sys.path.insert(0, os.getcwd())
     sys.argv[:] = ["-m", *arguments]

@@ -33,6 +33,8 @@ class Setting:
         Whether it is a whole number.
     attribute : bool
         Whether the decorators have an attribute of this name.
+    may_be_off : bool
+        Whether 0 is allowed, for off.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Setting:
     unit: str = "seconds"
     whole: bool = False
     attribute: bool = False
+    may_be_off: bool = False
 
     @property
     def variable(self) -> str:
@@ -54,7 +57,8 @@ class Setting:
     def bounds(self) -> str:
         """What it may be: "a number of seconds greater than 0 and at most 86400"."""
         kind = "whole number" if self.whole else "number"
-        return f"a {kind} of {self.unit} greater than {self.above:.10g} and at most {self.most:.10g}"
+        off = ", or 0 for off" if self.may_be_off else ""
+        return f"a {kind} of {self.unit} greater than {self.above:.10g} and at most {self.most:.10g}{off}"
 
     def read(self) -> float:
         """Its value. Raises BadAttribute, with name, value and bounds, for any other."""
@@ -64,6 +68,8 @@ class Setting:
     def checked(self, value: Any, what: str) -> float:
         """``value``, also as text, as a number. Raises BadAttribute, which begins with ``what``, for any other."""
         found = number_of(value)
+        if self.may_be_off and found == 0:
+            return 0.0
         if not self.above < found <= self.most or (self.whole and found != int(found)):
             raise BadAttribute(f"{what} is {self.bounds}.")
         return found

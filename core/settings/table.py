@@ -67,6 +67,16 @@ TABLE = (
         attribute=True,
     ),
     _guard(
+        "stall_timeout",
+        3.0,
+        7 * DAY_S,
+        "No rank of any node makes progress for this long: the gang ends, and shows where all ranks stand "
+        "([stalls](stalls.md)).",
+        "It is off: how long a healthy step may be silent, only its author knows.",
+        attribute=True,
+        may_be_off=True,
+    ),
+    _guard(
         "body_grace",
         0.0,
         3600.0,

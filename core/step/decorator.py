@@ -72,6 +72,8 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
         shorter than two thirds of it ends nothing.
     frozen_node_timeout : float, default 60
         Seconds after which a node ends the gang that does not answer while its host does: a paused container.
+    stall_timeout : float, default 0
+        Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
     card : bool, default False
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, default 30
@@ -86,7 +88,7 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
         -------
         Gang
             `node_index`, `num_nodes`, `nodes`, `main_address`, `is_control`; `barrier()`, `all_gather()`, `gather()`,
-            `broadcast()`, `free_port()`, `run()`.
+            `broadcast()`, `free_port()`, `run()`, `stacks()`.
     """
 
     name = "gang"
@@ -96,6 +98,7 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
         "end_timeout": None,
         "lost_host_timeout": None,
         "frozen_node_timeout": None,
+        "stall_timeout": None,
     }
 
     task: TaskInfo

@@ -14,6 +14,7 @@ from ..exceptions import GangException, GangFailed, GangInterrupt, GuardDied
 from ..gang.gang import Gang
 from ..guard.failure_record import Failure
 from ..guard.host.owned_files import remove_in_its_stead
+from ..guard.stalls import stack_file
 from ..guard_client.link import Link
 from ..logs import save_node_logs, say, say_and_store
 from ..metadata import FAILURE, of_record
@@ -94,6 +95,7 @@ class Lifecycle(Forming):
             if self._unfit is not None:
                 raise self._unfit
             self._appear(gang)
+            stack_file.register(self._folder, stack_file.BODY)
             link.request("formed")
             if self._hooks.runs_on_control_only and not gang.is_control:
                 link.request("hold")

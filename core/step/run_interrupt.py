@@ -1,4 +1,4 @@
-"""SIGINT in the run's process: it is passed on to the gangs of the run, so that they end at once.
+"""SIGINT in the run's process is passed on to the gangs of the run, so that they end at once; SIGUSR1 prints stacks.
 
 A terminal sends Ctrl-C to every process of the run; an IDE's stop button, a service manager or a notebook sends SIGINT
 to the run's process only. Metaflow then waits five seconds for tasks that have received no signal, and kills them.
@@ -6,6 +6,7 @@ to the run's process only. Metaflow then waits five seconds for tasks that have 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -15,6 +16,9 @@ from ..exceptions import GangFailed
 from ..guard.processes import process_table
 from ..metaflow_compat.configuration import waits_for_a_backend
 from ..rendezvous.local_nodes import CONTROL_MARKER
+
+STACKS_WANTED = signal.SIGUSR1
+"""To the run's process, or to a guard: print the stacks of all nodes. Neither Metaflow nor the guard uses it."""
 
 _installed = False
 
@@ -38,6 +42,26 @@ def pass_on_interrupts() -> None:
         before(number, frame)
 
     signal.signal(signal.SIGINT, handler)
+    if signal.getsignal(STACKS_WANTED) is signal.SIG_DFL:
+        signal.signal(STACKS_WANTED, lambda number, frame: _print_stacks())
+
+
+def _print_stacks() -> None:
+    """Have the guards of this run's control tasks print the stacks of all nodes of their gangs."""
+    mine = process_table.descendants([os.getpid()])
+    entries = process_table.table()
+    controls = process_table.marked(CONTROL_MARKER, str(os.getpid()), mine)
+    parents = {pid for pid in controls if entries.get(pid) and entries[pid].parent == os.getpid()}
+    children = {pid for pid in mine if entries.get(pid) and entries[pid].parent in parents}
+    process_table.send(
+        [pid for pid in children if _is_guard(pid) and process_table.catches(pid, STACKS_WANTED)], STACKS_WANTED
+    )
+
+
+def _is_guard(pid: int) -> bool:
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
+        return b"guard.__main__" in file.read()
+    return False
 
 
 def run_of() -> int:

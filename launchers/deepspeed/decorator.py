@@ -32,6 +32,8 @@ class DeepspeedDecorator(GangDecorator):
         Seconds in which a host that does not answer any more ends the gang.
     frozen_node_timeout : float, optional, default 60
         Seconds after which a node ends the gang that does not answer while its host does.
+    stall_timeout : float, optional, default 0
+        Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
     transport : str, default "auto"
         How ranks are started: "none" (each node's own launcher starts its own, which needs nothing in the image), "ssh"
         (node 0 starts all, over a private sshd on each node), "channel" (the same over an encrypted connection of the

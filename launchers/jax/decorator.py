@@ -33,6 +33,8 @@ class JaxDecorator(GangDecorator):
         Seconds in which a host that does not answer any more ends the gang.
     frozen_node_timeout : float, optional, default 60
         Seconds after which a node ends the gang that does not answer while its host does.
+    stall_timeout : float, optional, default 0
+        Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
 
     MF Add To Current
     -----------------

@@ -40,6 +40,8 @@ class MPIDecorator(GangDecorator):
         Seconds in which a host that does not answer any more ends the gang.
     frozen_node_timeout : float, optional, default 60
         Seconds after which a node ends the gang that does not answer while its host does.
+    stall_timeout : float, optional, default 0
+        Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
     transport : str, default "auto"
         How mpirun starts its daemons on the other nodes: "ssh" (a private sshd on each node, with keys made for this
         step), "channel" (without SSH: over an encrypted connection of the gang), or "auto" (ssh where OpenSSH's client

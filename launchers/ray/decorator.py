@@ -43,6 +43,8 @@ class RayDecorator(GangDecorator):
         Seconds in which a host that does not answer any more ends the gang.
     frozen_node_timeout : float, optional, default 60
         Seconds after which a node ends the gang that does not answer while its host does.
+    stall_timeout : float, optional, default 0
+        Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
     main_port : int, optional, default None
         Port of the head that the other nodes, and `ray.init`, connect to; a free one by default.
     heartbeat_timeout : float, default 10

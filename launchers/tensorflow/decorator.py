@@ -38,6 +38,8 @@ class TensorflowDecorator(GangDecorator):
         Seconds in which a host that does not answer any more ends the gang.
     frozen_node_timeout : float, optional, default 60
         Seconds after which a node ends the gang that does not answer while its host does.
+    stall_timeout : float, optional, default 0
+        Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
     chief : bool, default False
         Whether node 0's task is of the type "chief"; else it is worker 0, which does what a chief does.
     ps : int, default 0

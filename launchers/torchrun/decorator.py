@@ -39,6 +39,8 @@ class TorchrunDecorator(GangDecorator):
         Seconds in which a host that does not answer any more ends the gang.
     frozen_node_timeout : float, optional, default 60
         Seconds after which a node ends the gang that does not answer while its host does.
+    stall_timeout : float, optional, default 0
+        Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
     nproc_per_node : int or str, optional, default None
         Ranks on each node: a number, "gpu", "cpu" or "auto" (the node's GPUs, or its
         NeuronCores, or 1), which is the default.

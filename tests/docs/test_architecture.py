@@ -27,6 +27,7 @@ GUARD = (
     "host",
     "samples",
     "export",
+    "stalls",
     "children",
     "channel",
     "tls",

@@ -229,7 +229,7 @@ class CardFeed:
             "series": series,
             "curves": self._curves.as_dict(),
             "failure": failure,
-            "stall": None,
+            "stall": snapshot.stall(self._hub.link.stalled(), now),
             "launches": self._launched.records,
             "settings": settings().as_dict(),
             "traces": [],

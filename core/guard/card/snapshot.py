@@ -152,3 +152,13 @@ def failure(report: Mapping[str, Any] | None) -> Header | None:
     when = cause.get("time") if isinstance(cause, dict) else None
     text = "\n".join(line.removeprefix(INDENT) for line in text.strip("\n").splitlines())
     return {"title": title, "text": text, "when": when if isinstance(when, float) else time.time()}
+
+
+def stall(found: Mapping[str, Any] | None, now: float) -> Header | None:
+    """Where all ranks stand while the gang makes no progress, as title and text, and the ``groups`` as data."""
+    if found is None:
+        return None
+    minutes, seconds = divmod(int(now - found["since"]), 60)
+    silent = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+    title = f"No rank has made progress for {silent}: {found['line']}"
+    return {"title": title, "text": found["text"], "groups": found["groups"], "since": found["since"]}

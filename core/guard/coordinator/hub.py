@@ -17,9 +17,9 @@ from ..loop.event_loop import Loop
 from ..settings import settings
 from .collectives import Collectives, Mismatch
 from .failures import Failures
-from .gang_phases import GangPhases
 from .join_deadline import JoinDeadline
 from .messages import Checker, check_info, stop_message
+from .node_reports import NodeReports
 from .root_cause import failure_report
 from .roster import Roster
 
@@ -67,8 +67,7 @@ class Hub:
         self._start_uploads = start_uploads
         self.roster = Roster(deliver)
         self._collectives = Collectives(num_nodes)
-        self.phases = GangPhases()
-        self.samples: dict[int, Header] = {}  # by node: the newest
+        self.reports = NodeReports(loop, self.roster, num_nodes, self._stalls)
         self._complete = False
         self._liveness = Liveness(loop, self._not_answering)
         self._deadline = JoinDeadline(loop, num_nodes, timeout_s, self.roster.infos, say, self.fail)
@@ -149,13 +148,8 @@ class Hub:
         op = header["op"]
         if self._debug is not None and node:
             self._debug.write(f"from node {node}:", header, payload)
-        if op == "sample":
-            self.samples[node] = header["sample"]
+        if self.reports.take(node, header):
             return
-        if op == "phases":
-            connection = self.roster.members.get(node)
-            self.phases.take(node, header, connection.offset if connection is not None else 0.0)
-            return  # one that was under way when the gang stopped says nothing about the node now
         self.failures.received(node, op)
         if op == "gather":
             self._gather(node, header, payload)
@@ -293,6 +287,10 @@ class Hub:
                 self.fail(Failure(one.connection.node, "lost", text, now, order=LOST))
         for node in nodes:
             self.failures.stopped(node)
+
+    def _stalls(self, failure: Failure) -> None:
+        if not self.failures.stopping:
+            self.fail(failure)
 
     def fail(self, failure: Failure) -> None:
         """Record a failure; the first one stops the gang, unless it tolerates it."""

@@ -14,6 +14,7 @@ from ..loop.framing import Nonsense
 from ..loop.untrusted import integer, number, shown, string
 from ..phases import NAMES
 from ..samples import user_metrics
+from ..stalls import limits
 from ..text import DETAIL_LIMIT
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ TO_ALL_TOTAL = 1 << 20
 _ALWAYS = 1024
 """Bytes of payload that every node may give to a collective, however many nodes there are."""
 
-MOST = {"fail": 1_000, "cancel": 10_000, "save-seconds": 1_000, "phases": 100}
+MOST = {"fail": 1_000, "want-stacks": 10_000, "cancel": 10_000, "save-seconds": 1_000, "phases": 100}
 """How often one node may send a message that the hub stores, or sends on to all."""
 
 _LAST_NUMBER = 1 << 53
@@ -188,6 +189,29 @@ def _sample(checker: Checker, header: Header, payload: bytes) -> None:
     _plain({name: value for name, value in sample.items() if name not in ("gpus", "ranks", "log")}, "sample")
 
 
+def _still(checker: Checker, header: Header, payload: bytes) -> None:
+    if type(header.get("still")) is not bool:
+        raise Nonsense(f"'still' is {shown(header.get('still'))}")
+
+
+def _want_stacks(checker: Checker, header: Header, payload: bytes) -> None:
+    integer(header, "number", 0, _LAST_NUMBER)
+
+
+def _stacks(checker: Checker, header: Header, payload: bytes) -> None:
+    integer(header, "number", 0, _LAST_NUMBER)
+    records = header.get("records")
+    if not isinstance(records, list) or len(records) > limits.MOST:
+        raise Nonsense(f"'records' is {shown(records)}")
+    for record in records:
+        if not isinstance(record, dict) or len(record) != 5:
+            raise Nonsense(f"'records' has {shown(record)}")
+        if record.get("rank") is not None:
+            integer(record, "rank", 0, 1 << 30)
+        for name, most in (("title", 300), ("place", limits.NAME), ("inner", limits.NAME), ("stack", limits.TEXT)):
+            string(record, name, most)
+
+
 def _save_seconds(checker: Checker, header: Header, payload: bytes) -> None:
     number(header, "seconds", 0.0, _YEAR)
 
@@ -211,6 +235,9 @@ _FIELDS: dict[str, Callable[[Checker, Header, bytes], None]] = {
     "ranks-ended": _ranks_ended,
     "phases": _phases,
     "sample": _sample,
+    "still": _still,
+    "want-stacks": _want_stacks,
+    "stacks": _stacks,
     "save-seconds": _save_seconds,
     "stopped": _nothing,
     "ends-task": _nothing,

@@ -43,6 +43,9 @@ class NotJoined:
     def samples(self) -> Header:
         return {}
 
+    def stalled(self) -> Header | None:
+        return None
+
     def phases_of_nodes(self) -> dict[int, tuple[float, dict[str, float]]]:
         return {}
 

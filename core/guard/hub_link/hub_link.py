@@ -62,6 +62,9 @@ if TYPE_CHECKING:
         def phases_of_nodes(self) -> dict[int, tuple[float, dict[str, float]]]:
             """On control: when each node's task started (epoch), and the seconds from then to each phase."""
 
+        def stalled(self) -> Header | None:
+            """On control: where all ranks stand, while the gang makes no progress."""
+
         def samples(self) -> Header:
             """On control: the newest sample of each node, by index."""
 
@@ -238,6 +241,9 @@ class RemoteHubLink:
 
     def samples(self) -> Header:
         return {}
+
+    def stalled(self) -> Header | None:
+        return None
 
     def phases_of_nodes(self) -> dict[int, tuple[float, dict[str, float]]]:
         return {}

@@ -118,13 +118,16 @@ class LocalHubLink:
         return {node: pid for node, pid in found.items() if type(pid) is int and pid > 1}
 
     def samples(self) -> Header:
-        return {str(node): sample for node, sample in self._hub.samples.items()}
+        return {str(node): sample for node, sample in self._hub.reports.samples.items()}
+
+    def stalled(self) -> Header | None:
+        return self._hub.reports.stalled()
 
     def phases_of_nodes(self) -> dict[int, tuple[float, dict[str, float]]]:
-        return self._hub.phases.nodes
+        return self._hub.reports.phases.nodes
 
     def phases(self) -> Header:
-        return self._hub.phases.summary()
+        return self._hub.reports.phases.summary()
 
     def leave(self, then: Callable[[], None]) -> None:
         then()

@@ -35,6 +35,7 @@ from .requests.pending_requests import PendingRequests
 from .requests.port_and_file_requests import PortAndFileRequests
 from .requests.process_requests import ProcessRequests
 from .requests.sample_requests import SampleRequests
+from .requests.stall_requests import StallRequests
 from .requests.task_requests import TaskRequests
 from .requests.value_requests import ValueRequests
 from .state import NodeState
@@ -71,8 +72,7 @@ class Node:
         self._children = children = TaskChildren(task_pid)
         cancel = lambda key: hub.send({"op": "cancel", "key": key})  # noqa: E731
         self._work = work = Work(loop, out, err, failures.fail, cancel, self._node_task_ended)
-        work.say = say
-        work.on_ranks_ended = self._ranks_ended
+        work.say, work.on_ranks_ended = say, self._ranks_ended
         launcher = Launcher(loop, identity, work, state.refusal, failures.fail, self._work_gone)
         self._card = card = CardAccess(loop, hub, failures, err)
         self._cleanup = cleanup = Cleanup(identity, state, work, children, failures, phases, card, log, err)
@@ -95,8 +95,9 @@ class Node:
             ValueRequests(loop, identity, hub, pending, cleanup, say),
             samples := SampleRequests(loop, identity, state, hub, pending, work),
             ExportRequests(loop, pending, samples, cleanup, failures, phases, say),
+            stalls := StallRequests(loop, identity, hub, pending, work, phases, samples, say),
         ]
-        self._samples = card.samples = samples
+        card.samples, self._stalls = samples, stalls
         self._requests = Requests(pending, groups, failures.guard_failed)
         self._death = TaskDeath(loop, identity, state, hub, ending, cleanup, failures.fail, self._task_gone)
         stream.on_close = lambda reason: self._death.closed()
@@ -128,8 +129,8 @@ class Node:
             self._pending.reply_all("hold", {})
         elif op == "ends-task":
             self._work.killed.add(header["node"])
-        elif op == "watch-samples":
-            self._samples.watch(header["nodes"])
+        elif op in ("watch-samples", "stacks", "stacks-found"):
+            self._stalls.from_hub(header)
         elif op == "all-left":
             self._local_tasks.maybe_finish()
         elif op == "all-gone":

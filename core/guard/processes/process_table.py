@@ -161,6 +161,16 @@ def terminate(pids: Iterable[int]) -> None:
     send(pids, signal.SIGCONT)
 
 
+def catches(pid: int, number: int) -> bool:
+    """Whether ``pid`` has a handler for signal ``number``, which would end it otherwise."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as status:
+            caught = next(line for line in status if line.startswith("SigCgt:"))
+        return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+    except (OSError, StopIteration, ValueError, IndexError):
+        return False
+
+
 def described(pid: int) -> str:
     """A process that does not end, for the user: what it is, and what it waits for."""
     if pid < 0:

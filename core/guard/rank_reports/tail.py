@@ -58,6 +58,11 @@ class Tail:
     def end(self) -> None:
         pass
 
+    @property
+    def written_at(self) -> float:
+        """When output came last (epoch); 0.0 where none did."""
+        return self._written_at
+
     def last_line(self) -> tuple[str, float]:
         """The last line that is not empty, its first :data:`LINE_LIMIT` characters, and when output came last (epoch;
         0.0 where none did).

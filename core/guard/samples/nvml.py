@@ -77,9 +77,9 @@ class Nvml:
             self._xids[event.device] = event.data
 
     def sample(self) -> list[Header]:
-        """Of each GPU: ``util`` (percent), ``memory`` and ``total`` (bytes), ``power`` (watts), ``ecc`` (uncorrected
-        errors since the driver was loaded) and ``xid`` (the last such error since the gang began); None for what the
-        driver does not tell.
+        """Of each GPU: ``util`` and ``memory_util`` (percent of the time in which it computed, and in which its memory
+        was used), ``memory`` and ``total`` (bytes), ``power`` (watts), ``ecc`` (uncorrected errors since the driver was
+        loaded) and ``xid`` (the last such error since the gang began); None for what the driver does not tell.
         """
         c, found = self._c, []
         if self._has_events:
@@ -94,6 +94,7 @@ class Nvml:
             found.append(
                 {
                     "util": use.gpu if has_use else None,
+                    "memory_util": use.memory if has_use else None,
                     "memory": memory.used if has_memory else None,
                     "total": memory.total if has_memory else None,
                     "power": round(power.value / 1000, 1) if has_power else None,

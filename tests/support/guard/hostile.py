@@ -31,6 +31,9 @@ OPERATIONS = {
     "ends-task": (),
     "tolerate": (),
     "watch-samples": (),
+    "still": ("still",),
+    "want-stacks": ("number",),
+    "stacks": ("number", "records"),
 }
 """What a node sends to the hub, with the fields that each has."""
 
@@ -44,6 +47,8 @@ _RIGHT: dict[str, Any] = {
     "seconds": 1.5,
     "number": 1,
     "sample": {"at": 1.7e9, "cpu": 0.5, "gpus": [{"util": 5}], "ranks": [{"rank": 0, "line": "x"}]},
+    "still": True,
+    "records": [{"rank": 0, "title": "rank 0", "place": "f at a.py:1", "inner": "", "stack": "f at /a.py:1"}],
     "since": 1.7e9,
     "times": {"started": 0.0, "met": 0.5},
     "failure": {"node": 1, "kind": "exit", "text": "rank 1 exited with code 1", "time": 1.7e9, "order": 1},

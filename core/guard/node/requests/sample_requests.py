@@ -86,6 +86,13 @@ class SampleRequests:
         self._ask()
         return {int(node): sample for node, sample in self._hub.link.samples().items()}
 
+    def gpu(self) -> tuple[float, float]:
+        """Percent of the time in which the busiest GPU computed, and in which it used its memory, as far as known."""
+        samples = self._sampler.ring.samples if self._sampler is not None else []
+        gpus = samples[-1].get("gpus", []) if samples else []
+        busiest = [max((float(gpu.get(name) or 0.0) for gpu in gpus), default=0.0) for name in ("util", "memory_util")]
+        return busiest[0], busiest[1]
+
     def _ask(self) -> None:
         if not self._has_asked and self._state.value != FORMING:
             self._has_asked = True
