@@ -10,14 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
-from ..attributes import (
-    boolean,
-    check_neighbours,
-    check_scheduler,
-    check_split,
-    number_or_setting,
-    requested,
-)
+from ..attributes import boolean, check_neighbours, check_scheduler, check_split, number_or_setting, requested
 from ..card.task_card import TaskCard
 from ..exceptions import BadAttribute, GangException
 from ..gang.gang import Gang
