@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from ..failure_record import Failure
 from ..settings import settings
 from ..stalls import groups
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from typing import Any
-
+if TYPE_CHECKING:
     from ..loop.event_loop import Loop
     from ..loop.framing import Header
     from .roster import Roster

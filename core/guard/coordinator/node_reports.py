@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ..failure_record import Failure
 from .gang_phases import GangPhases
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
+if TYPE_CHECKING:
     from ..loop.event_loop import Loop
     from ..loop.framing import Header
     from .gang_stall import GangStall

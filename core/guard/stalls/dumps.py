@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 from ..processes import process_table
 from .frames import place, shown, threads
 from .limits import MOST, NAME, TEXT
 from .stack_file import ANSWER, BODY, DUMP, FOLDER
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Callable, Iterable
-    from typing import Any
-
+if TYPE_CHECKING:
     from ..loop.event_loop import Loop
 
     Roots = Callable[[], dict[int, str]]

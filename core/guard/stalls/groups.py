@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from ..text import indent
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Iterable, Mapping
-    from typing import Any
+from ..text import indent
 
 MOST_GROUPS = 40
 """That are shown with their stacks."""

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 
 from ..processes import process_table
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Iterable, Mapping
 
 CPU_SHARE = 0.05
 """Of a core, in one process. A rank that waits in a collective of gloo uses 0.004 to 0.014, since threads of it look

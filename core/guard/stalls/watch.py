@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from . import usage
 from .dumps import Dumps
 from .frames import same
 from .stack_file import ANSWER
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Callable
-    from typing import Any, Protocol
-
+if TYPE_CHECKING:
     from ..debug_log import DebugLog
     from ..loop.event_loop import Loop, Timer
     from ..loop.framing import Header

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ...phases import DONE, FAILED, FORMED
 from ...samples.user_metrics import FILE
 from ...settings import settings
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself takes 3 ms to import
-    from collections.abc import Callable
-    from typing import Any, Protocol
-
+if TYPE_CHECKING:
     from ...children.supervisor import Work
     from ...hub_link.hub_access import HubAccess
     from ...loop.event_loop import Loop
