@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..processes import process_table
+from .c_frames import CFrames
 from .frames import place, shown, threads
 from .limits import MOST, NAME, TEXT
 from .stack_file import ANSWER, BODY, DUMP, FOLDER
@@ -85,11 +86,11 @@ class Dumps:
                 last = texts
                 self._loop.call_later(LOOK_S, look)
             else:
-                then(self._records(texts), texts)
+                CFrames(self._loop, texts, lambda c_frames: then(self._records(texts, c_frames), texts))
 
         self._loop.call_later(LOOK_S, look)
 
-    def _records(self, texts: dict[int, str]) -> list[dict[str, Any]]:
+    def _records(self, texts: dict[int, str], c_frames: dict[int, list[str]]) -> list[dict[str, Any]]:
         known = self.known()
         records = []
         for pid, (_, name) in known.items():
@@ -98,7 +99,8 @@ class Dumps:
             title = "the body" if name == BODY else f"rank {rank}" if rank is not None else f"process {pid}"
             if found:
                 where, inner = place(found[-1])
-                record = {"place": where[:NAME], "inner": inner[:NAME], "stack": shown(found[-1])[:TEXT]}
+                stack = "\n".join([*c_frames.get(pid, ()), shown(found[-1])])
+                record = {"place": where[:NAME], "inner": inner[:NAME], "stack": stack[:TEXT]}
             else:
                 record = {"place": _in_the_kernel(pid), "inner": "", "stack": ""}
             records.append({"rank": rank, "title": title, **record})

@@ -3,7 +3,7 @@
 MOST = 100
 """Processes of one node."""
 
-TEXT = 1200
+TEXT = 2000
 """Characters of the stack of one of them."""
 
 NAME = 900

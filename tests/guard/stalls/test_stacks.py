@@ -12,9 +12,10 @@ from pathlib import Path
 
 import metaflow  # noqa: F401 - before any import of the extension
 import pytest
+from support.requirements import missing
 
 from metaflow_extensions.gang.core.guard.loop.event_loop import Loop
-from metaflow_extensions.gang.core.guard.stalls import frames, groups, stack_file
+from metaflow_extensions.gang.core.guard.stalls import c_frames, frames, groups, stack_file
 from metaflow_extensions.gang.core.guard.stalls.dumps import Dumps
 from metaflow_extensions.gang.core.guard.stalls.usage import Usage, signs
 
@@ -171,3 +172,15 @@ def test_what_is_work_and_what_may_be_a_wait() -> None:
 def test_nothing_is_registered_in_a_folder_that_is_not_there(tmp_path: Path) -> None:
     stack_file.register(str(tmp_path / "no" / "such"), "0")
     assert not os.listdir(tmp_path)
+
+
+@pytest.mark.slow
+def test_py_spy_adds_the_c_frames(tmp_path: Path, program: Program) -> None:
+    if c_frames.program() is None:
+        missing("py-spy is not installed.")
+    register = f"stack_file.register({str(tmp_path)!r}, '0')\n"
+    sleeps = program(register + "import ctypes\nprint('ready')\nwhile True: ctypes.CDLL(None).sleep(1000)")
+    (record,) = collected(tmp_path, {sleeps: "rank 0"})
+    stack = str(record["stack"]).splitlines()
+    assert any(frame.startswith("sleep (libc") for frame in stack[:-1]), stack
+    assert stack[-1].startswith("<module> at ")
