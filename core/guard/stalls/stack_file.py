@@ -8,12 +8,13 @@ in C code.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import contextlib
 import os
 import signal
 import sys
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
 

@@ -124,7 +124,7 @@ class StallWatch:
         output = self._seen.output()
         if not before:
             return
-        signs = usage.signs(before, current, since, known, self._body)
+        signs = usage.signs(before, current, since, known, self._body, os.getpid())
         if output != self._output:
             self._output = output
             self.moved("output")

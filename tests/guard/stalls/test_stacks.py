@@ -168,6 +168,12 @@ def test_what_is_work_and_what_may_be_a_wait() -> None:
     assert signs(before, {1: Usage(), 2: Usage(output=30)}, 10.0, known={1}, body=2).work
     assert not signs(before, {1: Usage(output=30), 2: Usage()}, 10.0, known={1}, body=2).work
 
+    def carries(count: int) -> bool:
+        now = {1: Usage(), 2: Usage(), 9: Usage(read_and_written=count)}
+        return bool(signs({**before, 9: Usage()}, now, 10.0, known={1}, body=2, guard=9).work)
+
+    assert carries(16 << 20) and not carries(1 << 20)
+
 
 def test_nothing_is_registered_in_a_folder_that_is_not_there(tmp_path: Path) -> None:
     stack_file.register(str(tmp_path / "no" / "such"), "0")
