@@ -171,5 +171,5 @@ def signs(
     if faults / seconds >= FAULTS_S:
         work = f"{faults} page faults"
     if body in before and body in now and now[body].output > before[body].output:
-        work = "the body has written something"
+        work = f"the body has written {now[body].output - before[body].output} bytes"
     return Signs(work, burning)

@@ -81,6 +81,7 @@ class StallWatch:
         self._output: tuple[float, ...] = ()
         self._forget()
         self._is_still = False
+        self._is_collecting = False
 
     def _forget(self) -> None:
         self._quiet_since = time.monotonic()
@@ -128,7 +129,7 @@ class StallWatch:
         if output != self._output:
             self._output = output
             self.moved("output")
-        elif self._asked_at and self._prompt is None:
+        elif self._is_collecting or (self._asked_at and self._prompt is None):
             pass  # what was written meanwhile are the stacks
         elif signs.work:
             self.moved(signs.work)
@@ -182,8 +183,13 @@ class StallWatch:
             self._is_still = True
             self._send({"op": "still", "still": True})
 
+    def collecting(self) -> None:
+        """All processes are asked for their stacks from now on, until :meth:`collected`."""
+        self._is_collecting = True
+
     def collected(self, texts: dict[int, str]) -> None:
         """All processes were asked: what they answered before is gone, and they may stand elsewhere now."""
+        self._is_collecting = False
         self._before = {}  # what has been written are the stacks
         moved = {
             pid

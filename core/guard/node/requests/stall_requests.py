@@ -90,6 +90,8 @@ class StallRequests:
             if FORMED in self._phases.times:
                 self._start()
         elif header["op"] == "stacks":
+            if self._watch is not None:
+                self._watch.collecting()
             self._dumps().collect(lambda records, texts: self._send(header["number"], records, texts))
         elif header["number"] == _FOR_THE_LOG:
             self._say(f"Where all ranks stand:\n{header['text']}")
