@@ -227,7 +227,11 @@ def test_a_member_that_does_not_stop_talking_ends_its_own_node(
     bench = gang()
     member = bench.members[1]
     bench.hub.failures.add = lambda failure: None  # type: ignore[method-assign]  # they are many, and none is the point
-    fields: dict[str, Any] = {"cancel": {"key": "k"}, "save-seconds": {"seconds": 1.0}}.get(op, {})
+    fields: dict[str, Any] = {
+        "cancel": {"key": "k"},
+        "save-seconds": {"seconds": 1.0},
+        "want-stacks": {"number": 1},
+    }.get(op, {})
     if op == "phases":
         fields = {"since": 1.0, "times": {}}
     if op == "fail":
