@@ -78,7 +78,7 @@ class CFrames:
             self._deadline.cancel()
             self._then(self._found)
             return
-        pid, file = self._left.pop(0), tempfile.TemporaryFile()
+        pid, file = self._left.pop(0), tempfile.TemporaryFile()  # noqa: SIM115 - closed by _ended
         argv = [self._program, "dump", "--native", "--json", "--pid", str(pid)]
         try:
             self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.DEVNULL)

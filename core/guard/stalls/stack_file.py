@@ -8,12 +8,11 @@ in C code.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import contextlib
 import os
 import signal
 import sys
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from types import FrameType
