@@ -6,7 +6,7 @@
 # make backends  all tests on AWS Batch, Kubernetes, Argo and the datastores, the long ones included
 # make coverage  the tests once more with the lines of core/ counted, guards and tasks included
 # make test-all  the long tests and the other versions of Python and Metaflow; goes on where it was stopped
-# make docs      writes the parts of docs/ that are made of the code
+# make docs      writes the parts of docs/ that are made of the code, and the site in build/site
 # make chaos     ROUNDS=200 SEED=7: a random walk over the matrix of faults; HEALTHY=1: only gangs that must not fail
 # make clean     removes what the targets above made
 
@@ -81,10 +81,12 @@ test-all: system
 chaos: system $(VENV)/test-installed package
 	$(BIN)/python tests/faults/chaos.py $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) $(if $(HEALTHY),--healthy)
 
-# The list of files in docs/architecture.md, and docs/settings.md.
-docs: $(BIN)/python package
+# The list of files in docs/architecture.md, docs/settings.md, and the site, which is refused where a link leads nowhere.
+docs: $(VENV)/docs-installed package
 	$(BIN)/python tests/tools/file_list.py
 	$(BIN)/python tests/tools/settings_page.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build # --quiet would let wrong links pass
+	@echo "Read it: $(CURDIR)/build/site/index.html"
 
 clean:
 	rm -rf $(VENV) build dist toplevel/*.egg-info .test-all .coverage .coverage.* .pytest_cache .ruff_cache
@@ -109,8 +111,12 @@ $(VENV)/demo-installed: $(BIN)/python pyproject.toml tests/constraints.txt
 	$(PIP) 'setuptools>=77' scikit-learn 'metaflow>=2.16' '.[torch]'
 	touch $@
 
+$(VENV)/docs-installed: $(BIN)/python pyproject.toml tests/constraints.txt
+	$(PIP) 'setuptools>=77' 'metaflow>=2.16' '.[docs]'
+	touch $@
+
 $(VENV)/test-installed: $(BIN)/python pyproject.toml tests/constraints.txt tests/tools/install_mpis.sh
-	$(PIP) '.[deepspeed,jax,mpi,ray,torch,test]'
+	$(PIP) '.[deepspeed,docs,jax,mpi,ray,torch,test]'
 	tests/tools/install_mpis.sh $(BIN)/python
 	touch $@
 

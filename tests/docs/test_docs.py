@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import re
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 from support.examples import EXAMPLES, LIMIT, training  # noqa: F401 - a fixture
 from support.flows import FlowRunner, flow_environment
 from support.paths import ROOT, TESTS
+from support.requirements import require_packages
 
 sys.path.insert(0, str(TESTS / "tools"))
 import settings_page
@@ -40,7 +42,7 @@ from metaflow_extensions.gang.launchers.torchrun.single_node import TorchrunSing
 ROOT = ROOT
 PAGES = [
     *(ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING")),
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
 ]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHOW_LIMIT = 120.0  # seconds: tells "slow" from "hangs" on a busy machine
@@ -77,7 +79,7 @@ def plain(line: str) -> str:
 
 
 def shown_failure() -> list[str]:
-    section = text("README.md").split("## What a failure looks like", 1)[1]
+    section = text("docs/start.md").split("## 5. See it fail", 1)[1]
     match = FENCE.search(section)
     assert match is not None
     return match[2].splitlines()
@@ -85,7 +87,7 @@ def shown_failure() -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("training")
-def test_the_failure_in_the_readme_is_real_output(flow_run: FlowRunner) -> None:
+def test_the_failure_in_the_first_pages_is_real_output(flow_run: FlowRunner) -> None:
     output = flow_run(EXAMPLES / "torchrun" / "fails_on_purpose.py").fails(LIMIT)
     real = iter([plain(line) for line in output.replace(f"{ROOT}/", "").splitlines()])
     shown = [plain(line) for line in shown_failure() if line != "..."]
@@ -94,13 +96,15 @@ def test_the_failure_in_the_readme_is_real_output(flow_run: FlowRunner) -> None:
         # The machine that it was shown on has a name of its own.
         line = re.sub(r"(was on node \d) \([^)]+\)", rf"\1 ({socket.gethostname()})", line)
         # An iterator: each line has to come after the one before.
-        assert line in real, f"{line!r} is shown in the README, but not printed, or not in this place, in:\n{output}"
+        assert line in real, f"{line!r} is shown in docs/start.md, but not printed, or not in this place, in:\n{output}"
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("training")
 def test_the_first_flow_of_the_readme_trains(flow_run: FlowRunner) -> None:
-    run = flow_run(blocks(ROOT / "README.md", "python")[0]).ok(LIMIT)
+    first = blocks(ROOT / "README.md", "python")[0]
+    assert blocks(ROOT / "docs" / "start.md", "python") == [first]
+    run = flow_run(first).ok(LIMIT)
     losses = run.artifact("join", "losses")
     assert len(losses) == 4 and all(loss < 1e-3 for loss in losses)
 
@@ -134,10 +138,17 @@ def test_flows_are_accepted_by_metaflow(code: str, tmp_path: Path) -> None:
         assert f"Step {step}" in shown.stdout + shown.stderr
 
 
-def test_the_readme_shows_every_backend() -> None:
-    flows = [body for body in blocks(ROOT / "README.md", "python") if "(FlowSpec)" in body]
+def test_the_first_pages_show_every_backend() -> None:
+    pages = (ROOT / "README.md", ROOT / "docs" / "choosing.md")
+    flows = [body for page in pages for body in blocks(page, "python") if "(FlowSpec)" in body]
     for decorator in ("@torchrun", "@kubernetes(gpu=8)", "@batch(gpu=8)"):
         assert any(decorator in flow for flow in flows), decorator
+    for decorator in ("@kubernetes(gpu=8)", "@batch(gpu=8)", "@slurm(gpu=8)"):
+        assert decorator in text("README.md")
+
+
+def test_the_readme_is_short() -> None:
+    assert len(text("README.md").splitlines()) <= 120
 
 
 # ---------------------------------------------------------------- links
@@ -162,8 +173,37 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
 
 
 def test_every_page_can_be_reached_from_the_readme() -> None:
-    linked = set(re.findall(r"\]\((docs/\w+\.md)", text("README.md")))
-    assert linked == {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")}
+    reached, front = set(), [ROOT / "README.md"]
+    while front:
+        page = front.pop()
+        reached.add(page)
+        targets = re.findall(r"\]\(([\w./-]+\.md)", FENCE.sub("", page.read_text()))
+        front += {(page.parent / target).resolve() for target in targets} - reached
+    assert reached >= set(PAGES)
+
+
+@pytest.mark.slow
+def test_the_site_is_complete_and_needs_no_network(tmp_path: Path) -> None:
+    require_packages("mkdocs", "material")
+    argv = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    # Strict: a link or an anchor that leads nowhere fails it.
+    built = subprocess.run(
+        argv,
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        timeout=SHOW_LIMIT,
+    )
+    assert built.returncode == 0, built.stderr
+    pages = sorted((tmp_path / "site").rglob("*.html"))
+    for page in pages:
+        fetched = re.findall(r"<(?:script|img|link)\b[^>]*\b(?:src|href)=\"?(?:https?:)?//[^>]*>", page.read_text())
+        assert fetched == [], f"{page.name} reads from another host"
+    assert (tmp_path / "site" / "search" / "search_index.js").is_file(), "the search works from files"
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert (tmp_path / "site" / page.relative_to(ROOT / "docs").with_suffix(".html")) in pages
+    assert (tmp_path / "site" / "source" / "examples" / "torchrun" / "digits.py.html") in pages, "what pages link to"
 
 
 # ---------------------------------------------------------------- nothing left out

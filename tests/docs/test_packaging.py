@@ -139,7 +139,8 @@ def test_there_is_no_dependency(wheel: Path) -> None:
     assert [str(r) for r in plain if r.marker is None or r.marker.evaluate()] == []
     # Named, never installed: Metaflow loads us after them.
     assert sorted(r.name for r in plain if r.marker) == [f"metaflow-{name}" for name in OLD_PACKAGES]
-    assert set(head.get_all("Provides-Extra", [])) == {"torch", "deepspeed", "jax", "ray", "tensorflow", "mpi", "test"}
+    frameworks = {"torch", "deepspeed", "jax", "ray", "tensorflow", "mpi"}
+    assert set(head.get_all("Provides-Extra", [])) == {*frameworks, "docs", "test"}
     assert head["Requires-Python"] == ">=3.10"
     assert head["License-Expression"] == "Apache-2.0"
 
