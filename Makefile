@@ -81,10 +81,11 @@ test-all: system
 chaos: system $(VENV)/test-installed package
 	$(BIN)/python tests/faults/chaos.py $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) $(if $(HEALTHY),--healthy)
 
-# The list of files in docs/architecture.md, docs/settings.md, and the site, which is refused where a link leads nowhere.
+# The list of files in docs/architecture.md, docs/settings.md, the launchers' references, and the site, which is refused where a link leads nowhere.
 docs: $(VENV)/docs-installed package
 	$(BIN)/python tests/tools/file_list.py
 	$(BIN)/python tests/tools/settings_page.py
+	$(BIN)/python tests/tools/reference.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build # --quiet would let wrong links pass
 	@echo "Read it: $(CURDIR)/build/site/index.html"
 

@@ -273,6 +273,7 @@ class Gang:
         Raises
         ------
         BadAttribute
+            ``save`` cannot be called, or ``seconds`` is no time.
 
         Example
         -------

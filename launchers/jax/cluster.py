@@ -26,7 +26,10 @@ class Place:
     ----------
     coordinator_address : str
         "host:port" of process 0, which serves there.
-    process_id, num_processes : int
+    process_id : int
+        This node's process: the index of the node.
+    num_processes : int
+        How many there are: one for each node.
     """
 
     coordinator_address: str

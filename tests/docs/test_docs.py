@@ -336,6 +336,27 @@ def test_the_page_of_settings_is_made_of_the_table() -> None:
     assert text("docs/settings.md") == settings_page.page(), "run `make docs`"
 
 
+@pytest.mark.parametrize(
+    "page", ["deepspeed", "gang", "horovod", "huggingface", "jax", "mpi", "ray", "tensorflow", "torchrun"]
+)
+def test_the_reference_is_made_of_the_docstrings_and_leaves_nothing_out(page: str) -> None:
+    require_packages("griffe")
+    reference = importlib.import_module("reference")
+    assert text(f"docs/{page}.md") == reference.page_with_reference(page), "run `make docs`"
+    made = reference.reference(page)
+    decorator, called = reference.PAGES[page]
+    names = set(reference.load(decorator).defaults) if decorator else set()
+    for name, place in called:
+        thing = reference.load(place)
+        if inspect.isclass(thing):
+            assert "run" not in vars(thing) or f"`{name}.run(...)`" in made
+            thing = getattr(thing, "run", None)
+        if callable(thing):
+            names |= set(inspect.signature(thing).parameters) - {"self"}
+    for name in names:
+        assert f"| `{name}` |" in made, f"the docstring does not have {name}"
+
+
 def test_the_changelog_has_this_version() -> None:
     version = importlib.import_module("metaflow_extensions.gang.toplevel.gang_toplevel").__version__
     assert f"## [{version}]" in text("CHANGELOG.md")
