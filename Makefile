@@ -106,7 +106,7 @@ package:
 types:
 	rm -rf build/types
 	mkdir -p build/types/metaflow_extensions/gang
-	ln -s $(addprefix $(CURDIR)/,backends core launchers plugins toplevel) build/types/metaflow_extensions/gang/
+	ln -s $(addprefix $(CURDIR)/,backends cli core launchers plugins toplevel) build/types/metaflow_extensions/gang/
 
 $(VENV)/demo-installed: $(BIN)/python pyproject.toml tests/constraints.txt
 	$(PIP) 'setuptools>=77' scikit-learn 'metaflow>=2.16' '.[torch]'

@@ -1,7 +1,8 @@
-"""A task of a parallel step while it runs: how many nodes there are, its command, and what ``current`` has."""
+"""A task of a parallel step: how many nodes there are, its command, what ``current`` has, and what its id says."""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +10,26 @@ from typing import Any
 from metaflow import current
 
 from .lookup import imported, member
+
+_OTHER_NODES = (
+    (re.compile(r"(.+)_node_(\d+)"), "{}", 0),  # local, AWS Batch, Slurm
+    (re.compile(r"(.+)-worker-(\d+)"), "{}", 1),  # Kubernetes, which counts without control
+    (re.compile(r"worker-(.+)-(\d+)"), "control-{}-0", 1),  # Argo Workflows
+)
+"""The ids of the tasks of nodes other than 0, that of control's task, and the index of the first of them."""
+
+
+def place_of_task(task_id: str) -> tuple[str, int]:
+    """The id of control's task, and the index of the node, as the id of a gang's task says.
+
+    Example
+    -------
+    ``place_of_task("3_node_1") == ("3", 1)``
+    """
+    for pattern, control, first in _OTHER_NODES:
+        if match := pattern.fullmatch(task_id):
+            return control.format(match[1]), int(match[2]) + first
+    return task_id, 0
 
 
 def num_nodes(flow: Any) -> int:

@@ -23,7 +23,7 @@ else:
     import tomli as tomllib
 
 ROOT = ROOT
-FOLDERS = ("backends", "core", "launchers", "plugins", "toplevel")
+FOLDERS = ("backends", "cli", "core", "launchers", "plugins", "toplevel")
 INSTALLED = "metaflow_extensions/gang/"
 OLD_PACKAGES = ("deepspeed", "mpi", "ray", "slurm", "tensorflow", "torchrun")
 

@@ -40,9 +40,9 @@ def table(folder: Path) -> str:
 
 
 def file_list() -> str:
-    """All packages of ``backends``, ``core`` and ``launchers``, in the order of their names."""
+    """All packages of ``backends``, ``cli``, ``core`` and ``launchers``, in the order of their names."""
     folders = sorted(
-        {file.parent for top in ("backends", "core", "launchers") for file in (ROOT / top).rglob("__init__.py")}
+        {file.parent for top in ("backends", "cli", "core", "launchers") for file in (ROOT / top).rglob("__init__.py")}
     )
     return "\n".join(map(table, folders))
 

@@ -1,0 +1,192 @@
+"""``metaflow-gang logs``: the logs of all nodes of a gang, merged in the order of time, each line with its node.
+
+Each node's task has its own log in the flow's datastore, in which the lines of its ranks are labelled ("[rank 3] ")
+where it has several. Node 0 of a local gang has the lines of all nodes besides, with "[node 1] " before them; they are
+stored sooner than those of the nodes' own tasks, and also where these are lost. So a line that comes from both places
+is shown once.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from metaflow import Task
+
+from .command import refuse
+from .run_tasks import GangOfRun, NotFound, gangs_of
+
+FOLLOW_S = 2.0
+"""Between two looks of ``--follow``. Metaflow's client has no event for new lines, and a task on a cluster stores them
+every second at first, and every 30 s after some 20 minutes.
+"""
+
+QUIET_LOOKS, QUIET_LOOKS_AT_FIRST = 2, 8
+"""How many looks without a new line end ``--follow`` once the attempt is over: the last lines are stored after that. Of
+a local task the whole log is.
+"""
+
+_OF_NODE = re.compile(r"\[node (\d+)\] ?")
+_OF_RANK = re.compile(r"\[rank (\d+)\] ")
+
+
+@dataclass(frozen=True)
+class LogOptions:
+    """What is to be shown: only lines of a rank or of a node, an attempt other than the latest, and until when."""
+
+    rank: int | None = None
+    node: int | None = None
+    attempt: int | None = None
+    follow: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line: when it was printed, on which node, and whether its text comes from that node's own task."""
+
+    moment: datetime
+    node: int
+    text: str
+    is_own: bool
+
+    @property
+    def rank(self) -> int | None:
+        """The rank that its label names; None without a label."""
+        label = _OF_RANK.match(self.text)
+        return int(label[1]) if label else None
+
+
+class Merged:
+    """The lines of a gang's tasks, each given once, though two tasks may have it."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[bool, int, int]] = Counter()
+
+    def new(self, lines: Iterable[Line]) -> Iterator[Line]:
+        """Those of ``lines`` that the other source has not had before, in the order of time."""
+        for line in sorted(lines, key=lambda line: line.moment):
+            text = hash(line.text.rstrip())
+            own, other = (line.is_own, line.node, text), (not line.is_own, line.node, text)
+            self._counts[own] += 1
+            if self._counts[own] > self._counts[other]:
+                yield line
+
+
+def show(pathspec: str, where: str | None, options: LogOptions) -> int:
+    """Print the logs of the one gang of ``pathspec``; returns the exit code.
+
+    Parameters
+    ----------
+    pathspec : str
+    where : str, optional
+        Metaflow's metadata: "local@FOLDER" or "service@URL".
+    options : LogOptions
+    """
+    try:
+        gang = the_only(gangs_of(pathspec, where))
+        if options.node is not None and options.node not in gang.tasks:
+            raise NotFound(f"{gang.pathspec} has no node {options.node}: its nodes are {_listed(gang.tasks)}.")
+        attempt = gang.attempts - 1 if options.attempt is None else options.attempt
+        if not 0 <= attempt < gang.attempts:
+            raise NotFound(f"{gang.pathspec} has no attempt {attempt}: the latest is {gang.attempts - 1}.")
+        Shown(gang, attempt, options).until_the_end()
+    except NotFound as error:
+        return refuse(str(error))
+    return 0
+
+
+def the_only(gangs: list[GangOfRun]) -> GangOfRun:
+    """The gang that is meant. Raises NotFound where there are several."""
+    if len(gangs) > 1:
+        raise NotFound(f"There are {len(gangs)} gangs; name one: {', '.join(gang.pathspec for gang in gangs)}.")
+    return gangs[0]
+
+
+class Shown:
+    """What is shown of one attempt of a gang, and what has been shown of it already."""
+
+    def __init__(self, gang: GangOfRun, attempt: int, options: LogOptions) -> None:
+        self._gang, self._attempt, self._options = gang, attempt, options
+        self._merged = Merged()
+        self._read: Counter[tuple[int, str]] = Counter()
+        self._ranks: set[int] = set()
+        """Those that labels have named."""
+        self._shown = 0
+
+    def until_the_end(self) -> None:
+        """Print what there is, and with ``follow`` what comes, until the attempt is over."""
+        quiet = 0
+        while True:
+            is_over = self._options.follow and self._is_over()
+            lines = list(self._merged.new(self._new_lines()))
+            self._ranks |= {line.rank for line in lines if line.rank is not None}
+            for line in lines:
+                if self._is_wanted(line):
+                    self._shown += 1
+                    print(f"[node {line.node}] {line.text}")
+            sys.stdout.flush()
+            quiet = quiet + 1 if is_over and not lines else 0
+            if not self._options.follow or quiet >= (QUIET_LOOKS if self._read else QUIET_LOOKS_AT_FIRST):
+                break
+            time.sleep(FOLLOW_S)
+            self._gang = the_only(gangs_of(self._gang.pathspec, None))  # other nodes' tasks may come later
+        if not self._shown:
+            print(self._nothing(), file=sys.stderr)
+
+    def _is_over(self) -> bool:
+        gang = self._gang
+        return (
+            gang.has_ended(self._attempt) is not None
+            or gang.attempts > self._attempt + 1
+            or gang.failure(self._attempt) is not None
+        )
+
+    def _new_lines(self) -> Iterator[Line]:
+        for node, task in sorted(self._gang.tasks.items()):
+            attempt = Task(task.pathspec, attempt=self._attempt)
+            for stream in ("stdout", "stderr"):
+                before = self._read[node, stream]
+                for moment, text in list(_lines(attempt, stream))[before:]:
+                    self._read[node, stream] += 1
+                    yield self._line(node, moment, text)
+
+    def _line(self, node: int, moment: datetime, text: str) -> Line:
+        """A line of a node's task; in the log of node 0 it may be another node's."""
+        label = _OF_NODE.match(text) if node == 0 else None
+        if label and int(label[1]) in self._gang.tasks and int(label[1]) > 0:
+            return Line(moment, int(label[1]), text[label.end() :], False)
+        return Line(moment, node, text, True)
+
+    def _is_wanted(self, line: Line) -> bool:
+        options = self._options
+        if options.node is not None and line.node != options.node:
+            return False
+        if options.rank is None or line.rank == options.rank:
+            return True
+        # The one rank of a node has no label.
+        return not self._ranks and line.node == options.rank
+
+    def _nothing(self) -> str:
+        options = self._options
+        if options.rank is not None and self._ranks:
+            return f"No line is of rank {options.rank}. These ranks have lines: {_listed(self._ranks)}."
+        return (
+            "There is no such line in the datastore. Metaflow stores the log of a local task when the task ends, and "
+            "that of a task on a cluster while it runs."
+        )
+
+
+def _lines(task: Any, stream: str) -> Iterator[tuple[datetime, str]]:
+    for moment, text in task.loglines(stream):
+        if moment is not None:
+            yield moment, text
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(numbers)))

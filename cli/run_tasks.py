@@ -1,0 +1,173 @@
+"""The gangs of a run, a step or a task, as Metaflow's client has them, or a sentence why there are none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from metaflow import Flow, Run, Step, Task, get_metadata, metadata, namespace
+from metaflow.exception import MetaflowException, MetaflowNotFound
+
+from ..core.metadata import FAILURE, PHASES
+from ..core.metaflow_compat.tasks import place_of_task
+
+LOOKED_AT = 3
+"""Tasks of a step that are asked whether they are a gang's, where the ids do not say it: a gang of one node has a task
+like any other. A foreach may have thousands.
+"""
+
+ASKED = 16
+"""Nodes of a gang that are asked for its first failure, which all have that have any."""
+
+
+class NotFound(Exception):
+    """There is no such run, step or task, or no gang in it. The message is a sentence for the user."""
+
+
+@dataclass
+class GangOfRun:
+    """One gang: the tasks of its nodes.
+
+    Attributes
+    ----------
+    step : str
+        Flow/run/step.
+    control : str
+        The id of node 0's task.
+    tasks : dict of int to Task
+        By node. A node that never came has none.
+    """
+
+    step: str
+    control: str
+    tasks: dict[int, Any] = field(default_factory=dict)
+
+    @property
+    def pathspec(self) -> str:
+        """That of node 0's task."""
+        return f"{self.step}/{self.control}"
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts have begun."""
+        return max((int(_metadata(task).get("attempt", 0)) for task in self._first_tasks()), default=0) + 1
+
+    def metadata(self, attempt: int) -> Iterator[dict[str, str]]:
+        """The metadata of one attempt, of node 0's task, then of the others'."""
+        for _, task in sorted(self.tasks.items())[:ASKED]:
+            found = _metadata(Task(task.pathspec, attempt=attempt))
+            if attempt == int(found.get("attempt", attempt)):
+                yield found
+
+    def failure(self, attempt: int) -> dict[str, Any] | None:
+        """The first failure of an attempt; every node that has one has the same."""
+        return next((json.loads(found[FAILURE]) for found in self.metadata(attempt) if FAILURE in found), None)
+
+    def phases(self, attempt: int) -> dict[str, Any] | None:
+        """The phases of node 0 in an attempt, with those of the gang; of another node where node 0 has left none."""
+        return next((json.loads(found[PHASES]) for found in self.metadata(attempt) if PHASES in found), None)
+
+    def has_ended(self, attempt: int) -> bool | None:
+        """Whether Metaflow says that node 0's attempt has ended well (True) or not (False); None where it does not."""
+        values = next(self.metadata(attempt), {})
+        said = values.get("attempt_ok")
+        return None if said is None else said == "True"
+
+    def _first_tasks(self) -> Iterable[Any]:
+        """Node 0's task, or any other where that has not begun."""
+        return [task for _, task in sorted(self.tasks.items())][:1]
+
+
+def _metadata(task: Any) -> dict[str, str]:
+    found: dict[str, str] = task.metadata_dict
+    return found
+
+
+def gangs_of(pathspec: str, where: str | None) -> list[GangOfRun]:
+    """The gangs of a run, of a step, or of a task, whichever node's.
+
+    Parameters
+    ----------
+    pathspec : str
+    where : str, optional
+        Metaflow's metadata: "local@FOLDER" or "service@URL".
+
+    Raises
+    ------
+    NotFound
+    """
+    names = [name for name in pathspec.split("/") if name]
+    if not 1 <= len(names) <= 4:
+        raise NotFound(f"{pathspec!r} is no path to a run: write Flow/run, Flow/run/step or Flow/run/step/task.")
+    namespace(None)
+    try:
+        if where:
+            metadata(where)
+        steps = list(_steps(names))
+        found = [gang for step in steps for gang in _gangs(step)]
+    except MetaflowNotFound:
+        raise NotFound(_missing(names)) from None
+    except MetaflowException as error:
+        raise NotFound(f"Metaflow cannot look for {pathspec}: {error}") from None
+    if len(names) == 4:
+        wanted = place_of_task(names[3])[0]
+        found = [gang for gang in found if gang.control == wanted]
+    if not found:
+        run = "/".join(names[:2])
+        raise NotFound(
+            f"{'/'.join(names)} has no gang: no task of it belongs to a step with @gang, @torchrun or the like, or its "
+            f"gang has not begun. Metaflow itself has the logs of other steps: python flow.py logs {run.split('/')[-1]}"
+            "/STEP."
+        )
+    return found
+
+
+def _steps(names: list[str]) -> Iterator[Any]:
+    if len(names) == 1:
+        run = Flow(names[0]).latest_run
+        if run is None:
+            raise MetaflowNotFound("no run")
+        yield from sorted(run, key=lambda step: step.created_at)
+    elif len(names) == 2:
+        yield from sorted(Run("/".join(names)), key=lambda step: step.created_at)
+    else:
+        if len(names) == 4:
+            Task("/".join(names))  # raises where there is none
+        yield Step("/".join(names[:3]))
+
+
+def _gangs(step: Any) -> list[GangOfRun]:
+    tasks = list(step)
+    places = [(*place_of_task(task.id), task) for task in tasks]
+    if all(node == 0 for _, node, _ in places) and not any(map(_is_of_a_gang, tasks[:LOOKED_AT])):
+        return []
+    found: dict[str, GangOfRun] = {}
+    for control, node, task in places:
+        found.setdefault(control, GangOfRun(step.pathspec, control)).tasks[node] = task
+    return list(found.values())
+
+
+def _is_of_a_gang(task: Any) -> bool:
+    return any(name in _metadata(task) for name in (FAILURE, PHASES))
+
+
+def _missing(names: list[str]) -> str:
+    """Which part of a path there is none of."""
+    kinds = ("flow", "run", "step", "task")
+    for count, (kind, known) in enumerate(zip(kinds, (Flow, Run, Step, Task), strict=True), start=1):
+        part = "/".join(names[:count])
+        try:
+            known(part)
+        except MetaflowException:
+            within = (
+                f"{'/'.join(names[: count - 1])} has" if count > 1 else f"Metaflow's metadata ({get_metadata()}) has"
+            )
+            return (
+                f"{within} no {kind} {names[count - 1]!r}. Runs with local metadata are known in the folder in which "
+                "they were started; --metadata names another place (local@FOLDER, service@URL)."
+            )
+        if count == len(names):
+            break
+    return f"{'/'.join(names)} has no run yet."

@@ -1,0 +1,172 @@
+"""``metaflow-gang why`` and ``logs``, on the runs of one flow: gangs that fail, are retried, and succeed."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import metaflow  # noqa: F401 - before any import of the extension
+import pytest
+from support.examples import EXAMPLES
+from support.flows import FlowRunner, flow_environment
+from support.trees import Tree
+
+from metaflow_extensions.gang.cli.main import main
+
+COMMAND = str(Path(sys.executable).with_name("metaflow-gang"))
+LIMIT = 120.0
+
+FLOW = """
+import os, time
+from metaflow import FlowSpec, current, gang, retry, step
+from scatter import scatter
+
+def work(attempt):
+    rank = int(os.environ["RANK"])
+    print(f"attempt {attempt}, rank {rank} works", flush=True)
+    while not os.path.exists("go"):
+        time.sleep(0.05)
+    if attempt == 0 and rank == 3:
+        raise ValueError("no way")
+    time.sleep(0 if attempt else 1000)
+
+class Told(FlowSpec):
+    @step
+    def start(self):
+        self.next(self.train, num_parallel=2)
+
+    @retry(times=1, minutes_between_retries=0)
+    @scatter(nproc=2)
+    @step
+    def train(self):
+        print(f"the body of node {current.gang.node_index}", flush=True)
+        current.scatter.run(work, {"attempt": current.retry_count})
+        self.next(self.join)
+
+    @step
+    def join(self, inputs):
+        self.next(self.split)
+
+    @step
+    def split(self):
+        self.next(self.alone, num_parallel=1)
+
+    @gang
+    @step
+    def alone(self):
+        raise KeyError("lost")
+        self.next(self.last)
+
+    @step
+    def last(self, inputs):
+        self.next(self.end)
+
+    @step
+    def end(self):
+        pass
+
+if __name__ == "__main__":
+    Told()
+"""
+
+
+def ask(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """The command, as a user has it, in the folder of the run."""
+    done = subprocess.run(
+        [COMMAND, *words], cwd=folder, env=flow_environment(), capture_output=True, text=True, timeout=LIMIT
+    )
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done
+    return done
+
+
+def in_order(output: str, lines: Sequence[str]) -> bool:
+    rest = iter(output.splitlines())
+    return all(line in rest for line in lines)
+
+
+@pytest.mark.slow
+def test_why_and_logs_of_a_run(flow_run: FlowRunner, capsys: pytest.CaptureFixture[str]) -> None:
+    scatter = (EXAMPLES / "custom_launcher" / "scatter.py").read_text()
+    run = flow_run(FLOW, files={"scatter.py": scatter})
+    run.wait_for("rank 3 works", LIMIT)
+    train = f"Told/{run.run_id}/train"
+    following = Tree([COMMAND, "logs", train, "--attempt", "0", "--follow"], env=flow_environment(), cwd=run.folder)
+    try:
+        # It has looked at the run once, in which it has found nothing yet: a local task's log is stored at its end.
+        assert ask("logs", train, folder=run.folder).stdout == ""
+        (run.folder / "go").touch()
+        run.fails(LIMIT)
+        assert following.wait(LIMIT) == 0, following.dump()
+        followed = following.output
+    finally:
+        following.close()
+    assert "[node 1] [rank 3] ValueError: no way" in followed and "attempt 1" not in followed
+
+    failed = ask("logs", train, "--attempt", "0", folder=run.folder).stdout
+    assert sorted(failed.splitlines()) == sorted(line for line in followed.splitlines() if line)
+    for line in (
+        "[node 0] the body of node 0",
+        "[node 1] the body of node 1",
+        *(f"[node {rank // 2}] [rank {rank}] attempt 0, rank {rank} works" for rank in range(4)),
+    ):
+        assert failed.splitlines().count(line) == 1, f"{line!r} comes from two tasks, and is shown once: {failed}"
+
+    def logs(*words: str) -> tuple[str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(["logs", *words])
+        assert ended.value.code == 0
+        return capsys.readouterr()
+
+    latest, _ = logs(train)
+    assert in_order(latest, ["[node 1] the body of node 1", "[node 1] [rank 2] attempt 1, rank 2 works"]), latest
+    assert logs(train, "--rank", "2")[0] == "[node 1] [rank 2] attempt 1, rank 2 works\n"
+    of_node, _ = logs(train, "--node", "1")
+    assert "the body of node 1" in of_node and "[node 0]" not in of_node
+    assert logs(train, "--rank", "7") == ("", "No line is of rank 7. These ranks have lines: 0, 1, 2, 3.\n")
+    assert "KeyError: 'lost'" in logs(f"Told/{run.run_id}/alone", "--rank", "0")[0]
+
+    told = ask("why", "Told", folder=run.folder).stdout
+    first, second = told.split("\n\n")
+    assert re.match(rf"{train}/\d+, attempt 1: the gang of 2 nodes has succeeded\.\n", first), told
+    assert re.search(r"  attempt 0 before it: node 1 \(.+\): rank 3 exited with code 1 \(ValueError\)\.", first), told
+    assert re.match(rf"Told/{run.run_id}/alone/\d+, attempt 0: the gang of 1 node has failed\.\n", second), told
+    assert re.search(r"first failure: node 0 \(.+\): the step's body raised KeyError: 'lost'\.\n", second), told
+    assert re.search(r"  at [-\d]+ [:\d]+ UTC, \d+\.\d s after the task had started\n", second), told
+    assert re.search(
+        r"before that: all nodes had joined after [\d.]+ s, the body had begun after [\d.]+ s\n", second
+    ), told
+    assert re.search(rf"log: metaflow-gang logs Told/{run.run_id}/alone/\d+ --node 0\n", second), told
+
+    node_1 = run.node_tasks("train")[1]
+    (data,) = json.loads(ask("why", node_1.pathspec, "--json", folder=run.folder).stdout)
+    assert (data["state"], data["nodes"], data["attempt"], data["failure"]) == ("succeeded", 2, 1, None)
+    assert data["earlier"][0]["failure"]["rank"] == 3 and data["phases"]["times"]["joined"] > 0
+
+    for words, sentence in (
+        (["why", "Told/77"], r"Told has no run '77'\. Runs with local metadata are known in the folder in which"),
+        (["why", "Unknown/1"], r"Metaflow's metadata \(local@.*\) has no flow 'Unknown'\."),
+        (["logs", f"Told/{run.run_id}/no"], rf"Told/{run.run_id} has no step 'no'\."),
+        (["logs", f"{train}/999"], rf"{train} has no task '999'\."),
+        (["logs", f"Told/{run.run_id}/start"], rf"Told/{run.run_id}/start has no gang: no task of it belongs to a"),
+        (["logs", f"Told/{run.run_id}"], r"There are 2 gangs; name one: Told/"),
+        (["logs", train, "--node", "5"], r"has no node 5: its nodes are 0, 1\."),
+        (["logs", train, "--attempt", "2"], r"has no attempt 2: the latest is 1\."),
+        (["why", "a/b/c/d/e"], r"'a/b/c/d/e' is no path to a run: write Flow/run"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        said = capsys.readouterr().err
+        assert ended.value.code == 2
+        assert re.match(f"metaflow-gang: .*{sentence}", said), said
+
+
+def test_the_command_has_a_version_and_works_as_a_module(tmp_path: Path) -> None:
+    said = ask("--version", folder=tmp_path).stdout
+    assert re.fullmatch(r"metaflow-gang \d+\.\d+\.\S+\n", said)
+    module = [sys.executable, "-m", "metaflow_extensions.gang.cli", "--version"]
+    done = subprocess.run(module, cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT)
+    assert (done.stdout, done.returncode) == (said, 0)
