@@ -46,12 +46,29 @@ def load_metaflow() -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The commands and their options."""
-    top = argparse.ArgumentParser(NAME, description="Distributed steps for Metaflow: why a gang failed.")
+    top = argparse.ArgumentParser(
+        NAME, description="Distributed steps for Metaflow: what a machine lacks for them, and why a gang failed."
+    )
     top.add_argument("--version", action="version", version=f"{NAME} {version()}")
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_doctor(commands)
     _add_why(commands)
     _add_logs(commands)
     return top
+
+
+def _add_doctor(commands: Any) -> None:
+    def command(arguments: argparse.Namespace) -> int:
+        from .doctor.doctor import doctor
+
+        return doctor(arguments.launcher, arguments.smoke, arguments.json)
+
+    about = "what each launcher needs and has on this machine, and a test of two nodes with each"
+    added = commands.add_parser("doctor", help=about, description=f"{about[0].upper()}{about[1:]}.")
+    added.add_argument("--launcher", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
+    added.add_argument("--no-smoke", dest="smoke", action="store_false", help="look only, and start no flow")
+    added.add_argument("--json", action="store_true", help="for programs")
+    added.set_defaults(command=command)
 
 
 def _of_a_run(

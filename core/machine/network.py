@@ -141,6 +141,19 @@ def interface_for(address: str) -> str | None:
     return None
 
 
+def interfaces() -> dict[str, list[str]]:
+    """The addresses of each interface of this machine; empty where the kernel does not tell.
+
+    Example
+    -------
+    ``interfaces() == {"lo": ["127.0.0.1", "::1"], "eth0": ["10.0.0.2"]}``
+    """
+    found: dict[str, list[str]] = {}
+    for index, held in _held_or_none():
+        found.setdefault(socket.if_indextoname(index), []).append(str(held))
+    return found
+
+
 _Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 

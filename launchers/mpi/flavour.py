@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ...core.exceptions import ToolMissing
+from ...core.guard.text import how_it_ended
 
 OPEN_MPI_4, OPEN_MPI_5, MPICH, INTEL = "Open MPI 4", "Open MPI 5", "MPICH", "Intel MPI"
 
@@ -58,6 +59,13 @@ class Flavour:
         return f"{self.kind.rstrip(' 45')} {self.version}"
 
 
+def mpirun_path(environ: Mapping[str, str]) -> str | None:
+    """The mpirun that :func:`find_mpi` would ask; None where there is none."""
+    return shutil.which(
+        "mpirun", path=os.pathsep.join([environ.get("PATH", os.defpath), os.path.dirname(sys.executable)])
+    )
+
+
 def find_mpi(environ: Mapping[str, str]) -> Flavour:
     """The MPI whose mpirun comes first on the PATH, else the one in the folder of this Python.
 
@@ -68,8 +76,7 @@ def find_mpi(environ: Mapping[str, str]) -> Flavour:
     ToolMissing
         There is none, or none that is known here.
     """
-    path = os.pathsep.join([environ.get("PATH", os.defpath), os.path.dirname(sys.executable)])
-    mpirun = shutil.which("mpirun", path=path)
+    mpirun = mpirun_path(environ)
     if mpirun is None:
         raise ToolMissing(
             "This step needs an MPI, and there is no mpirun on the PATH. From PyPI: pip install mpich mpi4py (or "
@@ -102,6 +109,10 @@ def identify(mpirun: str, environ: Mapping[str, str]) -> Flavour:
         raise ToolMissing(f"{mpirun} cannot be asked for its version: {error}.") from None
     # Not what a link points to: the compiler, and what starts on the other nodes, are beside the name that was found.
     read = read_version(answer, os.path.dirname(os.path.abspath(mpirun)))
+    if read is None and asked.returncode:
+        raise ToolMissing(
+            f"{mpirun} does not work: `mpirun --version` {how_it_ended(asked.returncode)}, and says: {answer[:300]!r}"
+        )
     if read is None:
         raise ToolMissing(
             f"{mpirun} is not an MPI that @mpi knows (Open MPI 4 or 5, MPICH, Intel MPI). It says: {answer[:300]!r}"
