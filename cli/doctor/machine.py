@@ -16,7 +16,7 @@ from ...core.machine.efa import efa_devices
 from ...core.machine.gpus import visible_gpus
 from ...core.machine.neuron import neuron_cores
 from ...launchers.ray.resources import MIB, SHM, SHM_SHARE, STORE_LEAST, shared_memory_free
-from .findings import BROKEN, MISSING, NOT_NEEDED, OK, Finding
+from .findings import BROKEN, NOT_NEEDED, OK, Finding
 
 MACHINE = "Machine"
 
@@ -153,7 +153,7 @@ def temporary_files() -> list[Finding]:
         folder = temporary_folder()
         status = os.statvfs(folder)
     except OSError as error:
-        return [Finding(MACHINE, "TMPDIR", MISSING, str(error), "Set TMPDIR to a folder that this user may write to.")]
+        return [Finding(MACHINE, "TMPDIR", BROKEN, str(error), "Set TMPDIR to a folder that this user may write to.")]
     free = status.f_bavail * status.f_frsize
     found = f"{folder}, {free / (1 << 30):.1f} GiB free"
     if status.f_flag & os.ST_NOEXEC:

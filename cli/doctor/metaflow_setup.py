@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from metaflow import metaflow_config
 
 from ...backends.slurm.attributes import with_defaults
+from ...core.metaflow_compat.configuration import configured
 from ...core.metaflow_compat.datastores import configured_root, storages
 from .findings import BROKEN, MISSING, NOT_NEEDED, OK, Finding
 
@@ -27,6 +28,9 @@ PING_S = 5.0
 
 LONGEST_NAMESPACE, LONGEST_UNDER_ARGO = 14, 12
 """Characters of a Kubernetes namespace: docs/backends.md has the pods' names, which Linux limits to 64."""
+
+_OF_KUBERNETES = ("KUBERNETES_NAMESPACE", "KUBERNETES_SERVICE_ACCOUNT", "KUBERNETES_CONTAINER_IMAGE")
+"""Settings of which one is there where Metaflow is configured for Kubernetes. Many a machine has a ~/.kube/config."""
 
 SLURM_COMMANDS = ("sbatch", "srun", "squeue", "scontrol", "scancel")
 
@@ -120,6 +124,8 @@ def _kubernetes(answer: tuple[bool, str] | None) -> list[Finding]:
     if answer is None:
         return [Finding(BACKENDS, "Kubernetes", NOT_NEEDED, "no cluster is configured (KUBECONFIG, ~/.kube/config)")]
     is_well, said = answer
+    if not is_well and not any(configured(name) for name in _OF_KUBERNETES):
+        return [Finding(BACKENDS, "Kubernetes", NOT_NEEDED, f"{said}; Metaflow is not configured for it")]
     advice = "" if is_well else "A gang needs a cluster that answers, with the JobSet controller (jobset.sigs.k8s.io)."
     name = metaflow_config.KUBERNETES_NAMESPACE
     found = f"{name}, {len(name)} characters"

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
 from .findings import BROKEN, OK, Finding
 from .smoke_flows import SMOKES, Smoke
@@ -34,31 +36,68 @@ _SHOWN_LINES = 12
 
 
 def smoke_test(launchers: Sequence[str], report: Callable[[Finding], None]) -> list[Finding]:
-    """Run the flow of each of these launchers, and call ``report`` with each finding as it comes."""
+    """Run the flow of each of these launchers, and call ``report`` with each finding as it comes.
+
+    Ctrl-C and SIGTERM end the flows, too: KeyboardInterrupt is raised when they are over.
+    """
     wanted = [smoke for smoke in SMOKES if smoke.launcher in launchers]
-    found = []
-    with tempfile.TemporaryDirectory(prefix="metaflow-gang-doctor-") as folder, ThreadPoolExecutor(AT_ONCE) as pool:
-        for done in as_completed([pool.submit(_run, smoke, Path(folder) / f"{n}") for n, smoke in enumerate(wanted)]):
-            report(done.result())
-            found.append(done.result())
+    found: list[Finding] = []
+    runs = _Runs()
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with tempfile.TemporaryDirectory(prefix="metaflow-gang-doctor-") as folder, ThreadPoolExecutor(AT_ONCE) as pool:
+            flows = [pool.submit(_run, smoke, Path(folder) / f"{n}", runs) for n, smoke in enumerate(wanted)]
+            try:
+                for done in as_completed(flows):
+                    report(done.result())
+                    found.append(done.result())
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                runs.interrupt()
+                raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return found
 
 
-def _run(smoke: Smoke, folder: Path) -> Finding:
+class _Runs:
+    """The runs that have been started, so that all can be ended."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._started: list[subprocess.Popen[bytes]] = []
+        self._is_over = False
+
+    def start(self, argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+        """Start one, in a session of its own: Ctrl-C reaches the doctor alone."""
+        with self._lock:
+            run = subprocess.Popen(argv, stdin=subprocess.DEVNULL, start_new_session=True, **options)
+            self._started.append(run)
+            if self._is_over:
+                run.send_signal(signal.SIGINT)
+            return run
+
+    def interrupt(self) -> None:
+        """End all, as by Ctrl-C, which ends their gangs."""
+        with self._lock:
+            self._is_over = True
+            for run in self._started:
+                run.send_signal(signal.SIGINT)  # of one that has ended nothing is signalled
+
+
+def _run(smoke: Smoke, folder: Path, runs: _Runs) -> Finding:
     folder.mkdir()
     (folder / "smoke.py").write_text(smoke.flow())
     if smoke.ranks:
         (folder / "ranks.py").write_text(smoke.ranks)
     begun = time.monotonic()
     with open(folder / "output", "w+b") as output:
-        run = subprocess.Popen(
+        run = runs.start(
             [sys.executable, "smoke.py", "run"],
             cwd=folder,
             env=environment(os.environ, folder),
-            stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches the doctor, which ends the run
         )
         is_late = False
         try:

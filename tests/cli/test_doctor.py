@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ import metaflow  # noqa: F401 - before any import of the extension
 import pytest
 from support.flows import flow_environment
 from support.requirements import require_packages, require_root, require_tool
+from support.trees import Tree
 
 from metaflow_extensions.gang.cli.doctor import machine, software
 from metaflow_extensions.gang.cli.doctor.findings import BROKEN, MISSING, OK, Finding, looked_for, rows
@@ -256,6 +258,24 @@ def test_the_smoke_test_of_torchrun(tmp_path: Path) -> None:
     assert refused.returncode == 2 and refused.stderr.startswith(
         "metaflow-gang: There is no launcher torch: it is one of"
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_smoke_test_ends_its_flows(number: int, tmp_path: Path) -> None:
+    env = flow_environment({"TMPDIR": str(tmp_path)})
+    run = Tree([COMMAND, "doctor", "--launcher", "gang"], env=env, cwd=tmp_path)
+    try:
+        run.wait_for("Two-node smoke test", LIMIT)
+        deadline = time.monotonic() + LIMIT
+        while not any("smoke.py" in process.command for process in run.below()):
+            assert time.monotonic() < deadline, run.dump()
+            time.sleep(0.05)
+        os.kill(run.pid, number)
+        assert run.wait(60) == 130, run.dump()
+        assert run.left(5) == [] and not list(tmp_path.glob("metaflow-gang-doctor-*"))
+    finally:
+        run.close()
 
 
 @pytest.mark.big
