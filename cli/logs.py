@@ -117,27 +117,32 @@ class Shown:
         self._read: Counter[tuple[int, str]] = Counter()
         self._ranks: set[int] = set()
         """Those that labels have named."""
-        self._shown = 0
+        self._shown = self._came = 0
 
     def until_the_end(self) -> None:
         """Print what there is, and with ``follow`` what comes, until the attempt is over."""
         quiet = 0
         while True:
             is_over = self._options.follow and self._is_over()
-            lines = list(self._merged.new(self._new_lines()))
-            self._ranks |= {line.rank for line in lines if line.rank is not None}
+            lines = self.new_lines()
             for line in lines:
-                if self._is_wanted(line):
-                    self._shown += 1
-                    print(f"[node {line.node}] {line.text}")
+                print(f"[node {line.node}] {line.text}")
             sys.stdout.flush()
-            quiet = quiet + 1 if is_over and not lines else 0
+            self._shown += len(lines)
+            quiet = quiet + 1 if is_over and not self._came else 0
             if not self._options.follow or quiet >= (QUIET_LOOKS if self._read else QUIET_LOOKS_AT_FIRST):
                 break
             time.sleep(FOLLOW_S)
             self._gang = the_only(gangs_of(self._gang.pathspec, None))  # other nodes' tasks may come later
         if not self._shown:
             print(self._nothing(), file=sys.stderr)
+
+    def new_lines(self) -> list[Line]:
+        """Those that are to be shown, and have not been given before."""
+        lines = list(self._merged.new(self._stored_lines()))
+        self._came = len(lines)
+        self._ranks |= {line.rank for line in lines if line.rank is not None}
+        return [line for line in lines if self._is_wanted(line)]
 
     def _is_over(self) -> bool:
         gang = self._gang
@@ -147,7 +152,7 @@ class Shown:
             or gang.failure(self._attempt) is not None
         )
 
-    def _new_lines(self) -> Iterator[Line]:
+    def _stored_lines(self) -> Iterator[Line]:
         for node, task in sorted(self._gang.tasks.items()):
             attempt = Task(task.pathspec, attempt=self._attempt)
             for stream in ("stdout", "stderr"):

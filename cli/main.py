@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except ImportError as error:
         if error.name != "metaflow":
             raise
-        code = refuse(str(error))
+        code = refuse(str(error).removeprefix(f"{NAME} "))
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:  # `metaflow-gang logs ... | head`

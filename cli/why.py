@@ -9,6 +9,7 @@ from typing import Any
 
 from ..core.guard.phases import FORMED, JOINED, OUTPUT, RANKS, seconds
 from .command import refuse
+from .logs import LogOptions, Shown
 from .run_tasks import GangOfRun, NotFound, gangs_of
 
 FAILED, SUCCEEDED, UNKNOWN = "failed", "succeeded", "not over, or ended without a word"
@@ -23,6 +24,9 @@ _REACHED = (
 
 _WIDTH = 110
 
+LAST_LINES = 8
+"""Of the log of a failed rank that are shown: the end of its traceback."""
+
 
 def why(pathspec: str, where: str | None, as_json: bool) -> int:
     """Print why the gangs of ``pathspec`` failed; returns the exit code, which says whether the question had an answer.
@@ -35,10 +39,12 @@ def why(pathspec: str, where: str | None, as_json: bool) -> int:
     as_json : bool
     """
     try:
-        answers = [answer(gang) for gang in gangs_of(pathspec, where)]
+        gangs = gangs_of(pathspec, where)
+        answers = [answer(gang) for gang in gangs]
+        told = [in_words(found, _last_lines(gang, found)) for gang, found in zip(gangs, answers, strict=True)]
     except NotFound as error:
         return refuse(str(error))
-    print(json.dumps(answers, indent=2) if as_json else "\n\n".join(map(in_words, answers)))
+    print(json.dumps(answers, indent=2) if as_json else "\n\n".join(told))
     return 0
 
 
@@ -58,16 +64,24 @@ def answer(gang: GangOfRun) -> dict[str, Any]:
     }
 
 
-def in_words(found: dict[str, Any]) -> str:
+def _last_lines(gang: GangOfRun, found: dict[str, Any]) -> list[str]:
+    """Those of the rank that failed; what a step's body raised is in the failure itself."""
+    failure = found["failure"]
+    if not failure or failure["rank"] is None:
+        return []
+    lines = Shown(gang, found["attempt"], LogOptions(failure["rank"], failure["node"])).new_lines()
+    return [line.text for line in lines[-LAST_LINES:]]
+
+
+def in_words(found: dict[str, Any], last_lines: list[str]) -> str:
     """An answer for people."""
     nodes = f"{found['nodes']} node{'s' if found['nodes'] > 1 else ''}"
     lines = [f"{found['task']}, attempt {found['attempt']}: the gang of {nodes} {_state(found['state'])}."]
     failure = found["failure"]
     if failure:
-        lines += [
-            f"  first failure: {_cause(failure)}.",
-            *_when(failure, found["phases"]),
-        ]
+        lines.append(f"  first failure: {_cause(failure)}.")
+        lines += [f"    | {line}" for line in last_lines]
+        lines += _when(failure, found["phases"])
         lines.append(f"  log: metaflow-gang logs {found['task']} {_selection(failure)}")
     elif found["state"] == FAILED:
         lines.append("  It has left no failure report: every process of it may have been killed at once. See its log,")

@@ -58,15 +58,19 @@ def doctor(launchers: Sequence[str], with_smoke: bool, as_json: bool) -> int:
         _show(found)
     if with_smoke:
         found += _smoke(found, as_json)
-    is_well = all(
-        finding.state != BROKEN and not (named and finding.group == software.LAUNCHERS and finding.state == MISSING)
+    ill = [BROKEN, MISSING] if named else [BROKEN]
+    # Of what is missing only a launcher that was named is a fault.
+    faults = [
+        finding
         for finding in found
-    )
+        if finding.state in ill and (finding.state == BROKEN or finding.group == software.LAUNCHERS)
+    ]
+    is_well = not faults
     if as_json:
         data = {"version": version(), "ok": is_well, "findings": [finding.as_data() for finding in found]}
         print(json.dumps(data, indent=2))
     else:
-        _conclude(found)
+        _conclude(faults)
     return 0 if is_well else 1
 
 
@@ -94,6 +98,6 @@ def _show(found: list[Finding]) -> None:
     sys.stdout.flush()
 
 
-def _conclude(found: list[Finding]) -> None:
-    broken = list(dict.fromkeys(finding.name for finding in found if finding.state == BROKEN))
-    print(f"\nBroken: {', '.join(broken)}." if broken else "\nNothing is broken.")
+def _conclude(faults: list[Finding]) -> None:
+    told = list(dict.fromkeys(f"{finding.name} is {finding.state}" for finding in faults))
+    print(f"\n{', '.join(told)}." if told else "\nNothing is broken.")

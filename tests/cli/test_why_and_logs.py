@@ -22,7 +22,7 @@ LIMIT = 120.0
 
 FLOW = """
 import os, time
-from metaflow import FlowSpec, current, gang, retry, step
+from metaflow import FlowSpec, current, retry, step
 from scatter import scatter
 
 def work(attempt):
@@ -33,6 +33,11 @@ def work(attempt):
     if attempt == 0 and rank == 3:
         raise ValueError("no way")
     time.sleep(0 if attempt else 1000)
+
+def lose():
+    if os.environ["RANK"] == "1":
+        raise KeyError("lost")
+    time.sleep(1000)
 
 class Told(FlowSpec):
     @step
@@ -55,10 +60,10 @@ class Told(FlowSpec):
     def split(self):
         self.next(self.alone, num_parallel=1)
 
-    @gang
+    @scatter(nproc=2)
     @step
     def alone(self):
-        raise KeyError("lost")
+        current.scatter.run(lose)
         self.next(self.last)
 
     @step
@@ -127,19 +132,20 @@ def test_why_and_logs_of_a_run(flow_run: FlowRunner, capsys: pytest.CaptureFixtu
     of_node, _ = logs(train, "--node", "1")
     assert "the body of node 1" in of_node and "[node 0]" not in of_node
     assert logs(train, "--rank", "7") == ("", "No line is of rank 7. These ranks have lines: 0, 1, 2, 3.\n")
-    assert "KeyError: 'lost'" in logs(f"Told/{run.run_id}/alone", "--rank", "0")[0]
+    assert "KeyError: 'lost'" in logs(f"Told/{run.run_id}/alone", "--rank", "1")[0]
 
     told = ask("why", "Told", folder=run.folder).stdout
     first, second = told.split("\n\n")
     assert re.match(rf"{train}/\d+, attempt 1: the gang of 2 nodes has succeeded\.\n", first), told
     assert re.search(r"  attempt 0 before it: node 1 \(.+\): rank 3 exited with code 1 \(ValueError\)\.", first), told
     assert re.match(rf"Told/{run.run_id}/alone/\d+, attempt 0: the gang of 1 node has failed\.\n", second), told
-    assert re.search(r"first failure: node 0 \(.+\): the step's body raised KeyError: 'lost'\.\n", second), told
+    assert re.search(r"first failure: node 0 \(.+\): rank 1 exited with code 1 \(KeyError\)\.\n", second), told
     assert re.search(r"  at [-\d]+ [:\d]+ UTC, \d+\.\d s after the task had started\n", second), told
     assert re.search(
-        r"before that: all nodes had joined after [\d.]+ s, the body had begun after [\d.]+ s\n", second
+        r"before that: all nodes had joined after [\d.]+ s, the body had begun after [\d.]+ s, ranks", second
     ), told
-    assert re.search(rf"log: metaflow-gang logs Told/{run.run_id}/alone/\d+ --node 0\n", second), told
+    assert "\n    | [rank 1] KeyError: 'lost'\n" in second, told
+    assert re.search(rf"log: metaflow-gang logs Told/{run.run_id}/alone/\d+ --node 0 --rank 1\n", second), told
 
     node_1 = run.node_tasks("train")[1]
     (data,) = json.loads(ask("why", node_1.pathspec, "--json", folder=run.folder).stdout)
