@@ -39,7 +39,7 @@ class AzureBlob:
     Parameters
     ----------
     run : FlowSpec or metaflow.Run, optional
-        The place is this run's; of a flow, the run that is going on.
+        The place is this run's; of a flow, the run that is going on. Of no account beside one of the next two.
     blob_path : str, optional
         ... or this, relative to the datastore's root.
     run_pathspec : str, optional
@@ -55,10 +55,11 @@ class AzureBlob:
         run_pathspec: str | None = None,
         step_name: str | None = None,
     ) -> None:
-        places = [_pathspec(run) if run is not None else None, blob_path, run_pathspec]
-        given = [place for place in places if place]
+        given = [place for place in (blob_path, run_pathspec) if place]
+        if not given and run is not None:  # beside one of these, the older package took a run without a use for it
+            given = [_pathspec(run)]
         if len(given) != 1:
-            raise ValueError("AzureBlob needs one of run, blob_path and run_pathspec, and no more than one.")
+            raise ValueError("AzureBlob needs one of run, blob_path and run_pathspec, and of the last two only one.")
         storage = self._storage()
         prefix = "/".join(piece.strip("/") for piece in (given[0], step_name) if piece)
         # The older package gave Azure the datastore's root twice.
