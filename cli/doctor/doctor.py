@@ -43,7 +43,7 @@ def doctor(launchers: Sequence[str], with_smoke: bool, as_json: bool) -> int:
     int
         0 where all that is there works, 1 where something is broken, or a launcher that was named is missing.
     """
-    named = {f"{name.lstrip('@')}" for name in launchers}
+    named = {name.lstrip("@") for name in launchers}
     unknown = named - set(LAUNCHERS)
     if unknown:
         return refuse(f"There is no launcher {', '.join(sorted(unknown))}: it is one of {', '.join(LAUNCHERS)}.")
@@ -58,12 +58,11 @@ def doctor(launchers: Sequence[str], with_smoke: bool, as_json: bool) -> int:
         _show(found)
     if with_smoke:
         found += _smoke(found, as_json)
-    ill = [BROKEN, MISSING] if named else [BROKEN]
     # Of what is missing only a launcher that was named is a fault.
     faults = [
         finding
         for finding in found
-        if finding.state in ill and (finding.state == BROKEN or finding.group == software.LAUNCHERS)
+        if finding.state == BROKEN or (named and finding.group == software.LAUNCHERS and finding.state == MISSING)
     ]
     is_well = not faults
     if as_json:

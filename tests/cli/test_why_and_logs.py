@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 import metaflow  # noqa: F401 - before any import of the extension
@@ -15,7 +16,9 @@ from support.examples import EXAMPLES
 from support.flows import FlowRunner, flow_environment
 from support.trees import Tree
 
+from metaflow_extensions.gang.cli.logs import Line, Merged
 from metaflow_extensions.gang.cli.main import main
+from metaflow_extensions.gang.core.metaflow_compat.tasks import place_of_task
 
 COMMAND = str(Path(sys.executable).with_name("metaflow-gang"))
 LIMIT = 120.0
@@ -168,6 +171,33 @@ def test_why_and_logs_of_a_run(flow_run: FlowRunner, capsys: pytest.CaptureFixtu
         said = capsys.readouterr().err
         assert ended.value.code == 2
         assert re.match(f"metaflow-gang: .*{sentence}", said), said
+
+
+@pytest.mark.parametrize(
+    ("task", "control", "node"),
+    [
+        ("3", "3", 0),
+        ("3_node_12", "3", 12),
+        ("7-worker-0", "7", 1),
+        ("control-1a2b-0", "control-1a2b-0", 0),
+        ("worker-1a2b-3", "control-1a2b-0", 4),
+    ],
+)
+def test_the_node_of_a_task_by_its_id(task: str, control: str, node: int) -> None:
+    assert place_of_task(task) == (control, node)
+
+
+def test_a_line_of_two_tasks_is_shown_once_and_as_often_as_it_was_printed() -> None:
+    def lines(*texts: str, is_own: bool, second: int) -> list[Line]:
+        return [Line(datetime(2026, 1, 1, 0, 0, second + n), 1, text, is_own) for n, text in enumerate(texts)]
+
+    merged = Merged()
+    # While a local gang runs only node 0's task has the lines of node 1, ...
+    first = merged.new(lines("a", "b", "a", is_own=False, second=0))
+    assert [line.text for line in first] == ["a", "b", "a"]
+    # ... and at its end that of node 1 has them, too, and one more that node 0's has not got.
+    second = merged.new(lines("a", "b", "a", "a", "c", is_own=True, second=10))
+    assert [line.text for line in second] == ["a", "c"]
 
 
 def test_the_command_has_a_version_and_works_as_a_module(tmp_path: Path) -> None:
