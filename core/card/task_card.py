@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import sys
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -43,6 +46,13 @@ class TaskCard:
         task = self.task
         return f"{task.flow_name}/{task.run_id}/{task.step_name}/{task.task_id}"
 
+    @property
+    def view_command(self) -> str:
+        """What the user types to see the card: "python flow.py card view 12/train/3"."""
+        task = self.task
+        script = shlex.quote(os.path.basename(sys.argv[0]))
+        return f"python {script} card view {task.run_id}/{task.step_name}/{task.task_id}"
+
     def program(self) -> dict[str, Any]:
         """The program that keeps the card up to date, for the guard, and what does not change on the card."""
         spec = {
@@ -54,7 +64,7 @@ class TaskCard:
             "id": self.card_id,
         }
         head = {"launcher": self.launcher, "pathspec": self.pathspec, "attempt": self.task.attempt}
-        return {**own_program(writer.__name__, json.dumps(spec)), "head": head}
+        return {**own_program(writer.__name__, json.dumps(spec)), "head": head, "view": self.view_command}
 
     def store(self, snapshot: Mapping[str, Any]) -> None:
         """Store the last state: the step was over before that program had begun.

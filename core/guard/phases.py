@@ -97,12 +97,15 @@ class NodePhases:
         By phase: seconds since the task's start. The order is that in which they were noted.
     on_note : callable
         Gets the name of each phase as it begins.
+    card : str
+        On node 0, the command that shows the gang's card; "" where it has none.
     """
 
     def __init__(self, loop: Timers, hub: Access, say: Callable[[str], None]) -> None:
         self.since = time.time()
         self.times: dict[str, float] = {}
         self.on_note: Callable[[str], None] = lambda name: None
+        self.card = ""
         self._begun = time.monotonic()
         self._loop, self._hub, self._say = loop, hub, say
         self._index = 0
@@ -130,7 +133,7 @@ class NodePhases:
             self._is_waiting = True
             self._loop.call_later(SEND_S + APART_S * self._index, self._send)
         if name == STORED and self._index == 0:
-            self._say(closing_line(self._of_the_gang()))
+            self._say(closing_line(self._of_the_gang()) + (f"; card: {self.card}" if self.card else ""))
 
     def _of_the_gang(self) -> dict[str, float]:
         """Node 0's phases, where the body is done when the last node's is."""

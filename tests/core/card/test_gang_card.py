@@ -107,8 +107,18 @@ def shown(flow_run: FlowRunner, what: str, code: int) -> dict[str, Any]:
     return data_of(page)
 
 
-def test_a_short_step_has_a_card(flow_run: FlowRunner) -> None:
-    data = shown(flow_run, "short", 0)
+def test_a_short_step_has_a_card_and_the_log_says_how_to_see_it(flow_run: FlowRunner) -> None:
+    run = flow_run(FLOW.replace("ATTRIBUTES", "card=True"), env={"WHAT": "short", **BESIDE_THE_FLOW})
+    assert run.wait(LIMIT_S) == 0, run.output
+    command = re.search(r"\[gang\] joined .*; card: python (\S+ card) view (\S+)\n", run.output)
+    assert command is not None, run.output
+    script, task = command.groups()
+    argv = [sys.executable, *script.split(), "get", task]  # "view" opens a browser
+    env = flow_environment(BESIDE_THE_FLOW)
+    page = subprocess.run(
+        argv, cwd=run.folder, env=env, capture_output=True, text=True, check=True, timeout=LIMIT_S
+    ).stdout
+    data = data_of(page)
     assert (data["state"], data["launcher"]) == ("succeeded", "@gang")
     assert all({"started", "joined", "ranks", "done"} <= set(node["at"]) for node in data["nodes"])
     assert data["launches"][0]["argv"][1] == "-c"

@@ -89,6 +89,7 @@ class GangRequests:
         self._hub.link = link
         if header.get("card"):
             self._card.begin(header["card"], header["num_nodes"])
+            self._phases.card = header["card"].get("view", "")
         self._pending.reply(number, {"port": link.port, "address": link.address, "secret": link.secret.hex()})
 
     def start_nodes(self, number: int, header: Header, payload: bytes) -> None:
