@@ -1,0 +1,111 @@
+"""Each recipe does what its page says, and its page shows lines of it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from support.examples import EXAMPLES, LIMIT, printed, training  # noqa: F401 - a fixture
+from support.flows import FlowRunner, flow_environment
+from support.paths import ROOT
+from support.requirements import require_packages
+
+RECIPES = EXAMPLES / "recipes"
+PAGES = sorted(path for path in (ROOT / "docs" / "recipes").glob("*.md") if path.name != "index.md")
+
+
+@pytest.mark.big
+@pytest.mark.usefixtures("training")
+def test_a_seed_gives_the_same_weights_twice(flow_run: FlowRunner) -> None:
+    run = flow_run(RECIPES / "reproducible.py").ok(LIMIT)
+    assert "the same weights twice: True" in run.output
+    tasks = run.node_tasks("train")
+    assert len(tasks) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("training")
+def test_ranks_with_unequal_data_train_with_less_memory_and_fewer_bytes(flow_run: FlowRunner) -> None:
+    run = flow_run(RECIPES / "techniques.py").ok(LIMIT)
+    results = run.artifact("join", "results")
+    assert [result["batches"] for result in results] == [40, 60]
+    assert results[1]["loss"] < 0.3
+
+
+@pytest.mark.big
+@pytest.mark.usefixtures("training")
+def test_divided_weights_are_saved_by_four_ranks_and_read_by_two(flow_run: FlowRunner) -> None:
+    run = flow_run(RECIPES / "fsdp.py").ok(LIMIT)
+    first, second = run.artifact("join", "first"), run.artifact("join", "second")
+    assert (len(first), len(second)) == (4, 2)
+    assert {done for done, _ in first} == {50} and {done for done, _ in second} == {100}
+    assert second[0][1] < first[0][1]
+
+
+@pytest.mark.big
+@pytest.mark.usefixtures("training")
+def test_a_small_gpt_says_its_sentence(flow_run: FlowRunner) -> None:
+    run = flow_run(RECIPES / "gpt.py").ok(LIMIT)
+    assert run.artifact("join", "said").startswith("a gang is the nodes of one step")
+
+
+@pytest.mark.big
+@pytest.mark.usefixtures("training")
+def test_trainer_and_accelerate_find_all_ranks(flow_run: FlowRunner) -> None:
+    require_packages("transformers", "accelerate")
+    run = flow_run(RECIPES / "hugging_face.py").ok(LIMIT)
+    for name in ("trainer", "accelerate"):
+        results = run.artifact("join", name)
+        assert [ranks for ranks, _ in results] == [2, 2] and all(loss < 1 for _, loss in results)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("training")
+def test_a_mutator_adds_the_launcher_that_the_configuration_names(flow_run: FlowRunner) -> None:
+    run = flow_run(RECIPES / "configured.py").ok(LIMIT)
+    assert run.artifact("join", "ranks") == [0, 1, 2, 3]
+
+
+@pytest.mark.slow
+def test_a_script_runs_a_gang_for_each_value_of_a_foreach(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(RECIPES / "from_a_script.py")],
+        cwd=tmp_path,
+        env=flow_environment(),
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    # foreach.py prints the line too, which Runner passes on.
+    assert done.stdout.splitlines()[-1] == "gangs: [[(0.01, 0), (0.01, 1)], [(0.1, 0), (0.1, 1)]]"
+
+
+def examples_of(page: Path) -> list[Path]:
+    return [
+        (page.parent / link).resolve()
+        for link in re.findall(r"\]\((\.\./\.\./examples/[\w/.]+\.py)\)", page.read_text())
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_shows_lines_of_its_example(page: Path) -> None:
+    sources = [textwrap.dedent(file.read_text()) for file in examples_of(page)]
+    assert sources, "the page names no example"
+    for block in re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL):
+        shown = [line.strip() for line in block.splitlines() if line.strip()]
+        assert any(
+            "\n".join(shown) in "\n".join(line.strip() for line in source.splitlines() if line.strip())
+            for source in sources
+        ), f"no example has, one after the other:\n{block}"
+
+
+def test_no_recipe_is_left_out() -> None:
+    tested = set(re.findall(r'RECIPES / "(\w+\.py)"', Path(__file__).read_text())) | {"foreach.py"}  # the script's
+    assert tested == {file.name for file in RECIPES.glob("*.py")}
+    shown = {file for page in PAGES for file in examples_of(page)}
+    assert shown >= set(RECIPES.glob("*.py"))
