@@ -40,7 +40,7 @@ class Launch(FlowSpec):
     @step
     def work(self):
         ssh = current.mpi
-        channel = dataclasses.replace(ssh, _site=dataclasses.replace(ssh._site, rsh=ssh._peers.rsh))
+        channel = dataclasses.replace(ssh, _site=dataclasses.replace(ssh._site, rsh=ssh._channel.rsh))
         times = {"ssh": [], "channel": []}
         for run in range(int(os.environ["RUNS"]) + 1):
             for name, executor in (("ssh", ssh), ("channel", channel)):
