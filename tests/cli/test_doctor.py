@@ -285,13 +285,9 @@ def test_an_interrupted_smoke_test_ends_its_flows(number: int, tmp_path: Path) -
 
 @pytest.mark.big
 @pytest.mark.timeout(600)
-def test_the_smoke_test_of_all_launchers_takes_at_most_90_s_on_two_quiet_cores(tmp_path: Path) -> None:
+def test_the_smoke_test_runs_a_flow_of_each_launcher(tmp_path: Path) -> None:
     require_packages("torch", "deepspeed", "ray", "tensorflow", "jax", "mpi4py")
-    begun = time.monotonic()
     found = doctor(folder=tmp_path, limit=500.0)
-    took = time.monotonic() - begun
     tested = {name: what["state"] for name, what in found.items() if name.startswith("smoke ")}
     expected = ("gang", "torchrun", "deepspeed", "metaflow_ray", "tensorflow", "jax", "mpi")
     assert tested == {f"smoke @{name}": OK for name in expected}, found
-    if os.getloadavg()[0] < 3.0:
-        assert took < 90.0, f"{took:.0f} s"
