@@ -158,7 +158,7 @@ static int cards[2], told;
 int nvmlInit_v2(void) { return 0; }
 int nvmlDeviceGetCount_v2(unsigned *n) { *n = 2; return 0; }
 int nvmlDeviceGetHandleByIndex_v2(unsigned i, void **d) { *d = &cards[i]; return 0; }
-int nvmlDeviceGetUtilizationRates(void *d, U *u) { u->gpu = d == &cards[1] ? 97 : 3; return 0; }
+int nvmlDeviceGetUtilizationRates(void *d, U *u) { u->gpu = d == &cards[1] ? 97 : 3; u->memory = 41; return 0; }
 int nvmlDeviceGetMemoryInfo(void *d, M *m) { m->total = 85899345920ULL; m->used = 8589934592ULL; return 0; }
 int nvmlDeviceGetPowerUsage(void *d, unsigned *mw) { *mw = 312500; return d == &cards[1] ? 0 : 3; }
 int nvmlDeviceGetTotalEccErrors(void *d, int type, int kind, unsigned long long *n)
@@ -177,7 +177,7 @@ def test_gpus_by_a_library_with_nvml_s_functions(tmp_path: Path) -> None:
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, tmp_path / "nvml.c"], check=True, timeout=60)
     reader = GpuReader(lambda: nvml.Nvml(str(library)))
     waits(lambda: len(reader.latest()) == 2)
-    memory = {"memory": 8 << 30, "total": 80 << 30, "ecc": 2}
+    memory = {"memory_util": 41, "memory": 8 << 30, "total": 80 << 30, "ecc": 2}
     assert reader.latest() == [
         {"util": 3, "power": None, "xid": None, **memory},
         {"util": 97, "power": 312.5, "xid": 79, **memory},
