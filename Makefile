@@ -86,6 +86,7 @@ docs: $(VENV)/docs-installed package
 	$(BIN)/python tests/tools/file_list.py
 	$(BIN)/python tests/tools/settings_page.py
 	$(BIN)/python tests/tools/reference.py
+	$(BIN)/python tests/tools/stub_file.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build # --quiet would let wrong links pass
 	@echo "Read it: $(CURDIR)/build/site/index.html"
 

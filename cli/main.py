@@ -54,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     _add_doctor(commands)
     _add_why(commands)
     _add_logs(commands)
+    _add_stubs(commands)
     return top
 
 
@@ -108,4 +109,16 @@ def _add_logs(commands: Any) -> None:
     added.add_argument("--attempt", type=int, metavar="N", help="by default the latest; the first is 0")
     added.add_argument(
         "--follow", "-f", action="store_true", help="go on until the attempt is over; looks for new lines every 2 s"
+    )
+
+
+def _add_stubs(commands: Any) -> None:
+    def command(arguments: argparse.Namespace) -> int:
+        from .stubs import stubs
+
+        return stubs()
+
+    about = "adds the types of this package to metaflow-stubs, for editors and type checkers"
+    commands.add_parser("stubs", help=about, description=f"{about[0].upper()}{about[1:]}.").set_defaults(
+        command=command
     )

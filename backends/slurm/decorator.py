@@ -44,22 +44,22 @@ class SlurmDecorator(StepDecorator):  # type: ignore[misc]
         Quality of service.
     constraint : str, optional, default None
         Features that the nodes must have.
-    cpu : int, optional, default None
+    cpu : float | str, optional, default None
         Processors of each node. The larger of this and `@resources(cpu=...)` counts.
-    gpu : int, optional, default None
+    gpu : float | str, optional, default None
         GPUs of each node. The larger of this and `@resources(gpu=...)` counts.
-    memory : int, optional, default None
+    memory : float | str, optional, default None
         Megabytes of memory of each node. The larger of this and `@resources(memory=...)` counts.
-    time : str, optional, default None
+    time : int | str, optional, default None
         Time limit of the job: minutes, or Slurm's own form ("1-12:00:00"). Without it `@timeout` is the limit, and
         without that the partition's.
-    exclusive : bool, default False
+    exclusive : bool, optional, default False
         Whether no other job runs on the nodes.
-    signal : int, default 30
+    signal : int, optional, default 30
         Seconds before the time limit at which `current.gang.on_preemption` is called; 0 for never.
-    sbatch : str or list of str, optional, default None
+    sbatch : str | list[str], optional, default None
         More options of sbatch.
-    container : str or list of str, optional, default None
+    container : str | list[str], optional, default None
         What srun gets before the task's command, for a site with containers: options such as
         `--container-image=image.sqsh`, or a command such as `apptainer exec image.sif`.
     executable : str, optional, default None

@@ -58,18 +58,18 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
 
     Parameters
     ----------
-    all_nodes_started_timeout : float, default 600
+    all_nodes_started_timeout : float, optional, default 600
         Seconds in which all nodes must have joined, counted from this node's own start.
-    lost_host_timeout : float, default 30
+    lost_host_timeout : float, optional, default 30
         Seconds in which a host that does not answer any more ends the gang. An interruption of the network that is
         shorter than two thirds of it ends nothing.
-    frozen_node_timeout : float, default 60
+    frozen_node_timeout : float, optional, default 60
         Seconds after which a node ends the gang that does not answer while its host does: a paused container.
     stall_timeout : float, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
     card : bool, default False
         Whether the step has a card that shows the gang, while the step runs and afterwards.
-    end_timeout : float, default 30
+    end_timeout : float, optional, default 30
         Seconds that what Metaflow and other decorators do after a body may take once the gang has failed.
 
     MF Add To Current

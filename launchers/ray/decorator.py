@@ -33,9 +33,9 @@ class RayDecorator(GangDecorator):
 
     Parameters
     ----------
-    all_nodes_started_timeout : int, optional, default 600
+    all_nodes_started_timeout : float, optional, default 600
         Seconds to wait for the last node to start.
-    card : bool, optional, default False
+    card : bool, default False
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
@@ -45,7 +45,7 @@ class RayDecorator(GangDecorator):
         Seconds after which a node ends the gang that does not answer while its host does.
     stall_timeout : float, optional, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
-    main_port : int, optional, default None
+    main_port : int | str, optional, default None
         Port of the head that the other nodes, and `ray.init`, connect to; a free one by default.
     heartbeat_timeout : float, default 10
         Seconds after which Ray's head gives up a node that does not answer. A lost host is noticed within 10 s anyway.
@@ -61,7 +61,7 @@ class RayDecorator(GangDecorator):
         The same, in a style: "pretty", "record" or "auto".
     enable_dashboard : bool, default False
         Whether the head serves Ray's dashboard, on the address by which the nodes reach it.
-    dashboard_port : int, optional, default None
+    dashboard_port : int | str, optional, default None
         The dashboard's port; 8265 where it is free by default, and else another one.
     worker_polling_freq : float, optional, default None
         Accepted for the sake of older flows. Nothing polls any more.

@@ -26,12 +26,12 @@ class TorchrunDecorator(GangDecorator):
 
     Parameters
     ----------
-    master_port : int, optional, default None
+    master_port : int | str, optional, default None
         Port on node 0 where the ranks meet. Where it is not given, the one that
         `@kubernetes(port=...)` names, else a free one is agreed upon.
-    all_nodes_started_timeout : int, optional, default 600
+    all_nodes_started_timeout : float, optional, default 600
         Seconds to wait for the last node to start.
-    card : bool, optional, default False
+    card : bool, default False
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
@@ -41,7 +41,7 @@ class TorchrunDecorator(GangDecorator):
         Seconds after which a node ends the gang that does not answer while its host does.
     stall_timeout : float, optional, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
-    nproc_per_node : int or str, optional, default None
+    nproc_per_node : int | str, optional, default None
         Ranks on each node: a number, "gpu", "cpu" or "auto" (the node's GPUs, or its
         NeuronCores, or 1), which is the default.
     launcher : str, optional, default None

@@ -90,7 +90,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("checkout")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
-    for folder in FOLDERS:
+    for folder in (*FOLDERS, "stubs"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     return copy
 
@@ -121,13 +121,14 @@ def test_every_package_folder_is_listed() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     listed = project["tool"]["setuptools"]["packages"]
     folders = {Path(name).parent.as_posix().replace("/", ".") for name in tree(ROOT) if name.endswith(".py")}
-    assert sorted(listed) == sorted(f"metaflow_extensions.gang.{folder}" for folder in folders)
+    assert sorted(listed) == sorted(["metaflow", *(f"metaflow_extensions.gang.{folder}" for folder in folders)])
 
 
 def test_a_wheel_made_from_the_sdist_holds_the_tree(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         held = {name: archive.read(name) for name in archive.namelist() if ".dist-info/" not in name}
-    assert held == {INSTALLED + name: content for name, content in tree(ROOT).items()}
+    types = {f"metaflow/{path.name}": path.read_bytes() for path in (ROOT / "stubs" / "metaflow").glob("*.pyi")}
+    assert held == {INSTALLED + name: content for name, content in tree(ROOT).items()} | types
 
 
 def test_there_is_no_dependency(wheel: Path) -> None:

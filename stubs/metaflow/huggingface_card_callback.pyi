@@ -1,0 +1,1 @@
+from metaflow_extensions.gang.launchers.huggingface.callback import MetaflowHuggingFaceCardCallback as MetaflowHuggingFaceCardCallback
