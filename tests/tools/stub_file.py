@@ -6,6 +6,7 @@ are those of the decorator's docstring, its default that of the class; what is o
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 import textwrap
@@ -62,10 +63,28 @@ def __getattr__(name: str) -> Any: ...
 
 HEAD = '''"""What metaflow-gang adds to Metaflow, for type checkers and editors. Made by `make docs` of the code."""
 
-from collections.abc import Callable
-from typing import Any, TypeVar, overload
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, TypeVar, overload
 
 '''
+
+KNOWN = (
+    "str int float bool bytes object None Any dict list tuple set Callable Mapping Sequence Iterable Iterator Literal "
+    "Path os.PathLike PathLike T Generator"
+)
+"""What a type in the file may be made of."""
+
+CALLBACK = """from typing import Any
+
+# Its base is of transformers, which checkers would read for minutes.
+MetaflowHuggingFaceCardCallback: Any
+"""
+
+OF_GANG = "core.gang.node.Node", "core.gang.stacks.StackGroup", "core.gang.stacks.Stacks"
+"""Classes of what ``current.gang`` gives."""
 
 BETWEEN = """
 _Step = TypeVar("_Step", bound=Callable[..., Any])
@@ -134,22 +153,81 @@ def decorator(name: str, kind: Any) -> str:
     return f"{alone}\n@overload\ndef {name}({given}) -> Callable[[_Step], _Step]:\n{docstring(text, '    ')}"
 
 
+def signature(name: str, function: Any, known: set[str], indent: str) -> str:
+    """A function or method with its types; one that users cannot name is Any."""
+    found = inspect.signature(function)
+    parameters = [p.replace(annotation=_type(p.annotation, known)) for p in found.parameters.values()]
+    parameters = [p if p.default is p.empty else p.replace(default=_Dots()) for p in parameters]
+    told = found.replace(parameters=parameters, return_annotation=_type(found.return_annotation, known))
+    text = docstring(inspect.getdoc(function) or "", indent + "    ") if function.__doc__ else f"{indent}    ...\n"
+    return f"{indent}def {name}{str(told).replace(chr(39), '')}:\n{text}"
+
+
+class _Dots:
+    def __repr__(self) -> str:
+        return "..."
+
+
+def _type(annotation: Any, known: set[str]) -> Any:
+    """An annotation as text, or Any where it has a name that the file does not know."""
+    if annotation is inspect.Parameter.empty:
+        return annotation
+    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    return text if set(re.findall(r"[A-Za-z_][\w.]*", re.sub(r'"[^"]*"', "", text))) <= known else "Any"
+
+
+def class_stub(kind: Any, known: set[str]) -> str:
+    """A class with what users see of it, so that checkers need not read what it imports."""
+    lines = [f"\nclass {kind.__name__}:\n", docstring(inspect.getdoc(kind) or "", "    ")]
+    fields = {} if not hasattr(kind, "__dataclass_fields__") else kind.__dataclass_fields__
+    lines += [f"    {name}: {_type(f.type, known)}\n" for name, f in fields.items() if not name.startswith("_")]
+    if not fields:
+        init = inspect.getsource(kind.__init__) if "__init__" in vars(kind) else ""
+        lines += [f"    {name}: Any\n" for name in sorted(set(re.findall(r"self\.([a-z]\w*)\b[^\n=(]*=[^=]", init)))]
+    every = {}
+    for base in reversed(kind.__mro__):
+        every.update(vars(base) if base.__module__.startswith(OURS) else {})
+    for name, value in every.items():
+        public = not name.startswith("_") or name in ("__len__", "__iter__", "__getitem__")
+        if name == "__init__" and not fields:
+            lines.append(signature(name, value, known, "    "))
+        elif public and isinstance(value, property):
+            lines.append("    @property\n" + signature(name, value.fget, known, "    "))
+        elif public and isinstance(value, staticmethod):
+            lines.append("    @staticmethod\n" + signature(name, value.__func__, known, "    "))
+        elif public and inspect.isfunction(value):
+            lines.append(signature(name, value, known, "    "))
+        elif public and name not in fields and not inspect.isroutine(value):
+            lines.append(f"    {name}: Any\n")
+    return "".join(lines)
+
+
+def loaded(path: str) -> Any:
+    """A class of this package by its dotted name."""
+    return getattr(importlib.import_module(path.rpartition(".")[0]), path.rpartition(".")[2])
+
+
 def ours() -> tuple[str, list[str]]:
     """The content of _gang.pyi, and the names in it for users."""
     kinds = decorators()
     on_current = {member.name: member for kind in kinds.values() for member in members(kind)}
-    types = {member.type for member in on_current.values() if "." in member.type}
-    imports = [f"from {path.rpartition('.')[0]} import {path.rpartition('.')[2]}" for path in types]
+    classes = [loaded(OURS + path) for path in OF_GANG]
+    classes += [loaded(path) for path in sorted({m.type for m in on_current.values() if "." in m.type})]
+    imports, functions = [], []
     names = ["current", *kinds]
     for name in gang_toplevel.__all__:
         value = getattr(gang_toplevel, name)
         if inspect.ismodule(value):
             imports.append(f"from . import {name} as {name}")
+        elif inspect.isclass(value):
+            classes.append(value)
         else:
-            imports.append(f"from {value.__module__} import {name} as {name}")
+            functions.append((name, value))
         names.append(name)
     imports.append("from .metaflow_current import Current")
-    text = HEAD + "\n".join(sorted(imports)) + "\n" + BETWEEN
+    known = set(KNOWN.split()) | {kind.__name__ for kind in classes}
+    text = HEAD + "\n".join(sorted(imports)) + "\n" + "".join(class_stub(kind, known) for kind in classes)
+    text += "".join("\n" + signature(name, value, known, "") for name, value in functions) + BETWEEN
     for member in sorted(on_current.values(), key=lambda m: m.name):
         text += f"    @property\n    def {member.name}(self) -> {member.type.rpartition('.')[2]}:\n"
         text += docstring(member.doc, " " * 8)
@@ -166,13 +244,11 @@ def front(names: list[str]) -> str:
 
 def files() -> dict[str, str]:
     """All files of the folder, by name."""
-    callback = f"{OURS}launchers.huggingface.callback"
-    name = "MetaflowHuggingFaceCardCallback"
     text, names = ours()
     return {
         "__init__.pyi": front(names),
         "_gang.pyi": text,
-        "huggingface_card_callback.pyi": f"from {callback} import {name} as {name}\n",
+        "huggingface_card_callback.pyi": CALLBACK,
     }
 
 

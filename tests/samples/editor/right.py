@@ -18,6 +18,7 @@ class Right(FlowSpec):
     def train(self):
         parts = current.gang.gather(1)
         gang_log(step=1, loss=0.5)
+        print(current.torch.torchrun_args["master_port"], current.gang.nodes[0].address, current.jax.process_id)
         current.card.append(MetaflowHuggingFaceCardCallback)
         print(current.parallel.node_index, parts)
         self.next(self.end)
