@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -53,8 +54,18 @@ def _own_mounts() -> None:
         subprocess.run(command, check=True)
 
 
+def _default_signals() -> None:
+    """Take back what a shell ignores for a command in the background: what the tests start would inherit that, and
+    outlive the SIGINT that is to end it.
+    """
+    for number, action in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, action)
+
+
 _isolate()
 _own_mounts()
+_default_signals()
 
 
 @pytest.fixture(autouse=True)
