@@ -20,6 +20,11 @@ SAMPLES = ROOT / "tests" / "samples" / "editor"
 WRONG = {18, 19, 20, 26}
 """The wrong lines of wrong.py."""
 
+OF_STUB_PACKAGE = frozenset({16, 23})
+"""Lines of right.py that Metaflow's stub packages refuse: their config_expr() gives a type that no attribute takes, in
+Metaflow's own decorators neither, and their current.parallel has no members.
+"""
+
 
 def stub_file() -> object:
     spec = importlib.util.spec_from_file_location("stub_file", ROOT / "tests" / "tools" / "stub_file.py")
@@ -83,10 +88,10 @@ def pyright(python: Path, sample: str, cwd: Path) -> set[int]:
     }
 
 
-def check(python: Path, cwd: Path) -> None:
+def check(python: Path, cwd: Path, of_stub_package: frozenset[int] = frozenset()) -> None:
     for checker in (mypy, pyright):
         assert checker(python, "wrong.py", cwd) == WRONG
-        assert checker(python, "right.py", cwd) == set()
+        assert checker(python, "right.py", cwd) == of_stub_package
 
 
 @pytest.mark.slow
@@ -112,4 +117,4 @@ def test_with_a_stub_package_it_takes_one_command(packages: tuple[str, ...], tmp
     subprocess.run([*install, "requests", "boto3", str(ROOT)], check=True, timeout=280, cwd=tmp_path)
     subprocess.run([*install, "--no-deps", *wanted], check=True, timeout=280, cwd=tmp_path)
     subprocess.run([str(python), "-m", "metaflow_extensions.gang.cli", "stubs"], check=True, timeout=60, cwd=tmp_path)
-    check(python, tmp_path)
+    check(python, tmp_path, OF_STUB_PACKAGE if any("-stubs" in package for package in packages) else frozenset())
