@@ -46,7 +46,7 @@ def gpus(proc: str = "/proc/driver/nvidia", dev: str = "/dev") -> list[Finding]:
     version = _driver_version(proc)
     driver = f"driver {version}" if version else "driver of unknown version"
     visible = visible_gpus()
-    files = [name for name in glob.glob(f"{dev}/nvidia[0-9]*")]
+    files = glob.glob(f"{dev}/nvidia[0-9]*")
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if files and not any(os.access(name, os.R_OK | os.W_OK) for name in files):
         advice = f"This user may not open {files[0]}: let the user into the group that owns it, or fix its mode."

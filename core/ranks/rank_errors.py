@@ -43,12 +43,15 @@ class BadReturn(TypeError):
     __module__ = "__main__"  # a traceback then names it without a module
 
 
+def rank_name() -> str:
+    """The global rank, by the variables of those who start ranks; "" where there is none."""
+    found = (os.environ.get(name, "") for name in ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"))
+    return next((number for number in found if number.isdecimal()), "")
+
+
 def rank() -> int:
-    """The global rank, by the variables of those who start ranks."""
-    for name in ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"):
-        if os.environ.get(name, "").isdecimal():
-            return int(os.environ[name])
-    return 0
+    """The global rank; 0 where there is none."""
+    return int(rank_name() or 0)
 
 
 def users_frames(error: BaseException) -> TracebackType | None:

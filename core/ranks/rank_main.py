@@ -2,11 +2,10 @@
 
 Started as a script, ``python -u rank_main.py CALL``, ``python -u rank_main.py --script SCRIPT ARGUMENT...`` or
 ``python -u rank_main.py --module MODULE ARGUMENT...``, where CALL is a file of :mod:`functions`. It starts fast:
-standard library only, and nothing of this package but ``rank_errors.py`` and
-``guard/stalls/stack_file.py``. What it adds to Python is a record of the
-code's end: an exception, or the code or text of ``sys.exit()``, is written to the error file before any file or socket
-of the process is closed. The process ends as Python ends one: threads are awaited, exit handlers run, objects are
-finalized and open files are flushed and closed.
+standard library only, and nothing of this package but ``rank_errors.py`` and ``guard/stalls/stack_file.py``. What it
+adds to Python is a record of the code's end: an exception, or the code or text of ``sys.exit()``, is written to the
+error file before any file or socket of the process is closed. The process ends as Python ends one: threads are awaited,
+exit handlers run, objects are finalized and open files are flushed and closed.
 """
 
 from __future__ import annotations
@@ -52,11 +51,16 @@ _RANK_PID = os.getpid()
 """Of the rank itself; what a process that it forks returns is not the rank's."""
 
 
+def _show_stacks_when_asked() -> None:
+    """Have the guard's signal write this rank's stacks."""
+    stack_file.register(stack_file.rank_folder(), rank_errors.rank_name())
+
+
 def main(path: str) -> int:
     """Make the call in the file ``path``; return 0, or 1 where it raised."""
     with contextlib.suppress(Exception):
         faulthandler.enable(all_threads=True)
-    stack_file.register(stack_file.rank_folder(), stack_file.rank_name())
+    _show_stacks_when_asked()
     prefix = ""
     try:
         with open(path, "rb") as file:
@@ -91,7 +95,7 @@ def run_script(path: str, arguments: list[str]) -> int:
     if not os.path.isfile(path):
         # A folder or an archive with a __main__.py; Python finds its way in.
         os.execv(sys.executable, [sys.executable, "-u", path, *arguments])
-    stack_file.register(stack_file.rank_folder(), stack_file.rank_name())
+    _show_stacks_when_asked()
     full = os.path.abspath(path)
     sys.argv[:] = [path, *arguments]
     if not getattr(sys.flags, "safe_path", False):
@@ -109,7 +113,7 @@ def run_script(path: str, arguments: list[str]) -> int:
 
 def run_module(name: str, arguments: list[str]) -> int:
     """Run a module as ``python -m MODULE ARGUMENT...`` does; return 0, or 1 where it raised."""
-    stack_file.register(stack_file.rank_folder(), stack_file.rank_name())
+    _show_stacks_when_asked()
     if not getattr(sys.flags, "safe_path", False):
         sys.path.insert(0, os.getcwd())
     sys.argv[:] = ["-m", *arguments]

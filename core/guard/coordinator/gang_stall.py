@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..failure_record import Failure
 from ..settings import settings
-from ..stalls import groups
+from ..stalls import groups, limits
 
 if TYPE_CHECKING:
     from ..loop.event_loop import Loop
@@ -20,10 +20,9 @@ if TYPE_CHECKING:
     from .roster import Roster
 
 COLLECT_S = 15.0
-"""A node that has not sent its stacks by then is named as one that has not; each needs a second at most."""
-
-WARN_S = 300.0
-"""The card shows a stall after this time where ``stall_timeout`` is off."""
+"""A node that has not sent its stacks by then is named as one that has not. A node takes 5 s at most for the stacks of
+Python, and 8 s for those of C.
+"""
 
 TEXT = 64 * 1024
 """Characters of all stacks of a gang."""
@@ -54,7 +53,7 @@ class GangStall:
     @property
     def timeout_s(self) -> float:
         """Seconds after which the gang ends, or, where that is off, the card shows it."""
-        return settings().stall_timeout or WARN_S
+        return settings().stall_timeout or limits.CARD_S
 
     def still(self, node: int, is_still: bool) -> None:
         """``node`` has made no progress for the timeout, or makes some again."""
@@ -72,9 +71,13 @@ class GangStall:
         if self._still:
             self._loop.call_later(self.timeout_s + 0.1, self._check)
 
+    def _present(self) -> set[int]:
+        """The nodes that can be asked."""
+        return {0} | set(self._roster.members)
+
     def _nodes(self) -> set[int]:
         """Who could make progress."""
-        return ({0} | set(self._roster.members)) - self._roster.done - self._roster.left
+        return self._present() - self._roster.done - self._roster.left
 
     def _is_stalled(self) -> bool:
         nodes = self._nodes()
@@ -121,13 +124,13 @@ class GangStall:
         collection = self._collections.get(header["number"])
         if collection is not None:
             collection[0][node] = header["records"]
-            if ({0} | set(self._roster.members)) <= collection[0].keys():
+            if self._present() <= collection[0].keys():
                 self._collected(header["number"])
 
     def _collected(self, number: int) -> None:
         records, then = self._collections.pop(number, (None, None))
         if records is not None and then is not None:
-            then(records, ({0} | set(self._roster.members)) - records.keys())
+            then(records, self._present() - records.keys())
 
     def wanted(self, node: int, header: Header) -> None:
         """``node`` wants the stacks of all nodes."""

@@ -28,6 +28,9 @@ PS_S = 2.0
 Entry = namedtuple("Entry", ["parent", "state"])
 """A line of the process table: the parent's id (int) and the state (one letter) as in proc(5)."""
 
+RANK_VARIABLES = (b"RANK", b"OMPI_COMM_WORLD_RANK", b"PMI_RANK")
+"""Of which one has a rank's number in the environment of its process."""
+
 
 def sees_all() -> bool:
     """Whether there is a /proc, which lists all processes. Without it the guard knows those that it has started."""

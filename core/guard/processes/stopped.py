@@ -52,8 +52,6 @@ LOOK_S = 1.0
 _MARK = b"METAFLOW_GANG_NUMBERED"
 """In the environment of a rank, and not in that of its wrapper; see ``core/ranks/rank_wrapper.py``."""
 
-_RANK = (b"RANK", b"OMPI_COMM_WORLD_RANK", b"PMI_RANK")
-
 GUARD_S = 3.0
 """How long after the gang's stop the guard of another local node has to see to its task."""
 
@@ -159,6 +157,8 @@ def stopped_below(root: int, title: str, entries: dict[int, Entry]) -> dict[int,
             continue
         own = process_table.variables(pid)
         if _MARK not in process_table.variables(entries[pid].parent):
-            rank = next((own[name].decode("ascii", "replace") for name in _RANK if own.get(name)), "")
+            rank = next(
+                (own[name].decode("ascii", "replace") for name in process_table.RANK_VARIABLES if own.get(name)), ""
+            )
             found[pid] = f"rank {rank}" if _MARK in own else f"a process of {title}"
     return found

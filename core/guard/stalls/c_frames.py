@@ -32,7 +32,7 @@ def program() -> str | None:
 
 
 def of_main_thread(text: bytes, pid: int) -> list[str]:
-    """The C frames below which the main thread of ``pid`` has called from Python, innermost first.
+    """The C frames of the main thread of ``pid`` above its innermost Python frame, innermost first.
 
     Parameters
     ----------

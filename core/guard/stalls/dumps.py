@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..processes import process_table
@@ -126,6 +126,11 @@ class Dumps:
         return found
 
 
+def answered(texts: Mapping[int, str]) -> set[int]:
+    """Which processes have returned to Python's interpreter since they were asked."""
+    return {pid for pid, text in texts.items() if ANSWER.decode() in text}
+
+
 def _is_ready(pid: int, fd: str, path: str) -> bool:
     """Whether ``pid`` still has the handler, and writes to its file: other code may have closed the descriptor since,
     or another program taken the process's place.
@@ -138,10 +143,8 @@ def _is_ready(pid: int, fd: str, path: str) -> bool:
 
 def _rank_of(pid: int) -> int | None:
     found = process_table.variables(pid)
-    for name in (b"RANK", b"OMPI_COMM_WORLD_RANK", b"PMI_RANK"):
-        if found.get(name, b"").isdigit():
-            return int(found[name])
-    return None
+    values = (found.get(name, b"") for name in process_table.RANK_VARIABLES)
+    return next((int(value) for value in values if value.isdigit()), None)
 
 
 def _in_the_kernel(pid: int) -> str:

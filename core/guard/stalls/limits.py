@@ -1,4 +1,7 @@
-"""How much a node may send of where its processes stand."""
+"""How much a node may send of where its processes stand, and when a card shows a stall."""
+
+CARD_S = 300.0
+"""Seconds without progress after which the card shows it where ``stall_timeout`` is off."""
 
 MOST = 100
 """Processes of one node."""

@@ -39,12 +39,6 @@ def rank_folder() -> str:
     return os.environ.get("METAFLOW_GANG_FOLDER") or os.path.dirname(os.environ.get("METAFLOW_GANG_LOG_FILE", ""))
 
 
-def rank_name() -> str:
-    """The number of this rank; "" where it has none."""
-    found = (os.environ.get(name, "") for name in ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"))
-    return next((number for number in found if number.isdecimal()), "")
-
-
 def register(folder: str, name: str) -> None:
     """Have the signal :data:`DUMP` write this process's stacks from now on. Does nothing where that is not possible.
 

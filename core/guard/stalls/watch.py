@@ -14,9 +14,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import usage
-from .dumps import Dumps
+from .dumps import Dumps, answered
 from .frames import same
-from .stack_file import ANSWER
 
 if TYPE_CHECKING:
     from ..debug_log import DebugLog
@@ -149,12 +148,12 @@ class StallWatch:
                 self._ask(known, now)
         elif self._prompt is not None:
             texts = self._dumps.written()
-            answered = {pid for pid, text in texts.items() if ANSWER.decode() in text}
-            if late := answered - self._prompt:
+            back = answered(texts)
+            if late := back - self._prompt:
                 self.moved(f"process {min(late)} has returned to Python")
-            elif busy := answered & burning:
+            elif busy := back & burning:
                 self.moved(f"process {min(busy)} runs Python")
-            elif computes > 0 and (answered or not known):
+            elif computes > 0 and (back or not known):
                 self.moved("a GPU is busy")
             else:
                 self._stay(now)
@@ -170,7 +169,7 @@ class StallWatch:
             if not all(self._stacks.values()) and time.monotonic() - now < self._timeout_s / 4:
                 wait()  # one of them gets no time on a busy machine
             else:
-                self._prompt = {pid for pid, text in self._stacks.items() if ANSWER.decode() in text}
+                self._prompt = answered(self._stacks)
                 self._before = {}
 
         def wait() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ...phases import DONE, FAILED, FORMED
 from ...samples.user_metrics import FILE
 from ...settings import settings
+from ...stalls.limits import CARD_S
 
 if TYPE_CHECKING:
     from ...children.supervisor import Work
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
 
 WANTED = signal.SIGUSR1
 """Has a guard print the stacks of all nodes."""
-
-CARD_S = 300.0
-"""After so long the card shows a stall where ``stall_timeout`` is off."""
 
 _FOR_THE_LOG = 0
 """Number of a request for stacks that is no request of the task; those begin with 1."""
