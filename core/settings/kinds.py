@@ -85,10 +85,11 @@ def number_of(value: Any) -> float:
 
 @dataclass(frozen=True)
 class Switch:
-    """A setting that is on or off; off by default."""
+    """A setting that is on or off."""
 
     name: str
     purpose: str
+    default: bool = False
 
     @property
     def variable(self) -> str:
@@ -97,7 +98,10 @@ class Switch:
 
     def read(self) -> bool:
         """Whether it is on. Raises BadAttribute for a value that is neither."""
-        value = str(configured(f"GANG_{self.name.upper()}") or "0").lower()
+        value = configured(f"GANG_{self.name.upper()}")
+        if value in (None, ""):
+            return self.default
+        value = str(value).lower()
         if value not in _ON + _OFF:
             raise BadAttribute(f"{self.variable}={value}: it is 1 (on) or 0 (off).")
         return value in _ON

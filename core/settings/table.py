@@ -18,6 +18,14 @@ DEBUG = Switch(
     "([debugging](debugging.md)). It counts on a node from its start, so each node's task needs it.",
 )
 
+CARD = Switch(
+    "card",
+    "Every step of a gang has a [card](card.md), unless the step's attribute `card` says otherwise.",
+    default=True,
+)
+
+SWITCHES = (CARD, DEBUG)
+
 METRICS_FILE = PathSetting(
     "metrics_file",
     "Each node's guard writes the node's metrics into this file while the step runs, as text for node_exporter's "

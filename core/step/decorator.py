@@ -27,7 +27,7 @@ from ..metaflow_compat.tasks import appear_on_current, foreach_depth, joined_tas
 from ..rendezvous import absence_report
 from ..rendezvous.local_nodes import CONTROL_MARKER, control_environment, task_ids
 from ..rendezvous.task_info import TaskInfo
-from ..settings.table import BY_NAME, DEBUG, METRICS_FILE, TABLE, guard_settings
+from ..settings.table import BY_NAME, CARD, DEBUG, METRICS_FILE, TABLE, guard_settings
 from ..settings.unknown import tell_unknown_settings
 from ..storage.results import results_prefix
 from . import run_interrupt
@@ -67,7 +67,7 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
         Seconds after which a node ends the gang that does not answer while its host does: a paused container.
     stall_timeout : float, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
-    card : bool, default False
+    card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what Metaflow and other decorators do after a body may take once the gang has failed.
@@ -87,7 +87,7 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
     name = "gang"
     defaults: ClassVar[dict[str, Any]] = {
         "all_nodes_started_timeout": None,
-        "card": False,
+        "card": None,
         "end_timeout": None,
         "lost_host_timeout": None,
         "frozen_node_timeout": None,
@@ -128,7 +128,8 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
         self.log_bytes = int(BY_NAME["log_megabytes"].read() * (1 << 20))
         self.debug = DEBUG.read()
         METRICS_FILE.read()  # refused here, and read again in each node's task
-        self.cards = take_over(step, decos) or ([None] if boolean(self, "card") else [])
+        wants_card = CARD.read() if self.attributes["card"] is None else boolean(self, "card")
+        self.cards = take_over(step, decos) or ([None] if wants_card else [])
         self.gpus, self.cpus = requested(decos, "gpu"), requested(decos, "cpu")
         self.check_attributes()
         run_interrupt.heed_one_interrupt()

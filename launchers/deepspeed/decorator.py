@@ -24,7 +24,7 @@ class DeepspeedDecorator(GangDecorator):
     ----------
     all_nodes_started_timeout : float, optional, default 600
         Seconds to wait for the last node to start.
-    card : bool, default False
+    card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.

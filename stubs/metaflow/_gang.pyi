@@ -787,7 +787,7 @@ def deepspeed(step: _Step, /) -> _Step:
     ----------
     all_nodes_started_timeout : float, optional, default 600
         Seconds to wait for the last node to start.
-    card : bool, default False
+    card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
@@ -811,7 +811,7 @@ def deepspeed(step: _Step, /) -> _Step:
 def deepspeed(
     *,
     all_nodes_started_timeout: float | None = None,
-    card: bool = False,
+    card: bool | None = None,
     end_timeout: float | None = None,
     lost_host_timeout: float | None = None,
     frozen_node_timeout: float | None = None,
@@ -826,7 +826,7 @@ def deepspeed(
     ----------
     all_nodes_started_timeout : float, optional, default 600
         Seconds to wait for the last node to start.
-    card : bool, default False
+    card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
@@ -862,7 +862,7 @@ def gang(step: _Step, /) -> _Step:
         Seconds after which a node ends the gang that does not answer while its host does: a paused container.
     stall_timeout : float, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
-    card : bool, default False
+    card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what Metaflow and other decorators do after a body may take once the gang has failed.
@@ -875,7 +875,7 @@ def gang(
     lost_host_timeout: float | None = None,
     frozen_node_timeout: float | None = None,
     stall_timeout: float = None,
-    card: bool = False,
+    card: bool | None = None,
     end_timeout: float | None = None,
 ) -> Callable[[_Step], _Step]:
     """Runs the step on all nodes of a cluster that lives as long as the step. Start it with
@@ -892,7 +892,7 @@ def gang(
         Seconds after which a node ends the gang that does not answer while its host does: a paused container.
     stall_timeout : float, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
-    card : bool, default False
+    card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what Metaflow and other decorators do after a body may take once the gang has failed.
@@ -920,7 +920,7 @@ def jax(step: _Step, /) -> _Step:
     ----------
     all_nodes_started_timeout : float, optional, default 600
         Seconds to wait for the last node to start.
-    card : bool, default False
+    card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
@@ -936,7 +936,7 @@ def jax(step: _Step, /) -> _Step:
 def jax(
     *,
     all_nodes_started_timeout: float | None = None,
-    card: bool = False,
+    card: bool | None = None,
     end_timeout: float | None = None,
     lost_host_timeout: float | None = None,
     frozen_node_timeout: float | None = None,
@@ -948,7 +948,7 @@ def jax(
     ----------
     all_nodes_started_timeout : float, optional, default 600
         Seconds to wait for the last node to start.
-    card : bool, default False
+    card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
@@ -969,7 +969,7 @@ def metaflow_ray(step: _Step, /) -> _Step:
     ----------
     all_nodes_started_timeout : float, optional, default 600
         Seconds to wait for the last node to start.
-    card : bool, default False
+    card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
@@ -1005,7 +1005,7 @@ def metaflow_ray(step: _Step, /) -> _Step:
 def metaflow_ray(
     *,
     all_nodes_started_timeout: float | None = None,
-    card: bool = False,
+    card: bool | None = None,
     end_timeout: float | None = None,
     lost_host_timeout: float | None = None,
     frozen_node_timeout: float | None = None,
@@ -1028,7 +1028,7 @@ def metaflow_ray(
     ----------
     all_nodes_started_timeout : float, optional, default 600
         Seconds to wait for the last node to start.
-    card : bool, default False
+    card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
@@ -1068,7 +1068,7 @@ def mpi(step: _Step, /) -> _Step:
     ----------
     all_nodes_started_timeout : float, optional, default 600
         Seconds to wait for the last node to start.
-    card : bool, default False
+    card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
@@ -1090,7 +1090,7 @@ def mpi(step: _Step, /) -> _Step:
 def mpi(
     *,
     all_nodes_started_timeout: float | None = None,
-    card: bool = False,
+    card: bool | None = None,
     end_timeout: float | None = None,
     lost_host_timeout: float | None = None,
     frozen_node_timeout: float | None = None,
@@ -1104,7 +1104,7 @@ def mpi(
     ----------
     all_nodes_started_timeout : float, optional, default 600
         Seconds to wait for the last node to start.
-    card : bool, default False
+    card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
@@ -1229,7 +1229,7 @@ def tensorflow(step: _Step, /) -> _Step:
     ----------
     all_nodes_started_timeout : float, optional, default 600
         Seconds to wait for the last node to start.
-    card : bool, default False
+    card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
@@ -1251,7 +1251,7 @@ def tensorflow(step: _Step, /) -> _Step:
 def tensorflow(
     *,
     all_nodes_started_timeout: float | None = None,
-    card: bool = False,
+    card: bool | None = None,
     end_timeout: float | None = None,
     lost_host_timeout: float | None = None,
     frozen_node_timeout: float | None = None,
@@ -1266,7 +1266,7 @@ def tensorflow(
     ----------
     all_nodes_started_timeout : float, optional, default 600
         Seconds to wait for the last node to start.
-    card : bool, default False
+    card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
@@ -1295,7 +1295,7 @@ def torchrun(step: _Step, /) -> _Step:
         `@kubernetes(port=...)` names, else a free one is agreed upon.
     all_nodes_started_timeout : float, optional, default 600
         Seconds to wait for the last node to start.
-    card : bool, default False
+    card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
@@ -1318,7 +1318,7 @@ def torchrun(
     *,
     master_port: int | str | None = None,
     all_nodes_started_timeout: float | None = None,
-    card: bool = False,
+    card: bool | None = None,
     end_timeout: float | None = None,
     lost_host_timeout: float | None = None,
     frozen_node_timeout: float | None = None,
@@ -1335,7 +1335,7 @@ def torchrun(
         `@kubernetes(port=...)` names, else a free one is agreed upon.
     all_nodes_started_timeout : float, optional, default 600
         Seconds to wait for the last node to start.
-    card : bool, default False
+    card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.

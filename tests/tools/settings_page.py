@@ -7,7 +7,7 @@ from pathlib import Path
 import metaflow  # noqa: F401 - before any of its extensions
 
 from metaflow_extensions.gang.core.settings.kinds import Setting
-from metaflow_extensions.gang.core.settings.table import DEBUG, METRICS_FILE, TABLE
+from metaflow_extensions.gang.core.settings.table import METRICS_FILE, SWITCHES, TABLE
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 
@@ -41,12 +41,15 @@ def row(setting: Setting) -> str:
 
 
 def page() -> str:
-    switch = f"| `{DEBUG.variable}` | off | {DEBUG.purpose} It is 1 (on) or 0 (off). |\n"
+    switches = "".join(
+        f"| `{switch.variable}` | {'on' if switch.default else 'off'} | {switch.purpose} It is 1 (on) or 0 (off). |\n"
+        for switch in SWITCHES
+    )
     places = ", ".join(f"`{{{name}}}`" for name in METRICS_FILE.placeholders)
     path = (
         f"| `{METRICS_FILE.variable}` | none | {METRICS_FILE.purpose} It is a path, which may have {places} in it. |\n"
     )
-    return HEAD + "".join(map(row, TABLE)) + switch + path
+    return HEAD + "".join(map(row, TABLE)) + switches + path
 
 
 if __name__ == "__main__":

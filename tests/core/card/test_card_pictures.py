@@ -92,7 +92,7 @@ class Digits(FlowSpec):
         self.next(self.train, num_parallel=2)
 
     @retry(times=1, minutes_between_retries=0)
-    @torchrun(nproc_per_node=2, card=True)
+    @torchrun(nproc_per_node=2)
     @step
     def train(self):
         first = current.retry_count == 0

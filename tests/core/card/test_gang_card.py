@@ -61,7 +61,7 @@ if __name__ == "__main__":
 """
 
 
-def started(flow_run: FlowRunner, what: str, attributes: str = "card=True") -> FlowRun:
+def started(flow_run: FlowRunner, what: str, attributes: str = "") -> FlowRun:
     env = {"WHAT": what, "MY_SECRET_TOKEN": "planted-secret"}
     return flow_run(FLOW.replace("ATTRIBUTES", attributes), env=env)
 
@@ -108,7 +108,7 @@ def shown(flow_run: FlowRunner, what: str, code: int) -> dict[str, Any]:
 
 
 def test_a_short_step_has_a_card_and_the_log_says_how_to_see_it(flow_run: FlowRunner) -> None:
-    run = flow_run(FLOW.replace("ATTRIBUTES", "card=True"), env={"WHAT": "short", **BESIDE_THE_FLOW})
+    run = flow_run(FLOW.replace("ATTRIBUTES", ""), env={"WHAT": "short", **BESIDE_THE_FLOW})
     assert run.wait(LIMIT_S) == 0, run.output
     command = re.search(r"\[gang\] joined .*; card: python (\S+ card) view (\S+)\n", run.output)
     assert command is not None, run.output
@@ -151,7 +151,7 @@ def test_a_killed_node_0_leaves_a_card_with_the_cause(flow_run: FlowRunner) -> N
 @pytest.mark.slow
 def test_a_card_written_on_the_step_is_the_same_page(flow_run: FlowRunner) -> None:
     code = FLOW.replace(
-        "@gang(ATTRIBUTES)", '@card(type="gang", id="nodes")\n    @gang(card=True)\n    @card(type="blank", id="mine")'
+        "@gang(ATTRIBUTES)", '@card(type="gang", id="nodes")\n    @gang\n    @card(type="blank", id="mine")'
     )
     code = code.replace("    @step\n    def start", '    @card(type="gang")\n    @step\n    def start')
     code = code.replace("import FlowSpec", "import FlowSpec, card")
@@ -201,6 +201,13 @@ def asked(port: int, path: str) -> dict[str, Any]:
             time.sleep(0.1)
 
 
-def test_without_the_attribute_there_is_none(flow_run: FlowRunner) -> None:
-    started(flow_run, "short", "").ok(LIMIT_S)
-    assert not cards(flow_run)
+@pytest.mark.parametrize(
+    ("attributes", "setting", "count"), [("card=False", None, 0), ("", "0", 0), ("card=True", "0", 1)]
+)
+def test_the_attribute_and_the_setting_switch_it_off(
+    flow_run: FlowRunner, attributes: str, setting: str | None, count: int
+) -> None:
+    run = flow_run(FLOW.replace("ATTRIBUTES", attributes), env={"WHAT": "short", "METAFLOW_GANG_CARD": setting})
+    run.ok(LIMIT_S)
+    assert len(cards(flow_run)) == count
+    assert ("; card: python" in run.output) == bool(count)

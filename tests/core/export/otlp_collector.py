@@ -1,14 +1,23 @@
-"""An OTLP collector over HTTP for tests: it keeps what is exported to it."""
+"""OTLP collectors for tests, over HTTP and gRPC: they keep what is exported to them."""
 
 from __future__ import annotations
 
 import gzip
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+import grpc
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2_grpc import (
+    MetricsServiceServicer,
+    add_MetricsServiceServicer_to_server,
+)
 
 Attributes = dict[str, Any]
 
@@ -39,13 +48,33 @@ def points_of(request: Any) -> Iterator[Point]:
                     yield Point(metric.name, metric.unit, kind, value, _attributes(point.attributes), resource)
 
 
-class Collector:
-    """Listens at ``endpoint`` on this machine, in threads of its own."""
+class Received:
+    """What was exported: points and headers of each request, and all of its bytes."""
 
-    def __init__(self, status: int = 200) -> None:
+    def __init__(self) -> None:
         self.requests: list[list[Point]] = []
         self.headers: list[dict[str, str]] = []
         self.raw = b""
+
+    def take(self, request: ExportMetricsServiceRequest, headers: dict[str, str]) -> None:
+        self.raw += request.SerializeToString()
+        self.headers.append(headers)
+        self.requests.append(list(points_of(request)))
+
+    def of_node(self, node: int) -> list[Point]:
+        """The last points that a node has exported."""
+        return next(
+            (points for points in reversed(self.requests) if points and points[0].resource["gang.node"] == node), []
+        )
+
+
+class Collector(Received):
+    """Listens at ``endpoint`` on this machine for HTTP, in threads of its own."""
+
+    protocol = "http/protobuf"
+
+    def __init__(self, status: int = 200) -> None:
+        super().__init__()
         collector = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -55,9 +84,7 @@ class Collector:
                     body = gzip.decompress(body)
                 request = ExportMetricsServiceRequest.FromString(body)
                 assert self.path == "/v1/metrics"
-                collector.raw += body
-                collector.headers.append(dict(self.headers))
-                collector.requests.append(list(points_of(request)))
+                collector.take(request, dict(self.headers))
                 self.send_response(status)
                 self.end_headers()
 
@@ -69,13 +96,31 @@ class Collector:
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
 
-    def of_node(self, node: int) -> list[Point]:
-        """The last points that a node has exported."""
-        return next(
-            (points for points in reversed(self.requests) if points and points[0].resource["gang.node"] == node), []
-        )
-
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+class GrpcCollector(Received):
+    """Listens at ``endpoint`` on this machine for gRPC without TLS, in threads of its own."""
+
+    protocol = "grpc"
+
+    def __init__(self) -> None:
+        super().__init__()
+        collector = self
+
+        class Service(MetricsServiceServicer):
+            def Export(self, request: Any, context: Any) -> Any:
+                collector.take(request, dict(context.invocation_metadata()))
+                return ExportMetricsServiceResponse()
+
+        self._server = grpc.server(ThreadPoolExecutor(4))
+        add_MetricsServiceServicer_to_server(Service(), self._server)
+        port = self._server.add_insecure_port("127.0.0.1:0")
+        self.endpoint = f"http://127.0.0.1:{port}"
+        self._server.start()
+
+    def close(self) -> None:
+        self._server.stop(None).wait(10.0)

@@ -96,11 +96,12 @@ class ManyNodes:
         process.stdin.flush()
 
     def _line(self, process: subprocess.Popen[str]) -> str:
+        """The next line that a node itself has written; what its ranks write comes the same way."""
         assert process.stdout is not None
-        line = process.stdout.readline()
-        if not line:
-            raise AssertionError("A node has ended early; its message is above.")
-        return line
+        while line := process.stdout.readline():
+            if line.startswith("{"):
+                return line
+        raise AssertionError("A node has ended early; its message is above.")
 
     def _end(self) -> None:
         for process in self._programs:
