@@ -106,8 +106,9 @@ def test_a_gang_leaves_its_failures_phases_and_settings(flow_run: FlowRunner) ->
     lines = re.findall(r"\[gang\] (joined .*)", run.output)
     assert len(lines) == 4, "node 0 was killed in one attempt of five: " + run.output
     failed = r"joined [\d.]+ s, (?:launcher .* s, )?ranks [\d.]+ s, body failed after [\d.]+ s, stored [\d.]+ s"
-    assert all(re.fullmatch(failed, line) for line in lines[:3]), lines
     well = r"joined ([\d.]+) s, (?:launcher .* s, )?ranks [\d.]+ s, body ([\d.]+) s, stored [\d.]+ s"
+    failed, well = (text + r"; card: python flow\.py card view \d+/work/2" for text in (failed, well))
+    assert all(re.fullmatch(failed, line) for line in lines[:3]), lines
     found = re.fullmatch(well, lines[3])
     assert found and float(found[1]) > 0.2, lines
     assert 1.5 <= float(found[2]) < 30, "the last node's body counts"

@@ -112,6 +112,47 @@ if __name__ == "__main__":
 """
 
 
+STALLS = """
+import time
+from metaflow import FlowSpec, current, step, torchrun
+
+def load_shard():
+    time.sleep(10_000)
+
+def train():
+    import torch
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo")
+    print("epoch 3, step 1200", flush=True)
+    if dist.get_rank() == 1:
+        load_shard()
+    dist.all_reduce(torch.ones(4))
+
+class Digits(FlowSpec):
+    @step
+    def start(self):
+        self.next(self.train, num_parallel=2)
+
+    @torchrun(nproc_per_node=2, stall_timeout=10)
+    @step
+    def train(self):
+        current.torch.run(entrypoint=train)
+        self.next(self.join)
+
+    @step
+    def join(self, inputs):
+        self.next(self.end)
+
+    @step
+    def end(self):
+        pass
+
+if __name__ == "__main__":
+    Digits()
+"""
+
+
 @pytest.fixture
 def chromium() -> Iterator[Browser]:
     with browser() as found:
@@ -177,6 +218,15 @@ def test_a_run_that_fails_and_is_tried_again(chromium: Browser, flow_run: FlowRu
     judge(chromium, "running", page(running), tmp_path, ("@torchrun on 2 nodes, 4 ranks", "2 of 2", "4 of 4", "loss"))
     judge(chromium, "failed", pages["failed"], tmp_path, ("SIGKILL", "rank 3", "failed"))
     judge(chromium, "succeeded", pages["succeeded"], tmp_path, ("succeeded", "store", "CPU"))
+
+
+def test_a_run_that_stalls(chromium: Browser, flow_run: FlowRunner, tmp_path: Path) -> None:
+    run = flow_run(STALLS)
+    run.fails(LIMIT_S)
+    (file,) = run.folder.rglob("gang-*.html")
+    text = file.read_text()
+    parts = ("has made no progress for 10 s", "rank 1 in load_shard", "3 ranks (0, 2, 3) in all_reduce")
+    judge(chromium, "stalled_run", text, tmp_path, parts)
 
 
 def test_a_gang_that_has_just_begun(chromium: Browser, tmp_path: Path) -> None:

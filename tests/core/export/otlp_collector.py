@@ -116,7 +116,8 @@ class GrpcCollector(Received):
                 collector.take(request, dict(context.invocation_metadata()))
                 return ExportMetricsServiceResponse()
 
-        self._server = grpc.server(ThreadPoolExecutor(4))
+        self._threads = ThreadPoolExecutor(4)
+        self._server = grpc.server(self._threads)
         add_MetricsServiceServicer_to_server(Service(), self._server)
         port = self._server.add_insecure_port("127.0.0.1:0")
         self.endpoint = f"http://127.0.0.1:{port}"
@@ -124,3 +125,4 @@ class GrpcCollector(Received):
 
     def close(self) -> None:
         self._server.stop(None).wait(10.0)
+        self._threads.shutdown()
