@@ -3,6 +3,7 @@
 gang-failure    the first failure, the same on every node's task; see :meth:`.guard.failure_record.Failure.as_data`
 gang-phases     when the phases of this node began; node 0's task has the first and the last node of each besides
 gang-settings   the waits and limits that counted
+gang-restarts   where ranks were started again: node 0's task has a line for each time, and when (epoch)
 
 What shows a gang while it runs gets the same values from the guard; see :class:`.guard.phases.NodePhases`.
 """
@@ -18,7 +19,7 @@ from . import logs
 from .guard.secret_values import cleaned, secrets_of
 from .metaflow_compat import metadata
 
-FAILURE, PHASES, SETTINGS = "gang-failure", "gang-phases", "gang-settings"
+FAILURE, PHASES, SETTINGS, RESTARTS = "gang-failure", "gang-phases", "gang-settings", "gang-restarts"
 
 
 def as_values(data: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, str]:
@@ -64,7 +65,8 @@ class TaskMetadata:
 def of_record(record: Mapping[str, Any]) -> dict[str, Any]:
     """The metadata of what a guard replies to the request ``record``."""
     phases = record["phases"]
-    return {PHASES: {**phases, "gang": record["gang"]} if record["gang"] else phases, SETTINGS: record["settings"]}
+    found = {PHASES: {**phases, "gang": record["gang"]} if record["gang"] else phases, SETTINGS: record["settings"]}
+    return {**found, RESTARTS: record["restarts"]} if record["restarts"] else found
 
 
 def main(spec_path: str) -> None:

@@ -12,7 +12,7 @@ from importlib.machinery import PathFinder
 from typing import Any
 
 from ..exceptions import BadAttribute
-from ..ranks.functions import FunctionCall, NotCallable, remove_call, write_call
+from ..ranks.functions import FunctionCall, NotCallable, remove_call, remove_returns, write_call
 from .arguments import BadArgument, entrypoint_argv
 
 
@@ -24,6 +24,11 @@ class Entrypoint:
     arguments: tuple[str, ...]
     name: str
     call: FunctionCall | None = None
+
+    def forget_returns(self) -> None:
+        """What a function has returned in ranks that are started again does not count."""
+        if self.call is not None:
+            remove_returns(self.call)
 
     def remove(self) -> None:
         """Remove what was written down for it: a function's call, and what it returned, which may be large."""

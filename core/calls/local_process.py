@@ -9,20 +9,28 @@ from dataclasses import replace
 
 from ..exceptions import GangException, ProcessFailed
 from ..gang.gang import Gang
-from ..gang.launch_plan import LaunchPlan
+from ..gang.launch_plan import LaunchPlan, Process
 from ..guard.text import indent
 from ..ranks.functions import load_error
 from .entrypoint import Entrypoint
 from .rank_process import rank_process
 
 
-def run_program(
-    gang: Gang,
-    what: Entrypoint,
-    env: Mapping[str, str],
-    failed: type[GangException],
-    peer_lost: tuple[str, ...] = (),
-) -> None:
+def program(what: Entrypoint, gang: Gang, env: Mapping[str, str], key: str) -> Process:
+    """``what`` as a process of this node. Its rank is the node's index.
+
+    Parameters
+    ----------
+    env : mapping
+        Added to the step's environment.
+    key : str
+        Of this launch, for the name of its error file.
+    """
+    process = rank_process(what, gang.node_index, {**os.environ, **env}, gang.folder, key, title=what.name)
+    return replace(process, env={**process.env, **env})  # a user's own RANK counts
+
+
+def run_program(gang: Gang, what: Entrypoint, env: Mapping[str, str], failed: type[GangException]) -> None:
     """Run ``what`` on this node, and wait for it. Its rank is the node's index.
 
     Parameters
@@ -31,18 +39,14 @@ def run_program(
         Added to the step's environment.
     failed : type
         What is raised where it failed; a function's own exception is raised as it is.
-    peer_lost : tuple of str
-        As in :class:`LaunchPlan`.
     """
-    rank = gang.node_index
-    process = rank_process(what, rank, {**os.environ, **env}, gang.folder, "program", title=what.name)
-    process = replace(process, env={**process.env, **env})  # a user's own RANK counts
+    process = program(what, gang, env, "program")
     if process.error_file is not None and os.path.exists(process.error_file):
         os.remove(process.error_file)  # of an earlier one, which the step has caught
     try:
-        gang.launch(LaunchPlan((process,), peer_lost=peer_lost))
+        gang.launch(LaunchPlan((process,)))
     except ProcessFailed as failure:
-        error = explain(failure, "", f"node {rank}", failed, peer_lost)
+        error = explain(failure, "", f"node {gang.node_index}", failed)
         raise error from error.__cause__
 
 

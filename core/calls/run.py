@@ -6,21 +6,22 @@ A launcher makes one :class:`Runs` for each gang; what it starts is its own. See
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from ..exceptions import BadAttribute, GangException, PortTaken, ProcessFailed
 from ..gang.gang import Gang
-from ..gang.launch_plan import LaunchPlan
-from ..guard_client.single_node import SingleNodeGuard, single_node_guard
+from ..gang.restarts import NO_RESTARTS, RestartPolicy
+from ..gang.tries import Again, Tries
 from ..logs import say
-from ..ranks.functions import load_return, read_returns
+from .between_tries import meet_again
 from .entrypoint import Entrypoint, read_entrypoint
 from .local_process import explain
-from .returns import Results, result_of_run, without_return
+from .returns import Results, result_of_run
 
 PORT_TRIES = 5
 """How often a launch is tried, each time on another port, where foreign programs take the port that was chosen."""
@@ -47,11 +48,20 @@ class PortTry:
         Whether another port may be chosen where a foreign program has this one; then the plan needs ``port_taken``.
     key : str
         What all nodes call this try: for the plan, and for the names of its files.
+    restartable : bool
+        Whether the plan has to be: its ranks may be started again.
+    variables : mapping
+        What the ranks are told of that.
+    warm : bool
+        Whether the plan is to be ``warm``.
     """
 
     port: int
     is_ours: bool
     key: str
+    restartable: bool = False
+    variables: Mapping[str, str] = field(default_factory=dict)
+    warm: bool = False
 
 
 class Runs:
@@ -66,6 +76,8 @@ class Runs:
         Where results go, as :meth:`GangDecorator.results_prefix` gives it; not needed without results.
     explains : callable, optional
         Makes the exception of a failed process; :func:`~.local_process.explain` with ``failed`` by default.
+    policy : RestartPolicy
+        Whether, and how often, ranks that failed are started again.
 
     Attributes
     ----------
@@ -81,7 +93,9 @@ class Runs:
         flow_datastore: Any = None,
         results_prefix: str = "",
         explains: Explain | None = None,
+        policy: RestartPolicy = NO_RESTARTS,
     ) -> None:
+        self._policy = policy
         self.count = self._launches = 0
         self.gang, self._failed = gang, failed
         self._flow_datastore, self._results_prefix = flow_datastore, results_prefix
@@ -108,7 +122,7 @@ class Runs:
         Parameters are those of :func:`~core.calls.entrypoint.read_entrypoint`. Raises BadAttribute, before the block.
         """
         what = read_entrypoint(entrypoint, entrypoint_args, flags or {}, self.gang.folder, options, number_lines)
-        return _removed(what)
+        return removed(what)
 
     def agree(
         self,
@@ -175,12 +189,14 @@ class Runs:
         node: int = 0,
         where: str = "",
     ) -> None:
-        """Launch on every node, on other ports of node ``node`` where foreign programs take those that were chosen.
+        """Launch on every node, on other ports of node ``node`` where foreign programs take those that were chosen, and
+        again where ranks fail that may be started again. Every node must call it.
 
         Parameters
         ----------
         start : callable
-            Makes the plan of one try, and calls :meth:`Gang.launch` with it.
+            Makes the plan of one try, and calls :meth:`Gang.launch` with it; its last collective comes before that
+            where the try is ``restartable``.
         what : Entrypoint
             What runs, for the message of a failure.
         port, is_ours
@@ -196,12 +212,21 @@ class Runs:
             A process of this node failed. A function's own exception is raised as it is.
         """
         self._launches += 1
-        for number in range(PORT_TRIES):
+        tries, ports = Tries(self.gang, self._policy), 1
+        for number in itertools.count():
+            key = f"run-{self._launches}-{number}"
+            may_be_taken = is_ours and ports < PORT_TRIES
+            again = tries.has_restarts
+            attempt = PortTry(port, may_be_taken, key, again, tries.variables(), again and self._policy.warm)
             try:
-                start(PortTry(port, is_ours and number < PORT_TRIES - 1, f"run-{self._launches}-{number}"))
+                tries.run(partial(start, attempt))
                 return
             except PortTaken:
+                ports += 1
                 port = self.agreed_port(None, node)
+            except Again:
+                ports = 1
+                port = meet_again(self.gang, what, self.port(None, node) if is_ours else None) or port
             except ProcessFailed as failure:
                 error = self._explains(failure, what.name, where or f"node {self.gang.node_index}")
                 raise error from error.__cause__
@@ -226,54 +251,9 @@ def check_alike(answers: Sequence[Mapping[str, Any]], alike: Sequence[str], comp
                 raise BadAttribute(complain(name, answers[0][name], answer[name], index))
 
 
-def run_on_one_node(
-    read: Callable[[SingleNodeGuard], Entrypoint],
-    plan: Callable[[SingleNodeGuard, Entrypoint], LaunchPlan],
-    ranks: int,
-    failed: type[GangException],
-    explains: Explain | None = None,
-) -> list[Any] | None:
-    """A launcher's ``run()`` on this machine alone, in a step or script without a gang.
-
-    Parameters
-    ----------
-    read : callable
-        Reads the entrypoint, given the guard, whose ``folder`` is private.
-    plan : callable
-        Makes the plan; what it writes belongs into that folder.
-    ranks : int
-        How many ranks the plan has, where the entrypoint is a function.
-    failed, explains
-        As in :class:`Runs`.
-
-    Returns
-    -------
-    list or None
-        What the ranks returned, in their order, where the entrypoint is a function.
-
-    Raises
-    ------
-    GangException
-        ``failed``, where a rank failed or did not return. A function's own exception is raised as it is.
-    GuardDied
-        The process that watches over the ranks was killed; they were ended.
-    """
-    with single_node_guard() as guard, _removed(read(guard)) as what:
-        try:
-            guard.launch(plan(guard, what))
-        except ProcessFailed as failure:
-            error = (explains or partial(explain, failed=failed))(failure, what.name, "this machine")
-            raise error from error.__cause__
-        if what.call is None:
-            return None
-        returns = read_returns(what.call)
-        if len(returns) != ranks:
-            raise failed(without_return(what.call.name, returns, 0, ranks))
-        return [load_return(value) for value in returns.values()]
-
-
 @contextlib.contextmanager
-def _removed(what: Entrypoint) -> Iterator[Entrypoint]:
+def removed(what: Entrypoint) -> Iterator[Entrypoint]:
+    """Remove at the block's end what was written for ``what``."""
     try:
         yield what
     finally:

@@ -52,14 +52,14 @@ def command(
     argv: str | Sequence[str | os.PathLike[str]],
     env: Mapping[str, str] | None,
     cwd: str | os.PathLike[str] | None,
+    call: str = "current.gang.run",
 ) -> Process:
-    """The process that ``current.gang.run()`` is to run; see there.
+    """The process that ``call`` is to run; see there.
 
     Raises
     ------
     BadAttribute
     """
-    call = "current.gang.run"
     try:
         arguments = [os.fsdecode(text) for text in ([argv] if isinstance(argv, (str, bytes, os.PathLike)) else argv)]
     except TypeError:

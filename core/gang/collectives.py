@@ -26,10 +26,13 @@ _ERROR_LENGTH = 900
 
 
 class Address(Protocol):
-    """What a collective needs of another node."""
+    """What a collective, and a message about it, needs of another node."""
 
     @property
     def address(self) -> str: ...
+
+    @property
+    def hostname(self) -> str: ...
 
 
 class Member(Protocol):

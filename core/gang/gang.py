@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import itertools
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..exceptions import BadAttribute
 from ..gang_log import gang_log
 from ..guard_client.link import Link
-from .arguments import check_plan, check_save, command, pattern_of, private_folder, seconds_of, whole
+from .arguments import check_plan, check_save, pattern_of, private_folder, seconds_of, whole
 from .collectives import check_index, gather, gather_to_all
-from .launch_plan import LaunchPlan, Process, ProcessResult
+from .gang_programs import Programs
+from .launch_plan import LaunchPlan, Process
 from .node import Node
-from .programs import refuse_after_the_body, run_to_their_end, start_in_background
+from .programs import start_in_background
 from .stacks import Stacks
 
 
 @dataclass(frozen=True)
-class Gang:
+class Gang(Programs):
     """``current.gang``: this node's view of the gang while the step's body runs.
 
     Parameters
@@ -163,60 +163,6 @@ class Gang:
             Of paths, as in :mod:`glob`.
         """
         self._link.request("own", pattern=pattern_of(pattern))
-
-    def run(
-        self,
-        argv: str | Sequence[str | os.PathLike[str]],
-        env: Mapping[str, str] | None = None,
-        cwd: str | os.PathLike[str] | None = None,
-        check: bool = True,
-    ) -> int:
-        """Run a program on this node and wait for it; its output goes to this node's log as it comes.
-
-        The program and everything it starts end with the gang. It is not a collective: any node may call it alone.
-
-        Parameters
-        ----------
-        argv : str or sequence of str
-            The program, or the program and its arguments. No shell is involved.
-        env : mapping of str to str, optional
-            Added to the task's environment.
-        cwd : path, optional
-            Working folder; the task's own by default.
-        check : bool
-            Whether a program that fails fails the gang. With False its exit code is returned.
-
-        Returns
-        -------
-        int
-            The exit code; negative for a signal.
-
-        Raises
-        ------
-        ProcessFailed
-            With ``check``, when it did not exit with 0.
-
-        Example
-        -------
-        >>> current.gang.run(["./simulate", "--seed", str(current.gang.node_index)])
-        """
-        return self.launch(LaunchPlan((command(argv, env, cwd),), check=bool(check)))[0].exit_code
-
-    def launch(self, plan: LaunchPlan) -> list[ProcessResult]:
-        """Run a launcher's plan on this node; how its processes ended, in the plan's order.
-
-        Raises
-        ------
-        ProcessFailed
-            When a process of this node has failed.
-        PortTaken
-            On every node, when a foreign program holds the plan's port.
-        GangException
-            The body has ended.
-        """
-        refuse_after_the_body(self._link, "Starting a program")
-        check_plan(plan, "current.gang.launch")
-        return run_to_their_end(self._link, plan)
 
     def start(self, process: Process, ready: str, timeout: float = 30.0, shown: bool = False) -> None:
         """Start a program of this node that runs beside the body, until the gang ends; returns when it is ready.

@@ -80,7 +80,12 @@ class LaunchPlan:
         Regular expression that says a foreign program holds the port this plan chose. Such a failure ends the launch
         on every node with :class:`PortTaken` instead of ending the gang, so that the launcher can choose another.
     key : str
-        What all nodes call this launch, the same on each; needed with ``port_taken``.
+        What all nodes call this launch, the same on each; needed with ``port_taken`` and ``restartable``.
+    restartable : bool
+        Whether a process that fails ends this launch alone, on every node; see :class:`.restarts.Tries`.
+    warm : str
+        A module that interpreters import, and then wait, which take the places of ranks that are started again; none
+        where "". For processes that run ``rank_main.py``.
     check : bool
         Whether a process that fails fails the gang. Where False its exit code is only returned.
     """
@@ -90,6 +95,8 @@ class LaunchPlan:
     peer_lost: tuple[str, ...] = ()
     port_taken: str | None = None
     key: str = ""
+    restartable: bool = False
+    warm: str = ""
     check: bool = True
 
     def to_json(self) -> dict[str, Any]:

@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from ..exceptions import BadAttribute, GangException, PortTaken, ProcessFailed
 from ..guard.text import indent, last_lines
 from ..guard_client.link import Link
 from .launch_plan import LaunchPlan, Process, ProcessResult
+
+
+class LaunchGivenUp(Exception):
+    """A restartable launch has failed, on this node or another, and nothing of it is left on this node.
+
+    Attributes
+    ----------
+    record : dict
+        ``failures`` and ``hints`` of this node, as records on the clock of node 0; ``port_taken``; ``made_progress``;
+        and ``failed``, for :class:`ProcessFailed`, where a process of this node has failed.
+    """
+
+    def __init__(self, record: dict[str, Any]) -> None:
+        super().__init__("a launch was given up")
+        self.record = record
 
 
 def run_to_their_end(link: Link, plan: LaunchPlan) -> list[ProcessResult]:
@@ -19,8 +35,12 @@ def run_to_their_end(link: Link, plan: LaunchPlan) -> list[ProcessResult]:
         When a process of this node has failed.
     PortTaken
         When a foreign program holds the plan's port.
+    LaunchGivenUp
+        When a plan that is restartable has failed, on any node, in one of these ways.
     """
     header, _ = link.request("launch", plan=plan.to_json())
+    if "given_up" in header:
+        raise LaunchGivenUp(header["given_up"])
     if header.get("port_taken"):
         raise PortTaken("Another program took the port that was chosen for this launch.")
     if "failed" in header:

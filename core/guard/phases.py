@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
         def phases(self) -> Header: ...
 
+        def restarts(self) -> list[Header]: ...
+
     class Access(Protocol):
         """Where the link is found."""
 
@@ -156,8 +158,13 @@ class NodePhases:
         return {"since": self.since, "times": dict(self.times)}
 
     def record(self) -> Header:
-        """What the task keeps as Metaflow's metadata: its phases, on node 0 those of all nodes, and the settings."""
-        return {"phases": self.as_dict(), "gang": self._hub.link.phases(), "settings": settings().as_dict()}
+        """What the task keeps as Metaflow's metadata: its phases, the settings, and on node 0 the phases of all nodes
+        and the restarts of ranks.
+        """
+        link = self._hub.link
+        restarts = [{name: entry[name] for name in ("line", "at")} for entry in link.restarts()]
+        settings_now = settings().as_dict()
+        return {"phases": self.as_dict(), "gang": link.phases(), "settings": settings_now, "restarts": restarts}
 
 
 def closing_line(times: Mapping[str, float]) -> str:

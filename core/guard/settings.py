@@ -36,6 +36,8 @@ class Settings:
     log_store_timeout: float = 10.0
     transfer_stall_timeout: float = 60.0
     broadcast_stall_timeout: float = 30.0
+    progress_seconds: float = 60.0
+    gpu_memory_timeout: float = 30.0
     transfer_connections: int = 64
 
     def __init__(self, values: Mapping[str, float]) -> None:

@@ -122,13 +122,20 @@ def load_return(value: bytes) -> Any:
         return pickle.loads(value)
 
 
-def remove_call(call: FunctionCall) -> None:
-    """Remove the files of the call and of its returns, which may be large."""
-    folder, prefix = os.path.split(call.path)
+def remove_returns(call: FunctionCall) -> None:
+    """Remove what has been returned by now; the call can be made again."""
+    folder, prefix = os.path.split(f"{call.path}.return.")
     for entry in os.listdir(folder):
-        if entry == prefix or entry.startswith(f"{prefix}.return."):
+        if entry.startswith(prefix):
             with contextlib.suppress(FileNotFoundError):
                 os.remove(os.path.join(folder, entry))
+
+
+def remove_call(call: FunctionCall) -> None:
+    """Remove the files of the call and of its returns, which may be large."""
+    remove_returns(call)
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(call.path)
 
 
 def load_error(error_file: str | None, where: str) -> Exception | None:

@@ -1,7 +1,8 @@
 """The program of a rank's process: it calls a function, or runs a script or module as Python itself would.
 
 Started as a script, ``python -u rank_main.py CALL``, ``python -u rank_main.py --script SCRIPT ARGUMENT...`` or
-``python -u rank_main.py --module MODULE ARGUMENT...``, where CALL is a file of :mod:`functions`. It starts fast:
+``python -u rank_main.py --module MODULE ARGUMENT...``, where CALL is a file of :mod:`functions`. With
+``--paused MODULE FD`` it imports MODULE, and waits to be told which of these it is. It starts fast:
 standard library only, and nothing of this package but ``rank_errors.py`` and ``guard/stalls/stack_file.py``. What it
 adds to Python is a record of the code's end: an exception, or the code or text of ``sys.exit()``, is written to the
 error file before any file or socket of the process is closed. The process ends as Python ends one: threads are awaited,
@@ -21,6 +22,7 @@ import builtins
 import contextlib
 import faulthandler
 import importlib.util
+import json
 import os
 import pickle
 import signal
@@ -172,6 +174,35 @@ def _run_main(module: ModuleType, code: Callable[[], Any]) -> int:
     return 0
 
 
+def wait_for_a_job(module: str, ready: int) -> list[str]:
+    """Import ``module``, which may write nothing, and wait on stdin for what this rank is to be; its arguments.
+
+    Parameters
+    ----------
+    ready : int
+        A descriptor that is closed when it is imported.
+    """
+    streams = {fd: os.dup(fd) for fd in (1, 2)}
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for fd in streams:
+        os.dup2(nothing, fd)
+    with contextlib.suppress(Exception):  # the rank itself raises it again, where it needs the module
+        importlib.import_module(module)
+    for fd, own in streams.items():
+        os.dup2(own, fd)
+        os.close(own)
+    os.close(ready)
+    text = b"".join(iter(lambda: os.read(0, 1 << 20), b""))
+    if not text:
+        os._exit(0)  # it is not needed
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    job = json.loads(text)
+    os.environ.clear()
+    os.environ.update(job["env"])
+    return list(job["arguments"])
+
+
 def _mark_the_end() -> None:
     """Leave a file that says that this rank's code has ended with code 0, for the guard that gave it its error file.
 
@@ -241,6 +272,8 @@ def _leave(path: str, value: bytes) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "--paused":
+        sys.argv[1:] = wait_for_a_job(sys.argv[2], int(sys.argv[3]))
     try:
         run = {"--script": run_script, "--module": run_module}.get(sys.argv[1])
         ended = run(sys.argv[2], sys.argv[3:]) if run is not None else main(sys.argv[1])

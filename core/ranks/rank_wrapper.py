@@ -37,6 +37,9 @@ FOLDER = "METAFLOW_GANG_FOLDER"
 RECORD = "METAFLOW_GANG_RECORD"
 """Where the rank itself writes its exception, besides the launcher's own error file."""
 
+RESTART, RESTART_COUNT = "GANG_RESTART", "TORCHELASTIC_RESTART_COUNT"
+"""How often the gang has started all ranks again, and the launcher; see ``core/gang/tries.py``."""
+
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 ASKED_TOO_S = 0.2
@@ -75,6 +78,9 @@ def record(template: str, argv: list[str]) -> int:
         with contextlib.suppress(FileNotFoundError):
             os.remove(path + suffix)
     env = {"METAFLOW_GANG_NUMBERED": "1", **os.environ, RECORD: path}
+    if os.environ.get(RESTART):
+        # The agent counts its own restarts alone.
+        env[RESTART_COUNT] = str(int(os.environ[RESTART]) + int(os.environ.get(RESTART_COUNT) or 0))
     asked: set[int] = set()
     code = ended(argv, env, asked, lambda: leave(f"{path}.asked"))
     if asked or (code and was_ended_by_the_launcher(code, asked)):

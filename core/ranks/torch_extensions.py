@@ -16,6 +16,9 @@ from collections.abc import Mapping
 
 FOLDER = "TORCH_EXTENSIONS_DIR"
 
+_held: dict[str, int] = {}
+"""The folders that this process uses, each with the descriptor of its lock."""
+
 
 def hold_extensions(environ: Mapping[str, str], otherwise: str) -> dict[str, str]:
     """TORCH_EXTENSIONS_DIR for this node's ranks, used until this process ends; empty where the user has set one.
@@ -46,10 +49,38 @@ def _use(folder: str, usual: str) -> None:
     except BlockingIOError:
         pass  # others are at it: a lock that is there may be a living builder's
     else:
-        for lock in glob.glob(os.path.join(glob.escape(folder), "**", "lock"), recursive=True):
-            os.unlink(lock)
+        _remove_locks(folder)
         _copy(usual, folder)
     fcntl.flock(fd, fcntl.LOCK_SH)
+    _held[folder] = fd
+
+
+def _locks(folder: str) -> list[str]:
+    return glob.glob(os.path.join(glob.escape(folder), "**", "lock"), recursive=True)
+
+
+def _remove_locks(folder: str) -> None:
+    for lock in _locks(folder):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(lock)
+
+
+def let_go() -> bool:
+    """This node has no ranks now. Returns whether a killed builder may have left a lock: :func:`hold_again` then."""
+    for fd in _held.values():
+        fcntl.flock(fd, fcntl.LOCK_UN)
+    return any(map(_locks, _held))
+
+
+def hold_again() -> None:
+    """Use the folders again, before ranks are started; no node of the gang has some, so what no other gang uses has
+    the locks of killed builders alone.
+    """
+    for folder, fd in _held.items():
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove_locks(folder)
+        fcntl.flock(fd, fcntl.LOCK_SH)
 
 
 def _copy(usual: str, folder: str) -> None:

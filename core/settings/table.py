@@ -160,6 +160,21 @@ TABLE = (
         "Half of the time of a frozen node: all others have the file before such a node ends the gang.",
     ),
     _guard(
+        "progress_seconds",
+        0.0,
+        DAY_S,
+        "Ranks that log nothing by `gang_log` count as having made progress after this long ([restarts](restarts.md)).",
+        "An exception that comes sooner is most likely one of the script's own, which another try would raise again.",
+    ),
+    _guard(
+        "gpu_memory_timeout",
+        0.0,
+        3600.0,
+        "Before ranks are started again, the GPU memory of those that have ended is waited for this long "
+        "([restarts](restarts.md)).",
+        "A driver gives it back within a second, but for a fault of its own.",
+    ),
+    _guard(
         "transfer_connections",
         0.0,
         10_000,

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from ...core.exceptions import BadAttribute, package_missing
 from ...core.gang.gang import Gang
+from ...core.gang.restarts import RESTARTS, RestartPolicy
 from ...core.gang.shares import own_neuron_cores, own_slots
 from ...core.remote_shell.ssh_checks import missing_tools
 from ...core.step.decorator import GangDecorator
@@ -34,6 +35,13 @@ class DeepspeedDecorator(GangDecorator):
         Seconds after which a node ends the gang that does not answer while its host does.
     stall_timeout : float, optional, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
+    restarts : int, optional, default 0
+        How often the ranks of one `current.deepspeed.run` are started again, on the same nodes, when one has failed.
+    restart_window : float, optional, default 0
+        Seconds in which restarts are counted; 0 is the whole call.
+    restart_on : callable, optional, default None
+        Gets what has failed, and returns whether the ranks are started again. By default failures that another try
+        would meet again end the step at once: an import error, a wrong argument, an exception before any progress.
     transport : str, default "auto"
         How ranks are started: "none" (each node's own launcher starts its own, which needs nothing in the image), "ssh"
         (node 0 starts all, over a private sshd on each node), "channel" (the same over an encrypted connection of the
@@ -57,6 +65,7 @@ class DeepspeedDecorator(GangDecorator):
     name = "deepspeed"
     defaults: ClassVar[dict[str, Any]] = {
         **GangDecorator.defaults,
+        **RESTARTS,
         "transport": "auto",
         "worker_polling_freq": None,
         "use_sudo": False,
@@ -65,6 +74,7 @@ class DeepspeedDecorator(GangDecorator):
     def check_attributes(self) -> None:
         """Raise BadAttribute for a value that cannot be meant."""
         super().check_attributes()
+        RestartPolicy.of(self)
         if self.attributes["transport"] not in TRANSPORTS:
             listed = ", ".join(map(repr, TRANSPORTS))
             raise BadAttribute(f"@deepspeed(transport={self.attributes['transport']!r}): it is one of {listed}.")
@@ -88,5 +98,6 @@ class DeepspeedDecorator(GangDecorator):
             missing=[node["missing"] for node in nodes],
             is_gpu=bool(self.gpus or gang.node.gpus),
             worker_polling_freq=self.attributes["worker_polling_freq"],
+            policy=RestartPolicy.of(self),
         )
         return {"deepspeed": executor}

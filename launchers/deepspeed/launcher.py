@@ -11,6 +11,7 @@ from ...core.calls.entrypoint import Entrypoint
 from ...core.calls.misplaced_arguments import suggesting
 from ...core.calls.run import PortTry, Runs
 from ...core.gang.gang import Gang
+from ...core.gang.restarts import NO_RESTARTS, RestartPolicy
 from ...core.machine.network import interface_for, network_variables
 from ...core.ranks.rank_wrapper import FOLDER
 from ...core.ranks.torch_extensions import hold_extensions
@@ -49,13 +50,14 @@ class DeepspeedExecutor:
         missing: Sequence[list[str]],
         is_gpu: bool,
         worker_polling_freq: float | None = None,
+        policy: RestartPolicy = NO_RESTARTS,
     ) -> None:
         self.hosts = [node.address for node in gang.nodes]
         self.n_slots_per_host = slots[gang.node_index]
         self.is_gpu = is_gpu
         self.worker_polling_freq = worker_polling_freq
         self._gang = gang
-        self._runs = Runs(gang, DeepspeedException, flow_datastore, results_prefix)
+        self._runs = Runs(gang, DeepspeedException, flow_datastore, results_prefix, policy=policy)
         self._slots, self._transport, self._missing = tuple(slots), transport, list(missing)
         self._remote: Remote | None = None
         self._extensions: dict[str, str] | None = None
@@ -170,7 +172,7 @@ class DeepspeedExecutor:
 
         def start(attempt: PortTry) -> None:
             job = Job(
-                name=name,
+                name=f"{name}-{attempt.key}",
                 layout=chosen,
                 node_index=gang.node_index,
                 options=options,
@@ -183,14 +185,16 @@ class DeepspeedExecutor:
                 environ=base,
                 folder=gang.folder,
                 is_root=os.geteuid() == 0,
+                restartable=attempt.restartable,
             )
-            write_files(job, what, difference(remote.environ if remote else base, environ))
+            write_files(job, what, difference(remote.environ if remote else base, {**environ, **attempt.variables}))
             gang.own_files(job.shared_memory)
             if transport != "none":
                 gang.barrier()  # from here on, a rank may start on any node
             if job.starts_here:
                 gang.launch(plan(job))
-            gang.barrier()
+            if not attempt.restartable:  # else the end of the try is one
+                gang.barrier()
 
         # Another port can be agreed upon only where all nodes are in the launch.
         is_ours = wanted_port is None and transport == "none" and len(chosen.nodes) == gang.num_nodes

@@ -46,7 +46,7 @@ class Job:
     Parameters
     ----------
     name : str
-        Of this call, in this gang: "deepspeed-1".
+        Of this try of this call, in this gang: "deepspeed-1-run-1-0".
     layout : Layout
     node_index : int
         This node.
@@ -66,6 +66,8 @@ class Job:
     folder : str
         The gang's private folder on this node.
     is_root : bool
+    restartable : bool
+        Whether the ranks may be started again.
     """
 
     name: str
@@ -82,6 +84,7 @@ class Job:
     folder: str
     is_root: bool
     python: str = sys.executable
+    restartable: bool = False
 
     @property
     def hostfile(self) -> str:
@@ -134,6 +137,7 @@ def plan(job: Job) -> LaunchPlan:
         peer_lost=RANK_PEER_LOST,
         port_taken=port_taken(job.port) if job.port_is_ours else None,
         key=f"{job.name}-{job.port}",
+        restartable=job.restartable,
     )
 
 

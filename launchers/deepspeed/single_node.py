@@ -11,8 +11,8 @@ from metaflow import current
 from ...core.attributes import read_port
 from ...core.calls.entrypoint import Entrypoint, read_entrypoint
 from ...core.calls.misplaced_arguments import suggesting
+from ...core.calls.one_node import run_on_one_node
 from ...core.calls.returns import Results
-from ...core.calls.run import run_on_one_node
 from ...core.exceptions import BadAttribute
 from ...core.gang.launch_plan import LaunchPlan
 from ...core.guard.host.ports import lease_port

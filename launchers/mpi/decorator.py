@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from ...core.exceptions import BadAttribute, ToolMissing
 from ...core.gang.gang import Gang
+from ...core.gang.restarts import RESTARTS, RestartPolicy
 from ...core.gang.shares import own_neuron_cores, own_slots
 from ...core.guard.processes.process_table import GANG_MARKER
 from ...core.logs import say
@@ -42,6 +43,13 @@ class MPIDecorator(GangDecorator):
         Seconds after which a node ends the gang that does not answer while its host does.
     stall_timeout : float, optional, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
+    restarts : int, optional, default 0
+        How often the ranks of one `current.mpi.run` are started again, on the same nodes, when one has failed.
+    restart_window : float, optional, default 0
+        Seconds in which restarts are counted; 0 is the whole call.
+    restart_on : callable, optional, default None
+        Gets what has failed, and returns whether the ranks are started again. By default failures that another try
+        would meet again end the step at once: an import error, a wrong argument, an exception before any progress.
     transport : str, default "auto"
         How mpirun starts its daemons on the other nodes: "ssh" (a private sshd on each node, with keys made for this
         step), "channel" (without SSH: over an encrypted connection of the gang), or "auto" (ssh where OpenSSH's client
@@ -63,6 +71,7 @@ class MPIDecorator(GangDecorator):
     name = "mpi"
     defaults: ClassVar[dict[str, Any]] = {
         **GangDecorator.defaults,
+        **RESTARTS,
         "transport": "auto",
         "worker_polling_freq": None,
     }
@@ -73,6 +82,7 @@ class MPIDecorator(GangDecorator):
     def check_attributes(self) -> None:
         """Raise BadAttribute for a value that cannot be meant."""
         super().check_attributes()
+        RestartPolicy.of(self)
         if self.attributes["transport"] not in TRANSPORTS:
             raise BadAttribute(
                 f"@mpi(transport={self.attributes['transport']!r}): it is one of {', '.join(map(repr, TRANSPORTS))}."
@@ -125,7 +135,10 @@ class MPIDecorator(GangDecorator):
         site = Site(self._flavour, path, sum(slots), crowded, rsh, interface, os.geteuid() == 0, tmpdir, shared_memory)
         say(f"{self._flavour}, {describe_transport(transport, rsh)}; slots: {', '.join(map(str, slots))}")
         devices = ",".join(node["devices"] for node in nodes if node["devices"]) if is_one_machine else ""
-        executor = MPIExecutor(tuple(addresses[1:]), path, slots, transport, gang, channel, site, before, devices)
+        policy = RestartPolicy.of(self)
+        executor = MPIExecutor(
+            tuple(addresses[1:]), path, slots, transport, gang, channel, site, before, devices, policy
+        )
         return {"mpi": executor}
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 
 from ...core.attributes import check_variables
+from ...core.calls.broadcast_file import broadcast_file
 from ...core.calls.misplaced_arguments import suggesting
 from ...core.exceptions import BadAttribute, ProcessFailed
-from ...core.gang.broadcast_file import broadcast_file
 from ...core.gang.gang import Gang
 from ...core.gang.launch_plan import LaunchPlan, Process
+from ...core.gang.restarts import NO_RESTARTS, RestartPolicy
+from ...core.gang.tries import Again, Tries
 from ...core.logs import say
 from ...core.remote_shell.channel import ChannelShell
 from .exceptions import explain
@@ -69,6 +73,8 @@ class MPIExecutor:
     _site: Site
     _before: Mapping[str, str]
     _devices: str
+    _policy: RestartPolicy = NO_RESTARTS
+    _numbers: Iterator[int] = field(default_factory=itertools.count, repr=False, compare=False)
 
     @suggesting("current.mpi.run", {"args": MPIRUN_OPTIONS, "program_args": ()})
     def run(
@@ -195,11 +201,6 @@ class MPIExecutor:
         environ = {**os.environ, **added, **(env or {})}
         if self._devices and environ.get(VISIBLE) == self._before.get(VISIBLE):
             environ[VISIBLE] = self._devices
-        changed = [
-            USERS_TMPDIR if name == "TMPDIR" else name
-            for name, value in environ.items()
-            if self._before.get(name) != value
-        ]
         path = self._site.flavour.program(binary)
         for note in notes:
             say(note)
@@ -209,8 +210,28 @@ class MPIExecutor:
         say(shlex.join([binary, *own, *command]))
         with as_file(stdin, self._gang.folder) as file:
             source = LEFT if not file and given(own, {"stdin", "s"}) else file
-            launch = plan(self._site, path, own, started(ranks, source), environ, changed, os.getcwd())
-            self._launch(launch, shlex.join(command))
+            tries = Tries(self._gang, self._policy, is_alone=True)
+            made = partial(plan, self._site, path, own, started(ranks, source))
+            while not self._has_ended(tries, made, environ, shlex.join(command)):
+                pass
+
+    def _has_ended(self, tries: Tries, made: Callable[..., LaunchPlan], environ: Mapping[str, str], what: str) -> bool:
+        """One try; False where the ranks are to be started again. ``made`` makes its plan of the variables."""
+        environ = {**environ, **tries.variables()}
+        changed = [
+            USERS_TMPDIR if name == "TMPDIR" else name
+            for name, value in environ.items()
+            if self._before.get(name) != value
+        ]
+        key = f"mpi-{next(self._numbers)}"
+        launch = made(environ, changed, os.getcwd(), key, tries.has_restarts)
+        try:
+            tries.run(partial(self._launch, launch, what))
+        except Again:
+            return False
+        except ProcessFailed as failure:
+            raise explain(failure, what) from None
+        return True
 
     def _launch(self, launch: LaunchPlan, what: str) -> None:
         try:

@@ -135,6 +135,8 @@ def plan(
     environ: Mapping[str, str],
     passed_on: Sequence[str],
     cwd: str,
+    key: str = "",
+    restartable: bool = False,
 ) -> LaunchPlan:
     """One call of mpirun on control.
 
@@ -150,6 +152,10 @@ def plan(
         mpirun's environment.
     passed_on : sequence of str
         Names of variables that ranks on other nodes get, too.
+    key : str
+        Of this launch, different for each in a gang.
+    restartable : bool
+        Whether the ranks may be started again.
     """
     env = {**clean_environment(environ), **own_tmpdir(environ, site.tmpdir)}
     arguments = open_mpi if site.flavour.is_open_mpi else hydra
@@ -165,7 +171,7 @@ def plan(
         report=REPORT,
         report_grace=REPORT_GRACE_S,
     )
-    return LaunchPlan((process,), peer_lost=PEER_LOST)
+    return LaunchPlan((process,), peer_lost=PEER_LOST, key=key, restartable=restartable)
 
 
 def open_mpi(site: Site, args: Sequence[str], env: Mapping[str, str], passed_on: Sequence[str]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from ...core.attributes import whole_number
 from ...core.exceptions import BadAttribute, package_missing
 from ...core.gang.gang import Gang
+from ...core.gang.restarts import WARM, RestartPolicy
 from ...core.logs import say
 from ...core.step.decorator import GangDecorator
 from .exceptions import TensorflowMissing, TooLate
@@ -40,6 +41,15 @@ class TensorflowDecorator(GangDecorator):
         Seconds after which a node ends the gang that does not answer while its host does.
     stall_timeout : float, optional, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
+    restarts : int, optional, default 0
+        How often the ranks of one `current.tensorflow.run` are started again, on the same nodes, when one has failed.
+    restart_window : float, optional, default 0
+        Seconds in which restarts are counted; 0 is the whole call.
+    restart_on : callable, optional, default None
+        Gets what has failed, and returns whether the ranks are started again. By default failures that another try
+        would meet again end the step at once: an import error, a wrong argument, an exception before any progress.
+    warm : bool, default True
+        Whether, with `restarts`, interpreters that have imported the framework wait beside the ranks for a restart.
     chief : bool, default False
         Whether node 0's task is of the type "chief"; else it is worker 0, which does what a chief does.
     ps : int, default 0
@@ -61,6 +71,7 @@ class TensorflowDecorator(GangDecorator):
     name = "tensorflow"
     defaults: ClassVar[dict[str, Any]] = {
         **GangDecorator.defaults,
+        **WARM,
         "chief": False,
         "ps": 0,
         "evaluator": False,
@@ -72,6 +83,7 @@ class TensorflowDecorator(GangDecorator):
     def check_attributes(self) -> None:
         """Raise BadAttribute for a value that cannot be meant."""
         super().check_attributes()
+        RestartPolicy.of(self)
         servers = whole_number(self.attributes["ps"])
         if servers is None or servers < 0:
             raise BadAttribute(f"@tensorflow(ps={self.attributes['ps']!r}): it is a number of nodes, 0 or more.")
@@ -92,7 +104,8 @@ class TensorflowDecorator(GangDecorator):
         """Agree on an address for each node's task, and set TF_CONFIG."""
         self._roles.check(gang.num_nodes)
         prefix = self.results_prefix(SUFFIX)
-        executor = TensorflowExecutor.form(gang, self._roles, self.flow_datastore, prefix)
+        policy = RestartPolicy.of(self)
+        executor = TensorflowExecutor.form(gang, self._roles, self.flow_datastore, prefix, policy)
         if executor.is_users:
             say(f"TF_CONFIG is your own: {os.environ['TF_CONFIG']}")
         else:

@@ -9,11 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...core.attributes import check_variables
-from ...core.calls.local_process import run_program
+from ...core.calls.local_process import explain, program
 from ...core.calls.misplaced_arguments import suggesting
-from ...core.calls.run import Runs
-from ...core.exceptions import BadAttribute
+from ...core.calls.run import PortTry, Runs
+from ...core.exceptions import BadAttribute, ProcessFailed
 from ...core.gang.gang import Gang
+from ...core.gang.launch_plan import LaunchPlan
+from ...core.gang.restarts import NO_RESTARTS, RestartPolicy
 from .exceptions import TensorflowException
 from .known_errors import PEER_LOST
 from .roles import Roles, acts_as_chief, tf_config
@@ -49,10 +51,11 @@ class TensorflowExecutor:
         results_prefix: str,
         config: Mapping[str, Any],
         is_users: bool,
+        policy: RestartPolicy = NO_RESTARTS,
     ) -> None:
         self._gang = gang
         self._roles = roles
-        self._runs = Runs(gang, TensorflowException, flow_datastore, results_prefix)
+        self._runs = Runs(gang, TensorflowException, flow_datastore, results_prefix, explain_program, policy)
         self.config = dict(config)
         self.is_users = is_users
         task = self.config.get("task", {})
@@ -61,7 +64,9 @@ class TensorflowExecutor:
         self.is_chief = acts_as_chief(self.config)
 
     @classmethod
-    def form(cls, gang: Gang, roles: Roles, flow_datastore: Any, results_prefix: str) -> TensorflowExecutor:
+    def form(
+        cls, gang: Gang, roles: Roles, flow_datastore: Any, results_prefix: str, policy: RestartPolicy
+    ) -> TensorflowExecutor:
         """Agree with the other nodes. Every node must call it.
 
         Raises
@@ -72,13 +77,13 @@ class TensorflowExecutor:
         own = os.environ.get("TF_CONFIG", "")
         have_own = gang.all_gather(bool(own))
         if not any(have_own):
-            return cls(gang, roles, flow_datastore, results_prefix, agree(gang, roles), False)
+            return cls(gang, roles, flow_datastore, results_prefix, agree(gang, roles), False, policy)
         if not all(have_own):
             raise BadAttribute(
                 f"TF_CONFIG is set on node {have_own.index(True)} and not on node {have_own.index(False)}. Set it for "
                 "all nodes, or for none, so that the gang does."
             )
-        return cls(gang, roles, flow_datastore, results_prefix, read_tf_config(own), True)
+        return cls(gang, roles, flow_datastore, results_prefix, read_tf_config(own), True, policy)
 
     def save_path(self, path: str | os.PathLike[str]) -> str:
         """Where this node saves, as MultiWorkerMirroredStrategy wants all to save: the chief there, others elsewhere.
@@ -182,11 +187,23 @@ class TensorflowExecutor:
         check_variables("current.tensorflow.run", env)
         gang, runs = self._gang, self._runs
         results = runs.results(push_results_dir_to_cloud, local_output_dir, cloud_output_dir)
-        with runs.entrypoint(entrypoint, entrypoint_args) as what:
+
+        def start(attempt: PortTry) -> None:
             config = self.config if self.is_users else agree(gang, self._roles)
-            variables = {"TF_CONFIG": json.dumps(config), **(env or {})}
-            run_program(gang, what, variables, TensorflowException, PEER_LOST)
+            variables = {"TF_CONFIG": json.dumps(config), **attempt.variables, **(env or {})}
+            process = program(what, gang, variables, attempt.key)
+            warm = "tensorflow" if attempt.warm else ""
+            again = attempt.restartable
+            gang.launch(LaunchPlan((process,), peer_lost=PEER_LOST, key=attempt.key, restartable=again, warm=warm))
+
+        with runs.entrypoint(entrypoint, entrypoint_args) as what:
+            runs.launch(start, what, 0, is_ours=False)  # each node has a port of its own, in TF_CONFIG
             return runs.result(what, [1] * gang.num_nodes, results)
+
+
+def explain_program(failure: ProcessFailed, what: str, where: str) -> Exception:
+    """The exception for the step; the process's title is what was running."""
+    return explain(failure, "", where, TensorflowException, PEER_LOST)
 
 
 def agree(gang: Gang, roles: Roles) -> dict[str, Any]:

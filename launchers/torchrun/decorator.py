@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from ...core.attributes import declared_port, read_nproc, read_port
 from ...core.exceptions import BadAttribute, package_missing
 from ...core.gang.gang import Gang
+from ...core.gang.restarts import WARM, RestartPolicy
 from ...core.metaflow_compat.environment import control_task
 from ...core.step.decorator import GangDecorator
 from ...core.storage.results import results_prefix
@@ -44,6 +45,15 @@ class TorchrunDecorator(GangDecorator):
     nproc_per_node : int | str, optional, default None
         Ranks on each node: a number, "gpu", "cpu" or "auto" (the node's GPUs, or its
         NeuronCores, or 1), which is the default.
+    restarts : int, optional, default 0
+        How often the ranks of one `current.torch.run` are started again, on the same nodes, when one has failed.
+    restart_window : float, optional, default 0
+        Seconds in which restarts are counted; 0 is the whole call.
+    restart_on : callable, optional, default None
+        Gets what has failed, and returns whether the ranks are started again. By default failures that another try
+        would meet again end the step at once: an import error, a wrong argument, an exception before any progress.
+    warm : bool, default True
+        Whether, with `restarts`, interpreters that have imported the framework wait beside the ranks for a restart.
     launcher : str, optional, default None
         "direct": the gang starts the ranks itself. "torchrun": torchrun's agent does. By default the agent is
         used only where an option in `torchrun_args` needs it.
@@ -62,6 +72,7 @@ class TorchrunDecorator(GangDecorator):
     name = "torchrun"
     defaults: ClassVar[dict[str, Any]] = {
         **GangDecorator.defaults,
+        **WARM,
         "master_port": None,
         "nproc_per_node": None,
         "launcher": None,
@@ -70,6 +81,7 @@ class TorchrunDecorator(GangDecorator):
     def check_attributes(self) -> None:
         """Raise BadAttribute for a value that cannot be meant."""
         super().check_attributes()
+        RestartPolicy.of(self)
         self._own_port()
         if self.attributes["nproc_per_node"] is not None:
             # Only how it is spelled can be checked here: the node's GPUs are counted on the node.
@@ -111,5 +123,6 @@ class TorchrunDecorator(GangDecorator):
             nproc_per_node=self.attributes["nproc_per_node"],
             master_port=self._own_port(),
             launcher=self.attributes["launcher"],
+            policy=RestartPolicy.of(self),
         )
         return {"torch": executor}

@@ -13,6 +13,7 @@ from ...core.calls.misplaced_arguments import suggesting
 from ...core.calls.run import PortTry, Runs
 from ...core.exceptions import BadAttribute
 from ...core.gang.gang import Gang, offered
+from ...core.gang.restarts import NO_RESTARTS, RestartPolicy
 from ...core.gang.shares import own_neuron_cores
 from ...core.machine.network import network_variables
 from ...core.metaflow_compat.environment import MAIN_IP
@@ -39,9 +40,10 @@ class TorchrunExecutor:
         nproc_per_node: int | str | None = None,
         master_port: int | None = None,
         launcher: str | None = None,
+        policy: RestartPolicy = NO_RESTARTS,
     ) -> None:
         self._gang = gang
-        self._runs = Runs(gang, TorchrunException, flow_datastore, results_prefix, explain)
+        self._runs = Runs(gang, TorchrunException, flow_datastore, results_prefix, explain, policy)
         self._nproc = nproc_per_node
         self._master_port = master_port
         self._launcher = launcher
@@ -154,6 +156,9 @@ class TorchrunExecutor:
                 environ=environ,
                 folder=gang.folder,
                 key=attempt.key,
+                restartable=attempt.restartable,
+                restart=attempt.variables,
+                warm=attempt.warm,
             )
             gang.launch(plan(job))
 

@@ -57,6 +57,12 @@ class Job:
         For error files; private to this node and attempt.
     key : str
         What all nodes call this launch.
+    restartable : bool
+        Whether the ranks may be started again.
+    restart : mapping
+        Variables that tell the ranks how often they were.
+    warm : bool
+        Whether interpreters that have imported torch wait for that.
     """
 
     entrypoint: str
@@ -72,6 +78,9 @@ class Job:
     folder: str
     key: str
     python: str = sys.executable
+    restartable: bool = False
+    restart: Mapping[str, str] = field(default_factory=dict)
+    warm: bool = False
 
     @property
     def first_rank(self) -> int:
@@ -91,6 +100,8 @@ def plan(job: Job) -> LaunchPlan:
         peer_lost=RANK_PEER_LOST,
         port_taken=port_taken(job.port) if job.port_is_ours else None,
         key=job.key,
+        restartable=job.restartable,
+        warm="torch" if job.warm and all(process.argv[2:3] == (RANK_MAIN,) for process in processes) else "",
     )
 
 
@@ -100,7 +111,7 @@ def _rank(job: Job, local_rank: int) -> Process:
     error_file = os.path.join(job.folder, f"{job.key}-rank-{rank}-error.json")
     return Process(
         argv=_command(job),
-        env={**job.environ, **rank_variables(job, local_rank), "TORCHELASTIC_ERROR_FILE": error_file},
+        env={**job.environ, **rank_variables(job, local_rank), **job.restart, "TORCHELASTIC_ERROR_FILE": error_file},
         title=f"rank {rank}",
         rank=rank,
         label=f"[rank {rank}] " if local_size > 1 else "",
@@ -169,7 +180,7 @@ def _agent(job: Job) -> Process:
         host = f"[{job.main_address}]" if ":" in job.main_address else job.main_address
         argv += ["--rdzv_endpoint", f"{host}:{job.port}"]
     own_errors = os.path.join(job.folder, f"{job.key}-agent-error.json")
-    return ranks.agent((*argv, *ranks.command()), job.environ, own_errors)
+    return ranks.agent((*argv, *ranks.command()), {**job.environ, **job.restart}, own_errors)
 
 
 def _rendezvous(job: Job) -> Options:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...core.calls.entrypoint import Entrypoint, read_entrypoint
 from ...core.calls.misplaced_arguments import suggesting
-from ...core.calls.run import run_on_one_node
+from ...core.calls.one_node import run_on_one_node
 from ...core.gang.launch_plan import LaunchPlan
 from ...core.guard_client.single_node import SingleNodeGuard
 from ...core.machine.gpus import cpu_count, gpu_count

@@ -147,7 +147,8 @@ def members(name: str, thing: Any) -> list[str]:
     if not inspect.isclass(thing):
         return [f"### Arguments of `{name}`", "", *described(thing, call_defaults(thing))]
     lines = [f"### Members of `{name}`", "", *described(thing, {})]
-    for member, value in vars(thing).items():
+    own = [vars(base) for base in reversed(thing.__mro__) if base.__module__.startswith("metaflow_extensions.")]
+    for member, value in {name: value for found in own for name, value in found.items()}.items():
         if member.startswith("_") or member in INTERNAL:
             continue
         if isinstance(value, property):

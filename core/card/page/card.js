@@ -69,6 +69,9 @@ function problem(data) {
     boxes.push(make("section", { class: "box bad", id: "failure" }, make("h2", {}, data.failure.title),
       data.failure.when != null ? make("p", { class: "soft" }, `${duration(data.failure.when - data.started)} after the start`) : null,
       data.failure.text ? make("pre", { "data-scroll": "failure" }, data.failure.text) : null));
+  if (data.restarts && data.restarts.length)
+    boxes.push(make("section", { class: "box warn", id: "restarts" }, make("h2", {}, "The ranks were started again"),
+      make("ul", {}, data.restarts.map((entry) => make("li", {}, `${duration(entry.at - data.started)} after the start: ${entry.line}`)))));
   if (data.stall)
     boxes.push(make("section", { class: "box warn", id: "stall" }, make("h2", {}, data.stall.title),
       data.stall.text ? make("pre", {}, data.stall.text) : null));

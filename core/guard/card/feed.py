@@ -230,6 +230,7 @@ class CardFeed:
             "curves": self._curves.as_dict(),
             "failure": failure,
             "stall": snapshot.stall(self._hub.link.stalled(), now),
+            "restarts": snapshot.restarts(self._hub.link.restarts()),
             "launches": self._launched.records,
             "settings": settings().as_dict(),
             "traces": [],

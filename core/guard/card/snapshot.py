@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 MOST_RANKS = 256
 """Rows of the table of ranks, so that the card of 8,192 ranks stays small."""
 
+MOST_RESTARTS = 20
+"""Restarts that the card shows."""
+
 MOST_GPUS = 64
 """Rows of the table of GPUs."""
 
@@ -152,6 +155,11 @@ def failure(report: Mapping[str, Any] | None) -> Header | None:
     when = cause.get("time") if isinstance(cause, dict) else None
     text = "\n".join(line.removeprefix(INDENT) for line in text.strip("\n").splitlines())
     return {"title": title, "text": text, "when": when if isinstance(when, float) else time.time()}
+
+
+def restarts(entries: list[Header]) -> list[Header]:
+    """The restarts of ranks, of more than :data:`MOST_RESTARTS` the latest: ``line``, and ``at`` (epoch)."""
+    return [{name: entry[name] for name in ("line", "at")} for entry in entries[-MOST_RESTARTS:]]
 
 
 def stall(found: Mapping[str, Any] | None, now: float) -> Header | None:

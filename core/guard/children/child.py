@@ -1,4 +1,4 @@
-"""One process of the guard, from its start until it is gone and its output drained."""
+"""One process of the guard, from its start until it is gone and its output drained; the task of a local node is one."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..failure_record import Failure
 from ..loop.event_loop import Loop, Timer
 from ..processes import process_table
 from ..settings import settings
+from ..text import how_it_ended, last_lines, last_traceback
 from . import inherited
 from .evidence import ProcessEvidence
-from .output import Pump
+from .output import Labelled, Log, Pump
 
 if TYPE_CHECKING:
     from ..rank_reports.reports import Reports
@@ -157,3 +159,41 @@ class Child(ProcessEvidence):
                 self._loop.call_soon_threadsafe(found)
 
         return Reports(re.compile(pattern.encode(), re.DOTALL), seen)
+
+
+class NodeTask(Child):
+    """In a local gang: the task of another node, which control's guard starts and whose log it keeps."""
+
+    def __init__(
+        self, loop: Loop, node: int, spec: dict[str, Any], out: int, err: int, log_folder: str, meeting_fd: int
+    ) -> None:
+        self.node = node
+        self.logs = {name: os.path.join(log_folder, f"node-{node}.{name}") for name in ("stdout", "stderr")}
+
+        def sinks(stream: str) -> list[Sink]:
+            # The log first: it has to be whole whatever becomes of the console.
+            console = Labelled(out if stream == "stdout" else err, f"[node {node}] ", progress_period=1.0)
+
+            def log_ends(error: OSError) -> None:
+                console.write(f"[gang] The stored log of this node's {stream} ends here: {error.strerror}.\n".encode())
+
+            return [Log(self.logs[stream], log_ends), console]
+
+        super().__init__(loop, {**spec, "title": f"node {node}'s task"}, sinks, (meeting_fd,))
+
+    @property
+    def cannot_report(self) -> bool:
+        """Whether it has ended otherwise than Metaflow ends a task: by a signal, or ``os._exit()``."""
+        return self.exit_code not in (None, 0, 1)
+
+    def failure(self, node: int) -> Failure:
+        code = self.exit_code or 0
+        tail = self.tail.text()
+        return Failure(
+            self.node,
+            "task-signal" if code < 0 else "task-exit",
+            f"the node's task {how_it_ended(code)}{'' if code else ' without finishing its step'}",
+            self.ended_at,
+            last_traceback(tail) or last_lines(tail) if code >= 0 else "",
+            exit_code=code,
+        )

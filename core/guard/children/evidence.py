@@ -41,6 +41,18 @@ class ProcessEvidence:
     """
 
     def __init__(self, spec: dict[str, Any]) -> None:
+        self.describe(spec)
+        self.exit_code: int | None = None
+        self.ended_at = 0.0
+        self.reported_at = 0.0
+        self.tail = Tail()
+        self.errors = Tail()
+        self.reports: Reports | None = None
+        self._final_report: Report | None = None
+        self._is_final = False
+
+    def describe(self, spec: dict[str, Any]) -> None:
+        """It is what ``spec`` says, and begins now."""
         self.title: str = spec["title"]
         self.rank: int | None = spec.get("rank")
         self.error_file: str | None = spec.get("error_file")
@@ -50,14 +62,6 @@ class ProcessEvidence:
         self._leaves_ends: bool = spec.get("leaves_ends", False)
         self._started_at = time.time()
         self.asked_at = float("inf")
-        self.exit_code: int | None = None
-        self.ended_at = 0.0
-        self.reported_at = 0.0
-        self.tail = Tail()
-        self.errors = Tail()
-        self.reports: Reports | None = None
-        self._final_report: Report | None = None
-        self._is_final = False
 
     @property
     def alive(self) -> bool:

@@ -1,4 +1,4 @@
-"""The processes of one launch, and the other nodes' tasks of a local gang: started together, ended with theirs."""
+"""The processes of one launch: started together, and ended together once one has failed."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ from ..loop.event_loop import Loop
 from ..processes import process_table
 from ..rank_reports.complaints import matches
 from ..settings import Settings, settings
-from ..text import how_it_ended, last_lines, last_traceback
 from .child import Child
-from .output import Labelled, Log, Raw
+from .output import Labelled, Raw
 
 if TYPE_CHECKING:
     from .output import Sink
+    from .paused import PausedRanks
 
 SWEEP_MOST_S = 1.0
 """The same as :data:`SWEEP_S` where they have been looked at for long: a look reads the whole process table."""
 
 SWEEP_S = 0.02
 """Between two looks at what is left while processes are being ended: the kernel reports only direct children."""
+
+LATELY_S = 3.0
+"""How far before the stop a traceback in an error file still counts as evidence."""
 
 LEFT_S = 1.0
 """What processes that a launch has left behind may take to end by themselves, once all of it has ended well."""
@@ -48,6 +51,15 @@ class Launch:
     ``on_done(results)`` is called when all have ended and nothing of them is left; ``on_failure(child)`` before, when
     the first of a checked plan fails. Output goes to ``sinks(stream)`` of each stream where given, else to ``out`` and
     ``err``; ``stdin`` is a descriptor, or /dev/null.
+
+    Attributes
+    ----------
+    restartable : bool
+        Whether a failure of it ends it on all nodes, and not the gang.
+    cancelled : bool
+        Whether it was ended because of another node's failure.
+    has_been_given_up : bool
+        Whether it has failed, here or elsewhere.
     """
 
     def __init__(
@@ -59,13 +71,21 @@ class Launch:
         err: int,
         sinks: Callable[[str], list[Sink]] | None = None,
         stdin: int = subprocess.DEVNULL,
+        node: int = 0,
+        paused: PausedRanks | None = None,
     ) -> None:
         self.name = name
+        self._marks = {name}
+        self._node = node
         self.key: str = plan.get("key", "")
         self.check: bool = plan.get("check", True)
         self.lasting: bool = plan.get("lasting", False)
         self.grace = _grace(plan.get("grace"))
         self.port_taken: str | None = plan.get("port_taken")
+        self.restartable: bool = plan.get("restartable", False)
+        self._suspects: list[Child] = []
+        self._noted: list[Failure] = []
+        self._hints: list[Failure] = []
         self.failed: Child | None = None
         self.cancelled = False
         self.on_done: Callable[[Launch], None] = lambda launch: None
@@ -91,7 +111,11 @@ class Launch:
                 fd = out if stream == "stdout" else err
                 return [Labelled(fd, label) if label else Raw(fd)]
 
-            child = Child(loop, {**spec, **more}, sinks or console, (), stdin)
+            spec = {**spec, **more}
+            found = paused.take(spec) if paused is not None and self.restartable else None
+            if found is not None:
+                self._marks.add(found.mark)
+            child = found or Child(loop, spec, sinks or console, (), stdin)
             child.on_end = self._ended
             child.on_overdue = self._overdue
             child.on_output = lambda: self.on_output()
@@ -101,10 +125,39 @@ class Launch:
         return next((child for child in self.children if child.pid == pid and child.alive), None)
 
     def undrained(self) -> list[Child]:
-        """Those that have failed, but which are not reported yet: something that they started holds their output."""
+        """Those that have failed, but which are not reported yet: something that they started holds their output, or
+        the launch was given up for them.
+        """
         if not self.check or self._ending:
-            return []
+            return [self.failed] if self.restartable and self.failed is not None else []
         return [child for child in self.children if child.exit_code and not child.settled]
+
+    @property
+    def has_been_given_up(self) -> bool:
+        return self.restartable and (self.cancelled or self.failed is not None)
+
+    def give_up(self, failure: Failure | None = None) -> None:
+        """End it, as :meth:`end` does, once what its processes know of the cause has been noted.
+
+        Parameters
+        ----------
+        failure : Failure, optional
+            Why, where it is none that :meth:`evidence` finds by itself.
+        """
+        if self.restartable and not self._ending:
+            self._noted = [failure] if failure is not None else []
+            self._suspects = self.undrained()
+            since = time.time() - LATELY_S
+            self._hints = [hint for child in self.children if (hint := child.evidence_before_end(self._node, since))]
+        self.end()
+
+    def evidence(self) -> tuple[list[Failure], list[Failure]]:
+        """Once nothing of it is left: the failures of its processes, and hints of those that had raised, but not ended,
+        when it was given up; the hints count where all that is known otherwise is that others miss a peer.
+        """
+        failed = [] if self.failed is None else [self.failed]
+        suspects = [child for child in self._suspects if child.has_failed and child is not self.failed]
+        return [*self._noted, *(child.failure(self._node) for child in failed + suspects)], self._hints
 
     def ended_well(self) -> dict[int, float] | None:
         """The ranks that ended with code 0 before the launch was stopped, and when; None where it has no ranks."""
@@ -143,7 +196,8 @@ class Launch:
         entries = process_table.table()
         mine = process_table.descendants([os.getpid()], entries)
         roots = {child.pid for child in self.children if child.alive and child.pid in mine}
-        roots |= process_table.marked(process_table.LAUNCH_MARKER, self.name, mine)
+        for mark in self._marks:
+            roots |= process_table.marked(process_table.LAUNCH_MARKER, mark, mine)
         return roots | process_table.descendants(roots, entries)
 
     def _known_to_live(self) -> set[int]:
@@ -224,41 +278,3 @@ class Launch:
             return failure.order, failure.time
 
         return min(filter(before_the_end, self.children), key=rank_of_cause, default=self.failed)
-
-
-class NodeTask(Child):
-    """In a local gang: the task of another node, which control's guard starts and whose log it keeps."""
-
-    def __init__(
-        self, loop: Loop, node: int, spec: dict[str, Any], out: int, err: int, log_folder: str, meeting_fd: int
-    ) -> None:
-        self.node = node
-        self.logs = {name: os.path.join(log_folder, f"node-{node}.{name}") for name in ("stdout", "stderr")}
-
-        def sinks(stream: str) -> list[Sink]:
-            # The log first: it has to be whole whatever becomes of the console.
-            console = Labelled(out if stream == "stdout" else err, f"[node {node}] ", progress_period=1.0)
-
-            def log_ends(error: OSError) -> None:
-                console.write(f"[gang] The stored log of this node's {stream} ends here: {error.strerror}.\n".encode())
-
-            return [Log(self.logs[stream], log_ends), console]
-
-        super().__init__(loop, {**spec, "title": f"node {node}'s task"}, sinks, (meeting_fd,))
-
-    @property
-    def cannot_report(self) -> bool:
-        """Whether it has ended otherwise than Metaflow ends a task: by a signal, or ``os._exit()``."""
-        return self.exit_code not in (None, 0, 1)
-
-    def failure(self, node: int) -> Failure:
-        code = self.exit_code or 0
-        tail = self.tail.text()
-        return Failure(
-            self.node,
-            "task-signal" if code < 0 else "task-exit",
-            f"the node's task {how_it_ended(code)}{'' if code else ' without finishing its step'}",
-            self.ended_at,
-            last_traceback(tail) or last_lines(tail) if code >= 0 else "",
-            exit_code=code,
-        )

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from ..failure_record import Failure
 from ..text import how_it_ended
-from .awaited_line import Search
 from .output import Labelled
 
 if TYPE_CHECKING:
@@ -18,6 +17,31 @@ if TYPE_CHECKING:
     from .launch import Launch
     from .launcher import Launcher
     from .output import Sink
+
+SEARCHED = 65_536
+"""Bytes of a stream that are searched at a time."""
+
+
+class Search:
+    """Takes one stream, and calls ``found()`` once, when ``pattern`` is in it. On the thread that reads the stream."""
+
+    def __init__(self, pattern: re.Pattern[bytes], found: Callable[[], None]) -> None:
+        self._pattern = pattern
+        self._found: Callable[[], None] | None = found
+        self._data = b""
+
+    def write(self, data: bytes) -> None:
+        if self._found is None:
+            return
+        self._data += data
+        if self._pattern.search(self._data):
+            self._found()
+            self._found, self._data = None, b""
+        else:
+            self._data = self._data[-SEARCHED:]
+
+    def end(self) -> None:
+        pass
 
 
 class Daemon:

@@ -12,19 +12,17 @@ from typing import TYPE_CHECKING
 from ..failure_record import Failure
 from ..loop.event_loop import Loop
 from ..processes import process_table
-from ..processes.stopped import stopped_below
+from ..processes.stopped import TASK, stopped_below
 from ..settings import settings
-from .child import Child
-from .launch import Launch, NodeTask
+from .child import Child, NodeTask
+from .launch import LATELY_S, Launch
 
 if TYPE_CHECKING:
     from ..debug_log import DebugLog
     from ..loop.framing import Header
     from .output import Sink
+    from .paused import PausedRanks
 
-
-LATELY_S = 3.0
-"""How far before the stop a traceback in an error file still counts as evidence."""
 
 LOOK_S = 1.0
 """Between two looks at the children for which no signal has come."""
@@ -36,9 +34,10 @@ _SHOWN = 8
 class Work:
     """Every child of this guard, from its start until it is gone and its output drained.
 
-    ``on_failure(failure)`` is called when a process of a launch has failed; ``on_port_taken(key)`` when one could not
-    have its port; ``on_task_end(task)`` when a node's task has ended; ``on_ranks_ended(ranks)``, before the launch
-    is ``done``, of its ranks that ended with code 0, and when.
+    ``on_failure(failure)`` is called when a process of a launch has failed; ``end_everywhere(key)`` when that ends the
+    launch on all nodes, and not the gang: it could not have its port, or is restartable; ``on_task_end(task)`` when a
+    node's task has ended; ``on_ranks_ended(ranks)``, before the launch is ``done``, of its ranks that ended with code
+    0, and when.
     """
 
     def __init__(
@@ -47,7 +46,7 @@ class Work:
         out: int,
         err: int,
         on_failure: Callable[[Failure], None],
-        on_port_taken: Callable[[str], None],
+        end_everywhere: Callable[[str], None],
         on_task_end: Callable[[NodeTask], None],
     ) -> None:
         self.launches: dict[str, Launch] = {}
@@ -57,11 +56,12 @@ class Work:
         self._out = out
         self._err = err
         self._on_failure = on_failure
-        self._on_port_taken = on_port_taken
+        self._end_everywhere = end_everywhere
         self._on_task_end = on_task_end
         self._launched = 0
         self.on_ranks_ended: Callable[[dict[int, float] | None], None] = lambda ranks: None
         self._cancelled: set[str] = set()
+        self._paused: PausedRanks | None = None
         self.say: Callable[[str], None] = lambda text: None  # a line for the user
         self.debug: DebugLog | None = None
         loop.on_signal(signal.SIGCHLD, self._reap)
@@ -79,23 +79,28 @@ class Work:
         """Start a plan's processes; ``done`` when nothing of them is left. Their streams: see :class:`Launch`."""
         self._launched += 1
         name = f"{owner}.{self._launched}"
-        launch = Launch(self._loop, name, plan, self._out, self._err, sinks, stdin)
+        launch = Launch(self._loop, name, plan, self._out, self._err, sinks, stdin, node, self._paused)
         self.launches[launch.name] = launch
+        if launch.restartable and plan.get("warm"):
+            self._pause_ranks(owner).prepare(plan)
         if self.debug is not None:
             for spec, child in zip(plan["processes"], launch.children, strict=True):
                 self.debug.started(f"{child.title} of launch {name}", child.pid, spec["argv"])
 
         def failed(launch: Launch, child: Child) -> None:
-            if launch.port_is_taken():
-                self._on_port_taken(launch.key)
+            if launch.restartable or launch.port_is_taken():
+                launch.give_up()
+                self._end_everywhere(launch.key)
             else:
                 self._on_failure(child.failure(node))
-            launch.end()
+                launch.end()
 
         def ended(launch: Launch) -> None:
             del self.launches[launch.name]
             if self.debug is not None:
                 self.debug.write(f"launch {name} is gone")
+            if self._paused is not None and launch.restartable and not launch.has_been_given_up:
+                self._paused.end()
             self.on_ranks_ended(launch.ended_well())
             done(launch)
 
@@ -103,6 +108,13 @@ class Work:
         launch.on_done = ended
         launch.on_unkillable = self._say_unkillable
         return launch
+
+    def _pause_ranks(self, owner: str) -> PausedRanks:
+        if self._paused is None:
+            from .paused import PausedRanks
+
+            self._paused = PausedRanks(self._loop, owner, self._out, self._err)
+        return self._paused
 
     def _say_unkillable(self, pids: list[int]) -> None:
         shown = "; ".join(map(process_table.described, pids[:_SHOWN]))
@@ -121,18 +133,39 @@ class Work:
         return key in self._cancelled
 
     def cancel(self, key: str) -> None:
-        """End the launch that all nodes call ``key``, without that being a failure."""
+        """End the launch that all nodes call ``key``, without that being a failure of the gang."""
         self._cancelled.add(key)
         for launch in list(self.launches.values()):
             if launch.key == key:
                 launch.cancelled = True
-                launch.end()
+                launch.give_up()
+
+    def ends_launch(self, failure: Failure) -> bool:
+        """Whether ``failure``, of processes that have not ended, ends a restartable launch, on all nodes, and not the
+        gang.
+        """
+        for launch in list(self.launches.values()):
+            if launch.restartable:
+                if not launch.has_been_given_up:
+                    launch.cancelled = True
+                    launch.give_up(failure)
+                    self._end_everywhere(launch.key)
+                return True
+        return False
+
+    def runs_commands_of_others(self) -> bool:
+        """Whether a command of another node runs here: by the gang's channel, or by a session of our sshd."""
+        children = [child for launch in self.launches.values() for child in launch.children if child.alive]
+        sshd = [child.pid for child in children if child.title == "sshd"]
+        return any(child.is_foreign for child in children) or bool(sshd and process_table.descendants(sshd))
 
     def end_launches(self, lasting: bool = True, grace: float = 0.0) -> None:
         """End all of them, or only those that need not outlive the body; each one's ``done`` follows.
 
         Their processes have ``grace`` seconds to do so, or their plan's where that is longer.
         """
+        if self._paused is not None:
+            self._paused.end()
         for launch in list(self.launches.values()):
             if lasting or not launch.lasting:
                 launch.end(grace)
@@ -206,7 +239,7 @@ class Work:
         entries = process_table.table() if any(child.alive for child in starters) else {}
         for child in starters:
             found.update({pid: (node, title) for pid, title in stopped_below(child.pid, child.title, entries).items()})
-        found.update({task.pid: (task.node, "the node's task") for task in self.tasks.values() if task.alive})
+        found.update({task.pid: (task.node, TASK) for task in self.tasks.values() if task.alive})
         return found
 
     def _look(self) -> None:
@@ -239,4 +272,6 @@ class Work:
             child = launch.find(pid)
             if child is not None:
                 return child
+        if self._paused is not None and (paused := self._paused.find(pid)) is not None:
+            return paused
         return next((task for task in self.tasks.values() if task.pid == pid and task.alive), None)

@@ -43,6 +43,8 @@ class Failures:
         Its nodes are stopped, pinged and sent the report.
     on_stop : callable
         Called once, when the first failure stops the gang.
+    told_before : callable
+        What the report tells besides: how often ranks were started again.
 
     Attributes
     ----------
@@ -56,7 +58,9 @@ class Failures:
         Seconds that a body may take to save when it is preempted, the longest of all nodes.
     """
 
-    def __init__(self, loop: Loop, roster: Roster, on_stop: Callable[[], None]) -> None:
+    def __init__(
+        self, loop: Loop, roster: Roster, on_stop: Callable[[], None], told_before: Callable[[], str] = str
+    ) -> None:
         self.stopping = False
         self.lost_nodes: LostNodes | None = None
         self.ended_ranks: dict[int, list[tuple[int, float]]] = {}
@@ -64,6 +68,7 @@ class Failures:
         self._loop = loop
         self._roster = roster
         self._on_stop = on_stop
+        self._told_before = told_before
         self._records: list[Failure] = []
         self._since = 0.0
         self._report: Header | None = None  # once it is made
@@ -185,7 +190,7 @@ class Failures:
             self.lost_nodes.report()
         self._add_the_quiet()
         first = causes(self._records)
-        left = ranks_that_left(first, self.ended_ranks)
+        left = "\n".join(filter(None, (ranks_that_left(first, self.ended_ranks), self._told_before())))
         self._report = {
             "op": "failure-report",
             "report": failure_report(self._records, self._roster.hostnames, left),

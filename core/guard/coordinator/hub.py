@@ -71,7 +71,7 @@ class Hub:
         self._complete = False
         self._liveness = Liveness(loop, self._not_answering)
         self._deadline = JoinDeadline(loop, num_nodes, timeout_s, self.roster.infos, say, self.fail)
-        self.failures = Failures(loop, self.roster, self._deadline.end)
+        self.failures = Failures(loop, self.roster, self._deadline.end, self.reports.told_of_restarts)
 
     # -- joining -----------------------------------------------------------------------------------------------------
 
@@ -289,8 +289,8 @@ class Hub:
             self.failures.stopped(node)
 
     def _stalls(self, failure: Failure) -> None:
-        if not self.failures.stopping:
-            self.fail(failure)
+        if not self.failures.stopping:  # its node knows whether that ends the gang, or the launch of its ranks alone
+            self.roster.send(failure.node, {"op": "stalled", "failure": failure.to_json()})
 
     def fail(self, failure: Failure) -> None:
         """Record a failure; the first one stops the gang, unless it tolerates it."""

@@ -244,9 +244,12 @@ _FIELDS: dict[str, Callable[[Checker, Header, bytes], None]] = {
     "bye": _nothing,
     "done": _nothing,
     "uploads": _nothing,
+    "tidied": _nothing,
     "alive": _alive,
     "ping": _nothing,
     # Of node 0 alone; of others these do nothing.
+    "restarted": _nothing,
+    "tidy-up": _nothing,
     "tolerate": _nothing,
     "watch-samples": _nothing,
 }

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..failure_record import Failure
+from ..text import indent
 from .gang_phases import GangPhases
 
 if TYPE_CHECKING:
@@ -16,23 +17,35 @@ if TYPE_CHECKING:
 
 
 class NodeReports:
-    """Phases, samples and stalls.
+    """Phases, samples, stalls and restarts.
 
     Attributes
     ----------
     samples : dict
         By node: the newest sample.
+    restarts : list of dict
+        What control's task says of each restart of ranks, and last of why there was none: ``line``, ``detail``, ``at``.
     """
 
     def __init__(self, loop: Loop, roster: Roster, num_nodes: int, fail: Callable[[Failure], None]) -> None:
         self._loop, self._roster, self._num_nodes, self._fail = loop, roster, num_nodes, fail
         self.phases = GangPhases()
         self.samples: dict[int, Header] = {}
+        self.restarts: list[Header] = []
         self._stall: GangStall | None = None
 
     def stalled(self) -> Header | None:
         """Where all ranks stand, while the gang makes no progress."""
         return self._stall.stalled if self._stall is not None else None
+
+    def told_of_restarts(self) -> str:
+        """All restarts, for the failure report, the first one's failure in full; "" where there were none."""
+        lines = []
+        for entry in self.restarts:
+            lines.append(entry["line"])
+            if entry is self.restarts[0] and entry["detail"].strip():
+                lines.append(indent(entry["detail"]))
+        return "\n".join(lines)
 
     def _stalls(self) -> GangStall:
         if self._stall is None:
@@ -51,6 +64,12 @@ class NodeReports:
         elif op == "phases":
             connection = self._roster.members.get(node)
             self.phases.take(node, header, connection.offset if connection is not None else 0.0)
+        elif op == "restarted" and node == 0:
+            self.restarts.append(header["entry"])
+        elif op == "tidy-up" and node == 0:
+            self._roster.broadcast({"op": "tidy-up"})
+        elif op == "tidied":
+            self._roster.deliver({"op": "tidied", "node": node}, b"")
         elif op == "still":
             self._stalls().still(node, header["still"])
         elif op == "stacks":

@@ -18,17 +18,17 @@ _SECOND_LOOK_S = 0.25
 """For another program to map, or to pass to its children, a file that it had just made at the first look."""
 
 
-def remove_unused(pattern: str, since: float) -> None:
+def remove_unused(pattern: str, since: float, are_gone: bool = False) -> None:
     """Remove files whose paths match ``pattern``: this user's, made after ``since`` (epoch), and used by no process.
 
     Another program of this user, of the same kind, may be at work on this machine. What a living process has mapped, or
-    knows of by its environment, stays.
+    knows of by its environment, stays. ``are_gone`` is whether our own processes need not be waited for.
     """
     found = _made(pattern, since)
     if not found:
         return
     deadline = time.monotonic() + GONE_S
-    while process_table.descendants([os.getpid()]) and time.monotonic() < deadline:
+    while not are_gone and process_table.descendants([os.getpid()]) and time.monotonic() < deadline:
         time.sleep(_STEP_S)
     found -= _used(found)
     if found:

@@ -50,6 +50,10 @@ class Owned:
         """Remove all of it."""
         _remove(self._entries)
 
+    def remove_left_behind(self) -> None:
+        """Remove the files of the patterns now: all that may have made some is gone. The patterns stay."""
+        _remove([entry for entry in self._entries if entry[0] == "pattern"], are_gone=True)
+
     def _add(self, entry: list[str | float]) -> None:
         self._entries.append(entry)
         with contextlib.suppress(OSError):  # it is only for the case that this guard is killed
@@ -122,7 +126,7 @@ def _read(path: str) -> list[list[str | float]]:
         return [json.loads(line) for line in file]
 
 
-def _remove(entries: list[list[str | float]]) -> None:
+def _remove(entries: list[list[str | float]], are_gone: bool = False) -> None:
     for kind, what, *_ in entries:
         if kind == "folder":
             shutil.rmtree(str(what), ignore_errors=True)
@@ -133,4 +137,4 @@ def _remove(entries: list[list[str | float]]) -> None:
         if kind == "pattern":
             from .leftovers import remove_unused
 
-            remove_unused(str(what), float(more[0]))
+            remove_unused(str(what), float(more[0]), are_gone)

@@ -46,6 +46,12 @@ class NotJoined:
     def stalled(self) -> Header | None:
         return None
 
+    def restarts(self) -> list[Header]:
+        return []
+
+    def clock(self) -> tuple[float, float]:
+        return 0.0, 0.0
+
     def phases_of_nodes(self) -> dict[int, tuple[float, dict[str, float]]]:
         return {}
 

@@ -65,6 +65,12 @@ if TYPE_CHECKING:
         def stalled(self) -> Header | None:
             """On control: where all ranks stand, while the gang makes no progress."""
 
+        def restarts(self) -> list[Header]:
+            """On control: how often ranks were started again, and why."""
+
+        def clock(self) -> tuple[float, float]:
+            """Seconds by which node 0's clock is ahead of this node's, and by which that may be wrong."""
+
         def samples(self) -> Header:
             """On control: the newest sample of each node, by index."""
 
@@ -244,6 +250,13 @@ class RemoteHubLink:
 
     def stalled(self) -> Header | None:
         return None
+
+    def restarts(self) -> list[Header]:
+        return []
+
+    def clock(self) -> tuple[float, float]:
+        connection = self._connection
+        return (connection.offset, connection.uncertainty) if connection is not None else (0.0, 0.0)
 
     def phases_of_nodes(self) -> dict[int, tuple[float, dict[str, float]]]:
         return {}

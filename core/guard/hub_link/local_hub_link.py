@@ -123,6 +123,12 @@ class LocalHubLink:
     def stalled(self) -> Header | None:
         return self._hub.reports.stalled()
 
+    def restarts(self) -> list[Header]:
+        return self._hub.reports.restarts
+
+    def clock(self) -> tuple[float, float]:
+        return 0.0, 0.0
+
     def phases_of_nodes(self) -> dict[int, tuple[float, dict[str, float]]]:
         return self._hub.reports.phases.nodes
 

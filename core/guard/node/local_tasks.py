@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..coordinator.failures import extra_s
 
 if TYPE_CHECKING:
-    from ..children.launch import NodeTask
+    from ..children.child import NodeTask
     from ..children.supervisor import Work
     from ..failure_record import Failure
     from ..hub_link.hub_access import HubAccess

@@ -11,7 +11,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from ..card.access import CardAccess
-from ..children.launch import NodeTask
+from ..children.child import NodeTask
 from ..children.launcher import Launcher
 from ..children.supervisor import Work
 from ..children.user_log import UserLog
@@ -34,6 +34,7 @@ from .requests.gang_requests import GangRequests
 from .requests.pending_requests import PendingRequests
 from .requests.port_and_file_requests import PortAndFileRequests
 from .requests.process_requests import ProcessRequests
+from .requests.restart_requests import RestartRequests
 from .requests.sample_requests import SampleRequests
 from .requests.stall_requests import StallRequests
 from .requests.task_requests import TaskRequests
@@ -90,18 +91,19 @@ class Node:
         groups: list[Group] = [
             TaskRequests(loop, identity, state, hub, pending, *of_task, failures, phases, self, say, err),
             self._gang,
-            ProcessRequests(loop, identity, state, hub, pending, work, launcher, cleanup, phases, card, say),
+            restarts := RestartRequests(loop, identity, state, hub, pending, work, cleanup, failures, say),
+            ProcessRequests(loop, identity, state, hub, pending, work, launcher, cleanup, phases, card, restarts, say),
             PortAndFileRequests(loop, identity, hub, pending, cleanup, say),
             ValueRequests(loop, identity, hub, pending, cleanup, say),
             samples := SampleRequests(loop, identity, state, hub, pending, work),
             ExportRequests(loop, pending, samples, cleanup, failures, phases, say),
             stalls := StallRequests(loop, identity, hub, pending, work, phases, samples, say),
         ]
-        card.samples, self._stalls = samples, stalls
+        card.samples, self._stalls, self._restarts = samples, stalls, restarts
         self._requests = Requests(pending, groups, failures.guard_failed)
         self._death = TaskDeath(loop, identity, state, hub, ending, cleanup, failures.fail, self._task_gone)
         stream.on_close = lambda reason: self._death.closed()
-        self._stopped = Stopped(loop, WatchedProcesses(identity, state, hub, work, children, ending), failures.fail)
+        self._stopped = Stopped(loop, WatchedProcesses(identity, state, hub, work, children, ending), restarts.fail)
 
     # -- the hub -----------------------------------------------------------------------------------------------------
 
@@ -131,6 +133,8 @@ class Node:
             self._work.killed.add(header["node"])
         elif op in ("watch-samples", "stacks", "stacks-found"):
             self._stalls.from_hub(header)
+        elif op in ("tidy-up", "tidied", "stalled"):
+            self._restarts.from_hub(header)
         elif op == "all-left":
             self._local_tasks.maybe_finish()
         elif op == "all-gone":

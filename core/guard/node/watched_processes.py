@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..processes.process_table import is_child
+from ..processes.stopped import TASK
 
 if TYPE_CHECKING:
     from ..children.supervisor import Work
@@ -43,7 +44,7 @@ class WatchedProcesses:
         """All that runs, guards excepted: process id to node and title."""
         found = self._work.watched(self._identity.index)
         if self._state.task_alive and not self._state.has_left:
-            found[self.task_pid] = (self._identity.index, "the node's task")
+            found[self.task_pid] = (self._identity.index, TASK)
         return found
 
     def guards(self) -> dict[int, int]:

@@ -52,6 +52,9 @@ LOOK_S = 1.0
 _MARK = b"METAFLOW_GANG_NUMBERED"
 """In the environment of a rank, and not in that of its wrapper; see ``core/ranks/rank_wrapper.py``."""
 
+TASK, ITS_GUARD = "the node's task", "its guard"
+"""What these are called; everything else that is watched a launch has started."""
+
 GUARD_S = 3.0
 """How long after the gang's stop the guard of another local node has to see to its task."""
 
@@ -63,10 +66,10 @@ class Stopped:
     stopped is continued, so that it comes to its end as the others do; one that is stopped again, or whose body had
     ended well, is killed: it has nothing to report, and must not be stored as having succeeded.
 
-    ``fail`` takes the failure.
+    ``fail(failure, is_of_launch)`` takes the failure, and whether a launch has started the process.
     """
 
-    def __init__(self, loop: Loop, watched: Watched, fail: Callable[[Failure], None]) -> None:
+    def __init__(self, loop: Loop, watched: Watched, fail: Callable[[Failure, bool], None]) -> None:
         self._loop = loop
         self._watched = watched
         self._fail = fail
@@ -94,7 +97,7 @@ class Stopped:
             if self._ending_from:
                 self._see_to(pid, node)
             elif now - self._since[pid] >= settings().stopped_timeout:
-                self._fail(self._failure(pid, node, title))
+                self._fail(self._failure(pid, node, title), title not in (TASK, ITS_GUARD))
         self._timer = self._loop.call_later(LOOK_S, self._look)
 
     def _failure(self, pid: int, node: int, title: str) -> Failure:
@@ -105,7 +108,7 @@ class Stopped:
     def _found(self) -> dict[int, tuple[int, str]]:
         """What is stopped: pid to node and title."""
         watched = self._watched.processes()
-        watched.update({pid: (index, "its guard") for index, pid in self._watched.guards().items()})
+        watched.update({pid: (index, ITS_GUARD) for index, pid in self._watched.guards().items()})
         entries = {pid: process_table.lookup(pid) for pid in watched}
         return {pid: watched[pid] for pid, entry in entries.items() if entry is not None and entry.state == "T"}
 

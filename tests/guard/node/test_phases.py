@@ -32,6 +32,9 @@ class Hub:
     def phases(self) -> dict[str, Any]:
         return {}
 
+    def restarts(self) -> list[dict[str, Any]]:
+        return []
+
 
 class Timers:
     """What is to be called later, called by hand."""

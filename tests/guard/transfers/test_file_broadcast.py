@@ -728,7 +728,7 @@ class Spread(FlowSpec):
     @gang
     @step
     def work(self):
-        from metaflow_extensions.gang.core.gang.broadcast_file import broadcast_file
+        from metaflow_extensions.gang.core.calls.broadcast_file import broadcast_file
         from metaflow_extensions.gang.core.exceptions import BadAttribute, BroadcastFailed
         from metaflow_extensions.gang.core.remote_shell.channel import ChannelShell
 

@@ -10,6 +10,7 @@ from ...phases import OUTPUT, RANKS
 
 if TYPE_CHECKING:
     from ...card.access import CardAccess
+    from ...children.child import Child
     from ...children.launch import Launch
     from ...children.launcher import Launcher
     from ...children.supervisor import Work
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ..state import NodeState
     from .dispatch import Method
     from .pending_requests import PendingRequests
+    from .restart_requests import RestartRequests
 
 TAILS_LIMIT = 1 << 20
 """Characters of last output that the results of one launch have together; the failed process's is whole."""
@@ -43,11 +45,13 @@ class ProcessRequests:
         cleanup: Cleanup,
         phases: NodePhases,
         card: CardAccess,
+        restarts: RestartRequests,
         say: Callable[[str], None],
     ) -> None:
         self._loop, self._identity, self._state, self._hub = loop, identity, state, hub
         self._pending, self._work, self._launcher = pending, work, launcher
         self._cleanup, self._phases, self._card, self._say = cleanup, phases, card, say
+        self._restarts = restarts
         self._node_server: NodeServer | None = None
 
     def methods(self) -> dict[str, Method]:
@@ -61,15 +65,23 @@ class ProcessRequests:
     def launch(self, number: int, header: Header, payload: bytes) -> None:
         """Run the processes of a plan. The reply has their results, when nothing of them is left."""
 
+        plan = header["plan"]
+        given_up = self._restarts.begins(plan)
+
         def done(launch: Launch) -> None:
             results = launch.results()
             for record in results:  # a node may have hundreds of ranks, and a reply is one frame
                 record["tail"] = record["tail"][-TAILS_LIMIT // len(results) :]
             reply: Header = {"results": results}
-            if launch.cancelled or launch.port_is_taken():
+            is_cancelled = launch.cancelled and not launch.restartable
+            if launch.has_been_given_up and not self._state.is_stopping:
+                reply["given_up"] = given_up(launch)
+                if launch.failed is not None:
+                    reply["given_up"]["failed"] = _in_full(launch.failed)
+            elif is_cancelled or launch.port_is_taken():
                 reply["port_taken"] = True
             elif launch.failed is not None:
-                reply["failed"] = {**launch.failed.result(), "traceback": launch.failed.traceback()}
+                reply["failed"] = _in_full(launch.failed)
                 reply["ends"] = self._state.is_stopping
             elif self._state.is_stopping:
                 reply["stopped"] = True
@@ -77,13 +89,15 @@ class ProcessRequests:
 
         if self._state.has_left:
             self._pending.reply(number, {"stopped": True})
-        elif self._work.is_cancelled(header["plan"]["key"]):
-            self._pending.reply(number, {"port_taken": True})
+        elif self._work.is_cancelled(plan["key"]):
+            is_given_up = plan.get("restartable")
+            reply = {"given_up": self._restarts.never_began()} if is_given_up else {"port_taken": True}
+            self._pending.reply(number, reply)
         else:
-            launch = self._launcher.launch(header["plan"], done)
+            launch = self._launcher.launch(plan, done)
             launch.on_output = partial(self._phases.note, OUTPUT)
             self._phases.note(RANKS)
-            self._card.launched(header["plan"])
+            self._card.launched(plan)
 
     def start(self, number: int, header: Header, payload: bytes) -> None:
         """Start a process that runs beside the body. The reply comes when it has reported that it is ready."""
@@ -118,3 +132,7 @@ class ProcessRequests:
         server = CommandRequests(self._loop, self._say, index, header["folder"], key, header["nodes"])
         self._cleanup.servers.insert(0, server)
         self._pending.reply(number, {})
+
+
+def _in_full(failed: Child) -> Header:
+    return {**failed.result(), "traceback": failed.traceback()}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from ..exceptions import BadAttribute, BroadcastFailed
-from .gang import Gang
+from ..gang.gang import Gang
 
 
 class FileServers(Protocol):

@@ -1,0 +1,165 @@
+"""Requests about launches that failed without ending the gang: what is known of one, what is tidied up before the next
+try, and the end of the gang where there is none.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ...failure_record import Failure
+from ...samples.user_metrics import FILE
+from ...settings import settings
+
+if TYPE_CHECKING:
+    from ...children.launch import Launch
+    from ...children.supervisor import Work
+    from ...hub_link.hub_access import HubAccess
+    from ...loop.event_loop import Loop
+    from ...loop.framing import Header
+    from ...samples.freed_gpus import FreedGpus
+    from ..cleanup import Cleanup
+    from ..identity import NodeIdentity
+    from ..node_failures import NodeFailures
+    from ..state import NodeState
+    from .dispatch import Method
+    from .pending_requests import PendingRequests
+
+LOOK_S = 0.02
+"""Between two looks at commands that other nodes have run here, which are ended."""
+
+LEFT_BY_NCCL = "/dev/shm/nccl-*"
+"""NCCL removes these files once both sides have mapped them, which one that was killed had not."""
+
+
+class RestartRequests:
+    """Each method does what the request of its name asks for. ``say`` takes a line for the user."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        identity: NodeIdentity,
+        state: NodeState,
+        hub: HubAccess,
+        pending: PendingRequests,
+        work: Work,
+        cleanup: Cleanup,
+        failures: NodeFailures,
+        say: Callable[[str], None],
+    ) -> None:
+        self._loop, self._identity, self._state, self._hub = loop, identity, state, hub
+        self._pending, self._work, self._cleanup = pending, work, cleanup
+        self._failures, self._say = failures, say
+        self._untidy: set[int] = set()
+        self._gpus: FreedGpus | None = None
+
+    def methods(self) -> dict[str, Method]:
+        return {"restarted": self.restarted, "tidy-up": self.tidy_up, "fail-launch": self.fail_launch}
+
+    # -- a launch that may fail --------------------------------------------------------------------------------------
+
+    def begins(self, plan: Header) -> Callable[[Launch], Header]:
+        """A launch of ``plan`` begins, which may be given up; the part of its reply that says why, once it was."""
+        if not plan.get("restartable"):
+            return lambda launch: {}
+        if self._gpus is None:
+            from ...samples.freed_gpus import FreedGpus
+            from ...samples.gpus import found_gpus
+
+            self._gpus = FreedGpus(self._loop, found_gpus())
+            self._cleanup.owned.add_pattern(LEFT_BY_NCCL)
+        began, before = time.monotonic(), self._logged()
+
+        def given_up(launch: Launch) -> Header:
+            logged, seconds = self._logged(), time.monotonic() - began
+            failures, hints = launch.evidence()
+            return {
+                "failures": [self._on_clock_of_node_0(failure) for failure in failures],
+                "hints": [self._on_clock_of_node_0(failure) for failure in hints],
+                "port_taken": launch.port_is_taken(),
+                "made_progress": (logged != before and logged[0] > 0) or seconds >= settings().progress_seconds,
+            }
+
+        return given_up
+
+    def never_began(self) -> Header:
+        """The same of a launch that was given up elsewhere before it began here."""
+        return {"failures": [], "hints": [], "port_taken": False, "made_progress": False}
+
+    def _logged(self) -> tuple[int, int]:
+        """Changes with each line of ``gang_log``."""
+        try:
+            status = os.stat(os.path.join(self._identity.folder, FILE))
+        except OSError:
+            return (0, 0)
+        return (status.st_size, status.st_mtime_ns)
+
+    def _on_clock_of_node_0(self, failure: Failure) -> Header:
+        return failure.corrected(*self._hub.link.clock()).to_json()
+
+    def fail(self, failure: Failure, is_of_launch: bool = True) -> None:
+        """Something that runs on this node has failed, without having ended."""
+        if not (is_of_launch and self._work.ends_launch(failure)):
+            self._failures.fail(failure)
+
+    # -- requests ----------------------------------------------------------------------------------------------------
+
+    def restarted(self, number: int, header: Header, payload: bytes) -> None:
+        """Control: what was given up is started again, or why it is not, for the report, the card and the metadata."""
+        self._hub.send({"op": "restarted", "entry": header["entry"]})
+        self._pending.reply(number, {})
+
+    def tidy_up(self, number: int, header: Header, payload: bytes) -> None:
+        """Remove what the dead have left on this node; on all ``nodes``, where that is not 0, whose tasks make no
+        request. The reply comes when the GPUs have their memory back, too.
+        """
+        if header["nodes"]:
+            self._untidy = set(range(header["nodes"]))
+            self._hub.send({"op": "tidy-up"})
+        else:
+            self._tidy_up(lambda: self._pending.reply(number, {}))
+
+    def from_hub(self, header: Header) -> None:
+        """This node is to tidy up, or, on control, another one has; or a process of this node keeps the gang from going
+        on.
+        """
+        if header["op"] == "tidy-up":
+            self._tidy_up(lambda: self._hub.send({"op": "tidied"}))
+        elif header["op"] == "stalled":
+            self.fail(Failure.from_json(header["failure"]).replaced(time=time.time()))
+        else:
+            self._untidy.discard(header["node"])
+            if not self._untidy:
+                self._pending.reply_all("tidy-up", {})
+
+    def _tidy_up(self, then: Callable[[], None]) -> None:
+        self._await_commands(time.monotonic() + settings().unkillable_timeout, then)
+
+    def _await_commands(self, deadline: float, then: Callable[[], None]) -> None:
+        """What other nodes had started here ends a moment after the connection to them."""
+        if self._work.runs_commands_of_others() and time.monotonic() < deadline:
+            self._loop.call_later(LOOK_S, lambda: self._await_commands(deadline, then))
+            return
+        self._cleanup.owned.remove_left_behind()
+
+        def free(text: str) -> None:
+            if text:
+                self._say(text)
+            then()
+
+        if self._gpus is None:
+            free("")
+        else:
+            self._gpus.wait(settings().gpu_memory_timeout, free)
+
+    def fail_launch(self, number: int, header: Header, payload: bytes) -> None:
+        """What was given up is not started again: the gang ends by it. Control has the failures of all nodes; the
+        others wait for the end, which is the reply.
+        """
+        failures = [Failure.from_json(record) for record in header["failures"]]
+        if failures and not self._state.is_stopping:
+            self._failures.fail(failures[0])
+            for failure in failures[1:]:
+                self._failures.report_to_hub(failure)

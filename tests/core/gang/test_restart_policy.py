@@ -1,0 +1,97 @@
+"""Which failures are tried again, and how often: the decision alone."""
+
+from __future__ import annotations
+
+import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
+import pytest
+
+from metaflow_extensions.gang.core.exceptions import BadAttribute
+from metaflow_extensions.gang.core.gang.restarts import RankFailure, RestartPolicy, in_one_line
+from metaflow_extensions.gang.core.guard.failure_record import PEER, Failure
+
+
+def failure(
+    exit_code: int | None = 1, exception: str = "", progress: bool = False, order: int = 1, kind: str = "exit"
+) -> RankFailure:
+    record = Failure(0, kind, "rank 0 ended", 0.0, order=order, rank=0, exit_code=exit_code, exception=exception)
+    return RankFailure.of(record, progress, 0)
+
+
+def refusal(found: RankFailure) -> str:
+    return RestartPolicy(3).refusal(found, [], 0.0)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        failure(-9),
+        failure(-11),
+        failure(137),
+        failure(1, "RuntimeError", order=PEER),
+        failure(1, "RuntimeError", progress=True),
+        failure(3, progress=True),
+        failure(None, kind="stall"),
+        failure(None, kind="stopped"),
+    ],
+)
+def test_what_another_try_may_mend(found: RankFailure) -> None:
+    assert not refusal(found)
+
+
+@pytest.mark.parametrize(
+    ("found", "why"),
+    [
+        (failure(1, "ImportError", progress=True), "an ImportError comes again in every try"),
+        (failure(1, "SyntaxError"), "a SyntaxError comes again in every try"),
+        (failure(2, "SystemExit"), "that of a wrong argument"),
+        (failure(2), "that of a wrong argument"),
+        (failure(1, "TypeError"), "TypeError, raised before any sign of progress"),
+        (failure(3), "exit code 3, before any sign of progress"),
+    ],
+)
+def test_what_another_try_cannot_mend(found: RankFailure, why: str) -> None:
+    assert why in refusal(found)
+
+
+def test_restarts_are_counted_in_the_call_or_in_the_window() -> None:
+    killed = failure(-9)
+    assert not RestartPolicy(2).refusal(killed, [0.0], 1e6)
+    assert "started again twice, which is all" in RestartPolicy(2).refusal(killed, [0.0, 1.0], 1e6)
+    windowed = RestartPolicy(1, 60.0)
+    assert "once within 60 s" in windowed.refusal(killed, [0.0, 100.0], 150.0)
+    assert not windowed.refusal(killed, [0.0, 100.0], 161.0)
+    assert windowed.title([0.0, 100.0], 161.0) == "restart 1 of 1 within 60 s"
+    assert RestartPolicy(3).title([1.0], 2.0) == "restart 2 of 3"
+
+
+def test_the_users_function_comes_first_and_may_fail() -> None:
+    asked: list[RankFailure] = []
+
+    def again(found: RankFailure) -> bool:
+        asked.append(found)
+        return found.exception == "SyntaxError"
+
+    policy = RestartPolicy(1, 0.0, again)
+    assert not policy.refusal(failure(1, "SyntaxError"), [], 0.0)
+    assert "restart_on decided so" in policy.refusal(failure(-9), [], 0.0)
+    assert (asked[1].signal, asked[1].exit_code) == (9, None)
+    broken = RestartPolicy(1, 0.0, lambda found: bool(1 / found.node))
+    assert "restart_on raised ZeroDivisionError" in broken.refusal(failure(-9), [], 0.0)
+
+
+def test_values_of_a_command_line() -> None:
+    policy = RestartPolicy.read("@mpi", "3", "2.5", None)
+    assert (policy.restarts, policy.restart_window) == (3, 2.5)
+    for values in (("x", 0, None), (-1, 0, None), (1, "x", None), (1, float("inf"), None), (1, 0, 3)):
+        with pytest.raises(BadAttribute):
+            RestartPolicy.read("@mpi", *values)
+
+
+def test_the_line_of_the_log() -> None:
+    killed = Failure(2, "signal", "rank 5 was killed by SIGKILL (out of memory?)", 0.0, rank=5, exit_code=-9)
+    assert in_one_line([killed], ["a"] * 3) == "rank 5 on node 2 was killed by SIGKILL (out of memory?)"
+    assert in_one_line([killed], ["a", "b", "c"]).startswith("rank 5 on node 2 (c) was killed")
+    trace = "Traceback (most recent call last):\nValueError: no"
+    raised = Failure(0, "exit", "mpirun exited with code 1", 0.0, trace, exit_code=1, exception="ValueError")
+    assert in_one_line([raised], ["a"]) == "mpirun exited with code 1, on node 0 (ValueError: no)"
+    assert in_one_line([killed, raised], ["a"] * 3).count("; ") == 1

@@ -1,0 +1,160 @@
+"""@torchrun with restarts: what is started again, what is not, and what is told of it. Ranks are plain scripts."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from typing import Any
+
+import pytest
+from restart_flow import RANKS, acts, flow
+from support.faults import kill_process
+from support.flows import FlowRun, FlowRunner
+from support.processes import read_process, send_signal
+
+LIMIT_S = 60.0
+
+FILES = {"ranks.py": RANKS}
+
+both = pytest.mark.parametrize("options", [None, {"max_restarts": 0, "monitor_interval": 0.1}])
+"""The gang starts the ranks itself, or torchrun's agent does, which takes some seconds to import torch."""
+
+
+def started(flow_run: FlowRunner, attributes: str, env: dict[str, str], *arguments: str) -> FlowRun:
+    text = flow("torchrun", f"nproc_per_node=2, {attributes}", "torch")
+    return flow_run(text, *arguments, env=env, files=FILES)
+
+
+def lines_about_restarts(run: FlowRun) -> list[str]:
+    return re.findall(r"\[gang\] (restart .*)", run.output)
+
+
+def of_metadata(run: FlowRun, name: str) -> Any:
+    return json.loads(run.node_tasks("work")[0].metadata_dict[name])
+
+
+def test_killed_ranks_are_started_again_and_told_once(flow_run: FlowRunner) -> None:
+    what = acts(try0={3: "progress 1 kill", "*": "stay"}, try1={0: "1 kill", "*": "stay"})
+    run = started(flow_run, "restarts=3", what, "--how", "function").ok(LIMIT_S)
+    killed = "was killed by SIGKILL"
+    first, second = lines_about_restarts(run)
+    assert first.startswith(f"restart 1 of 3: rank 3 on node 1 {killed}")
+    assert second.startswith(f"restart 2 of 3: rank 0 on node 0 {killed}")
+    assert run.artifact("join", "returned") == [f"{rank} of try 2" for rank in range(4)], "of the last try alone"
+    for number in range(3):
+        found = re.findall(rf"rank (\d) in try {number} \({number}, 3\) is \d+;", run.output)
+        assert sorted(found) == list("0123"), run.dump()
+    assert [entry["line"] for entry in of_metadata(run, "gang-restarts")] == [first, second]
+    assert "gang-failure" not in run.node_tasks("work")[0].metadata_dict
+
+
+@pytest.mark.slow
+@both
+def test_a_rank_that_raises_after_progress_is_started_again(
+    flow_run: FlowRunner, options: dict[str, Any] | None
+) -> None:
+    """In the midst of a collective, whose other ranks complain about it, too."""
+    what = acts(try0={2: "meet progress raise", "*": "meet reduce"}, try1={"*": "meet progress"})
+    more = {"OPTIONS": json.dumps(options)} if options else {}
+    run = started(flow_run, "restarts=1", {**what, **more}).ok(2 * LIMIT_S)
+    (line,) = lines_about_restarts(run)
+    assert line.startswith("restart 1 of 1: rank 2 on node 1 "), line
+    assert "(RuntimeError: deliberate in rank 2 in try 0)" in line
+    # The agent counts its own restarts alone; the sum is what a script sees.
+    found = re.findall(r"rank (\d) in try 1 \(1, \d\) is", run.output)
+    assert sorted(found) == list("0123"), run.dump()
+
+
+@pytest.mark.parametrize(
+    ("act", "why", "told"),
+    [
+        ("import", "a ModuleNotFoundError comes again in every try", "No module named 'nowhere_to_be_found'"),
+        ("progress import", "a ModuleNotFoundError comes again in every try", "No module named 'nowhere_to_be_found'"),
+        ("usage", "exit code 2, before any sign of progress, is that of a wrong argument", "called sys.exit(2)"),
+        ("raise", "RuntimeError, raised before any sign of progress", "RuntimeError: deliberate in rank 3 in try 0"),
+    ],
+)
+def test_what_another_try_cannot_mend_ends_at_once(flow_run: FlowRunner, act: str, why: str, told: str) -> None:
+    run = started(flow_run, "restarts=3", acts(try0={3: act, "*": "stay"}))
+    output = run.fails(LIMIT_S)
+    assert not lines_about_restarts(run)
+    assert not re.search("in try 1", output)
+    for node in range(2):
+        log = run.node_log("work", node, "stderr")
+        assert told in log, run.dump()
+        assert f"The ranks were not started again: {why}" in log, run.dump()
+    assert re.search(r"first failure was on node 1.*: rank 3 ", run.node_log("work", 0, "stderr"))
+    failure = of_metadata(run, "gang-failure")
+    assert (failure["node"], failure["rank"]) == (1, 3)
+
+
+def test_the_last_failure_tells_all_restarts(flow_run: FlowRunner) -> None:
+    what = acts(
+        try0={1: "progress raise", "*": "stay"}, try1={2: "kill", "*": "stay"}, try2={3: "progress raise", "*": "stay"}
+    )
+    run = started(flow_run, "restarts=2", what)
+    run.fails(LIMIT_S)
+    for node in range(2):
+        log = run.node_log("work", node, "stderr")
+        assert "RuntimeError: deliberate in rank 3 in try 2" in log, "the last failure"
+        assert (
+            "restart 1 of 2: rank 1 on node 0 exited with code 1 (RuntimeError: deliberate in rank 1 in try 0)" in log
+        )
+        assert "  | RuntimeError: deliberate in rank 1 in try 0" in log, "the first one in full"
+        assert "restart 2 of 2: rank 2 on node 1 was killed by SIGKILL" in log
+        assert "The ranks were started again twice, which is all that restarts allows." in log
+    assert "@torchrun:" in run.node_log("work", 1, "stderr"), "node 1 raises its own exception"
+    assert of_metadata(run, "gang-failure")["rank"] == 3
+
+
+def test_two_ranks_killed_at_once_are_one_restart(flow_run: FlowRunner) -> None:
+    run = started(flow_run, "restarts=1", acts(try0={"*": "progress stay"}))
+    run.wait_for(re.compile(r"rank \d in try 0 .* is \d+;"), LIMIT_S, count=4)
+    ranks = {int(found[1]): int(found[2]) for found in re.finditer(r"rank (\d) in try 0 .* is (\d+);", run.output)}
+    assert all(send_signal(process, signal.SIGKILL) for process in [read_process(ranks[rank]) for rank in (1, 2)])
+    run.ok(LIMIT_S)
+    (line,) = lines_about_restarts(run)
+    assert re.match(r"restart 1 of 1: rank [12] on node [01] was killed by SIGKILL", line)
+
+
+def test_only_restarts_within_the_window_count(flow_run: FlowRunner) -> None:
+    what = acts(try0={0: "kill", "*": "stay"}, try1={0: "3.5 kill", "*": "stay"}, try2={0: "kill", "*": "stay"})
+    run = started(flow_run, "restarts=1, restart_window=3", what)
+    output = run.fails(LIMIT_S)
+    assert len(lines_about_restarts(run)) == 2
+    assert "started again once within 3 s, which is all that restarts allows" in output
+
+
+def test_the_users_own_function_decides(flow_run: FlowRunner) -> None:
+    what = acts(try0={0: "raise", "*": "stay"}, try1={0: "kill", "*": "stay"})
+    run = started(flow_run, "restarts=2, restart_on=again", what)
+    output = run.fails(LIMIT_S)
+    assert "asked about exit 1 RuntimeError;" in output
+    assert "asked about signal 9 ;" in output
+    assert len(lines_about_restarts(run)) == 1
+    assert "The ranks were not started again: restart_on decided so." in output
+
+
+def test_a_task_that_dies_in_a_restart_fails_the_gang(flow_run: FlowRunner) -> None:
+    run = started(flow_run, "restarts=1", acts(try0={0: "kill", "*": "stay"}, try1={"*": "stay"}))
+    run.wait_for("restart 1 of 1", LIMIT_S)
+    kill_process(run.tasks("work")[1])
+    run.fails(LIMIT_S)
+    assert re.search(r"node 1 \(.*\): the node's task was killed by SIGKILL", run.node_log("work", 0, "stderr"))
+    assert "restart 1 of 1: rank 0 on node 0 was killed" in run.node_log("work", 0, "stderr")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ("restarts=-1", "@torchrun(restarts=-1): restarts is a number, 0 or more"),
+        ("restarts='many'", "@torchrun(restarts='many'): restarts is a number, 0 or more"),
+        ("restarts=1, restart_window=-2", "restart_window is a number of seconds"),
+        ("restarts=1, restart_on='always'", "restart_on is a function"),
+    ],
+)
+def test_wrong_values_are_refused_before_the_start(flow_run: FlowRunner, attributes: str, message: str) -> None:
+    output = started(flow_run, attributes, acts()).fails(LIMIT_S)
+    assert message in output
+    assert "body of node" not in output
