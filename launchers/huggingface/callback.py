@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ...core.gang_log import gang_log
 from .card_file import DEFAULT_FILE_NAME, FILE_VARIABLE
 
 try:
@@ -28,7 +29,7 @@ so never takes more than 5 % of its time."""
 
 
 class MetaflowHuggingFaceCardCallback(transformers.TrainerCallback):  # type: ignore[misc]
-    """Reports the progress of a Trainer to the cards of a step with ``@huggingface_card``.
+    """Reports the progress of a Trainer to the cards of a step with ``@huggingface_card``, and to the gang's own card.
 
     Only the process of rank 0 writes; the others may have the callback too. Training never fails for want of a card:
     where the file cannot be written, one line on stderr reports it.
@@ -86,7 +87,8 @@ class MetaflowHuggingFaceCardCallback(transformers.TrainerCallback):  # type: ig
         """New points, and at the training's end how long it took."""
         if not state.is_world_process_zero or logs is None:
             return
-        self._add(logs, state.global_step)
+        if added := self._add(logs, state.global_step):
+            gang_log(state.global_step, **added)
         if logs.get("train_runtime"):
             flos = logs.get("total_flos", 0.0)
             self._runtime_info |= {
@@ -105,15 +107,18 @@ class MetaflowHuggingFaceCardCallback(transformers.TrainerCallback):  # type: ig
 
     # -- the file ----------------------------------------------------------------------------------------------------
 
-    def _add(self, logs: Mapping[str, Any], step: int) -> None:
+    def _add(self, logs: Mapping[str, Any], step: int) -> dict[str, float]:
+        """Add a point to each curve that ``logs`` has a value of; those values."""
+        found = {}
         for name in self.tracked_metrics:
             if name not in logs:
                 continue
             try:
-                value = float(logs[name])  # a tensor or numpy's number, some of them
+                found[name] = float(logs[name])  # a tensor or numpy's number, some of them
             except (TypeError, ValueError):
                 continue
-            self._metrics.setdefault(name, []).append({"step": step, "value": value})
+            self._metrics.setdefault(name, []).append({"step": step, "value": found[name]})
+        return found
 
     def _write(self, state: Any, now: bool = False) -> None:
         started = time.monotonic()

@@ -197,6 +197,20 @@ def test_the_callback_writes_what_is_tracked_in_the_order_asked_for(real: Any, t
 
 
 @pytest.mark.slow
+def test_what_is_tracked_is_a_curve_of_the_gang_s_card_too(
+    real: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("METAFLOW_GANG_LOG_FILE", str(tmp_path / "gang-log"))
+    monkeypatch.setenv("RANK", "0")
+    told = real.MetaflowHuggingFaceCardCallback(["loss"])
+    told.on_train_begin(arguments(), state(log_history=[{"step": 2, "loss": 5.0}]), None)
+    told.on_log(arguments(), state(), None, logs={"loss": 4.0, "grad_norm": 1.0})
+    told.on_log(arguments(), state(), None, logs={"train_runtime": 2.0})
+    lines = [json.loads(line) for line in (tmp_path / "gang-log").read_text().splitlines()]
+    assert lines == [{"rank": "0", "step": 3.0, "values": {"loss": 4.0}}]
+
+
+@pytest.mark.slow
 def test_only_rank_0_writes_and_a_second_training_starts_anew(real: Any, tmp_path: Path) -> None:
     told = real.MetaflowHuggingFaceCardCallback()
     assert told.tracked_metrics == ["loss", "grad_norm"]
