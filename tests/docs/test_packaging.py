@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from support.checkouts import FOLDERS, copy_of_checkout
 from support.paths import ROOT
 
 if sys.version_info >= (3, 11):
@@ -22,8 +23,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-ROOT = ROOT
-FOLDERS = ("backends", "cli", "core", "launchers", "plugins", "toplevel")
 INSTALLED = "metaflow_extensions/gang/"
 OLD_PACKAGES = ("deepspeed", "mpi", "ray", "slurm", "tensorflow", "torchrun")
 
@@ -86,13 +85,8 @@ def packed(python: Path, cwd: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what the build reads: building leaves files in the checkout, and old ones would get into the wheel."""
-    copy = tmp_path_factory.mktemp("checkout")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, copy)
-    for folder in (*FOLDERS, "stubs"):
-        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    return copy
+    """A copy of what the build reads."""
+    return copy_of_checkout(tmp_path_factory.mktemp("checkout"))
 
 
 @pytest.fixture(scope="module")
