@@ -11,6 +11,7 @@
        |- PortTaken                  a foreign program holds a port that was chosen; launchers try another
        |- ValueTooStrange            a value that cannot be sent to the other nodes
        |- BroadcastFailed            nodes that did not get a file; the message names each, with the reason
+       |- DryRunEnds                 a dry run comes to where nothing can go on without what it has not started
        |- ObjectNotFound             what was asked for is not in the datastore
        `- TorchrunException          @torchrun: a rank failed (launchers have exceptions of their own)
           `- TorchNotInstalledException   also a ToolMissing
@@ -90,6 +91,12 @@ class BroadcastFailed(GangException):
     """Some nodes did not get a file; the message names each of them, with its address and the reason."""
 
     headline = "A file is not on all nodes"
+
+
+class DryRunEnds(GangException):
+    """A dry run (METAFLOW_GANG_DRY_RUN) comes to where nothing can go on without what it has only shown."""
+
+    headline = "Dry run"
 
 
 class ProcessFailed(GangException):

@@ -11,7 +11,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -36,6 +36,11 @@ def say(text: str) -> None:
     """One line for the user, in this task's log."""
     sys.stderr.write(f"[gang] {text}\n")
     sys.stderr.flush()
+
+
+def say_together(lines: Sequence[str]) -> None:
+    """Lines for the user, in this task's log, with none of another process between them."""
+    say("\n[gang] ".join(lines))
 
 
 def say_and_store(text: str, task_datastore: Any) -> None:

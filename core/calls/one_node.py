@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from ..dry_run.call import show_instead
 from ..exceptions import GangException, ProcessFailed
 from ..gang.launch_plan import LaunchPlan
 from ..guard_client.single_node import SingleNodeGuard, single_node_guard
@@ -22,6 +23,7 @@ def run_on_one_node(
     ranks: int,
     failed: type[GangException],
     explains: Explain | None = None,
+    dry_run: bool = False,
 ) -> list[Any] | None:
     """A launcher's ``run()`` on this machine alone, in a step or script without a gang.
 
@@ -35,6 +37,8 @@ def run_on_one_node(
         How many ranks the plan has, where the entrypoint is a function.
     failed, explains
         As in :class:`Runs`.
+    dry_run : bool
+        Whether the plan is only shown, and None is returned.
 
     Returns
     -------
@@ -48,9 +52,17 @@ def run_on_one_node(
     GuardDied
         The process that watches over the ranks was killed; they were ended.
     """
-    with single_node_guard() as guard, removed(read(guard)) as what:
+    with (
+        single_node_guard() as guard,
+        show_instead(None, dry_run, "run()") as planned,
+        removed(read(guard)) as what,
+    ):
         try:
-            guard.launch(plan(guard, what))
+            launch = plan(guard, what)
+            if planned:
+                planned.add_processes(launch.processes)
+                return None
+            guard.launch(launch)
         except ProcessFailed as failure:
             error = (explains or partial(explain, failed=failed))(failure, what.name, "this machine")
             raise error from error.__cause__

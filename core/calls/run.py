@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from ..dry_run.call import planning
 from ..exceptions import BadAttribute, GangException, PortTaken, ProcessFailed
 from ..gang.gang import Gang
 from ..gang.restarts import NO_RESTARTS, RestartPolicy
@@ -146,7 +147,8 @@ class Runs:
         BadAttribute
             The nodes differ; the message is the same on each.
         """
-        answers = self.gang.all_gather(dict(own))
+        answers = self.gang.all_gather({**own, "dry_run": planning() is not None})
+        check_alike(answers, ("dry_run",))
         check_alike(answers, alike, complain)
         return answers
 
@@ -211,10 +213,14 @@ class Runs:
         GangException
             A process of this node failed. A function's own exception is raised as it is.
         """
-        self._launches += 1
+        planned, count = planning(), self._launches + 1
+        if planned is None:
+            self._launches = count  # a dry run has the names of the launch that comes after it
+        elif port:
+            planned.add_port(port, node)
         tries, ports = Tries(self.gang, self._policy), 1
         for number in itertools.count():
-            key = f"run-{self._launches}-{number}"
+            key = f"run-{count}-{number}"
             may_be_taken = is_ours and ports < PORT_TRIES
             again = tries.has_restarts
             attempt = PortTry(port, may_be_taken, key, again, tries.variables(), again and self._policy.warm)

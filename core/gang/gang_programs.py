@@ -6,8 +6,9 @@ import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
+from ..dry_run.call import show_instead
 from ..guard_client.link import Link
 from .arguments import check_plan, command
 from .collectives import Member, gather
@@ -21,6 +22,10 @@ class Starter(Member, Protocol):
     """What is needed of the gang to start programs."""
 
     def launch(self, plan: LaunchPlan) -> list[ProcessResult]: ...
+
+    def gather(self, value: Any, root: int = 0) -> list[Any] | None: ...
+
+    def barrier(self) -> None: ...
 
 
 class Programs:
@@ -90,6 +95,7 @@ class Programs:
         restarts: int = 0,
         restart_window: float = 0.0,
         restart_on: Callable[[RankFailure], bool] | None = None,
+        dry_run: bool = False,
     ) -> None:
         """Run a program on every node, all at once, and wait until it has ended on all. Every node must call it.
 
@@ -106,6 +112,8 @@ class Programs:
             Seconds in which restarts are counted; 0 is the whole call.
         restart_on : callable, optional
             Gets what has failed, and returns whether the program is started again.
+        dry_run : bool
+            Whether what would start is only shown, in the log of node 0 (docs/dry-runs.md). Nothing starts.
 
         Raises
         ------
@@ -124,14 +132,15 @@ class Programs:
         tries = Tries(self, policy)
         gather(self, "run_together()", None)
         name = f"together-{next(self._sequence)}"  # the same on all nodes, which have come to the same collective
-        for number in itertools.count():
-            process = command(argv, {**(env or {}), **tries.variables()}, cwd, call)
-            plan = LaunchPlan((process,), key=f"{name}-{number}", restartable=tries.has_restarts)
-            try:
-                tries.run(partial(self.launch, plan))
-            except Again:
-                gather(self, "run_together()", None)  # nothing of the last try is left on any node
-            else:
-                if not tries.has_restarts:
-                    gather(self, "run_together()", None)
-                return
+        with show_instead(self, dry_run, f"{call}()"):
+            for number in itertools.count():
+                process = command(argv, {**(env or {}), **tries.variables()}, cwd, call)
+                plan = LaunchPlan((process,), key=f"{name}-{number}", restartable=tries.has_restarts)
+                try:
+                    tries.run(partial(self.launch, plan))
+                except Again:
+                    gather(self, "run_together()", None)  # nothing of the last try is left on any node
+                else:
+                    if not tries.has_restarts:
+                        gather(self, "run_together()", None)
+                    return

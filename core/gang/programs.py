@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from ..dry_run.call import is_shown_instead
 from ..exceptions import BadAttribute, GangException, PortTaken, ProcessFailed
 from ..guard.text import indent, last_lines
 from ..guard_client.link import Link
@@ -29,6 +30,8 @@ class LaunchGivenUp(Exception):
 def run_to_their_end(link: Link, plan: LaunchPlan) -> list[ProcessResult]:
     """Have the guard run ``plan`` and return how its processes ended; see :meth:`Gang.launch`.
 
+    In a dry run none starts, and all end well.
+
     Raises
     ------
     ProcessFailed
@@ -38,6 +41,8 @@ def run_to_their_end(link: Link, plan: LaunchPlan) -> list[ProcessResult]:
     LaunchGivenUp
         When a plan that is restartable has failed, on any node, in one of these ways.
     """
+    if is_shown_instead(plan.processes):
+        return [ProcessResult(process.title, process.rank, 0) for process in plan.processes]
     header, _ = link.request("launch", plan=plan.to_json())
     if "given_up" in header:
         raise LaunchGivenUp(header["given_up"])
@@ -67,6 +72,8 @@ def start_in_background(link: Link, node_index: int, process: Process, ready: st
         re.compile(ready.encode())
     except (AttributeError, re.error) as error:
         raise BadAttribute(f"current.gang.start(ready={ready!r}) is not a regular expression: {error}.") from None
+    if is_shown_instead((process,)):
+        return
     plan = LaunchPlan((process,)).to_json()
     header, _ = link.request("start", plan=plan, ready=ready, timeout=timeout, shown=shown)
     if "failed" in header:

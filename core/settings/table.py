@@ -24,7 +24,13 @@ CARD = Switch(
     default=True,
 )
 
-SWITCHES = (CARD, DEBUG)
+DRY_RUN = Switch(
+    "dry_run",
+    "What a step's body would have started is shown in the log, node by node, and nothing is started "
+    "([dry runs](dry-runs.md)). Each node's task needs it.",
+)
+
+SWITCHES = (CARD, DEBUG, DRY_RUN)
 
 METRICS_FILE = PathSetting(
     "metrics_file",

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ...core.calls.entrypoint import Entrypoint
+from ...core.dry_run.planned import Planned
 from ...core.exceptions import BadAttribute
 from ...core.machine.gpus import visible_gpus
 from ...core.ranks.functions import RANK_MAIN
@@ -63,6 +64,18 @@ def write_files(job: Job, what: Entrypoint, changed: Mapping[str, str | None]) -
     record = rank_record(job, program, arguments, changed, devices, what.call is not None)
     write_private(os.path.join(job.folder, f"{job.name}.json"), json.dumps(record))
     write_private(job.hostfile, hostfile_text(job))
+
+
+def show_files(job: Job, planned: Planned | None) -> None:
+    """Add to a dry run what the wrapper of each rank of this node would start, and the hostfile."""
+    if planned is None or job.node_index not in job.layout.nodes:
+        return
+    with open(os.path.join(job.folder, f"{job.name}.json"), encoding="utf-8", errors="surrogateescape") as file:
+        record = json.load(file)
+    local_rank = ["--local_rank=N"] if record["local_rank"] else []
+    title = "each rank, for which DeepSpeed adds its number and its device"
+    planned.add_command(title, [*record["program"], *local_rank, *record["arguments"]], record["set"])
+    planned.add_file(f"hostfile {job.hostfile}", hostfile_text(job))
 
 
 def target(

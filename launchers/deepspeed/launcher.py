@@ -10,6 +10,7 @@ from ...core.attributes import declared_port, read_port
 from ...core.calls.entrypoint import Entrypoint
 from ...core.calls.misplaced_arguments import suggesting
 from ...core.calls.run import PortTry, Runs
+from ...core.dry_run.call import planning, show_instead
 from ...core.gang.gang import Gang
 from ...core.gang.restarts import NO_RESTARTS, RestartPolicy
 from ...core.machine.network import interface_for, network_variables
@@ -17,7 +18,7 @@ from ...core.ranks.rank_wrapper import FOLDER
 from ...core.ranks.torch_extensions import hold_extensions
 from ...core.remote_shell.channel import node_names
 from ...core.remote_shell.choice import LEFT_BY_MPICH
-from .call_files import tidied, with_files, write_files
+from .call_files import show_files, tidied, with_files, write_files
 from .environment import accelerator_variables, difference, environment_file
 from .exceptions import DeepspeedException
 from .layout import Layout, layout
@@ -90,6 +91,7 @@ class DeepspeedExecutor:
         push_results_dir_to_cloud: bool = False,
         local_output_dir: str | os.PathLike[str] | None = None,
         cloud_output_dir: str | None = None,
+        dry_run: bool = False,
     ) -> Any:
         """Run ``entrypoint`` in every rank, on all nodes at once. Every node has to call it.
 
@@ -111,6 +113,9 @@ class DeepspeedExecutor:
             The folder with the results.
         cloud_output_dir : str, optional
             Its name in the datastore, ``local_output_dir`` where not given; each node has a folder of its index in it.
+        dry_run : bool
+            Whether what would start is only shown, in the log of node 0 (docs/dry-runs.md). Nothing starts, and None is
+            returned.
 
         Returns
         -------
@@ -144,12 +149,15 @@ class DeepspeedExecutor:
         if not callable(entrypoint):
             entrypoint_args = with_files(entrypoint_args, gang.folder, name)
         with (
+            show_instead(gang, dry_run, "current.deepspeed.run()") as planned,
             runs.entrypoint(entrypoint, entrypoint_args, options.values, "deepspeed_args") as what,
             tidied(gang.folder, name),
         ):
             world = {"nodes and slots": chosen, "transport": transport, "options": dict(options.values)}
             runs.agree(world, tuple(world), differ)
             self._run(name, what, options, chosen, transport, wanted_port)
+            if planned:
+                return None
             if gang.node_index not in chosen.nodes:
                 collect_nothing(gang, what)
                 return None
@@ -165,10 +173,11 @@ class DeepspeedExecutor:
         if transport != "none" and self._remote is None:
             # Commands on this node get the environment as it is now; later changes go into the ranks' record.
             own = {**base, FOLDER: gang.folder}
-            self._remote = Remote.form(gang, self._transport, self._missing, own)
+            if planning() is None:
+                self._remote = Remote.form(gang, self._transport, self._missing, own)
             for pattern in LEFT_BY_MPICH:
                 gang.own_files(pattern)
-        remote = self._remote if transport != "none" else None
+        remote = (self._remote or Remote.planned(gang, base)) if transport != "none" else None
 
         def start(attempt: PortTry) -> None:
             job = Job(
@@ -188,6 +197,7 @@ class DeepspeedExecutor:
                 restartable=attempt.restartable,
             )
             write_files(job, what, difference(remote.environ if remote else base, {**environ, **attempt.variables}))
+            show_files(job, planning())
             gang.own_files(job.shared_memory)
             if transport != "none":
                 gang.barrier()  # from here on, a rank may start on any node

@@ -21,6 +21,9 @@ case "$*" in *"pkill -f"*) exit 0 ;; esac
 exec {rsh} "$@"
 """
 
+FOLDER = "deepspeed"
+"""In the gang's private folder: where the program is."""
+
 
 @dataclass(frozen=True)
 class Remote:
@@ -28,6 +31,11 @@ class Remote:
 
     folder: str
     environ: Mapping[str, str]
+
+    @classmethod
+    def planned(cls, gang: Gang, environ: Mapping[str, str]) -> Remote:
+        """What :meth:`form` would give, for a dry run: nothing is started."""
+        return cls(os.path.join(gang.folder, FOLDER), environ)
 
     @classmethod
     def form(cls, gang: Gang, wanted: str, missing: list[list[str]], environ: Mapping[str, str]) -> Remote:
@@ -40,7 +48,7 @@ class Remote:
         """
         channel = ChannelShell.form(gang, environ, os.getcwd())
         taken, rsh = remote_shell(gang, wanted, missing, channel, environ, "deepspeed")
-        folder = os.path.join(gang.folder, "deepspeed")
+        folder = os.path.join(gang.folder, FOLDER)
         os.mkdir(folder, 0o700)
         write_private(os.path.join(folder, "ssh"), _SSH.format(rsh=shlex.quote(rsh)), 0o700)
         if gang.is_control:

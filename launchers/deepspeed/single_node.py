@@ -13,6 +13,7 @@ from ...core.calls.entrypoint import Entrypoint, read_entrypoint
 from ...core.calls.misplaced_arguments import suggesting
 from ...core.calls.one_node import run_on_one_node
 from ...core.calls.returns import Results
+from ...core.dry_run.call import is_wanted, planning
 from ...core.exceptions import BadAttribute
 from ...core.gang.launch_plan import LaunchPlan
 from ...core.guard.host.ports import lease_port
@@ -21,7 +22,7 @@ from ...core.machine.network import network_variables
 from ...core.metaflow_compat.datastores import datastore_of_running_flow
 from ...core.ranks.torch_extensions import hold_extensions
 from ...core.storage.results import results_prefix
-from .call_files import with_files, write_files
+from .call_files import show_files, with_files, write_files
 from .constants import DEEPSPEED_SUFFIX
 from .environment import accelerator_variables, difference, environment_file
 from .exceptions import DeepspeedException
@@ -52,6 +53,7 @@ class SingleNode:
         push_results_dir_to_cloud: bool = False,
         local_output_dir: str | os.PathLike[str] | None = None,
         cloud_output_dir: str | None = None,
+        dry_run: bool = False,
     ) -> Any:
         """Run ``entrypoint`` in every rank of this machine; parameters, returns and exceptions as in a gang.
 
@@ -101,12 +103,16 @@ class SingleNode:
                 is_root=False,
             )
             write_files(job, what, difference(job.environ, environ))
+            show_files(job, planning())
             guard.own_files(job.shared_memory)
             return plan(job)
 
         lease = lease_port("127.0.0.1")
         try:
-            returns = run_on_one_node(read, start, sum(map(len, chosen.slots)), DeepspeedException)
+            ranks = sum(map(len, chosen.slots))
+            returns = run_on_one_node(read, start, ranks, DeepspeedException, dry_run=dry_run)
         finally:
             lease.release()
+        if is_wanted(dry_run):
+            return None
         return results.push(0) if returns is None else returns

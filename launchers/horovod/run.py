@@ -17,6 +17,7 @@ from metaflow import current
 from ...core.attributes import check_variables, read_nproc
 from ...core.calls.misplaced_arguments import suggesting
 from ...core.calls.run import PortTry, Runs
+from ...core.dry_run.call import show_instead
 from ...core.exceptions import BadAttribute, PortTaken, ProcessFailed, ToolMissing
 from ...core.gang.gang import Gang
 from ...core.gang.launch_plan import Process
@@ -44,6 +45,7 @@ def horovod_run(
     entrypoint_args: Mapping[str, Any] | Sequence[Any] | None = None,
     nproc_per_node: int | str | None = None,
     env: Mapping[str, str] | None = None,
+    dry_run: bool = False,
 ) -> None:
     """Run a script in every rank of a Horovod world over gloo, on all nodes at once. Every node has to call it.
 
@@ -61,6 +63,8 @@ def horovod_run(
         differ.
     env : mapping of str to str, optional
         Added to the task's environment for the ranks of this node, e.g. {"HOROVOD_GLOO_TIMEOUT_SECONDS": "120"}.
+    dry_run : bool
+        Whether what would start is only shown, in the log of node 0 (docs/dry-runs.md). Nothing starts.
 
     Raises
     ------
@@ -80,7 +84,7 @@ def horovod_run(
     gang = _gang()
     _require_script(entrypoint)
     runs = _runs_of(gang)
-    with runs.entrypoint(entrypoint, entrypoint_args) as what:
+    with show_instead(gang, dry_run, "horovod_run()"), runs.entrypoint(entrypoint, entrypoint_args) as what:
         environ = {**os.environ, **_checked(env)}
         node = gang.node
         slots_here = read_nproc("auto" if nproc_per_node is None else nproc_per_node, node.gpus, node.cpus)

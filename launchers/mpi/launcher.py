@@ -12,6 +12,7 @@ from functools import partial
 from ...core.attributes import check_variables
 from ...core.calls.broadcast_file import broadcast_file
 from ...core.calls.misplaced_arguments import suggesting
+from ...core.dry_run.call import show_instead
 from ...core.exceptions import BadAttribute, ProcessFailed
 from ...core.gang.gang import Gang
 from ...core.gang.launch_plan import LaunchPlan, Process
@@ -19,6 +20,7 @@ from ...core.gang.restarts import NO_RESTARTS, RestartPolicy
 from ...core.gang.tries import Again, Tries
 from ...core.logs import say
 from ...core.remote_shell.channel import ChannelShell
+from ...core.settings.table import DRY_RUN
 from .exceptions import explain
 from .plan import Site, clean_environment, given, is_elsewhere, own_arguments, plan
 from .program import Arguments, program_argv, script_of, to_argv, under_mpi
@@ -84,6 +86,7 @@ class MPIExecutor:
         program_args: Arguments = None,
         env: Mapping[str, str] | None = None,
         stdin: Stdin = None,
+        dry_run: bool = False,
     ) -> None:
         """Run ``program`` by mpirun, and wait for it.
 
@@ -102,6 +105,8 @@ class MPIExecutor:
         stdin : path or bytes, optional
             A file of this node, or its content, that rank 0, which has to run here, gets as its stdin. Otherwise its
             stdin is empty, as the others' always is.
+        dry_run : bool
+            Whether what would start is only shown, in the log of this node (docs/dry-runs.md). Nothing starts.
 
         Raises
         ------
@@ -116,7 +121,7 @@ class MPIExecutor:
         -------
         ``current.mpi.run(args=["-n", "8"], program="python train.py", program_args={"epochs": 3})``
         """
-        self._run("mpirun", args, program, program_args, env, stdin)
+        self._run("mpirun", args, program, program_args, env, stdin, dry_run)
 
     @suggesting("current.mpi.exec", {"args": MPIRUN_OPTIONS, "program_args": ()})
     def exec(
@@ -126,9 +131,10 @@ class MPIExecutor:
         program_args: Arguments = None,
         env: Mapping[str, str] | None = None,
         stdin: Stdin = None,
+        dry_run: bool = False,
     ) -> None:
         """As :meth:`run`, by mpiexec."""
-        self._run("mpiexec", args, program, program_args, env, stdin)
+        self._run("mpiexec", args, program, program_args, env, stdin, dry_run)
 
     def cc(self, args: Arguments = None) -> None:
         """Compile C by this MPI's compiler on this node; :meth:`broadcast_file` brings the program to the others.
@@ -180,7 +186,10 @@ class MPIExecutor:
         -------
         ``current.mpi.broadcast_file("pi")``
         """
-        broadcast_file(self._gang, self._channel, filename, to)
+        if DRY_RUN.read():
+            say(f"Dry run (METAFLOW_GANG_DRY_RUN): {os.fspath(filename)} is not copied to the other nodes.")
+        else:
+            broadcast_file(self._gang, self._channel, filename, to)
 
     def _run(
         self,
@@ -190,6 +199,7 @@ class MPIExecutor:
         program_args: Arguments,
         env: Mapping[str, str] | None,
         stdin: Stdin,
+        dry_run: bool,
     ) -> None:
         check_variables("current.mpi.run", env)
         check_stdin(stdin)
@@ -205,15 +215,21 @@ class MPIExecutor:
         for note in notes:
             say(note)
         ranks = under_mpi(command)
-        if not is_elsewhere(own):
+        if not is_elsewhere(own) and not DRY_RUN.read():  # which compiles no program
             check_program(ranks[0], script_of(command), environ)
         say(shlex.join([binary, *own, *command]))
-        with as_file(stdin, self._gang.folder) as file:
+        with (
+            show_instead(self._gang, dry_run, "current.mpi.run()", alone=True) as planned,
+            as_file(stdin, self._gang.folder) as file,
+        ):
             source = LEFT if not file and given(own, {"stdin", "s"}) else file
             tries = Tries(self._gang, self._policy, is_alone=True)
             made = partial(plan, self._site, path, own, started(ranks, source))
             while not self._has_ended(tries, made, environ, shlex.join(command)):
                 pass
+            if planned:
+                with open(self.hostfile, encoding="utf-8") as hosts:
+                    planned.add_file(f"hostfile {self.hostfile}", hosts.read())
 
     def _has_ended(self, tries: Tries, made: Callable[..., LaunchPlan], environ: Mapping[str, str], what: str) -> bool:
         """One try; False where the ranks are to be started again. ``made`` makes its plan of the variables."""

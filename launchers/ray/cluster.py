@@ -12,6 +12,7 @@ from ...core.calls.entrypoint import Entrypoint
 from ...core.calls.local_process import run_program
 from ...core.calls.misplaced_arguments import suggesting
 from ...core.calls.run import Runs
+from ...core.dry_run.call import show_instead
 from ...core.gang.gang import Gang
 from ...core.ranks.functions import load_return, read_returns
 from .exceptions import RayException
@@ -75,6 +76,7 @@ class RayCluster:
         entrypoint: str | os.PathLike[str] | Callable[..., Any] | None = None,
         entrypoint_args: Mapping[str, Any] | Sequence[Any] | None = None,
         env: Mapping[str, str] | None = None,
+        dry_run: bool = False,
     ) -> Any:
         """Run a script, or a function, on the head node, in a process of its own, and wait for it.
 
@@ -89,6 +91,9 @@ class RayCluster:
             its parameters by name or in order.
         env : dict, optional
             Variables for it besides the step's own.
+        dry_run : bool
+            Whether what would start on this node is only shown, in its log (docs/dry-runs.md). Nothing starts, and None
+            is returned. The cluster is there already; METAFLOW_GANG_DRY_RUN=1 shows how it would be started.
 
         Returns
         -------
@@ -109,9 +114,12 @@ class RayCluster:
         ``current.ray.run("tune.py", {"samples": 20})``
         """
         check_variables("current.ray.run", env)
-        with Runs(self._gang, RayException).entrypoint(entrypoint, entrypoint_args) as what:
+        with (
+            show_instead(self._gang, dry_run, "current.ray.run()", alone=True) as planned,
+            Runs(self._gang, RayException).entrypoint(entrypoint, entrypoint_args) as what,
+        ):
             run_program(self._gang, what, env or {}, RayException)
-            return None if what.call is None else self._returned(what)
+            return None if planned or what.call is None else self._returned(what)
 
     @staticmethod
     def _returned(what: Entrypoint) -> Any:

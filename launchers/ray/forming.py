@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
-from ...core.exceptions import BadAttribute, GangException, ProcessFailed, package_missing
+from ...core.dry_run.call import show_instead
+from ...core.exceptions import BadAttribute, DryRunEnds, GangException, ProcessFailed, package_missing
 from ...core.gang.gang import Gang
 from ...core.gang.launch_plan import Process
 from ...core.gang.shares import nodes_on_this_machine, own_slots
@@ -135,9 +136,15 @@ def form_cluster(gang: Gang, wanted: Wanted, install: RayInstall) -> Formed:
         say(f"Node {gang.node_index}: {own_offer.notice}")
     environ = {**os.environ, **network, **variables}
     process = ray_start(cluster, gang.node_index, own["address"], own_offer, temp_dir, environ)
-    _start(gang, cluster, process, temp_dir, wanted.shows_ray_start)
-    if wanted.attributes["enable_worker_logs"] and not gang.is_control:
-        _follow(gang, temp_dir)
+    with show_instead(gang, False, "@metaflow_ray") as planned:
+        _start(gang, cluster, process, temp_dir, wanted.shows_ray_start)
+        if wanted.attributes["enable_worker_logs"] and not gang.is_control:
+            _follow(gang, temp_dir)
+    if planned:
+        raise DryRunEnds(
+            "Node 0's log shows how Ray would be started on each node. The body of this step needs the cluster, so "
+            "that the run ends here. It goes on without METAFLOW_GANG_DRY_RUN."
+        )
     if gang.is_control and gang.num_nodes > 1:
         say(f"Ray's head is up at {cluster.bootstrap}; the other nodes join it.")
     gang.barrier()

@@ -12,6 +12,7 @@ from ...core.attributes import check_variables
 from ...core.calls.local_process import explain, program
 from ...core.calls.misplaced_arguments import suggesting
 from ...core.calls.run import PortTry, Runs
+from ...core.dry_run.call import show_instead
 from ...core.exceptions import BadAttribute, ProcessFailed
 from ...core.gang.gang import Gang
 from ...core.gang.launch_plan import LaunchPlan
@@ -144,6 +145,7 @@ class TensorflowExecutor:
         push_results_dir_to_cloud: bool = False,
         local_output_dir: str | os.PathLike[str] | None = None,
         cloud_output_dir: str | None = None,
+        dry_run: bool = False,
     ) -> Any:
         """Run a script, or a function, on every node, in a process of its own. Every node has to call it.
 
@@ -164,6 +166,9 @@ class TensorflowExecutor:
             The folder with the results.
         cloud_output_dir : str, optional
             Its name in the datastore, ``local_output_dir`` where not given; each node has a folder of its index in it.
+        dry_run : bool
+            Whether what would start is only shown, in the log of node 0 (docs/dry-runs.md). Nothing starts, and None is
+            returned.
 
         Returns
         -------
@@ -196,9 +201,12 @@ class TensorflowExecutor:
             again = attempt.restartable
             gang.launch(LaunchPlan((process,), peer_lost=PEER_LOST, key=attempt.key, restartable=again, warm=warm))
 
-        with runs.entrypoint(entrypoint, entrypoint_args) as what:
+        with (
+            show_instead(gang, dry_run, "current.tensorflow.run()") as planned,
+            runs.entrypoint(entrypoint, entrypoint_args) as what,
+        ):
             runs.launch(start, what, 0, is_ours=False)  # each node has a port of its own, in TF_CONFIG
-            return runs.result(what, [1] * gang.num_nodes, results)
+            return None if planned else runs.result(what, [1] * gang.num_nodes, results)
 
 
 def explain_program(failure: ProcessFailed, what: str, where: str) -> Exception:

@@ -11,6 +11,7 @@ from ...core.attributes import declared_port, read_port
 from ...core.calls.entrypoint import Entrypoint
 from ...core.calls.misplaced_arguments import suggesting
 from ...core.calls.run import PortTry, Runs
+from ...core.dry_run.call import planning, show_instead
 from ...core.exceptions import BadAttribute
 from ...core.gang.gang import Gang, offered
 from ...core.gang.restarts import NO_RESTARTS, RestartPolicy
@@ -66,6 +67,7 @@ class TorchrunExecutor:
         push_results_dir_to_cloud: bool = False,
         local_output_dir: str | os.PathLike[str] | None = None,
         cloud_output_dir: str | None = None,
+        dry_run: bool = False,
     ) -> Any:
         """Run ``entrypoint`` in every rank, on all nodes at once. Every node has to call it.
 
@@ -89,6 +91,9 @@ class TorchrunExecutor:
             The folder with the results.
         cloud_output_dir : str, optional
             Its name in the datastore, ``local_output_dir`` where not given; each node has a folder of its index in it.
+        dry_run : bool
+            Whether what would start is only shown, in the log of node 0 (docs/dry-runs.md). Nothing starts, and None is
+            returned.
 
         Returns
         -------
@@ -122,9 +127,12 @@ class TorchrunExecutor:
             or declared_port(os.environ)
         )
         numbered = launcher == "torchrun"
-        with runs.entrypoint(entrypoint, entrypoint_args, options.values, "torchrun_args", numbered) as what:
+        with (
+            show_instead(self._gang, dry_run, "current.torch.run()") as planned,
+            runs.entrypoint(entrypoint, entrypoint_args, options.values, "torchrun_args", numbered) as what,
+        ):
             nprocs = self._run(what, options, nproc, launcher, wanted_port)
-            return runs.result(what, nprocs, results)
+            return None if planned else runs.result(what, nprocs, results)
 
     def _choose_nproc(self, call: int | str | None, options: Options) -> int:
         node = self._gang.node
@@ -134,8 +142,9 @@ class TorchrunExecutor:
         self, what: Entrypoint, options: Options, nproc: int, launcher: str, wanted_port: int | None
     ) -> tuple[int, ...]:
         gang, runs = self._gang, self._runs
-        runs.count += 1
-        offered_port = int(offered(gang)["master_port"]) if runs.count == 1 and wanted_port is None else None
+        is_first = runs.count == 0
+        runs.count += planning() is None  # a dry run has the port of the call that comes after it
+        offered_port = int(offered(gang)["master_port"]) if is_first and wanted_port is None else None
         own = {"nproc": nproc, "launcher": launcher, "master_port": wanted_port}
         answers = runs.agree({**own, "port": runs.port(wanted_port, first=offered_port)}, tuple(ALIKE), differ)
         nprocs = tuple(answer["nproc"] for answer in answers)

@@ -39,6 +39,7 @@ class TorchrunSingleNodeMultiGPU:
         entrypoint: str | os.PathLike[str] | Callable[..., Any] | None = None,
         entrypoint_args: Mapping[str, Any] | Sequence[Any] | None = None,
         nproc_per_node: int | str | None = None,
+        dry_run: bool = False,
     ) -> list[Any] | None:
         """Run ``entrypoint`` in every rank of this machine, under torchrun's agent.
 
@@ -46,6 +47,8 @@ class TorchrunSingleNodeMultiGPU:
         ----------
         torchrun_args, entrypoint, entrypoint_args, nproc_per_node
             As in ``current.torch.run``.
+        dry_run : bool
+            Whether what would start is only shown (docs/dry-runs.md). Nothing starts, and None is returned.
 
         Returns
         -------
@@ -72,7 +75,7 @@ class TorchrunSingleNodeMultiGPU:
             environ = {**os.environ, **hold_extensions(os.environ, guard.folder)}
             return single_node_plan(options, nproc, guard.folder, what.target, what.arguments, environ)
 
-        return run_on_one_node(read, plan, nproc, TorchrunException, explain)
+        return run_on_one_node(read, plan, nproc, TorchrunException, explain, dry_run)
 
 
 def single_node_plan(

@@ -75,76 +75,6 @@ class Gang:
     node_index: int
     nodes: tuple[Node, ...]
     folder: str
-    def run(self, argv: str | Sequence[str | os.PathLike[str]], env: Mapping[str, str] | None = ..., cwd: str | os.PathLike[str] | None = ..., check: bool = ...) -> int:
-        """Run a program on this node and wait for it; its output goes to this node's log as it comes.
-
-        The program and everything it starts end with the gang. It is not a collective: any node may call it alone.
-
-        Parameters
-        ----------
-        argv : str or sequence of str
-            The program, or the program and its arguments. No shell is involved.
-        env : mapping of str to str, optional
-            Added to the task's environment.
-        cwd : path, optional
-            Working folder; the task's own by default.
-        check : bool
-            Whether a program that fails fails the gang. With False its exit code is returned.
-
-        Returns
-        -------
-        int
-            The exit code; negative for a signal.
-
-        Raises
-        ------
-        ProcessFailed
-            With ``check``, when it did not exit with 0.
-
-        Example
-        -------
-        >>> current.gang.run(["./simulate", "--seed", str(current.gang.node_index)])
-        """
-    def launch(self, plan: Any) -> Any:
-        """Run a launcher's plan on this node; how its processes ended, in the plan's order.
-
-        Raises
-        ------
-        ProcessFailed
-            When a process of this node has failed.
-        PortTaken
-            On every node, when a foreign program holds the plan's port.
-        GangException
-            The body has ended.
-        """
-    def run_together(self: Any, argv: str | Sequence[str | os.PathLike[str]], env: Mapping[str, str] | None = ..., cwd: str | os.PathLike[str] | None = ..., restarts: int = ..., restart_window: float = ..., restart_on: Any = ...) -> None:
-        """Run a program on every node, all at once, and wait until it has ended on all. Every node must call it.
-
-        With ``restarts`` one that fails does not fail the gang: the program ends on all nodes, and is started again on
-        all, with the number of restarts in GANG_RESTART (docs/restarts.md).
-
-        Parameters
-        ----------
-        argv, env, cwd
-            As in :meth:`run`; nodes may give different ones.
-        restarts : int
-            How often it is started again.
-        restart_window : float
-            Seconds in which restarts are counted; 0 is the whole call.
-        restart_on : callable, optional
-            Gets what has failed, and returns whether the program is started again.
-
-        Raises
-        ------
-        BadAttribute
-            An argument that cannot be meant. Nothing was started.
-        ProcessFailed
-            It has failed on this node.
-
-        Example
-        -------
-        >>> current.gang.run_together(["python", "train.py"], restarts=3)
-        """
     @property
     def num_nodes(self) -> int:
         """How many nodes the gang has."""
@@ -228,6 +158,48 @@ class Gang:
         pattern : str
             Of paths, as in :mod:`glob`.
         """
+    def run(self, argv: str | Sequence[str | os.PathLike[str]], env: Mapping[str, str] | None = ..., cwd: str | os.PathLike[str] | None = ..., check: bool = ...) -> int:
+        """Run a program on this node and wait for it; its output goes to this node's log as it comes.
+
+        The program and everything it starts end with the gang. It is not a collective: any node may call it alone.
+
+        Parameters
+        ----------
+        argv : str or sequence of str
+            The program, or the program and its arguments. No shell is involved.
+        env : mapping of str to str, optional
+            Added to the task's environment.
+        cwd : path, optional
+            Working folder; the task's own by default.
+        check : bool
+            Whether a program that fails fails the gang. With False its exit code is returned.
+
+        Returns
+        -------
+        int
+            The exit code; negative for a signal.
+
+        Raises
+        ------
+        ProcessFailed
+            With ``check``, when it did not exit with 0.
+
+        Example
+        -------
+        >>> current.gang.run(["./simulate", "--seed", str(current.gang.node_index)])
+        """
+    def launch(self, plan: Any) -> Any:
+        """Run a launcher's plan on this node; how its processes ended, in the plan's order.
+
+        Raises
+        ------
+        ProcessFailed
+            When a process of this node has failed.
+        PortTaken
+            On every node, when a foreign program holds the plan's port.
+        GangException
+            The body has ended.
+        """
     def start(self, process: Any, ready: str, timeout: float = ..., shown: bool = ...) -> None:
         """Start a program of this node that runs beside the body, until the gang ends; returns when it is ready.
 
@@ -301,7 +273,7 @@ class DeepspeedExecutor:
     is_gpu: Any
     n_slots_per_host: Any
     worker_polling_freq: Any
-    def __init__(self, gang: Gang, flow_datastore: Any, results_prefix: str, slots: Sequence[int], transport: str, missing: Sequence[list[str]], is_gpu: bool, worker_polling_freq: float | None = ..., policy: Any = ...) -> None:
+    def __init__(self, gang: Gang, flow_datastore: Any, results_prefix: str, slots: Sequence[int], transport: str, missing: Sequence[list[str]], is_gpu: bool, worker_polling_freq: float | None = ...) -> None:
         ...
     @staticmethod
     def for_single_node(flow: Any, use_gpu: bool = ..., n_slots: int = ...) -> Any:
@@ -320,7 +292,7 @@ class DeepspeedExecutor:
         -------
         ``DeepspeedExecutor.for_single_node(self, use_gpu=True, n_slots=4).run(entrypoint="train.py")``
         """
-    def run(self, deepspeed_args: Mapping[str, Any] | Sequence[Any] | None = ..., entrypoint: str | os.PathLike[str] | Callable[..., Any] | None = ..., entrypoint_args: Mapping[str, Any] | Sequence[Any] | None = ..., push_results_dir_to_cloud: bool = ..., local_output_dir: str | os.PathLike[str] | None = ..., cloud_output_dir: str | None = ...) -> Any:
+    def run(self, deepspeed_args: Mapping[str, Any] | Sequence[Any] | None = ..., entrypoint: str | os.PathLike[str] | Callable[..., Any] | None = ..., entrypoint_args: Mapping[str, Any] | Sequence[Any] | None = ..., push_results_dir_to_cloud: bool = ..., local_output_dir: str | os.PathLike[str] | None = ..., cloud_output_dir: str | None = ..., dry_run: bool = ...) -> Any:
         """Run ``entrypoint`` in every rank, on all nodes at once. Every node has to call it.
 
         Parameters
@@ -341,6 +313,9 @@ class DeepspeedExecutor:
             The folder with the results.
         cloud_output_dir : str, optional
             Its name in the datastore, ``local_output_dir`` where not given; each node has a folder of its index in it.
+        dry_run : bool
+            Whether what would start is only shown, in the log of node 0 (docs/dry-runs.md). Nothing starts, and None is
+            returned.
 
         Returns
         -------
@@ -398,7 +373,7 @@ class MPIExecutor:
     hostfile: str
     slots: tuple[int, ...]
     transport: str
-    def run(self, args: Any = ..., program: Any = ..., program_args: Any = ..., env: Mapping[str, str] | None = ..., stdin: Any = ...) -> None:
+    def run(self, args: Any = ..., program: Any = ..., program_args: Any = ..., env: Mapping[str, str] | None = ..., stdin: Any = ..., dry_run: bool = ...) -> None:
         """Run ``program`` by mpirun, and wait for it.
 
         Parameters
@@ -416,6 +391,8 @@ class MPIExecutor:
         stdin : path or bytes, optional
             A file of this node, or its content, that rank 0, which has to run here, gets as its stdin. Otherwise its
             stdin is empty, as the others' always is.
+        dry_run : bool
+            Whether what would start is only shown, in the log of this node (docs/dry-runs.md). Nothing starts.
 
         Raises
         ------
@@ -430,7 +407,7 @@ class MPIExecutor:
         -------
         ``current.mpi.run(args=["-n", "8"], program="python train.py", program_args={"epochs": 3})``
         """
-    def exec(self, args: Any = ..., program: Any = ..., program_args: Any = ..., env: Mapping[str, str] | None = ..., stdin: Any = ...) -> None:
+    def exec(self, args: Any = ..., program: Any = ..., program_args: Any = ..., env: Mapping[str, str] | None = ..., stdin: Any = ..., dry_run: bool = ...) -> None:
         """As :meth:`run`, by mpiexec."""
     def cc(self, args: Any = ...) -> None:
         """Compile C by this MPI's compiler on this node; :meth:`broadcast_file` brings the program to the others.
@@ -502,7 +479,7 @@ class RayCluster:
     @property
     def nodes(self) -> Any:
         """The cluster's nodes by index, as its head has them now; imports Ray."""
-    def run(self, entrypoint: str | os.PathLike[str] | Callable[..., Any] | None = ..., entrypoint_args: Mapping[str, Any] | Sequence[Any] | None = ..., env: Mapping[str, str] | None = ...) -> Any:
+    def run(self, entrypoint: str | os.PathLike[str] | Callable[..., Any] | None = ..., entrypoint_args: Mapping[str, Any] | Sequence[Any] | None = ..., env: Mapping[str, str] | None = ..., dry_run: bool = ...) -> Any:
         """Run a script, or a function, on the head node, in a process of its own, and wait for it.
 
         ``ray.init()`` in it joins this cluster. What it prints is in this task's log.
@@ -516,6 +493,9 @@ class RayCluster:
             its parameters by name or in order.
         env : dict, optional
             Variables for it besides the step's own.
+        dry_run : bool
+            Whether what would start on this node is only shown, in its log (docs/dry-runs.md). Nothing starts, and None
+            is returned. The cluster is there already; METAFLOW_GANG_DRY_RUN=1 shows how it would be started.
 
         Returns
         -------
@@ -562,7 +542,7 @@ class TensorflowExecutor:
     is_users: Any
     task_type: Any
     worker_index: Any
-    def __init__(self, gang: Gang, roles: Any, flow_datastore: Any, results_prefix: str, config: Mapping[str, Any], is_users: bool, policy: Any = ...) -> None:
+    def __init__(self, gang: Gang, roles: Any, flow_datastore: Any, results_prefix: str, config: Mapping[str, Any], is_users: bool) -> None:
         ...
     def save_path(self, path: str | os.PathLike[str]) -> str:
         """Where this node saves, as MultiWorkerMirroredStrategy wants all to save: the chief there, others elsewhere.
@@ -600,7 +580,7 @@ class TensorflowExecutor:
         -------
         ``dataset = dataset.with_options(current.tensorflow.data_options())``
         """
-    def run(self, entrypoint: str | os.PathLike[str] | Callable[..., Any] | None = ..., entrypoint_args: Mapping[str, Any] | Sequence[Any] | None = ..., env: Mapping[str, str] | None = ..., push_results_dir_to_cloud: bool = ..., local_output_dir: str | os.PathLike[str] | None = ..., cloud_output_dir: str | None = ...) -> Any:
+    def run(self, entrypoint: str | os.PathLike[str] | Callable[..., Any] | None = ..., entrypoint_args: Mapping[str, Any] | Sequence[Any] | None = ..., env: Mapping[str, str] | None = ..., push_results_dir_to_cloud: bool = ..., local_output_dir: str | os.PathLike[str] | None = ..., cloud_output_dir: str | None = ..., dry_run: bool = ...) -> Any:
         """Run a script, or a function, on every node, in a process of its own. Every node has to call it.
 
         The process gets a TF_CONFIG of its own, and its memory is free again when it has ended.
@@ -620,6 +600,9 @@ class TensorflowExecutor:
             The folder with the results.
         cloud_output_dir : str, optional
             Its name in the datastore, ``local_output_dir`` where not given; each node has a folder of its index in it.
+        dry_run : bool
+            Whether what would start is only shown, in the log of node 0 (docs/dry-runs.md). Nothing starts, and None is
+            returned.
 
         Returns
         -------
@@ -647,9 +630,9 @@ class TorchrunExecutor:
     ``torchrun_args`` is a dict of the gang's values for torchrun's options. It is for reading only.
     """
     torchrun_args: Any
-    def __init__(self, gang: Gang, flow_datastore: Any, results_prefix: str, nproc_per_node: int | str | None = ..., master_port: int | None = ..., launcher: str | None = ..., policy: Any = ...) -> None:
+    def __init__(self, gang: Gang, flow_datastore: Any, results_prefix: str, nproc_per_node: int | str | None = ..., master_port: int | None = ..., launcher: str | None = ...) -> None:
         ...
-    def run(self, torchrun_args: Mapping[str, Any] | Sequence[Any] | None = ..., entrypoint: str | os.PathLike[str] | Callable[..., Any] | None = ..., entrypoint_args: Mapping[str, Any] | Sequence[Any] | None = ..., nproc_per_node: int | str | None = ..., push_results_dir_to_cloud: bool = ..., local_output_dir: str | os.PathLike[str] | None = ..., cloud_output_dir: str | None = ...) -> Any:
+    def run(self, torchrun_args: Mapping[str, Any] | Sequence[Any] | None = ..., entrypoint: str | os.PathLike[str] | Callable[..., Any] | None = ..., entrypoint_args: Mapping[str, Any] | Sequence[Any] | None = ..., nproc_per_node: int | str | None = ..., push_results_dir_to_cloud: bool = ..., local_output_dir: str | os.PathLike[str] | None = ..., cloud_output_dir: str | None = ..., dry_run: bool = ...) -> Any:
         """Run ``entrypoint`` in every rank, on all nodes at once. Every node has to call it.
 
         Parameters
@@ -672,6 +655,9 @@ class TorchrunExecutor:
             The folder with the results.
         cloud_output_dir : str, optional
             Its name in the datastore, ``local_output_dir`` where not given; each node has a folder of its index in it.
+        dry_run : bool
+            Whether what would start is only shown, in the log of node 0 (docs/dry-runs.md). Nothing starts, and None is
+            returned.
 
         Returns
         -------
@@ -700,13 +686,15 @@ class TorchrunSingleNodeMultiGPU:
     -------
     ``TorchrunSingleNodeMultiGPU().run(entrypoint="train.py", entrypoint_args={"epochs": 3})``
     """
-    def run(self, torchrun_args: Mapping[str, Any] | Sequence[Any] | None = ..., entrypoint: str | os.PathLike[str] | Callable[..., Any] | None = ..., entrypoint_args: Mapping[str, Any] | Sequence[Any] | None = ..., nproc_per_node: int | str | None = ...) -> list[Any] | None:
+    def run(self, torchrun_args: Mapping[str, Any] | Sequence[Any] | None = ..., entrypoint: str | os.PathLike[str] | Callable[..., Any] | None = ..., entrypoint_args: Mapping[str, Any] | Sequence[Any] | None = ..., nproc_per_node: int | str | None = ..., dry_run: bool = ...) -> list[Any] | None:
         """Run ``entrypoint`` in every rank of this machine, under torchrun's agent.
 
         Parameters
         ----------
         torchrun_args, entrypoint, entrypoint_args, nproc_per_node
             As in ``current.torch.run``.
+        dry_run : bool
+            Whether what would start is only shown (docs/dry-runs.md). Nothing starts, and None is returned.
 
         Returns
         -------
@@ -741,7 +729,7 @@ def gang_log(step: float, **values: Any) -> None:
     >>> gang_log(step=step, loss=loss)
     """
 
-def horovod_run(entrypoint: str | os.PathLike[str], entrypoint_args: Mapping[str, Any] | Sequence[Any] | None = ..., nproc_per_node: int | str | None = ..., env: Mapping[str, str] | None = ...) -> None:
+def horovod_run(entrypoint: str | os.PathLike[str], entrypoint_args: Mapping[str, Any] | Sequence[Any] | None = ..., nproc_per_node: int | str | None = ..., env: Mapping[str, str] | None = ..., dry_run: bool = ...) -> None:
     """Run a script in every rank of a Horovod world over gloo, on all nodes at once. Every node has to call it.
 
     It belongs into a step whose body runs on all nodes, as @gang's does; ``hvd.init()`` in the script finds the others.
@@ -758,6 +746,8 @@ def horovod_run(entrypoint: str | os.PathLike[str], entrypoint_args: Mapping[str
         differ.
     env : mapping of str to str, optional
         Added to the task's environment for the ranks of this node, e.g. {"HOROVOD_GLOO_TIMEOUT_SECONDS": "120"}.
+    dry_run : bool
+        Whether what would start is only shown, in the log of node 0 (docs/dry-runs.md). Nothing starts.
 
     Raises
     ------
@@ -815,7 +805,7 @@ def deepspeed(step: _Step, /) -> _Step:
     ----------
     all_nodes_started_timeout : float, optional, default 600
         Seconds to wait for the last node to start.
-    card : bool, optional, default True
+    card : bool, default False
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
@@ -825,13 +815,6 @@ def deepspeed(step: _Step, /) -> _Step:
         Seconds after which a node ends the gang that does not answer while its host does.
     stall_timeout : float, optional, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
-    restarts : int, optional, default 0
-        How often the ranks of one `current.deepspeed.run` are started again, on the same nodes, when one has failed.
-    restart_window : float, optional, default 0
-        Seconds in which restarts are counted; 0 is the whole call.
-    restart_on : callable, optional, default None
-        Gets what has failed, and returns whether the ranks are started again. By default failures that another try
-        would meet again end the step at once: an import error, a wrong argument, an exception before any progress.
     transport : str, default "auto"
         How ranks are started: "none" (each node's own launcher starts its own, which needs nothing in the image), "ssh"
         (node 0 starts all, over a private sshd on each node), "channel" (the same over an encrypted connection of the
@@ -846,14 +829,11 @@ def deepspeed(step: _Step, /) -> _Step:
 def deepspeed(
     *,
     all_nodes_started_timeout: float | None = None,
-    card: bool | None = None,
+    card: bool = False,
     end_timeout: float | None = None,
     lost_host_timeout: float | None = None,
     frozen_node_timeout: float | None = None,
     stall_timeout: float | None = None,
-    restarts: int | None = 0,
-    restart_window: float | None = 0,
-    restart_on: callable | None = None,
     transport: str = "auto",
     worker_polling_freq: float | None = None,
     use_sudo: bool = False,
@@ -864,7 +844,7 @@ def deepspeed(
     ----------
     all_nodes_started_timeout : float, optional, default 600
         Seconds to wait for the last node to start.
-    card : bool, optional, default True
+    card : bool, default False
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
@@ -874,13 +854,6 @@ def deepspeed(
         Seconds after which a node ends the gang that does not answer while its host does.
     stall_timeout : float, optional, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
-    restarts : int, optional, default 0
-        How often the ranks of one `current.deepspeed.run` are started again, on the same nodes, when one has failed.
-    restart_window : float, optional, default 0
-        Seconds in which restarts are counted; 0 is the whole call.
-    restart_on : callable, optional, default None
-        Gets what has failed, and returns whether the ranks are started again. By default failures that another try
-        would meet again end the step at once: an import error, a wrong argument, an exception before any progress.
     transport : str, default "auto"
         How ranks are started: "none" (each node's own launcher starts its own, which needs nothing in the image), "ssh"
         (node 0 starts all, over a private sshd on each node), "channel" (the same over an encrypted connection of the
@@ -907,7 +880,7 @@ def gang(step: _Step, /) -> _Step:
         Seconds after which a node ends the gang that does not answer while its host does: a paused container.
     stall_timeout : float, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
-    card : bool, optional, default True
+    card : bool, default False
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what Metaflow and other decorators do after a body may take once the gang has failed.
@@ -920,7 +893,7 @@ def gang(
     lost_host_timeout: float | None = None,
     frozen_node_timeout: float | None = None,
     stall_timeout: float = None,
-    card: bool | None = None,
+    card: bool = False,
     end_timeout: float | None = None,
 ) -> Callable[[_Step], _Step]:
     """Runs the step on all nodes of a cluster that lives as long as the step. Start it with
@@ -937,7 +910,7 @@ def gang(
         Seconds after which a node ends the gang that does not answer while its host does: a paused container.
     stall_timeout : float, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
-    card : bool, optional, default True
+    card : bool, default False
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what Metaflow and other decorators do after a body may take once the gang has failed.
@@ -965,7 +938,7 @@ def jax(step: _Step, /) -> _Step:
     ----------
     all_nodes_started_timeout : float, optional, default 600
         Seconds to wait for the last node to start.
-    card : bool, optional, default True
+    card : bool, default False
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
@@ -981,7 +954,7 @@ def jax(step: _Step, /) -> _Step:
 def jax(
     *,
     all_nodes_started_timeout: float | None = None,
-    card: bool | None = None,
+    card: bool = False,
     end_timeout: float | None = None,
     lost_host_timeout: float | None = None,
     frozen_node_timeout: float | None = None,
@@ -993,7 +966,7 @@ def jax(
     ----------
     all_nodes_started_timeout : float, optional, default 600
         Seconds to wait for the last node to start.
-    card : bool, optional, default True
+    card : bool, default False
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
@@ -1014,7 +987,7 @@ def metaflow_ray(step: _Step, /) -> _Step:
     ----------
     all_nodes_started_timeout : float, optional, default 600
         Seconds to wait for the last node to start.
-    card : bool, optional, default True
+    card : bool, default False
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
@@ -1050,7 +1023,7 @@ def metaflow_ray(step: _Step, /) -> _Step:
 def metaflow_ray(
     *,
     all_nodes_started_timeout: float | None = None,
-    card: bool | None = None,
+    card: bool = False,
     end_timeout: float | None = None,
     lost_host_timeout: float | None = None,
     frozen_node_timeout: float | None = None,
@@ -1073,7 +1046,7 @@ def metaflow_ray(
     ----------
     all_nodes_started_timeout : float, optional, default 600
         Seconds to wait for the last node to start.
-    card : bool, optional, default True
+    card : bool, default False
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
@@ -1113,7 +1086,7 @@ def mpi(step: _Step, /) -> _Step:
     ----------
     all_nodes_started_timeout : float, optional, default 600
         Seconds to wait for the last node to start.
-    card : bool, optional, default True
+    card : bool, default False
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
@@ -1123,13 +1096,6 @@ def mpi(step: _Step, /) -> _Step:
         Seconds after which a node ends the gang that does not answer while its host does.
     stall_timeout : float, optional, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
-    restarts : int, optional, default 0
-        How often the ranks of one `current.mpi.run` are started again, on the same nodes, when one has failed.
-    restart_window : float, optional, default 0
-        Seconds in which restarts are counted; 0 is the whole call.
-    restart_on : callable, optional, default None
-        Gets what has failed, and returns whether the ranks are started again. By default failures that another try
-        would meet again end the step at once: an import error, a wrong argument, an exception before any progress.
     transport : str, default "auto"
         How mpirun starts its daemons on the other nodes: "ssh" (a private sshd on each node, with keys made for this
         step), "channel" (without SSH: over an encrypted connection of the gang), or "auto" (ssh where OpenSSH's client
@@ -1142,14 +1108,11 @@ def mpi(step: _Step, /) -> _Step:
 def mpi(
     *,
     all_nodes_started_timeout: float | None = None,
-    card: bool | None = None,
+    card: bool = False,
     end_timeout: float | None = None,
     lost_host_timeout: float | None = None,
     frozen_node_timeout: float | None = None,
     stall_timeout: float | None = None,
-    restarts: int | None = 0,
-    restart_window: float | None = 0,
-    restart_on: callable | None = None,
     transport: str = "auto",
     worker_polling_freq: float | None = None,
 ) -> Callable[[_Step], _Step]:
@@ -1159,7 +1122,7 @@ def mpi(
     ----------
     all_nodes_started_timeout : float, optional, default 600
         Seconds to wait for the last node to start.
-    card : bool, optional, default True
+    card : bool, default False
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
@@ -1169,13 +1132,6 @@ def mpi(
         Seconds after which a node ends the gang that does not answer while its host does.
     stall_timeout : float, optional, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
-    restarts : int, optional, default 0
-        How often the ranks of one `current.mpi.run` are started again, on the same nodes, when one has failed.
-    restart_window : float, optional, default 0
-        Seconds in which restarts are counted; 0 is the whole call.
-    restart_on : callable, optional, default None
-        Gets what has failed, and returns whether the ranks are started again. By default failures that another try
-        would meet again end the step at once: an import error, a wrong argument, an exception before any progress.
     transport : str, default "auto"
         How mpirun starts its daemons on the other nodes: "ssh" (a private sshd on each node, with keys made for this
         step), "channel" (without SSH: over an encrypted connection of the gang), or "auto" (ssh where OpenSSH's client
@@ -1291,7 +1247,7 @@ def tensorflow(step: _Step, /) -> _Step:
     ----------
     all_nodes_started_timeout : float, optional, default 600
         Seconds to wait for the last node to start.
-    card : bool, optional, default True
+    card : bool, default False
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
@@ -1301,15 +1257,6 @@ def tensorflow(step: _Step, /) -> _Step:
         Seconds after which a node ends the gang that does not answer while its host does.
     stall_timeout : float, optional, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
-    restarts : int, optional, default 0
-        How often the ranks of one `current.tensorflow.run` are started again, on the same nodes, when one has failed.
-    restart_window : float, optional, default 0
-        Seconds in which restarts are counted; 0 is the whole call.
-    restart_on : callable, optional, default None
-        Gets what has failed, and returns whether the ranks are started again. By default failures that another try
-        would meet again end the step at once: an import error, a wrong argument, an exception before any progress.
-    warm : bool, default True
-        Whether, with `restarts`, interpreters that have imported the framework wait beside the ranks for a restart.
     chief : bool, default False
         Whether node 0's task is of the type "chief"; else it is worker 0, which does what a chief does.
     ps : int, default 0
@@ -1322,15 +1269,11 @@ def tensorflow(step: _Step, /) -> _Step:
 def tensorflow(
     *,
     all_nodes_started_timeout: float | None = None,
-    card: bool | None = None,
+    card: bool = False,
     end_timeout: float | None = None,
     lost_host_timeout: float | None = None,
     frozen_node_timeout: float | None = None,
     stall_timeout: float | None = None,
-    restarts: int | None = 0,
-    restart_window: float | None = 0,
-    restart_on: callable | None = None,
-    warm: bool = True,
     chief: bool = False,
     ps: int = 0,
     evaluator: bool = False,
@@ -1341,7 +1284,7 @@ def tensorflow(
     ----------
     all_nodes_started_timeout : float, optional, default 600
         Seconds to wait for the last node to start.
-    card : bool, optional, default True
+    card : bool, default False
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
@@ -1351,15 +1294,6 @@ def tensorflow(
         Seconds after which a node ends the gang that does not answer while its host does.
     stall_timeout : float, optional, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
-    restarts : int, optional, default 0
-        How often the ranks of one `current.tensorflow.run` are started again, on the same nodes, when one has failed.
-    restart_window : float, optional, default 0
-        Seconds in which restarts are counted; 0 is the whole call.
-    restart_on : callable, optional, default None
-        Gets what has failed, and returns whether the ranks are started again. By default failures that another try
-        would meet again end the step at once: an import error, a wrong argument, an exception before any progress.
-    warm : bool, default True
-        Whether, with `restarts`, interpreters that have imported the framework wait beside the ranks for a restart.
     chief : bool, default False
         Whether node 0's task is of the type "chief"; else it is worker 0, which does what a chief does.
     ps : int, default 0
@@ -1379,7 +1313,7 @@ def torchrun(step: _Step, /) -> _Step:
         `@kubernetes(port=...)` names, else a free one is agreed upon.
     all_nodes_started_timeout : float, optional, default 600
         Seconds to wait for the last node to start.
-    card : bool, optional, default True
+    card : bool, default False
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
@@ -1392,15 +1326,6 @@ def torchrun(step: _Step, /) -> _Step:
     nproc_per_node : int | str, optional, default None
         Ranks on each node: a number, "gpu", "cpu" or "auto" (the node's GPUs, or its
         NeuronCores, or 1), which is the default.
-    restarts : int, optional, default 0
-        How often the ranks of one `current.torch.run` are started again, on the same nodes, when one has failed.
-    restart_window : float, optional, default 0
-        Seconds in which restarts are counted; 0 is the whole call.
-    restart_on : callable, optional, default None
-        Gets what has failed, and returns whether the ranks are started again. By default failures that another try
-        would meet again end the step at once: an import error, a wrong argument, an exception before any progress.
-    warm : bool, default True
-        Whether, with `restarts`, interpreters that have imported the framework wait beside the ranks for a restart.
     launcher : str, optional, default None
         "direct": the gang starts the ranks itself. "torchrun": torchrun's agent does. By default the agent is
         used only where an option in `torchrun_args` needs it.
@@ -1411,16 +1336,12 @@ def torchrun(
     *,
     master_port: int | str | None = None,
     all_nodes_started_timeout: float | None = None,
-    card: bool | None = None,
+    card: bool = False,
     end_timeout: float | None = None,
     lost_host_timeout: float | None = None,
     frozen_node_timeout: float | None = None,
     stall_timeout: float | None = None,
     nproc_per_node: int | str | None = None,
-    restarts: int | None = 0,
-    restart_window: float | None = 0,
-    restart_on: callable | None = None,
-    warm: bool = True,
     launcher: str | None = None,
 ) -> Callable[[_Step], _Step]:
     """Runs the step on every node of a gang, and gives it `current.torch.run`, which starts PyTorch's ranks on them.
@@ -1432,7 +1353,7 @@ def torchrun(
         `@kubernetes(port=...)` names, else a free one is agreed upon.
     all_nodes_started_timeout : float, optional, default 600
         Seconds to wait for the last node to start.
-    card : bool, optional, default True
+    card : bool, default False
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
@@ -1445,15 +1366,6 @@ def torchrun(
     nproc_per_node : int | str, optional, default None
         Ranks on each node: a number, "gpu", "cpu" or "auto" (the node's GPUs, or its
         NeuronCores, or 1), which is the default.
-    restarts : int, optional, default 0
-        How often the ranks of one `current.torch.run` are started again, on the same nodes, when one has failed.
-    restart_window : float, optional, default 0
-        Seconds in which restarts are counted; 0 is the whole call.
-    restart_on : callable, optional, default None
-        Gets what has failed, and returns whether the ranks are started again. By default failures that another try
-        would meet again end the step at once: an import error, a wrong argument, an exception before any progress.
-    warm : bool, default True
-        Whether, with `restarts`, interpreters that have imported the framework wait beside the ranks for a restart.
     launcher : str, optional, default None
         "direct": the gang starts the ranks itself. "torchrun": torchrun's agent does. By default the agent is
         used only where an option in `torchrun_args` needs it.

@@ -52,9 +52,10 @@ ALLOWED = {
     "rendezvous": (MODULES_OF_CORE, "guard", "machine"),
     "card": (MODULES_OF_CORE, "rendezvous"),
     "export": (MODULES_OF_CORE, "rendezvous"),
-    "gang": (MODULES_OF_CORE, "guard", "machine", "guard_client"),
+    "dry_run": (MODULES_OF_CORE, "guard"),
+    "gang": (MODULES_OF_CORE, "guard", "machine", "guard_client", "dry_run"),
     "remote_shell": (MODULES_OF_CORE, "guard", "gang"),
-    "calls": (MODULES_OF_CORE, "guard", "storage", "ranks", "guard_client", "gang"),
+    "calls": (MODULES_OF_CORE, "guard", "storage", "ranks", "guard_client", "gang", "dry_run"),
     "step": (MODULES_OF_CORE, "guard", "machine", "storage", "guard_client", "rendezvous", "gang", "card", "export"),
 }
 """The folders of core, and which others each may import. The modules of core itself, such as logs.py, count as one of

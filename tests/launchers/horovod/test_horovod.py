@@ -21,6 +21,7 @@ from typing import Any
 import metaflow  # first: Metaflow loads the extensions' namespace
 import pytest
 from support.flows import FlowRunner
+from support.frameworks.horovod import stand_in
 
 from metaflow_extensions.gang.core.exceptions import BadAttribute, ToolMissing
 from metaflow_extensions.gang.core.gang.gang import Gang
@@ -226,37 +227,6 @@ def test_without_ipv4(inside: Callable[..., None], monkeypatch: pytest.MonkeyPat
 
 # ---------------------------------------------------------------- with a stand-in
 
-STAND_IN = {
-    "__init__.py": "",
-    "runner/common/util/hosts.py": """
-import collections
-Host = collections.namedtuple("Host", "hostname slots")
-def parse_hosts(text):
-    return [Host(name, int(slots)) for name, slots in (part.split(":") for part in text.split(","))]
-def get_host_assignments(hosts, size):
-    return [hosts, size]
-""",
-    "runner/http/http_server.py": """
-import json, os, socketserver
-from http.server import BaseHTTPRequestHandler, HTTPServer
-class RendezvousHandler(BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(json.dumps([self.server.plan, self.server.server_address]).encode())
-    def log_message(self, *args):
-        pass
-class RendezvousHTTPServer(socketserver.ThreadingMixIn, HTTPServer):
-    def __init__(self, address, handler, verbose):
-        if os.path.exists("taken"):
-            os.unlink("taken")
-            raise OSError(98, "Address already in use")
-        super().__init__(address, handler)
-    def init(self, plan):
-        self.plan = plan
-""",
-}
-
 STAND_IN_RANK = """
 import json, os, sys, urllib.request
 mine = {name: value for name, value in os.environ.items() if name.startswith(("HOROVOD_", "NCCL_"))}
@@ -304,15 +274,6 @@ class StandIn(FlowSpec):
 if __name__ == "__main__":
     StandIn()
 """
-
-
-def stand_in(folder: Path) -> Path:
-    """A folder for PYTHONPATH with a package that has the names of Horovod's modules."""
-    for name, text in STAND_IN.items():
-        path = folder / "stand-in" / "horovod" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return folder / "stand-in"
 
 
 def path_with(first: Path) -> str:
