@@ -75,6 +75,78 @@ class Gang:
     node_index: int
     nodes: tuple[Node, ...]
     folder: str
+    def run(self, argv: str | Sequence[str | os.PathLike[str]], env: Mapping[str, str] | None = ..., cwd: str | os.PathLike[str] | None = ..., check: bool = ...) -> int:
+        """Run a program on this node and wait for it; its output goes to this node's log as it comes.
+
+        The program and everything it starts end with the gang. It is not a collective: any node may call it alone.
+
+        Parameters
+        ----------
+        argv : str or sequence of str
+            The program, or the program and its arguments. No shell is involved.
+        env : mapping of str to str, optional
+            Added to the task's environment.
+        cwd : path, optional
+            Working folder; the task's own by default.
+        check : bool
+            Whether a program that fails fails the gang. With False its exit code is returned.
+
+        Returns
+        -------
+        int
+            The exit code; negative for a signal.
+
+        Raises
+        ------
+        ProcessFailed
+            With ``check``, when it did not exit with 0.
+
+        Example
+        -------
+        >>> current.gang.run(["./simulate", "--seed", str(current.gang.node_index)])
+        """
+    def launch(self, plan: Any) -> Any:
+        """Run a launcher's plan on this node; how its processes ended, in the plan's order.
+
+        Raises
+        ------
+        ProcessFailed
+            When a process of this node has failed.
+        PortTaken
+            On every node, when a foreign program holds the plan's port.
+        GangException
+            The body has ended.
+        """
+    def run_together(self: Any, argv: str | Sequence[str | os.PathLike[str]], env: Mapping[str, str] | None = ..., cwd: str | os.PathLike[str] | None = ..., restarts: int = ..., restart_window: float = ..., restart_on: Any = ..., dry_run: bool = ...) -> None:
+        """Run a program on every node, all at once, and wait until it has ended on all. Every node must call it.
+
+        With ``restarts`` one that fails does not fail the gang: the program ends on all nodes, and is started again on
+        all, with the number of restarts in GANG_RESTART (docs/restarts.md).
+
+        Parameters
+        ----------
+        argv, env, cwd
+            As in :meth:`run`; nodes may give different ones.
+        restarts : int
+            How often it is started again.
+        restart_window : float
+            Seconds in which restarts are counted; 0 is the whole call.
+        restart_on : callable, optional
+            Gets what has failed, and returns whether the program is started again.
+        dry_run : bool
+            Whether what would start is only shown, in the log of node 0 (docs/dry-runs.md). Nothing starts.
+
+        Raises
+        ------
+        BadAttribute
+            An argument that cannot be meant. Nothing was started.
+        ProcessFailed
+            It has failed on this node.
+
+        Example
+        -------
+        >>> current.gang.run_together(["python", "train.py"], restarts=3)
+        """
     @property
     def num_nodes(self) -> int:
         """How many nodes the gang has."""
@@ -158,48 +230,6 @@ class Gang:
         pattern : str
             Of paths, as in :mod:`glob`.
         """
-    def run(self, argv: str | Sequence[str | os.PathLike[str]], env: Mapping[str, str] | None = ..., cwd: str | os.PathLike[str] | None = ..., check: bool = ...) -> int:
-        """Run a program on this node and wait for it; its output goes to this node's log as it comes.
-
-        The program and everything it starts end with the gang. It is not a collective: any node may call it alone.
-
-        Parameters
-        ----------
-        argv : str or sequence of str
-            The program, or the program and its arguments. No shell is involved.
-        env : mapping of str to str, optional
-            Added to the task's environment.
-        cwd : path, optional
-            Working folder; the task's own by default.
-        check : bool
-            Whether a program that fails fails the gang. With False its exit code is returned.
-
-        Returns
-        -------
-        int
-            The exit code; negative for a signal.
-
-        Raises
-        ------
-        ProcessFailed
-            With ``check``, when it did not exit with 0.
-
-        Example
-        -------
-        >>> current.gang.run(["./simulate", "--seed", str(current.gang.node_index)])
-        """
-    def launch(self, plan: Any) -> Any:
-        """Run a launcher's plan on this node; how its processes ended, in the plan's order.
-
-        Raises
-        ------
-        ProcessFailed
-            When a process of this node has failed.
-        PortTaken
-            On every node, when a foreign program holds the plan's port.
-        GangException
-            The body has ended.
-        """
     def start(self, process: Any, ready: str, timeout: float = ..., shown: bool = ...) -> None:
         """Start a program of this node that runs beside the body, until the gang ends; returns when it is ready.
 
@@ -273,7 +303,7 @@ class DeepspeedExecutor:
     is_gpu: Any
     n_slots_per_host: Any
     worker_polling_freq: Any
-    def __init__(self, gang: Gang, flow_datastore: Any, results_prefix: str, slots: Sequence[int], transport: str, missing: Sequence[list[str]], is_gpu: bool, worker_polling_freq: float | None = ...) -> None:
+    def __init__(self, gang: Gang, flow_datastore: Any, results_prefix: str, slots: Sequence[int], transport: str, missing: Sequence[list[str]], is_gpu: bool, worker_polling_freq: float | None = ..., policy: Any = ...) -> None:
         ...
     @staticmethod
     def for_single_node(flow: Any, use_gpu: bool = ..., n_slots: int = ...) -> Any:
@@ -542,7 +572,7 @@ class TensorflowExecutor:
     is_users: Any
     task_type: Any
     worker_index: Any
-    def __init__(self, gang: Gang, roles: Any, flow_datastore: Any, results_prefix: str, config: Mapping[str, Any], is_users: bool) -> None:
+    def __init__(self, gang: Gang, roles: Any, flow_datastore: Any, results_prefix: str, config: Mapping[str, Any], is_users: bool, policy: Any = ...) -> None:
         ...
     def save_path(self, path: str | os.PathLike[str]) -> str:
         """Where this node saves, as MultiWorkerMirroredStrategy wants all to save: the chief there, others elsewhere.
@@ -630,7 +660,7 @@ class TorchrunExecutor:
     ``torchrun_args`` is a dict of the gang's values for torchrun's options. It is for reading only.
     """
     torchrun_args: Any
-    def __init__(self, gang: Gang, flow_datastore: Any, results_prefix: str, nproc_per_node: int | str | None = ..., master_port: int | None = ..., launcher: str | None = ...) -> None:
+    def __init__(self, gang: Gang, flow_datastore: Any, results_prefix: str, nproc_per_node: int | str | None = ..., master_port: int | None = ..., launcher: str | None = ..., policy: Any = ...) -> None:
         ...
     def run(self, torchrun_args: Mapping[str, Any] | Sequence[Any] | None = ..., entrypoint: str | os.PathLike[str] | Callable[..., Any] | None = ..., entrypoint_args: Mapping[str, Any] | Sequence[Any] | None = ..., nproc_per_node: int | str | None = ..., push_results_dir_to_cloud: bool = ..., local_output_dir: str | os.PathLike[str] | None = ..., cloud_output_dir: str | None = ..., dry_run: bool = ...) -> Any:
         """Run ``entrypoint`` in every rank, on all nodes at once. Every node has to call it.
@@ -805,7 +835,7 @@ def deepspeed(step: _Step, /) -> _Step:
     ----------
     all_nodes_started_timeout : float, optional, default 600
         Seconds to wait for the last node to start.
-    card : bool, default False
+    card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
@@ -815,6 +845,13 @@ def deepspeed(step: _Step, /) -> _Step:
         Seconds after which a node ends the gang that does not answer while its host does.
     stall_timeout : float, optional, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
+    restarts : int, optional, default 0
+        How often the ranks of one `current.deepspeed.run` are started again, on the same nodes, when one has failed.
+    restart_window : float, optional, default 0
+        Seconds in which restarts are counted; 0 is the whole call.
+    restart_on : callable, optional, default None
+        Gets what has failed, and returns whether the ranks are started again. By default failures that another try
+        would meet again end the step at once: an import error, a wrong argument, an exception before any progress.
     transport : str, default "auto"
         How ranks are started: "none" (each node's own launcher starts its own, which needs nothing in the image), "ssh"
         (node 0 starts all, over a private sshd on each node), "channel" (the same over an encrypted connection of the
@@ -829,11 +866,14 @@ def deepspeed(step: _Step, /) -> _Step:
 def deepspeed(
     *,
     all_nodes_started_timeout: float | None = None,
-    card: bool = False,
+    card: bool | None = None,
     end_timeout: float | None = None,
     lost_host_timeout: float | None = None,
     frozen_node_timeout: float | None = None,
     stall_timeout: float | None = None,
+    restarts: int | None = 0,
+    restart_window: float | None = 0,
+    restart_on: callable | None = None,
     transport: str = "auto",
     worker_polling_freq: float | None = None,
     use_sudo: bool = False,
@@ -844,7 +884,7 @@ def deepspeed(
     ----------
     all_nodes_started_timeout : float, optional, default 600
         Seconds to wait for the last node to start.
-    card : bool, default False
+    card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
@@ -854,6 +894,13 @@ def deepspeed(
         Seconds after which a node ends the gang that does not answer while its host does.
     stall_timeout : float, optional, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
+    restarts : int, optional, default 0
+        How often the ranks of one `current.deepspeed.run` are started again, on the same nodes, when one has failed.
+    restart_window : float, optional, default 0
+        Seconds in which restarts are counted; 0 is the whole call.
+    restart_on : callable, optional, default None
+        Gets what has failed, and returns whether the ranks are started again. By default failures that another try
+        would meet again end the step at once: an import error, a wrong argument, an exception before any progress.
     transport : str, default "auto"
         How ranks are started: "none" (each node's own launcher starts its own, which needs nothing in the image), "ssh"
         (node 0 starts all, over a private sshd on each node), "channel" (the same over an encrypted connection of the
@@ -880,7 +927,7 @@ def gang(step: _Step, /) -> _Step:
         Seconds after which a node ends the gang that does not answer while its host does: a paused container.
     stall_timeout : float, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
-    card : bool, default False
+    card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what Metaflow and other decorators do after a body may take once the gang has failed.
@@ -893,7 +940,7 @@ def gang(
     lost_host_timeout: float | None = None,
     frozen_node_timeout: float | None = None,
     stall_timeout: float = None,
-    card: bool = False,
+    card: bool | None = None,
     end_timeout: float | None = None,
 ) -> Callable[[_Step], _Step]:
     """Runs the step on all nodes of a cluster that lives as long as the step. Start it with
@@ -910,7 +957,7 @@ def gang(
         Seconds after which a node ends the gang that does not answer while its host does: a paused container.
     stall_timeout : float, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
-    card : bool, default False
+    card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what Metaflow and other decorators do after a body may take once the gang has failed.
@@ -938,7 +985,7 @@ def jax(step: _Step, /) -> _Step:
     ----------
     all_nodes_started_timeout : float, optional, default 600
         Seconds to wait for the last node to start.
-    card : bool, default False
+    card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
@@ -954,7 +1001,7 @@ def jax(step: _Step, /) -> _Step:
 def jax(
     *,
     all_nodes_started_timeout: float | None = None,
-    card: bool = False,
+    card: bool | None = None,
     end_timeout: float | None = None,
     lost_host_timeout: float | None = None,
     frozen_node_timeout: float | None = None,
@@ -966,7 +1013,7 @@ def jax(
     ----------
     all_nodes_started_timeout : float, optional, default 600
         Seconds to wait for the last node to start.
-    card : bool, default False
+    card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
@@ -987,7 +1034,7 @@ def metaflow_ray(step: _Step, /) -> _Step:
     ----------
     all_nodes_started_timeout : float, optional, default 600
         Seconds to wait for the last node to start.
-    card : bool, default False
+    card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
@@ -1023,7 +1070,7 @@ def metaflow_ray(step: _Step, /) -> _Step:
 def metaflow_ray(
     *,
     all_nodes_started_timeout: float | None = None,
-    card: bool = False,
+    card: bool | None = None,
     end_timeout: float | None = None,
     lost_host_timeout: float | None = None,
     frozen_node_timeout: float | None = None,
@@ -1046,7 +1093,7 @@ def metaflow_ray(
     ----------
     all_nodes_started_timeout : float, optional, default 600
         Seconds to wait for the last node to start.
-    card : bool, default False
+    card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
@@ -1086,7 +1133,7 @@ def mpi(step: _Step, /) -> _Step:
     ----------
     all_nodes_started_timeout : float, optional, default 600
         Seconds to wait for the last node to start.
-    card : bool, default False
+    card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
@@ -1096,6 +1143,13 @@ def mpi(step: _Step, /) -> _Step:
         Seconds after which a node ends the gang that does not answer while its host does.
     stall_timeout : float, optional, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
+    restarts : int, optional, default 0
+        How often the ranks of one `current.mpi.run` are started again, on the same nodes, when one has failed.
+    restart_window : float, optional, default 0
+        Seconds in which restarts are counted; 0 is the whole call.
+    restart_on : callable, optional, default None
+        Gets what has failed, and returns whether the ranks are started again. By default failures that another try
+        would meet again end the step at once: an import error, a wrong argument, an exception before any progress.
     transport : str, default "auto"
         How mpirun starts its daemons on the other nodes: "ssh" (a private sshd on each node, with keys made for this
         step), "channel" (without SSH: over an encrypted connection of the gang), or "auto" (ssh where OpenSSH's client
@@ -1108,11 +1162,14 @@ def mpi(step: _Step, /) -> _Step:
 def mpi(
     *,
     all_nodes_started_timeout: float | None = None,
-    card: bool = False,
+    card: bool | None = None,
     end_timeout: float | None = None,
     lost_host_timeout: float | None = None,
     frozen_node_timeout: float | None = None,
     stall_timeout: float | None = None,
+    restarts: int | None = 0,
+    restart_window: float | None = 0,
+    restart_on: callable | None = None,
     transport: str = "auto",
     worker_polling_freq: float | None = None,
 ) -> Callable[[_Step], _Step]:
@@ -1122,7 +1179,7 @@ def mpi(
     ----------
     all_nodes_started_timeout : float, optional, default 600
         Seconds to wait for the last node to start.
-    card : bool, default False
+    card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
@@ -1132,6 +1189,13 @@ def mpi(
         Seconds after which a node ends the gang that does not answer while its host does.
     stall_timeout : float, optional, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
+    restarts : int, optional, default 0
+        How often the ranks of one `current.mpi.run` are started again, on the same nodes, when one has failed.
+    restart_window : float, optional, default 0
+        Seconds in which restarts are counted; 0 is the whole call.
+    restart_on : callable, optional, default None
+        Gets what has failed, and returns whether the ranks are started again. By default failures that another try
+        would meet again end the step at once: an import error, a wrong argument, an exception before any progress.
     transport : str, default "auto"
         How mpirun starts its daemons on the other nodes: "ssh" (a private sshd on each node, with keys made for this
         step), "channel" (without SSH: over an encrypted connection of the gang), or "auto" (ssh where OpenSSH's client
@@ -1247,7 +1311,7 @@ def tensorflow(step: _Step, /) -> _Step:
     ----------
     all_nodes_started_timeout : float, optional, default 600
         Seconds to wait for the last node to start.
-    card : bool, default False
+    card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
@@ -1257,6 +1321,15 @@ def tensorflow(step: _Step, /) -> _Step:
         Seconds after which a node ends the gang that does not answer while its host does.
     stall_timeout : float, optional, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
+    restarts : int, optional, default 0
+        How often the ranks of one `current.tensorflow.run` are started again, on the same nodes, when one has failed.
+    restart_window : float, optional, default 0
+        Seconds in which restarts are counted; 0 is the whole call.
+    restart_on : callable, optional, default None
+        Gets what has failed, and returns whether the ranks are started again. By default failures that another try
+        would meet again end the step at once: an import error, a wrong argument, an exception before any progress.
+    warm : bool, default True
+        Whether, with `restarts`, interpreters that have imported the framework wait beside the ranks for a restart.
     chief : bool, default False
         Whether node 0's task is of the type "chief"; else it is worker 0, which does what a chief does.
     ps : int, default 0
@@ -1269,11 +1342,15 @@ def tensorflow(step: _Step, /) -> _Step:
 def tensorflow(
     *,
     all_nodes_started_timeout: float | None = None,
-    card: bool = False,
+    card: bool | None = None,
     end_timeout: float | None = None,
     lost_host_timeout: float | None = None,
     frozen_node_timeout: float | None = None,
     stall_timeout: float | None = None,
+    restarts: int | None = 0,
+    restart_window: float | None = 0,
+    restart_on: callable | None = None,
+    warm: bool = True,
     chief: bool = False,
     ps: int = 0,
     evaluator: bool = False,
@@ -1284,7 +1361,7 @@ def tensorflow(
     ----------
     all_nodes_started_timeout : float, optional, default 600
         Seconds to wait for the last node to start.
-    card : bool, default False
+    card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
@@ -1294,6 +1371,15 @@ def tensorflow(
         Seconds after which a node ends the gang that does not answer while its host does.
     stall_timeout : float, optional, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
+    restarts : int, optional, default 0
+        How often the ranks of one `current.tensorflow.run` are started again, on the same nodes, when one has failed.
+    restart_window : float, optional, default 0
+        Seconds in which restarts are counted; 0 is the whole call.
+    restart_on : callable, optional, default None
+        Gets what has failed, and returns whether the ranks are started again. By default failures that another try
+        would meet again end the step at once: an import error, a wrong argument, an exception before any progress.
+    warm : bool, default True
+        Whether, with `restarts`, interpreters that have imported the framework wait beside the ranks for a restart.
     chief : bool, default False
         Whether node 0's task is of the type "chief"; else it is worker 0, which does what a chief does.
     ps : int, default 0
@@ -1313,7 +1399,7 @@ def torchrun(step: _Step, /) -> _Step:
         `@kubernetes(port=...)` names, else a free one is agreed upon.
     all_nodes_started_timeout : float, optional, default 600
         Seconds to wait for the last node to start.
-    card : bool, default False
+    card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
@@ -1326,6 +1412,15 @@ def torchrun(step: _Step, /) -> _Step:
     nproc_per_node : int | str, optional, default None
         Ranks on each node: a number, "gpu", "cpu" or "auto" (the node's GPUs, or its
         NeuronCores, or 1), which is the default.
+    restarts : int, optional, default 0
+        How often the ranks of one `current.torch.run` are started again, on the same nodes, when one has failed.
+    restart_window : float, optional, default 0
+        Seconds in which restarts are counted; 0 is the whole call.
+    restart_on : callable, optional, default None
+        Gets what has failed, and returns whether the ranks are started again. By default failures that another try
+        would meet again end the step at once: an import error, a wrong argument, an exception before any progress.
+    warm : bool, default True
+        Whether, with `restarts`, interpreters that have imported the framework wait beside the ranks for a restart.
     launcher : str, optional, default None
         "direct": the gang starts the ranks itself. "torchrun": torchrun's agent does. By default the agent is
         used only where an option in `torchrun_args` needs it.
@@ -1336,12 +1431,16 @@ def torchrun(
     *,
     master_port: int | str | None = None,
     all_nodes_started_timeout: float | None = None,
-    card: bool = False,
+    card: bool | None = None,
     end_timeout: float | None = None,
     lost_host_timeout: float | None = None,
     frozen_node_timeout: float | None = None,
     stall_timeout: float | None = None,
     nproc_per_node: int | str | None = None,
+    restarts: int | None = 0,
+    restart_window: float | None = 0,
+    restart_on: callable | None = None,
+    warm: bool = True,
     launcher: str | None = None,
 ) -> Callable[[_Step], _Step]:
     """Runs the step on every node of a gang, and gives it `current.torch.run`, which starts PyTorch's ranks on them.
@@ -1353,7 +1452,7 @@ def torchrun(
         `@kubernetes(port=...)` names, else a free one is agreed upon.
     all_nodes_started_timeout : float, optional, default 600
         Seconds to wait for the last node to start.
-    card : bool, default False
+    card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
@@ -1366,6 +1465,15 @@ def torchrun(
     nproc_per_node : int | str, optional, default None
         Ranks on each node: a number, "gpu", "cpu" or "auto" (the node's GPUs, or its
         NeuronCores, or 1), which is the default.
+    restarts : int, optional, default 0
+        How often the ranks of one `current.torch.run` are started again, on the same nodes, when one has failed.
+    restart_window : float, optional, default 0
+        Seconds in which restarts are counted; 0 is the whole call.
+    restart_on : callable, optional, default None
+        Gets what has failed, and returns whether the ranks are started again. By default failures that another try
+        would meet again end the step at once: an import error, a wrong argument, an exception before any progress.
+    warm : bool, default True
+        Whether, with `restarts`, interpreters that have imported the framework wait beside the ranks for a restart.
     launcher : str, optional, default None
         "direct": the gang starts the ranks itself. "torchrun": torchrun's agent does. By default the agent is
         used only where an option in `torchrun_args` needs it.

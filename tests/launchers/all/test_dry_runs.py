@@ -34,7 +34,7 @@ os.rename(f"rank-{rank}.part", f"rank-{rank}.json")
 """
 
 FLOW = """
-import os
+import os, sys
 from metaflow import FlowSpec, current, step, IMPORTED
 
 class Dry(FlowSpec):
@@ -155,7 +155,7 @@ DIRECT = {
     ),
     "gang": flow(
         "gang",
-        'current.gang.run_together(["python", "seen.py", "--key", "never-to-be-seen", "--text", '
+        'current.gang.run_together([sys.executable, "seen.py", "--key", "never-to-be-seen", "--text", '
         '"two words"], env={"RANK": str(current.gang.node_index)}',
     ),
     "horovod": flow("gang", 'horovod_run("seen.py", arguments, nproc_per_node=2', "gang, horovod_run"),
