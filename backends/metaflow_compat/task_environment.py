@@ -5,16 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ...core.metaflow_compat.configuration import configured
 from ...core.metaflow_compat.lookup import imported, member
+from ...core.settings.table import METRICS_FILE, SWITCHES, TABLE
 
 MAIN_ADDRESS = "MF_PARALLEL_MAIN_IP"
 """The variable for node 0's address, which is known on the job's nodes only."""
 
 
 def settings() -> dict[str, str]:
-    """Metaflow's settings that differ from its defaults, from configuration files and variables, as variables."""
+    """Metaflow's settings that differ from its defaults, and those of gangs, from configuration files and variables, as
+    variables.
+    """
     found = imported("metaflow.metaflow_config_funcs", "config_values", "give a task the settings of its run")
-    return {str(name): str(value) for name, value in found()}
+    # Metaflow knows only those settings that this process has read already; gangs read theirs in their tasks.
+    gangs = {
+        one.variable: configured(one.variable.removeprefix("METAFLOW_")) for one in (*TABLE, *SWITCHES, METRICS_FILE)
+    }
+    return {str(name): str(value) for name, value in [*gangs.items(), *found()] if value is not None}
 
 
 def common(obj: Any, backend: str, user: str, code: Sequence[str], script: str, run_id: str) -> dict[str, str]:

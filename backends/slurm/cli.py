@@ -202,6 +202,7 @@ def step(**given: Any) -> None:
     def echo(text: str, stream: str) -> None:
         context.obj.echo_always(text, err=stream == "stderr", no_bold=True)
 
+    run = os.getppid()
     _wait_before_retry(context, given)
     machine: Machine
     watch, number, follower = None, "", None
@@ -213,16 +214,19 @@ def step(**given: Any) -> None:
         watch = Watch(machine, job.name, job.folder)
         number = _submit(client, job, echo)
         watch.submitted(number)
+        echo(f"[{number}] Slurm job {number} is submitted.", "stderr")
         tolerates = any(
             getattr(decorator, "tolerates_lost_nodes", bool)()
             for decorator in context.obj.graph[given["step_name"]].decorators
         )
-        follower = Follower(machine, number, job.folder, job.num_nodes, echo, tolerates)
+        follower = Follower(machine, number, job.folder, job.num_nodes, echo, tolerates, run)
         follower.follow()
     except SlurmException as error:
         echo(f"{error.headline}: {error.message}", "stderr")
         is_final = isinstance(error, SlurmRefused | SlurmJobCancelled)
-        sys.exit(step_command.NO_RETRY if is_final else 1)
+        has_retries = int(given["retry_count"] or 0) < int(given["max_user_code_retries"] or 0)
+        # Without retries Metaflow tells which step has failed; after this status it tells an internal error.
+        sys.exit(step_command.NO_RETRY if is_final and has_retries else 1)
     except (KeyboardInterrupt, SystemExit):
         if number:
             follower = None

@@ -44,6 +44,8 @@ class Follower:
         Prints a line for the user, on the stream of this name.
     tolerates_lost_nodes : bool
         Whether node 0's task may go on without the others'.
+    run : int
+        Pid of the run, this process's parent; 0 for none to heed.
 
     Attributes
     ----------
@@ -59,10 +61,11 @@ class Follower:
         num_nodes: int,
         echo: Callable[[str, str], None],
         tolerates_lost_nodes: bool = False,
+        run: int = 0,
     ) -> None:
         self._machine, self._client = machine, Client(machine)
         self._job, self._folder, self._num_nodes, self._echo = job, folder, num_nodes, echo
-        self._tolerates = tolerates_lost_nodes
+        self._tolerates, self._run = tolerates_lost_nodes, run
         self._read = {"stdout": 0, "stderr": 0}
         self._told = ""
         self._silent = False
@@ -84,9 +87,13 @@ class Follower:
             It would never start, and has been cancelled.
         SlurmJobCancelled
         SlurmJobFailed
+        SystemExit
+            The run is gone, which a job that prints nothing would never show.
         """
         next_state, exits = 0.0, set[str]()
         while True:
+            if self._run and os.getppid() != self._run:
+                raise SystemExit(1)
             names = set(self._machine.names(self._folder))
             self._show_log()
             now = time.monotonic()
@@ -121,7 +128,7 @@ class Follower:
             text = progress(state)
             # A job that completes has told its end already.
             if (
-                text != self._told
+                text not in ("", self._told)
                 and not never_starts(state)
                 and state.state not in ("COMPLETING", "STAGE_OUT", "SIGNALING")
             ):

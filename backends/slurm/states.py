@@ -117,11 +117,12 @@ def never_starts(job: JobState) -> str:
 
 
 def progress(job: JobState) -> str:
-    """What a user is told about a job that has not ended."""
+    """What a user is told about a job that has not ended; "" for nothing new since its submission."""
     if job.is_pending:
         why = _WHY_PENDING.get(job.reason.partition(",")[0]) or _WHY_PENDING.get(job.reason)
         because = f" ({job.reason}: {why})" if why else f" ({job.reason})" if job.reason else ""
-        return f"is {job.state.lower().replace('_', ' ')}{because}"
+        # That it waits is told by what it waits for: Slurm gives no reason before it has looked at the job.
+        return f"is {job.state.lower().replace('_', ' ')}{because}" if because or job.state != "PENDING" else ""
     if job.state == "RUNNING":
         return f"runs on {job.nodes}"
     return f"is {job.state.lower().replace('_', ' ')}"

@@ -18,8 +18,12 @@ Places = Callable[..., Any]
 
 
 def everywhere(*ordinary: str, but: str = "") -> pytest.MarkDecorator:
-    """Of a test that takes a ``place``: it is run on every backend (``but`` one), and big but for those named."""
-    kinds = [pytest.param(kind, marks=() if kind in ordinary else pytest.mark.big) for kind in _KINDS if kind != but]
+    """Of a test that takes a ``place``: it is run on every backend (``but`` one), and big but for those named.
+
+    On Slurm, which needs no services and no images, it is slow.
+    """
+    marks = {kind: () if kind in ordinary else pytest.mark.big for kind in _KINDS} | {"slurm": pytest.mark.slow}
+    kinds = [pytest.param(kind, marks=marks[kind]) for kind in _KINDS if kind != but]
     return pytest.mark.parametrize("place", kinds, indirect=True)
 
 

@@ -111,7 +111,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.big
 @everywhere()
 def test_a_node_whose_image_lacks_mpirun_is_told_by_all(place: Places) -> None:
     workplace = place(3)

@@ -74,7 +74,7 @@ class Workplace:
     def run(self, flow: str, *arguments: str, **files: str) -> RemoteTask:
         """Start ``flow.py run`` on the user's machine; ``files`` lie beside the flow, by their stem."""
         folder = self.folder / "user"
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         (folder / "flow.py").write_text(textwrap.dedent(flow))
         for stem, text in files.items():
             (folder / f"{stem}.py").write_text(textwrap.dedent(text))

@@ -28,11 +28,13 @@ class Works(FlowSpec):
             print("SAVED", flush=True)
 
         current.gang.on_preemption(save)
-        self.job = os.environ["SLURM_JOB_ID"]
         current.gang.barrier()
-        print("AT WORK", flush=True)
         if current.retry_count == 0:
-            current.gang.run([sys.executable, "-c", "import time; time.sleep(FIRST_S)"])
+            with open(file, "w") as checkpoint:
+                checkpoint.write("a checkpoint")
+            print("AT WORK", flush=True)
+            waits = "import os, time\\nwhile not os.path.exists('FOLDER/go'): time.sleep(0.1)"
+            current.gang.run([sys.executable, "-c", waits])
         self.next(self.join)
 
     @step
@@ -49,23 +51,22 @@ if __name__ == "__main__":
 """
 
 
-def works(folder: object, nodes: int = 3, options: str = "", retries: int = 0, first_s: float = 1000) -> str:
-    """A gang whose nodes wait in their first attempt for what befalls them, and save where they are told to end.
+def works(folder: object, nodes: int = 3, options: str = "", retries: int = 0) -> str:
+    """A gang each node of which has, in the first attempt, a checkpoint and a rank, which waits for the file ``go``.
 
-    Its result is what each node of the last attempt has found saved.
+    Its result is what each node of the last attempt has found: "a checkpoint", or "attempt 0" where it was told to end
+    and has saved.
 
     Parameters
     ----------
     folder : path
-        For what is saved.
+        For what is saved, and ``go``.
     options : str
         Of ``@slurm``.
     retries : int
         Of ``@retry``.
-    first_s : float
-        Seconds that a rank of the first attempt takes.
     """
-    given = {"NODES": nodes, "OPTIONS": options, "RETRIES": retries, "FOLDER": folder, "FIRST_S": f"{first_s:g}"}
+    given = {"NODES": nodes, "OPTIONS": options, "RETRIES": retries, "FOLDER": folder}
     text = _WORKS
     for name, value in given.items():
         text = text.replace(name, str(value))

@@ -103,13 +103,11 @@ class SlurmPlace(Workplace):
             }
         )
         self._nodes: dict[tuple[Path, int], Node] = {}
-        self._control: dict[int, str] = {}
 
     def container(self, index: int, attempt: int) -> Any:
         for folder in sorted(self.datastore.glob(f".metaflow/slurm/*/*/*-{attempt}"), key=os.path.getmtime):
             with contextlib.suppress(OSError, ValueError, StopIteration):
                 if len(json.loads((folder / "spec.json").read_text())["nodes"]) > 1:
-                    self._control[attempt] = "/".join(folder.name.rsplit("-", 2)[:2])
                     self._see(folder, index)
         found = [node for (folder, at), node in self._nodes.items() if at == index and _attempt(folder) == attempt]
         return found[-1] if found else None
@@ -137,8 +135,10 @@ class SlurmPlace(Workplace):
 
     def task_logs(self, execution: RemoteTask, index: int, attempt: int = 0) -> str:
         """What the user reads as the log of a node's own task, once the run has ended."""
-        assert attempt in self._control, f"there is no attempt {attempt}: {execution.dump()}"
-        return self.logs(execution, self._control[attempt] + (f"_node_{index}" if index else ""), attempt)
+        stored = next(self.datastore.glob(".metaflow/*/[0-9]*/*/*_node_1"), None)
+        assert stored is not None, f"no gang has stored anything: {execution.dump()}"
+        control = f"{stored.parent.name}/{stored.name.removesuffix('_node_1')}"
+        return self.logs(execution, control + (f"_node_{index}" if index else ""), attempt)
 
     def wait_gone(self, since: float, what: str, timeout: float = 60.0) -> None:
         """Wait until Slurm has no job and the nodes have no process of one; print the seconds since ``since``."""
