@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError
 
 import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
 import pytest
+from support.frameworks.launches import DEEPSPEED, JAX, MPI, RAY, TENSORFLOW, launches
 from support.frameworks.mpi import OPEN_MPI_4, OPEN_MPI_5, mpi_folder
 from support.frameworks.tensorflow import QUIET
 from support.requirements import missing, require_tool
@@ -14,7 +15,6 @@ from support.requirements import missing, require_tool
 from .image import FOR_S3, Image
 from .kubernetes.place import KubernetesPlace
 from .kubernetes.place import kubernetes as kubernetes
-from .launcher_flows import DEEPSPEED, JAX, MPI, RAY, TENSORFLOW, launches
 from .workplace import RUN_S, result
 
 BIG = pytest.mark.big

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
 import pytest
+from support.frameworks.launches import DEEPSPEED, JAX, MPI, RAY, TENSORFLOW, launches
 from support.frameworks.mpi import OPEN_MPI_4, OPEN_MPI_5, mpi_folder
 from support.frameworks.tensorflow import QUIET
 from support.requirements import require_packages, require_tool
 
-from ..launcher_flows import DEEPSPEED, JAX, MPI, RAY, TENSORFLOW, launches
 from ..workplace import RUN_S, result
 from .place import SlurmPlace
 from .place import slurm as slurm
