@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from backends.image import Image
-from support.checkouts import copy_of_checkout
+from checkouts import copy_of_checkout
 from support.flows import flow_environment
 from support.requirements import require_packages
 

@@ -14,8 +14,8 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from checkouts import FOLDERS, copy_of_checkout
 from packaging.requirements import Requirement
-from support.checkouts import FOLDERS, copy_of_checkout
 from support.paths import ROOT
 
 if sys.version_info >= (3, 11):

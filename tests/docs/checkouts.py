@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from .paths import ROOT
+from support.paths import ROOT
 
 FOLDERS = ("backends", "cli", "core", "launchers", "plugins", "toplevel")
 """The folders of the package, as they lie in the checkout."""
