@@ -448,6 +448,7 @@ def test_a_node_without_room(net: Net) -> None:
     assert nodes[1].files == []
 
 
+@pytest.mark.uncounted  # the limit of memory is that of a guard alone
 def test_a_node_without_a_thread_to_pass_it_on(net: Net) -> None:
     """It says so, the one before it sends to the one after it, and control to it alone, which needs one thread less."""
     nodes = net.grow(3)
