@@ -111,7 +111,7 @@ def read(attributes: Mapping[str, Any], limit_s: int = 0) -> Request:
     options += [f"--gpus-per-node={gpus}"] if gpus else []
     options += [f"--mem={memory}M"] if memory else []
     options += ["--exclusive"] if _boolean(attributes, "exclusive") else []
-    signal_s = _whole(attributes, "signal") if attributes["signal"] is not None else SIGNAL_S
+    signal_s = _whole(attributes, "signal") if attributes["signal"] not in (None, "") else SIGNAL_S
     return Request(
         (*options, *_extra(attributes["sbatch"])),
         cpus,

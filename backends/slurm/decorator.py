@@ -114,7 +114,10 @@ class SlurmDecorator(StepDecorator):  # type: ignore[misc]
         assert self.stored is not None
         cli_args.commands = ["slurm", "step"]
         cli_args.command_args.extend(self.stored)
-        given = {name: value for name, value in self.attributes.items() if value not in (None, False, "")}
+        # Not by "in": signal=0 is False's equal, and means never.
+        given = {
+            name: value for name, value in self.attributes.items() if value not in (None, "") and value is not False
+        }
         cli_args.command_options.update({name: _as_text(value) for name, value in given.items()})
         cli_args.command_options["run-time-limit"] = self.limit_s
         cli_args.entrypoint[0] = sys.executable

@@ -13,6 +13,7 @@ _NEVER = re.compile(
     r"PartitionTimeLimit|PartitionNodeLimit|PartitionConfig|BadConstraints|AccountNotAllowed|QOSNotAllowed|InvalidAccount|InvalidQOS"
     r"|DependencyNeverSatisfied|JobHoldMaxRequeue|JobLaunchFailure|DeadLine"
     r"|(?:Assoc|QOS)(?:Max|Min)\w*PerJob\w*|QOSMin\w+|AssocMaxWallDurationPerJobLimit"
+    r"|Job's_(?:account|QOS)_not_(?:known|permitted).*"
 )
 """Reasons that do not go away while the job waits."""
 
@@ -112,15 +113,24 @@ def never_starts(job: JobState) -> str:
     """Why a pending job will not start by itself; "" where it may."""
     if not job.is_pending or not _NEVER.fullmatch(job.reason):
         return ""
-    why = _WHY_NEVER.get(job.reason, "it exceeds a limit of its account or qos, or does not fit it")
-    return f"would never start ({job.reason}): {why}"
+    if job.reason.startswith("Job's_"):
+        why = "see account and qos of @slurm"
+    else:
+        why = _WHY_NEVER.get(job.reason, "it exceeds a limit of its account or qos, or does not fit it")
+    return f"would never start ({_in_words(job.reason)}): {why}"
+
+
+def _in_words(reason: str) -> str:
+    """A reason that is a sentence, which scontrol prints without blanks, as one; another one as it is."""
+    return reason.replace("_", " ")
 
 
 def progress(job: JobState) -> str:
     """What a user is told about a job that has not ended; "" for nothing new since its submission."""
     if job.is_pending:
         why = _WHY_PENDING.get(job.reason.partition(",")[0]) or _WHY_PENDING.get(job.reason)
-        because = f" ({job.reason}: {why})" if why else f" ({job.reason})" if job.reason else ""
+        reason = _in_words(job.reason)
+        because = f" ({reason}: {why})" if why else f" ({reason})" if reason else ""
         # That it waits is told by what it waits for: Slurm gives no reason before it has looked at the job.
         return f"is {job.state.lower().replace('_', ' ')}{because}" if because or job.state != "PENDING" else ""
     if job.state == "RUNNING":

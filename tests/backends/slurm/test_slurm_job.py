@@ -72,6 +72,11 @@ def test_states_and_reasons_are_told_in_words() -> None:
         assert never_starts(parse_scontrol(f"JobState=PENDING Reason={reason}")).startswith(
             f"would never start ({reason})"
         )
+    of_partition = "Job's_account_not_known,_so_it_can't_use_this_partition_(closed_allows_physics)"
+    assert never_starts(parse_scontrol(f"JobState=PENDING Reason={of_partition}")) == (
+        "would never start (Job's account not known, so it can't use this partition (closed allows physics)): "
+        "see account and qos of @slurm"
+    )
     for reason in ("AssocMaxJobsLimit", "QOSMaxJobsPerUserLimit", "Resources", "ReqNodeNotAvail,"):
         assert not never_starts(parse_scontrol(f"JobState=PENDING Reason={reason}")), reason
     lost = parse_scontrol("JobState=NODE_FAIL Reason=NodeDown NodeList=n[1-3] ExitCode=0:1")

@@ -265,12 +265,13 @@ class Slurm:
         return self.job(number)
 
     def left(self) -> list[str]:
-        """What runs on the nodes besides their daemons."""
+        """What runs on the nodes besides their daemons; nothing on one that was killed."""
         own = ("slurmd", "nsenter")
-        processes = [(self.hosts[node], process) for node in self.nodes for process in self.hosts[node].processes()]
+        living = [self.hosts[node] for node in self.nodes if os.path.exists(f"/proc/{self.hosts[node].pid}/ns")]
         return [
             f"{process} on {host.name}"
-            for host, process in processes
+            for host in living
+            for process in host.processes()
             if not process.command or os.path.basename(process.command[0]) not in own
         ]
 
