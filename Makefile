@@ -7,6 +7,7 @@
 # make coverage  the tests once more with the lines of core/ counted, guards and tasks included
 # make test-all  the long tests and the other versions of Python and Metaflow; goes on where it was stopped
 # make docs      writes the parts of docs/ that are made of the code, and the site in build/site
+# make release   the wheel and the sdist of the last commit, built reproducibly into dist/ and checked; uploads nothing
 # make chaos     ROUNDS=200 SEED=7: a random walk over the matrix of faults; HEALTHY=1: only gangs that must not fail
 # make clean     removes what the targets above made
 
@@ -41,7 +42,7 @@ QUICK_TESTS := $(addprefix tests/,core/machine core/storage core/remote_shell co
 SYSTEM_PACKAGES := findutils g++ gcc git iproute2 libc6-dev libopenmpi-dev munge openmpi-bin openssh-client openssh-server pdsh \
 	procps redis-server slurm-client slurmctld slurmd sysvinit-utils util-linux
 
-.PHONY: demo test test-more test-quick backends docs lint coverage test-all chaos clean package types system
+.PHONY: demo test test-more test-quick backends docs lint coverage test-all release chaos clean package types system
 .NOTPARALLEL:
 
 demo: $(VENV)/demo-installed package
@@ -77,6 +78,9 @@ coverage: system $(VENV)/test-installed package
 test-all: system
 	tests/tools/system_packages.sh chromium fonts-dejavu-core make npm
 	$(PYTHON) tests/tools/test_all.py $(SHARDS)
+
+release: $(VENV)/release-installed
+	$(BIN)/python tests/tools/release.py
 
 chaos: system $(VENV)/test-installed package
 	$(BIN)/python tests/faults/chaos.py $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) $(if $(HEALTHY),--healthy)
@@ -115,6 +119,10 @@ $(VENV)/demo-installed: $(BIN)/python pyproject.toml tests/constraints.txt
 
 $(VENV)/docs-installed: $(BIN)/python pyproject.toml tests/constraints.txt
 	$(PIP) 'setuptools>=77' 'metaflow>=2.16' '.[docs]'
+	touch $@
+
+$(VENV)/release-installed: $(BIN)/python pyproject.toml tests/constraints.txt
+	$(PIP) build 'setuptools>=77' twine
 	touch $@
 
 $(VENV)/test-installed: $(BIN)/python pyproject.toml tests/constraints.txt tests/tools/install_mpis.sh
