@@ -7,6 +7,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from ..metaflow_compat.task_environment import shown_line
 from .client import Client, Machine
@@ -33,6 +34,9 @@ _NOISE = re.compile(
     r"lacks support for cpu binding|Job step aborted: Waiting|got SIGCONT|forcing job termination|CANCELLED AT"
 )
 """Lines of srun that say nothing more than the job's state does."""
+
+_OUT_OF_MEMORY = re.compile(rb"Out Of Memory|oom[-_]kill", re.IGNORECASE)
+"""What srun prints where a task of its step ended so."""
 
 
 class Follower:
@@ -147,10 +151,16 @@ class Follower:
         if state.state == "COMPLETED":
             return True
         self._show_what_is_left()
+        state = self._with_cause(state)
         sentence = f"Slurm job {self._job} {end(state)}."
         if state.state == "CANCELLED":
             raise SlurmJobCancelled(sentence)
         raise SlurmJobFailed(sentence)
+
+    def _with_cause(self, state: JobState) -> JobState:
+        """Slurm has OUT_OF_MEMORY as the end of srun's step, and FAILED as that of the job around it."""
+        said = self._machine.read(os.path.join(self._folder, "batch.out")) if state.state == "FAILED" else b""
+        return replace(state, state="OUT_OF_MEMORY", reason="") if _OUT_OF_MEMORY.search(said) else state
 
     def _from_exit_file(self) -> JobState:
         """The end of a job that Slurm has forgotten, by the file that its batch script has left."""
