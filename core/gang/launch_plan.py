@@ -84,8 +84,8 @@ class LaunchPlan:
     restartable : bool
         Whether a process that fails ends this launch alone, on every node; see :class:`.restarts.Tries`.
     warm : str
-        A module that interpreters import, and then wait, which take the places of ranks that are started again; none
-        where "". For processes that run ``rank_main.py``.
+        Modules, with commas between them, that interpreters import, and then wait, which take the places of ranks that
+        are started again; none where "". For processes that run ``rank_main.py``.
     check : bool
         Whether a process that fails fails the gang. Where False its exit code is only returned.
     """

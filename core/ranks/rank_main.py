@@ -2,7 +2,7 @@
 
 Started as a script, ``python -u rank_main.py CALL``, ``python -u rank_main.py --script SCRIPT ARGUMENT...`` or
 ``python -u rank_main.py --module MODULE ARGUMENT...``, where CALL is a file of :mod:`functions`. With
-``--paused MODULE FD`` it imports MODULE, and waits to be told which of these it is. It starts fast:
+``--paused MODULES FD`` it imports MODULES, and waits to be told which of these it is. It starts fast:
 standard library only, and nothing of this package but ``rank_errors.py`` and ``guard/stalls/stack_file.py``. What it
 adds to Python is a record of the code's end: an exception, or the code or text of ``sys.exit()``, is written to the
 error file before any file or socket of the process is closed. The process ends as Python ends one: threads are awaited,
@@ -174,20 +174,23 @@ def _run_main(module: ModuleType, code: Callable[[], Any]) -> int:
     return 0
 
 
-def wait_for_a_job(module: str, ready: int) -> list[str]:
-    """Import ``module``, which may write nothing, and wait on stdin for what this rank is to be; its arguments.
+def wait_for_a_job(modules: str, ready: int) -> list[str]:
+    """Import ``modules``, which may write nothing, and wait on stdin for what this rank is to be; its arguments.
 
     Parameters
     ----------
+    modules : str
+        With commas between them.
     ready : int
-        A descriptor that is closed when it is imported.
+        A descriptor that is closed when they are imported.
     """
     streams = {fd: os.dup(fd) for fd in (1, 2)}
     nothing = os.open(os.devnull, os.O_RDWR)
     for fd in streams:
         os.dup2(nothing, fd)
-    with contextlib.suppress(Exception):  # the rank itself raises it again, where it needs the module
-        importlib.import_module(module)
+    for module in modules.split(","):
+        with contextlib.suppress(Exception):  # the rank itself raises it again, where it needs the module
+            importlib.import_module(module)
     for fd, own in streams.items():
         os.dup2(own, fd)
         os.close(own)

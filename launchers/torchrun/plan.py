@@ -22,6 +22,11 @@ HEAD_START_S = 0.1
 store, and a rank that finds it closed tries again only after 0.25 to 0.75 s."""
 
 
+WARM = "torch,torch._dynamo"
+"""What ranks that are started again have imported already. The second is what an optimizer imports when it is made, and
+takes as long as the first.
+"""
+
 RANK_JOB = os.path.abspath(rank_wrapper.__file__)
 
 _OWN_WAY, _OWN_WAY_BY_VARIABLE = frozenset({"run_path"}), frozenset({"PET_MODULE", "PET_NO_PYTHON", "PET_RUN_PATH"})
@@ -101,7 +106,7 @@ def plan(job: Job) -> LaunchPlan:
         port_taken=port_taken(job.port) if job.port_is_ours else None,
         key=job.key,
         restartable=job.restartable,
-        warm="torch" if job.warm and all(process.argv[2:3] == (RANK_MAIN,) for process in processes) else "",
+        warm=WARM if job.warm and all(process.argv[2:3] == (RANK_MAIN,) for process in processes) else "",
     )
 
 

@@ -101,7 +101,7 @@ def paused_ones(guard: Guard) -> list[paused.PausedRank]:
     return guard.work._paused._waiting
 
 
-@pytest.mark.parametrize("guard", ["this"], indirect=True)
+@pytest.mark.parametrize("guard", ["no_such_module,this"], indirect=True)
 def test_ranks_that_are_started_again_go_on_in_interpreters_that_have_waited(guard: Guard) -> None:
     guard.launch(0)
 

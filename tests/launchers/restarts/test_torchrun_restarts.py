@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from restart_flow import RANKS, acts, flow
-from support.faults import kill_process
+from support.faults import kill_process, stopped
 from support.flows import FlowRun, FlowRunner
 from support.processes import read_process, send_signal
 
@@ -158,3 +158,22 @@ def test_wrong_values_are_refused_before_the_start(flow_run: FlowRunner, attribu
     output = started(flow_run, attributes, acts()).fails(LIMIT_S)
     assert message in output
     assert "body of node" not in output
+
+
+def test_ranks_that_make_no_progress_are_started_again(flow_run: FlowRunner) -> None:
+    run = started(flow_run, "restarts=1, stall_timeout=4", acts(try0={"*": "progress stay"})).ok(LIMIT_S)
+    (line,) = lines_about_restarts(run)
+    assert re.match(r"restart 1 of 1: node \d has made no progress for 4 s \(stall_timeout\)", line), line
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_stopped_is_started_again(flow_run: FlowRunner) -> None:
+    run = started(flow_run, "restarts=1", acts(try0={"*": "progress stay"}))
+    run.wait_for(re.compile(r"rank \d in try 0 .* is \d+;"), LIMIT_S, count=4)
+    found = re.search(r"rank 3 in try 0 .* is (\d+);", run.output)
+    assert found is not None
+    with stopped(int(found[1])):
+        run.wait_for("restart 1 of 1: rank 3", LIMIT_S)
+    run.ok(LIMIT_S)
+    (line,) = lines_about_restarts(run)
+    assert re.match(r"restart 1 of 1: rank 3 on node 1 \(process \d+\) has been stopped \(SIGSTOP\)", line), line
