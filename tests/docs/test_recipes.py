@@ -64,6 +64,15 @@ def test_trainer_and_accelerate_find_all_ranks(flow_run: FlowRunner) -> None:
 
 
 @pytest.mark.slow
+def test_a_retry_goes_on_from_what_a_rank_has_saved(flow_run: FlowRunner) -> None:
+    require_packages("torch", "metaflow_extensions.obcheckpoint")
+    run = flow_run(RECIPES / "checkpoint.py").ok(LIMIT)
+    assert "rank 1 fails on purpose in epoch 2" in run.output
+    assert run.artifact("join", "epochs") == [2, 3]
+    assert run.artifact("join", "total") == sum(epoch * 20 + 1 for epoch in range(4))
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("training")
 def test_a_mutator_adds_the_launcher_that_the_configuration_names(flow_run: FlowRunner) -> None:
     run = flow_run(RECIPES / "configured.py").ok(LIMIT)
