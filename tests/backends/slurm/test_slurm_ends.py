@@ -37,7 +37,7 @@ def kill_task(gang: AtWork) -> str:
 
 def kill_main_task(gang: AtWork) -> str:
     assert send_signal(gang.nodes[0].task(), 9)
-    return "ode 0"
+    return "Node 0's task is dead"
 
 
 def lose_host(gang: AtWork) -> str:
