@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..exceptions import MetaflowChanged
 from ..logs import say
-from ..metaflow_compat.cards import card_store
+from ..metaflow_compat.cards import card_root, card_store
 from ..own_program import own_program
 from ..rendezvous.task_info import TaskInfo
 from . import writer
@@ -30,6 +31,8 @@ class TaskCard:
         The decorator, as the user writes it: "@torchrun".
     card_id : str or None
         The user's name of the card: ``@card(type="gang", id=...)``.
+    root : str or None
+        Where Metaflow keeps cards, found out before the step's body, which may change the working folder.
     card : str
         By which Metaflow tells this card from others of the task.
     """
@@ -38,7 +41,17 @@ class TaskCard:
     task: TaskInfo
     launcher: str
     card_id: str | None = None
+    root: str | None = None
     card: str = field(default_factory=lambda: uuid.uuid4().hex[:20])
+
+    @classmethod
+    def of(cls, flow_datastore: Any, task: TaskInfo, launcher: str, card_id: str | None) -> TaskCard:
+        """The card of a task whose body has not begun."""
+        try:
+            root = card_root(flow_datastore.TYPE)
+        except MetaflowChanged:
+            root = None  # storing the card will say so
+        return cls(flow_datastore, task, launcher, card_id, root)
 
     @property
     def pathspec(self) -> str:
@@ -73,7 +86,8 @@ class TaskCard:
         """
         try:
             datastore = self.flow_datastore
-            store = card_store(self.task.flow_name, datastore.TYPE, datastore.datastore_root, self.pathspec)
+            place = (datastore.TYPE, datastore.datastore_root, self.pathspec, self.root)
+            store = card_store(self.task.flow_name, *place)
             writer.Writer(store, self.card, self.card_id).write(dict(snapshot), True, 0.0)
         except Exception as error:
             say(f"The card of the gang could not be stored: {type(error).__name__}: {error}")

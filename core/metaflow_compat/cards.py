@@ -105,7 +105,16 @@ def set_maximum(bar: Any, most: float) -> None:
     bar._max = most
 
 
-def card_store(flow_name: str, kind: str, flow_root: str, pathspec: str) -> Any:
+def card_root(kind: str) -> str | None:
+    """Where Metaflow keeps cards beside a flow's datastore of this kind: as its configuration says, and of a local one
+    else below the working folder; None where it keeps them in the datastore.
+    """
+    store = imported("metaflow.plugins.cards.card_datastore", "CardDatastore", _KEEP)
+    root: str | None = member(store, "get_storage_root", "CardDatastore", _KEEP)(kind)
+    return root
+
+
+def card_store(flow_name: str, kind: str, flow_root: str, pathspec: str, root: str | None = None) -> Any:
     """Where the cards of one task are kept; ``save_card`` and ``save_data`` write them.
 
     Parameters
@@ -116,9 +125,11 @@ def card_store(flow_name: str, kind: str, flow_root: str, pathspec: str) -> Any:
         Where the flow's datastore is; Metaflow keeps cards there if its configuration names no place for them.
     pathspec : str
         "Flow/run/step/task".
+    root : str, optional
+        What :func:`card_root` gave, where the working folder may be another one by now.
     """
     store = imported("metaflow.plugins.cards.card_datastore", "CardDatastore", _KEEP)
     require(store, "save_card", "CardDatastore", _KEEP)
     require(store, "save_data", "CardDatastore", _KEEP)
-    root = member(store, "get_storage_root", "CardDatastore", _KEEP)(kind)
-    return store(open_flow_datastore(flow_name, kind, root or flow_root), pathspec=pathspec)
+    where = root or card_root(kind) or flow_root
+    return store(open_flow_datastore(flow_name, kind, where), pathspec=pathspec)

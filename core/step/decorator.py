@@ -231,7 +231,7 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
             debug=self.debug,
             launcher=f"@{self.name}",
             metadata=self._metadata,
-            card=TaskCard(self.flow_datastore, self.task, f"@{self.name}", self.cards[0])
+            card=TaskCard.of(self.flow_datastore, self.task, f"@{self.name}", self.cards[0])
             if on_control and self.cards
             else None,
         )

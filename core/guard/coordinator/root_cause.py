@@ -12,10 +12,11 @@ tell apart are both named.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..failure_record import EVIDENCE, PEER, Failure
+from ..failure_record import EVIDENCE, PEER, PREEMPTED, Failure
 from ..text import indent
 
 REPORT_SETTLE_S = 0.1
@@ -26,6 +27,11 @@ TIE_S = 0.002
 
 LEAVING_S = 1.0
 """How long after a complaint about it a rank's end with code 0 may be noted: it closes its connections before."""
+
+TOLD_TOGETHER_S = 2.0
+"""Within this time of a preemption a process that SIGTERM has ended was told to end with its node: Slurm, and what else
+ends a whole control group, sends the signal to all processes, and the task may act on it later than a rank.
+"""
 
 DETAILED = 8
 """Failures of the same moment that are reported with their details; of the others only the nodes are named."""
@@ -63,7 +69,7 @@ def _of_one_task(one: Failure, other: Failure) -> Failure:
 
 def causes(failures: Sequence[Failure]) -> list[Failure]:
     """The record that explains the rest, or several where the clocks do not show which was first."""
-    records = merge(failures)
+    records = _without_those_told_to_end(merge(failures))
     if not records:
         return []
     order = min(record.order for record in records)
@@ -74,6 +80,16 @@ def causes(failures: Sequence[Failure]) -> list[Failure]:
         for record in ranked
         if record is first
         or (record.node != first.node and record.time - first.time <= TIE_S + first.uncertainty + record.uncertainty)
+    ]
+
+
+def _without_those_told_to_end(records: list[Failure]) -> list[Failure]:
+    """Drop the processes that SIGTERM has ended where a node was told to end at that time."""
+    told = [record.time for record in records if record.kind == PREEMPTED]
+    return [
+        record
+        for record in records
+        if record.exit_code != -signal.SIGTERM or all(abs(record.time - time) > TOLD_TOGETHER_S for time in told)
     ]
 
 

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 REPORT_DEADLINE_S = 3.0
 """How long the hub may take for the failure report; it needs a second at most, so then the hub is lost."""
 
-_AFTERTHOUGHTS = ("task", "task-signal", "task-exit", "task-output")
-"""Kinds of records that may still come once the node is stopping: how a task died that is known to be dead."""
+_AFTERTHOUGHTS = ("task", "task-signal", "task-exit", "task-output", PREEMPTED)
+"""Kinds of records that may still come once the node is stopping: how a task died that is known to be dead, and that
+the node was told to end, which its ranks may have been told before it.
+"""
 
 
 class NodeFailures:

@@ -41,11 +41,13 @@ class Carded(FlowSpec):
         what = os.environ["WHAT"]
         is_victim = current.gang.node_index == (0 if what == "killed" else 1)
         current.gang.barrier()
-        steps = {"short": 1}.get(what, 16)
+        steps = {"short": 1, "moves": 1}.get(what, 16)
         if what == "killed" and is_victim:
             time.sleep(8)
             os.kill(os.getpid(), signal.SIGKILL)
         current.gang.run([sys.executable, "-c", RANK, str(steps), what if is_victim else ""])
+        if what == "moves":
+            os.chdir("/")
         self.next(self.join)
 
     @step
@@ -122,6 +124,10 @@ def test_a_short_step_has_a_card_and_the_log_says_how_to_see_it(flow_run: FlowRu
     assert (data["state"], data["launcher"]) == ("succeeded", "@gang")
     assert all({"started", "joined", "ranks", "done"} <= set(node["at"]) for node in data["nodes"])
     assert data["launches"][0]["argv"][1] == "-c"
+
+
+def test_a_body_that_changes_its_working_folder_has_its_card_where_metaflow_looks(flow_run: FlowRunner) -> None:
+    assert shown(flow_run, "moves", 0)["state"] == "succeeded"
 
 
 @pytest.mark.slow

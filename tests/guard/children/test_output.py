@@ -155,7 +155,7 @@ def test_all_output_of_a_node_arrives_in_its_own_log_and_labelled_on_the_console
     ours = [line for line in shown if not line.startswith("Task ")]
     assert [line for line in ours if line.startswith("control")] == [f"control line {number}" for number in range(2000)]
     (closing,) = [line for line in ours if not line.startswith(("control", "[node 1]"))]
-    assert re.fullmatch(r"\[gang\] joined [\d.]+ s, body [\d.]+ s, stored [\d.]+ s", closing)
+    assert re.fullmatch(r"\[gang\] joined [\d.]+ s, body [\d.]+ s, stored [\d.]+ s; card: python .*", closing)
     both = re.findall(r"\] \[node 1\] (\d{6}) x", run.stdout)
     assert sorted(both) == sorted(2 * [f"{number:06d}" for number in range(LINES)])
     bar = [int(percent) for percent in re.findall(r"^.*\] \[node 1\] bar +(\d+)%$", run.stdout, re.MULTILINE)]

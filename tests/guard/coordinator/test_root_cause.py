@@ -62,6 +62,16 @@ def test_a_tie_names_both_and_two_of_one_node_are_no_tie() -> None:
     assert [record.rank for record in causes([failure(1, TIE_S / 2, rank=5), failure(1, 0, rank=4)])] == [4]
 
 
+def test_ranks_that_were_told_to_end_with_their_node_are_no_cause() -> None:
+    told = failure(1, 0.5, kind="preempted", text="was told to end (SIGTERM)")
+    ended = failure(0, 0.0, kind="signal", exit_code=-signal.SIGTERM)
+    killed = failure(2, 0.2, kind="signal", exit_code=-signal.SIGKILL)
+    assert blamed(ended, told) == [1]
+    assert blamed(ended, told, killed) == [2]
+    assert blamed(ended) == [0]
+    assert blamed(ended, told.replaced(time=told.time + 10)) == [0]
+
+
 def test_clocks_count_with_what_they_may_be_off_by() -> None:
     # Node 2's clock is 100 s behind: its record looks early, and is the later one.
     behind = failure(2, -99.0).corrected(100.0, 0.01)
