@@ -54,7 +54,7 @@ if __name__ == "__main__":
 """
 
 RANKS = """
-import json, os, signal, sys, time
+import glob, json, os, signal, sys, time
 
 def log(rank):
     with open(os.environ["METAFLOW_GANG_LOG_FILE"], "a") as file:
@@ -65,10 +65,16 @@ def main(acts):
     tries = os.environ.get("GANG_RESTART", "none")
     counts = [os.environ.get(f"TORCHELASTIC_{name}", "none") for name in ("RESTART_COUNT", "MAX_RESTARTS")]
     print(f"rank {rank} in try {tries} ({', '.join(counts)}) is {os.getpid()};", flush=True)
+    open(f"begun-{tries}-{rank}", "w").close()
     of_try = json.loads(acts).get(tries, {})
     for word in of_try.get(rank, of_try.get("*", "")).split():
         if word == "progress":
             log(rank)
+        elif word.startswith("with"):  # so many ranks have begun
+            deadline = time.monotonic() + 60
+            while len(glob.glob(f"begun-{tries}-*")) < int(word[4:]):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
         elif word == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         elif word == "raise":

@@ -24,7 +24,7 @@ def restarted(run: FlowRun, ranks: str, line: str) -> None:
 
 
 def test_the_same_program_on_every_node(flow_run: FlowRunner) -> None:
-    env = {**acts(try0={1: "progress raise", "*": "stay"}), "RESTARTS": "1"}
+    env = {**acts(try0={1: "with2 progress raise", "*": "stay"}), "RESTARTS": "1"}
     run = flow_run(flow("gang", ""), "--how", "together", env=env, files=FILES)
     restarted(run, "01", r"restart 1 of 1: python\S* exited with code 1.*, on node 1")
 
@@ -39,7 +39,7 @@ def test_without_restarts_a_program_on_every_node_fails_the_gang(flow_run: FlowR
 @pytest.mark.parametrize("how", ["script", "function"])
 def test_tensorflow(flow_run: FlowRunner, how: str) -> None:
     require_packages("tensorflow")
-    env = acts(try0={1: "progress raise", "*": "stay"})
+    env = acts(try0={1: "with2 progress raise", "*": "stay"})
     run = flow_run(flow("tensorflow", "restarts=1"), "--how", how, env=env, files=FILES)
     restarted(run, "01", r"restart 1 of 1: \S+ exited with code 1, on node 1 \(RuntimeError: deliberate in rank 1")
     if how == "function":
@@ -50,7 +50,7 @@ def test_tensorflow(flow_run: FlowRunner, how: str) -> None:
 @pytest.mark.parametrize("how", ["script", "function"])
 def test_deepspeed(flow_run: FlowRunner, how: str) -> None:
     require_packages("deepspeed")
-    env = acts(try0={1: "progress kill", "*": "stay"})
+    env = acts(try0={1: "with2 progress kill", "*": "stay"})
     run = flow_run(flow("deepspeed", "restarts=1"), "--how", how, env={**env, "SLOTS": "1"}, files=FILES)
     run.ok(2 * LIMIT_S)
     (found,) = re.findall(r"\[gang\] (restart .*)", run.output)
@@ -64,6 +64,6 @@ def test_deepspeed(flow_run: FlowRunner, how: str) -> None:
 @pytest.mark.slow
 def test_mpi(flow_run: FlowRunner) -> None:
     require_tool("mpirun")
-    env = acts(try0={2: "progress 0.3 kill", "*": "stay"})
+    env = acts(try0={2: "with4 progress 0.3 kill", "*": "stay"})
     run = flow_run(flow("mpi", "restarts=1"), "--how", "mpi", env=env, files=FILES)
     restarted(run, "0123", r"restart 1 of 1: rank 2 on node \d was killed by SIGKILL")
