@@ -35,7 +35,7 @@ def of_metadata(run: FlowRun, name: str) -> Any:
 
 
 def test_killed_ranks_are_started_again_and_told_once(flow_run: FlowRunner) -> None:
-    what = acts(try0={3: "progress 1 kill", "*": "stay"}, try1={0: "1 kill", "*": "stay"})
+    what = acts(try0={3: "with4 progress 0.2 kill", "*": "stay"}, try1={0: "with4 0.2 kill", "*": "stay"})
     run = started(flow_run, "restarts=3", what, "--how", "function").ok(LIMIT_S)
     killed = "was killed by SIGKILL"
     first, second = lines_about_restarts(run)
