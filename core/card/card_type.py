@@ -1,7 +1,7 @@
 """The card type of ``@card(type="gang")``, for steps without a gang: there the card has a sentence.
 
 In a step with a gang the gang's decorator takes the card over (:mod:`..metaflow_compat.cards`), and the page is the one
-that a step of a gang has anyhow.
+that each step of a gang has.
 """
 
 from __future__ import annotations

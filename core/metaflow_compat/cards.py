@@ -106,8 +106,10 @@ def set_maximum(bar: Any, most: float) -> None:
 
 
 def card_root(kind: str) -> str | None:
-    """Where Metaflow keeps cards beside a flow's datastore of this kind: as its configuration says, and of a local one
-    else below the working folder; None where it keeps them in the datastore.
+    """The folder, or the address, in which Metaflow keeps cards beside a flow's datastore of this kind.
+
+    Its configuration may name one. Otherwise cards of a local datastore are below the working folder, and those of any
+    other are in the datastore: then it is None.
     """
     store = imported("metaflow.plugins.cards.card_datastore", "CardDatastore", _KEEP)
     root: str | None = member(store, "get_storage_root", "CardDatastore", _KEEP)(kind)
