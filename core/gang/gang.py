@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,11 @@ from .launch_plan import LaunchPlan, Process
 from .node import Node
 from .programs import start_in_background
 from .stacks import Stacks
+
+SCRATCH = "scratch"
+"""The name of :attr:`Gang.scratch` in the private folder."""
+
+SCRATCH_VARIABLE = "METAFLOW_GANG_SCRATCH"
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,14 @@ class Gang(Programs):
     def is_control(self) -> bool:
         """Whether this is node 0."""
         return self.node_index == 0
+
+    @property
+    def scratch(self) -> str:
+        """A folder of this node for files that ranks want back after a restart, as checkpoints: removed with the gang.
+
+        Ranks find it in the variable ``METAFLOW_GANG_SCRATCH``. It lies below TMPDIR, or /tmp.
+        """
+        return os.path.join(self.folder, SCRATCH)
 
     def another_address(self) -> str:
         """The address of some other node, to find out how it is reached; this node's own where it is alone."""

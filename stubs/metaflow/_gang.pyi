@@ -159,6 +159,12 @@ class Gang:
     @property
     def is_control(self) -> bool:
         """Whether this is node 0."""
+    @property
+    def scratch(self) -> str:
+        """A folder of this node for files that ranks want back after a restart, as checkpoints: removed with the gang.
+
+        Ranks find it in the variable ``METAFLOW_GANG_SCRATCH``. It lies below TMPDIR, or /tmp.
+        """
     def another_address(self) -> str:
         """The address of some other node, to find out how it is reached; this node's own where it is alone."""
     def barrier(self) -> None:

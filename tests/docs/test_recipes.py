@@ -73,6 +73,24 @@ def test_a_retry_goes_on_from_what_a_rank_has_saved(flow_run: FlowRunner) -> Non
 
 
 @pytest.mark.slow
+def test_a_restart_goes_on_from_each_nodes_own_checkpoint_and_a_retry_from_the_stored_one(flow_run: FlowRunner) -> None:
+    require_packages("torch", "metaflow_extensions.obcheckpoint")
+    recipe = RECIPES / "local_checkpoints.py"
+    undisturbed = flow_run(recipe, "--undisturbed", "1").ok(LIMIT)
+    assert set(begun(undisturbed.output)) == {"0"}
+    run = flow_run(recipe).ok(LIMIT)
+    assert begun(run.output) == ["0", "0", "10", "10", "16", "16"]
+    assert re.search(r"restart 1 of 1: rank 1 on node 1\b.* was killed by SIGKILL", run.output)
+    assert run.artifact("join", "losses") == undisturbed.artifact("join", "losses")
+    assert len(run.artifact("join", "losses")) == 24
+
+
+def begun(output: str) -> list[str]:
+    """The steps at which ranks have begun, in the order of the log; its reports repeat some lines, indented."""
+    return re.findall(r"\] rank \d begins at step (\d+)", output)
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("training")
 def test_a_mutator_adds_the_launcher_that_the_configuration_names(flow_run: FlowRunner) -> None:
     run = flow_run(RECIPES / "configured.py").ok(LIMIT)

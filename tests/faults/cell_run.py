@@ -88,6 +88,8 @@ def environment(cell: Cell, folder: Path) -> dict[str, str]:
         "FOLDER": str(folder),
         "JOIN_S": str(int(60 * FACTOR)),
     }
+    if row.restarts:
+        told["RESTARTS"] = "1"
     return {**QUIET, **SILENCE, **{f"FAULTS_{name}": value for name, value in told.items()}, **row.env}
 
 

@@ -42,6 +42,8 @@ class Row:
         "local", or "hosts" for nodes that are hosts with a network between them.
     env : mapping
         More variables of the flow.
+    restarts : bool
+        Whether ranks that fail are started again, once; the run then ends well.
     """
 
     what: str
@@ -54,10 +56,12 @@ class Row:
     silent: tuple[int, ...] = ()
     place: str = "local"
     env: dict[str, str] = field(default_factory=dict, hash=False)
+    restarts: bool = False
 
     @property
     def name(self) -> str:
-        return f"{self.what} | {self.who} | {self.when}" + (" | hosts" if self.place == "hosts" else "")
+        more = (" | hosts" if self.place == "hosts" else "") + (" | with restarts" if self.restarts else "")
+        return f"{self.what} | {self.who} | {self.when}{more}"
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,8 @@ def launcher(function):
     limits = {"all_nodes_started_timeout": float(os.environ["FAULTS_JOIN_S"])}
     if "FAULTS_END_S" in os.environ:
         limits["end_timeout"] = float(os.environ["FAULTS_END_S"])
+    if "FAULTS_RESTARTS" in os.environ:
+        limits["restarts"] = int(os.environ["FAULTS_RESTARTS"])
     return decorator(**limits, **OPTIONS.get(LAUNCHER, {}))(function)
 
 

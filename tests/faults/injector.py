@@ -21,6 +21,13 @@ STEP_S = 0.02
 """Between two looks for a mark: a file raises no event."""
 
 
+AGAIN = re.compile(r"\[gang\] restart \d")
+"""What node 0's log says when ranks are started again."""
+
+AGAIN_S = 45.0
+"""For that: a process that is stopped counts as a failure after 10 s."""
+
+
 class NotReached(AssertionError):
     """The flow did not come to the cell's moment."""
 
@@ -155,7 +162,9 @@ def strike(cell: Cell, place: Place, run: FlowRun) -> None:
         pass  # it has been since the start
     elif what.startswith("SIG"):
         kill_process(victim(cell, place, run), getattr(signal, what.split()[0]))
-    if cell.row.blames == "nobody":
+    if cell.row.restarts:
+        run.wait_for(AGAIN, AGAIN_S)
+    if cell.row.blames == "nobody" or cell.row.restarts:
         place.say("finish")
 
 

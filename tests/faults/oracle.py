@@ -156,6 +156,8 @@ def last_told(text: str) -> re.Match[str] | None:
 def problems(cell: Cell, code: int, logs: dict[int, str], output: str) -> list[str]:
     """What is wrong about a run's exit code and what each node told, a sentence each."""
     want = expected(cell)
+    if cell.row.restarts:
+        return _wrong_restart(cell, want, code, output)
     if want.node is None:
         return [] if code == 0 else [f"the run ended with {code}, and has to end well: {output[-1500:]}"]
     if cell.row.who == "run" and cell.row.what == "SIGKILL":
@@ -180,6 +182,19 @@ def problems(cell: Cell, code: int, logs: dict[int, str], output: str) -> list[s
             found.append(f"node {node} tells no cause; its log ends: {text[-600:]!r}")
     if want.same and len(set(stories.values())) > 1:
         found.append(f"the nodes tell different causes: {stories}")
+    return found
+
+
+def _wrong_restart(cell: Cell, want: Expected, code: int, output: str) -> list[str]:
+    """The run ends well, and has told one restart, of the right rank and for the right reason."""
+    found = [] if code == 0 else [f"the run ended with {code}, and has to end well: {output[-1500:]}"]
+    told = re.findall(r"\[gang\] restart 1 of 1: (.*)", output)
+    if len(told) != 1:
+        return [*found, f"{len(told)} restarts were told: {told}"]
+    who = cell.row.who if cell.row.who.startswith("rank") else ""
+    for words in (who, rf"on node {want.node}\b", want.told):
+        if not re.search(words, told[0]):
+            found.append(f"the restart does not tell /{words}/: {told[0]}")
     return found
 
 

@@ -14,24 +14,29 @@ import time
 import acts
 
 
-def torch_ranks() -> tuple[int, Callable[[], object]]:
-    """This rank's number, and a collective of all."""
+def torch_ranks() -> tuple[int, Callable[[bool], bool]]:
+    """This rank's number, and a collective: whether all say yes, so that no rank leaves while another waits for it."""
     import torch
     import torch.distributed as dist
 
+    def do_all(says: bool) -> bool:
+        answer = torch.tensor(float(says))
+        dist.all_reduce(answer, dist.ReduceOp.MIN)
+        return bool(answer)
+
     dist.init_process_group("gloo")
-    return dist.get_rank(), lambda: dist.all_reduce(torch.ones(1))
+    return dist.get_rank(), do_all
 
 
-def mpi_ranks() -> tuple[int, Callable[[], object]]:
+def mpi_ranks() -> tuple[int, Callable[[bool], bool]]:
     from mpi4py import MPI
 
-    return MPI.COMM_WORLD.rank, MPI.COMM_WORLD.Barrier
+    return MPI.COMM_WORLD.rank, lambda says: bool(MPI.COMM_WORLD.allreduce(int(says), MPI.MIN))
 
 
-def bare() -> tuple[int, Callable[[], object]]:
+def bare() -> tuple[int, Callable[[bool], bool]]:
     """A command of @gang: they know nothing of each other."""
-    return int(os.environ["MF_PARALLEL_NODE_INDEX"]), lambda: None
+    return int(os.environ["MF_PARALLEL_NODE_INDEX"]), lambda says: says
 
 
 def main() -> None:
@@ -39,23 +44,24 @@ def main() -> None:
     if acts.WHEN == "rank imports":
         number = int(os.environ.get("RANK") or os.environ.get("OMPI_COMM_WORLD_RANK") or 0)
         acts.reached(f"rank {number}", "rank imports")
-    rank, collective = meet()
+    rank, do_all = meet()
     child = subprocess.Popen(["sleep", "1000"], start_new_session=True)
     with open(os.path.join(acts.FOLDER, "at", f".child {rank}"), "w") as file:
         file.write(str(child.pid))
     os.rename(file.name, os.path.join(acts.FOLDER, "at", f"child of rank {rank}@{acts.WHEN}"))
-    collective()
+    do_all(True)
     who = f"rank {rank}"
     acts.mark(who, acts.WHEN)
+    acts.log_progress()
     chatty = acts.WHAT == "raise beside chatty ranks"
     if chatty and who != acts.WHO:
         acts.chatter()
     alone = chatty or acts.WHEN == "ranks compute"
-    while not acts.is_there("finish"):
-        if who == acts.WHO and acts.WHAT in acts.ACTS and acts.is_there("go"):
+    is_over = False
+    while not is_over:
+        if who == acts.WHO and acts.WHAT in acts.ACTS and acts.is_there("go") and acts.IS_FIRST_TRY:
             acts.ACTS[acts.WHAT]()
-        if not alone:
-            collective()
+        is_over = acts.is_there("finish") if alone else do_all(acts.is_there("finish"))
         time.sleep(acts.STEP_S)  # ranks that only wait for each other keep all processors busy
     child.kill()
     child.wait()

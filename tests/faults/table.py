@@ -129,6 +129,14 @@ HOSTS: tuple[Row, ...] = (
     *rows("loss of power, cut", "host 1", "ranks", ("torchrun", "mpi", "jax"), place="hosts"),
 )
 
+AGAIN: tuple[Row, ...] = (
+    *rows("SIGKILL, SIGSEGV", "rank 3", "ranks", RANKED, restarts=True),
+    *rows("os.abort, raise, os._exit(3), sys.exit(text)", "rank 3", "ranks", RANKED, restarts=True),
+    *rows("SIGSTOP", "rank 3", "ranks", RANKED, restarts=True),
+    *rows("SIGKILL", "rank 0", "ranks compute", RANKED, restarts=True),
+    *rows("SIGKILL", "launcher 0", "ranks", STARTED, restarts=True),
+)
+
 ALIKE: dict[str, str] = {
     **dict.fromkeys(("SIGSEGV", "SIGABRT", "SIGBUS", "os.abort", "segfault"), "crash"),
     **dict.fromkeys(("raise", "recursion", "memory exhausted", "message of 9 MB", "message that is no UTF-8"), "raise"),
@@ -141,7 +149,7 @@ ALIKE: dict[str, str] = {
 SLOW = ("SIGSTOP | guard", "SIGSTOP | task 0 | storing")
 """How the names of those begin that `make test` leaves to `make test-all`: they wait for some silence."""
 
-ROWS: tuple[Row, ...] = (*ONCE_RED, *TASKS, *OTHERS, *LAUNCHED, *HOSTS)
+ROWS: tuple[Row, ...] = (*ONCE_RED, *TASKS, *OTHERS, *LAUNCHED, *HOSTS, *AGAIN)
 
 
 def impossible(what: str, who: str, when: str, launchers: tuple[str, ...], reason: str) -> tuple[Impossible, ...]:
