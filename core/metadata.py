@@ -4,6 +4,7 @@ gang-failure    the first failure, the same on every node's task; see :meth:`.gu
 gang-phases     when the phases of this node began; node 0's task has the first and the last node of each besides
 gang-settings   the waits and limits that counted
 gang-restarts   where ranks were started again: node 0's task has a line for each time, and when (epoch)
+gang-left-out   of a node without which the gang went on: why; registered by node 0's task
 
 What shows a gang while it runs gets the same values from the guard; see :class:`.guard.phases.NodePhases`.
 """
@@ -20,6 +21,7 @@ from .guard.secret_values import cleaned, secrets_of
 from .metaflow_compat import metadata
 
 FAILURE, PHASES, SETTINGS, RESTARTS = "gang-failure", "gang-phases", "gang-settings", "gang-restarts"
+LEFT_OUT = "gang-left-out"
 
 
 def as_values(data: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, str]:
@@ -35,11 +37,17 @@ class TaskMetadata:
     ----------
     provider : MetadataProvider or None
         None where there is none: nothing is registered then.
+
+    Attributes
+    ----------
+    of_nodes : list of str
+        On node 0: the ids of all nodes' tasks.
     """
 
     def __init__(self, provider: Any, run_id: str, step: str, task_id: str, attempt: int) -> None:
         self._provider, self._run_id, self._step = provider, run_id, step
         self._task_id, self._attempt = task_id, attempt
+        self.of_nodes: list[str] = []
 
     def register(self, data: Mapping[str, Any], task_id: str = "") -> None:
         """Register ``data``, JSON values by name, for this task or another one of its step.
@@ -53,6 +61,12 @@ class TaskMetadata:
             metadata.register(self._provider, self._run_id, self._step, task_id or self._task_id, self._attempt, values)
         except Exception as error:
             logs.say(f"{', '.join(values)} could not be registered as metadata: {type(error).__name__}: {error}")
+
+    def register_record(self, record: Mapping[str, Any]) -> None:
+        """Register what a guard replies to the request ``record``, for this task and for those that were left out."""
+        self.register(of_record(record))
+        for node, why in record["left_out"].items():
+            self.register({LEFT_OUT: why}, self.of_nodes[int(node)])
 
     def spec(self) -> dict[str, Any]:
         """What another process needs to do the same; see :func:`main`."""

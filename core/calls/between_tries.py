@@ -24,7 +24,7 @@ def meet_again(gang: Gang, what: Entrypoint | None, port: int | None) -> int | N
     """
     if what is not None:
         what.forget_returns()
-    answers = gang.all_gather((port, let_go()))
+    answers = [answer for answer in gang.all_gather((port, let_go())) if answer is not None]
     hold_again()
     if any(has_locks for _, has_locks in answers):
         gang.barrier()  # or a node's ranks would build while another node removes locks

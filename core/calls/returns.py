@@ -79,33 +79,46 @@ class Results:
 
 
 def result_of_run(
-    gang: Gang, what: Entrypoint, nprocs: Sequence[int], results: Results, failure: type[GangException]
+    gang: Gang,
+    what: Entrypoint,
+    nprocs: Sequence[int],
+    results: Results,
+    failure: type[GangException],
+    place: int | None,
 ) -> Any:
     """What the user's call of ``run()`` gives: a function's returns (see :func:`collect`), or where a script's results
-    were pushed to. Every node must call it.
+    were pushed to; of a node without ranks, nothing is pushed. Every node must call it.
     """
-    location = results.push(gang.node_index)
-    return location if what.call is None else collect(gang, what.call, nprocs, failure)
+    location = results.push(gang.node_index) if place is not None else None
+    return location if what.call is None else collect(gang, what.call, nprocs, failure, place)
 
 
-def collect(gang: Gang, call: FunctionCall, nprocs: Sequence[int], failure: type[GangException]) -> list[Any]:
+def collect(
+    gang: Gang, call: FunctionCall, nprocs: Sequence[int], failure: type[GangException], place: int | None
+) -> list[Any]:
     """What the ranks returned, in their order: of all nodes on node 0, of the node itself on the others.
 
     Every node must call it. Raises ``failure`` where a rank of this node returned nothing, or what the step cannot
-    load.
+    load; and on node 0 where a node was lost before it had given what its ranks returned.
 
     Parameters
     ----------
     nprocs : sequence of int
-        Ranks on each node, by index.
+        Ranks on each node that has some, by node rank.
+    place : int or None
+        This node's rank among these; None where it has no ranks.
     """
     own = read_returns(call)
-    expected = nprocs[gang.node_index]
+    first, expected = (0, 0) if place is None else (sum(nprocs[:place]), nprocs[place])
     if len(own) != expected:
-        first = sum(nprocs[: gang.node_index])
         raise failure(without_return(call.name, own, first, expected, f" on node {gang.node_index}"))
     gathered = gang.gather(sorted(own.items()))
-    wanted = own.items() if gathered is None else [pair for node in gathered for pair in node]
+    wanted = own.items() if gathered is None else [pair for node in gathered if node is not None for pair in node]
+    if gathered is not None and len(wanted) < sum(nprocs):
+        raise failure(
+            f"{call.name}() has returned in all ranks, but a node was lost before it had given node 0 what it returned "
+            f"there: {len(wanted)} of {sum(nprocs)} values have come."
+        )
     return [_loaded(call, rank, value, failure) for rank, value in sorted(wanted)]
 
 

@@ -17,6 +17,7 @@ from ..dry_run.call import planning
 from ..exceptions import BadAttribute, GangException, PortTaken, ProcessFailed
 from ..gang.gang import Gang
 from ..gang.restarts import NO_RESTARTS, RestartPolicy
+from ..gang.spares.worlds import Worlds
 from ..gang.tries import Again, Tries
 from ..logs import say
 from .between_tries import meet_again
@@ -79,6 +80,8 @@ class Runs:
         Makes the exception of a failed process; :func:`~.local_process.explain` with ``failed`` by default.
     policy : RestartPolicy
         Whether, and how often, ranks that failed are started again.
+    worlds : Worlds, optional
+        Which nodes have ranks, where the gang goes on without those that it loses.
 
     Attributes
     ----------
@@ -95,8 +98,9 @@ class Runs:
         results_prefix: str = "",
         explains: Explain | None = None,
         policy: RestartPolicy = NO_RESTARTS,
+        worlds: Worlds | None = None,
     ) -> None:
-        self._policy = policy
+        self._policy, self._worlds = policy, worlds
         self.count = self._launches = 0
         self.gang, self._failed = gang, failed
         self._flow_datastore, self._results_prefix = flow_datastore, results_prefix
@@ -131,7 +135,8 @@ class Runs:
         alike: Sequence[str] = (),
         complain: Complain = differ,
     ) -> list[Mapping[str, Any]]:
-        """Give this node's values of the call to all nodes, and get those of each. Every node must call it.
+        """Give this node's values of the call to all nodes, and get those of each; None of a node that is lost, where
+        the gang goes on without it. Every node must call it.
 
         Parameters
         ----------
@@ -148,9 +153,26 @@ class Runs:
             The nodes differ; the message is the same on each.
         """
         answers = self.gang.all_gather({**own, "dry_run": planning() is not None})
+        if self._worlds is not None:
+            self._worlds.lose(answers)
         check_alike(answers, ("dry_run",))
         check_alike(answers, alike, complain)
         return answers
+
+    @property
+    def nodes(self) -> tuple[int, ...]:
+        """The nodes that have the ranks, by node rank."""
+        return tuple(range(self.gang.num_nodes)) if self._worlds is None else self._worlds.now.nodes
+
+    @property
+    def has_spares(self) -> bool:
+        """Whether these may change, since the gang goes on without nodes that it loses."""
+        return self._worlds is not None
+
+    @property
+    def place(self) -> int | None:
+        """This node's rank among :attr:`nodes`; None where it has no ranks, and waits."""
+        return self.nodes.index(self.gang.node_index) if self.gang.node_index in self.nodes else None
 
     def port(self, wanted: int | None, node: int = 0, first: int | None = None) -> int | None:
         """The port of node ``node`` on which the ranks meet; None on all other nodes, which get it by :meth:`agree`.
@@ -218,7 +240,7 @@ class Runs:
             self._launches = count  # a dry run has the names of the launch that comes after it
         elif port:
             planned.add_port(port, node)
-        tries, ports = Tries(self.gang, self._policy), 1
+        tries, ports = Tries(self.gang, self._policy, worlds=self._worlds), 1
         for number in itertools.count():
             key = f"run-{count}-{number}"
             may_be_taken = is_ours and ports < PORT_TRIES
@@ -239,7 +261,8 @@ class Runs:
 
     def result(self, what: Entrypoint, nprocs: Sequence[int], results: Results | None = None) -> Any:
         """What ``run()`` returns: see :func:`~.returns.result_of_run`. Every node must call it."""
-        return result_of_run(self.gang, what, nprocs, results or Results(self._flow_datastore), self._failed)
+        results = results or Results(self._flow_datastore)
+        return result_of_run(self.gang, what, nprocs, results, self._failed, self.place)
 
     def show_variables(self, variables: Mapping[str, str]) -> None:
         """Write into the log, once for each, the variables that the ranks get since the user has set none."""
@@ -253,7 +276,7 @@ def check_alike(answers: Sequence[Mapping[str, Any]], alike: Sequence[str], comp
     """Raise BadAttribute where the nodes differ: see :meth:`Runs.agree`. The message is about the first such key."""
     for name in alike:
         for index, answer in enumerate(answers):
-            if answer[name] != answers[0][name]:
+            if answer is not None and answer[name] != answers[0][name]:  # None is a lost node's
                 raise BadAttribute(complain(name, answers[0][name], answer[name], index))
 
 

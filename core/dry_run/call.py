@@ -71,6 +71,7 @@ def show_instead(gang: Member | None, wanted: bool, call: str, alone: bool = Fal
     own = planned.lines or ["  nothing"]
     texts: list[list[str]] | None = [own] if gang is None or alone else gang.gather(own)
     if texts is not None:
+        texts = [text or ["  nothing: the node is lost"] for text in texts]
         _show(call, [gang.nodes[node].address if gang is not None else "" for node in range(len(texts))], texts)
     if gang is not None and not alone:
         gang.barrier()  # a node that fails now would end the gang before node 0 has shown it

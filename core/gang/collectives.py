@@ -21,6 +21,9 @@ from ..guard_client.link import Link
 from .arguments import whole
 from .programs import refuse_after_the_body
 
+LOST = object()
+"""In the place of a lost node's value, where a caller has to tell it from None."""
+
 _ERROR_LENGTH = 900
 """Characters of an error that one node reports to all others in a control message."""
 
@@ -60,7 +63,7 @@ class Member(Protocol):
     def _sequence(self) -> Iterator[int]: ...
 
 
-def gather(gang: Member, kind: str, value: Any, root: int | None = None) -> list[Any] | None:
+def gather(gang: Member, kind: str, value: Any, root: int | None = None, of_lost: object = None) -> list[Any] | None:
     """Give ``value`` to all nodes, or to node ``root`` alone, and get the values of all.
 
     Parameters
@@ -71,6 +74,9 @@ def gather(gang: Member, kind: str, value: Any, root: int | None = None) -> list
     value : any picklable
     root : int, optional
         The node that gets the values; all nodes by default.
+    of_lost : object
+        What stands for the value of a node that was lost before it gave one, in a gang that goes on without it; it is
+        the same on all nodes.
 
     Returns
     -------
@@ -98,12 +104,13 @@ def gather(gang: Member, kind: str, value: Any, root: int | None = None) -> list
             f"{kind}: a {type(value).__name__} cannot be sent to the other nodes, since it cannot be pickled ({error})."
         ) from error
     # Counted only now: a body that catches the error and gives another value makes the same calls as the others.
-    return _Collective(gang, kind, root, next(gang._sequence)).run(data)
+    values = _Collective(gang, kind, root, next(gang._sequence)).run(data)
+    return values if values is None else [of_lost if value is LOST else value for value in values]
 
 
-def gather_to_all(gang: Member, kind: str, value: Any) -> list[Any]:
+def gather_to_all(gang: Member, kind: str, value: Any, of_lost: object = None) -> list[Any]:
     """As :func:`gather`, without a root: the list is on every node."""
-    values = gather(gang, kind, value)
+    values = gather(gang, kind, value, of_lost=of_lost)
     assert values is not None
     return values
 
@@ -131,12 +138,14 @@ class _Collective:
             if self._own not in (0, self._root):
                 entry.update(self._upload(data))
         entries, payload = self._exchange(self._number, entry, inline, self._root)
+        lost = {node for node, one in enumerate(entries) if "lost" in one}
         sizes = {node: int(one["large"]) for node, one in enumerate(entries) if "large" in one}
         if self._root is None and not fits_all(sum(one["size"] for one in entries), len(entries)):
             # Node 0 alone has the payload, and passes it on with the large values.
-            sizes = {node: int(one.get("large", one["size"])) for node, one in enumerate(entries)}
+            sizes = {node: int(one.get("large", one["size"])) for node, one in enumerate(entries) if node not in lost}
         small = _split(entries, payload)
-        receivers = [node for node in range(1, len(entries)) if self._needs(node) and sizes.keys() - {node}]
+        needing = [node for node in range(1, len(entries)) if self._needs(node) and node not in lost]
+        receivers = [node for node in needing if sizes.keys() - {node}]
         try:
             self._check(entries)
             if not receivers:
@@ -147,7 +156,9 @@ class _Collective:
                 pieces = self._packed(sizes)
             if not self._needs(self._own):
                 return None
-            return [self._load(node, data, small, sizes, pieces) for node in range(len(entries))]
+            return [
+                LOST if node in lost else self._load(node, data, small, sizes, pieces) for node in range(len(entries))
+            ]
         finally:
             for node in sizes:
                 self._remove(self._file(node))
@@ -218,11 +229,13 @@ class _Collective:
         self._check(entries)
         entry = {}
         if self._own == 0:
-            hops = [(node, self._gang.nodes[node].address, entries[node]["port"]) for node in receivers]
+            present = [node for node in receivers if "lost" not in entries[node]]
+            hops = [(node, self._gang.nodes[node].address, entries[node]["port"]) for node in present]
             try:
                 self._pack(sizes, known)
-                header, _ = link.request("send-values", path=self._file(), name=f"{self._number}", hops=hops)
-                entry = _error(header.get("error"))
+                if hops:
+                    header, _ = link.request("send-values", path=self._file(), name=f"{self._number}", hops=hops)
+                    entry = _error(header.get("error"))
             except OSError as error:
                 entry = _error(error)
         entries, _ = self._exchange(next(self._gang._sequence), entry)

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..exceptions import BadAttribute
+from ..exceptions import BadAttribute, GangException
 from ..gang_log import gang_log
 from ..guard_client.link import Link
 from .arguments import check_plan, check_save, pattern_of, private_folder, seconds_of, whole
-from .collectives import check_index, gather, gather_to_all
+from .collectives import LOST, check_index, gather, gather_to_all
 from .gang_programs import Programs
 from .launch_plan import LaunchPlan, Process
 from .node import Node
@@ -100,7 +100,8 @@ class Gang(Programs):
         Parameters
         ----------
         value : any picklable
-            Of any size; what is large travels encrypted, beside the control connections.
+            Of any size; what is large travels encrypted, beside the control connections. That of a node that was lost
+            before it gave one is None, where the gang goes on without it.
 
         Raises
         ------
@@ -133,9 +134,17 @@ class Gang(Programs):
             Only that of node ``source`` counts.
         source : int
             Index of the node whose value it is.
+
+        Raises
+        ------
+        GangException
+            On every node: ``source`` was lost before it gave one, in a gang that goes on without nodes that it loses.
         """
         source = check_index(self, "broadcast", "source", source)
-        return gather_to_all(self, "broadcast()", value if self.node_index == source else None)[source]
+        found = gather_to_all(self, "broadcast()", value if self.node_index == source else None, LOST)[source]
+        if found is LOST:
+            raise GangException(f"broadcast(): node {source}, whose value it is, was lost before it gave one.")
+        return found
 
     def log(self, step: float, **values: Any) -> None:
         """Log numbers at a step, as ``loss=0.3``, for the card of the gang. Ranks call ``metaflow.gang_log`` instead.

@@ -83,6 +83,8 @@ class LaunchPlan:
         What all nodes call this launch, the same on each; needed with ``port_taken`` and ``restartable``.
     restartable : bool
         Whether a process that fails ends this launch alone, on every node; see :class:`.restarts.Tries`.
+    nodes : tuple of int
+        The nodes that it runs on, where the gang goes on without others: it ends on all when one of these is lost.
     warm : str
         Modules, with commas between them, that interpreters import, and then wait, which take the places of ranks that
         are started again; none where "". For processes that run ``rank_main.py``.
@@ -96,6 +98,7 @@ class LaunchPlan:
     port_taken: str | None = None
     key: str = ""
     restartable: bool = False
+    nodes: tuple[int, ...] = ()
     warm: str = ""
     check: bool = True
 

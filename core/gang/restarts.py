@@ -42,7 +42,7 @@ class RankFailure:
     rank : int or None
         Global rank; None where no rank is known to have failed, as where mpirun itself has.
     kind : str
-        "exit", "signal", "exception" (raised, and not ended), "stopped" (SIGSTOP) or "stall".
+        "exit", "signal", "exception" (raised, and not ended), "stopped" (SIGSTOP), "stall", or "lost", of a whole node.
     exit_code : int or None
         None where a signal has ended the process, or where that is not known.
     signal : int or None
@@ -220,6 +220,8 @@ def _clause(failure: Failure, hosts: Sequence[str]) -> str:
     text = (failure.text.splitlines() or [""])[0].rstrip(".")
     if failure.kind == "stall":
         return f"{node} {text}"
+    if failure.kind == "lost":
+        return f"{node} was lost: {text}"
     of_rank = re.match(r"(rank \d+) (.*)", text)
     text = f"{of_rank[1]} on {node} {of_rank[2]}" if of_rank else f"{text}, on {node}"
     last = (failure.detail.rstrip().splitlines() or [""])[-1].strip()

@@ -11,6 +11,15 @@ EVIDENCE, LOST, PEER = 1, 2, 3
 PREEMPTED = "preempted"
 """Kind of the failure of a node that is asked to end; bodies may save before the gang is gone."""
 
+OF_NODES = frozenset(
+    {"lost", "task", "task-signal", "task-exit", "task-output", "deserted", "stopped", "guard", "nonsense", "restarted"}
+    | {PREEMPTED}
+)
+"""Kinds of failures by which a node is lost as a whole, and not something that runs on it."""
+
+UNWIND_S = 3.0
+"""How long a body may take until it begins to save, and a task until it has ended after that."""
+
 DIED = (
     "its container ran out of memory, which can kill all of its processes at once, or its host, its container or its "
     "guard process has died"
@@ -27,6 +36,13 @@ TEXT_LIMIT = 2_000
 
 EXCEPTION_LIMIT = 200
 """Characters of an exception's name."""
+
+
+def extra_s(save_s: float) -> float:
+    """Seconds by which a gang's end may be later because of those who save: processes have ``save_s`` from SIGTERM to
+    SIGKILL, and then the functions of ``on_preemption`` as long again.
+    """
+    return 2 * save_s + UNWIND_S if save_s else 0.0
 
 
 class Failure:

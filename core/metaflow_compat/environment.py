@@ -23,6 +23,11 @@ def is_local() -> bool:
     return os.environ.get(_RUNTIME, "local") == "local"
 
 
+def ends_with_a_task() -> bool:
+    """Whether the cluster ends the tasks of all nodes when one fails: Kubernetes and Argo, as Metaflow uses them."""
+    return os.environ.get(_RUNTIME) == "kubernetes"
+
+
 def place(node: int, num_nodes: int, control_task: str) -> dict[str, str]:
     """The variables of node ``node`` of a local gang."""
     return {

@@ -213,6 +213,7 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
             # Backends have set it by now; locally nobody else names the tasks that the join step gets.
             prefix = f"{self.task.run_id}/{self.task.step_name}/"
             set_joined_tasks(flow, [prefix + task_id for task_id in task_ids(self.task.task_id, nodes)])
+        self._metadata.of_nodes = [path.rpartition("/")[2] for path in joined_tasks(flow)]
         return partial(self._lifecycle.run, step_func)
 
     def _gang_task(self, nodes: int, on_control: bool) -> GangTask:

@@ -73,7 +73,8 @@ class LauncherHooks:
     def tolerates_lost_nodes(self) -> bool:
         """Whether the step goes on without other nodes that are lost after the body has begun.
 
-        Regarded only where the body :attr:`runs_on_control_only`: otherwise all nodes are needed for collectives. The
-        join step does not get the task of a lost node.
+        Where the body :attr:`runs_on_control_only`, whatever fails on another node ends that node alone; else only the
+        loss of a node as a whole does, and collectives have None of it. The join step does not get the task of a lost
+        node.
         """
         return False

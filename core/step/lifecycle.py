@@ -17,7 +17,7 @@ from ..guard.host.owned_files import remove_in_its_stead
 from ..guard.stalls import stack_file
 from ..guard_client.link import Link
 from ..logs import save_node_logs, say, say_and_store
-from ..metadata import FAILURE, of_record
+from ..metadata import FAILURE
 from ..metaflow_compat import environment
 from ..rendezvous import absence_report, local_nodes
 from .exception_record import exception_record, shorten
@@ -100,8 +100,8 @@ class Lifecycle(Forming):
             if self._hooks.runs_on_control_only and not gang.is_control:
                 link.request("hold")
             else:
-                if self._hooks.runs_on_control_only and self._hooks.tolerates_lost_nodes():
-                    link.request("tolerate")
+                if gang.is_control and self._hooks.tolerates_lost_nodes():
+                    link.request("tolerate", only_nodes=not self._hooks.runs_on_control_only)
                 self._in_body = True
                 step_function()
                 self._hooks.leave(ok=True)
@@ -147,7 +147,7 @@ class Lifecycle(Forming):
             with contextlib.suppress(GangException, GangInterrupt):
                 try:
                     record, _ = self._link.request("record")
-                    self._settings.metadata.register(of_record(record))
+                    self._settings.metadata.register_record(record)
                     if record["card"] is not None and self._settings.card is not None:
                         self._settings.card.store(record["card"])
                     if self._has_export:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from ...core.attributes import declared_port, read_nproc, read_port
 from ...core.exceptions import BadAttribute, package_missing
 from ...core.gang.gang import Gang
 from ...core.gang.restarts import WARM, RestartPolicy
+from ...core.gang.spares.world import SPARES, SpareNodes
+from ...core.gang.spares.worlds import Worlds, tell_the_limits
 from ...core.metaflow_compat.environment import control_task
 from ...core.step.decorator import GangDecorator
 from ...core.storage.results import results_prefix
@@ -52,6 +55,11 @@ class TorchrunDecorator(GangDecorator):
     restart_on : callable, optional, default None
         Gets what has failed, and returns whether the ranks are started again. By default failures that another try
         would meet again end the step at once: an import error, a wrong argument, an exception before any progress.
+    spares : int, optional, default 0
+        How many of the nodes that `num_parallel` counts wait, to take the places of nodes that are lost. Each time
+        costs a restart; without `restarts` there are as many of these as nodes can be lost.
+    min_nodes : int, optional, default None
+        How few nodes may have ranks once no spare node is left; by default no fewer than at first.
     warm : bool, default True
         Whether, with `restarts`, interpreters that have imported the framework wait beside the ranks for a restart.
     launcher : str, optional, default None
@@ -73,6 +81,7 @@ class TorchrunDecorator(GangDecorator):
     defaults: ClassVar[dict[str, Any]] = {
         **GangDecorator.defaults,
         **WARM,
+        **SPARES,
         "master_port": None,
         "nproc_per_node": None,
         "launcher": None,
@@ -82,6 +91,7 @@ class TorchrunDecorator(GangDecorator):
         """Raise BadAttribute for a value that cannot be meant."""
         super().check_attributes()
         RestartPolicy.of(self)
+        SpareNodes.of(self)
         self._own_port()
         if self.attributes["nproc_per_node"] is not None:
             # Only how it is spelled can be checked here: the node's GPUs are counted on the node.
@@ -105,8 +115,17 @@ class TorchrunDecorator(GangDecorator):
     def _own_port(self) -> int | None:
         return read_port(self.attributes["master_port"], "@torchrun(master_port=...)")
 
+    def tolerates_lost_nodes(self) -> bool:
+        """Whether the gang goes on without nodes that it loses."""
+        return SpareNodes.of(self) is not None
+
     def form(self, gang: Gang) -> dict[str, object]:
-        """What the step finds on ``current``."""
+        """What the step finds on ``current``. Raises BadAttribute where more nodes wait than there are."""
+        policy, worlds, wanted = RestartPolicy.of(self), None, SpareNodes.of(self)
+        if wanted is not None:
+            worlds = Worlds(gang, wanted.world("@torchrun", gang.num_nodes))
+            policy = replace(policy, restarts=policy.restarts or wanted.replacements(gang.num_nodes))
+            tell_the_limits(gang)
         task = self.task
         prefix = results_prefix(
             _SUFFIX,
@@ -123,6 +142,7 @@ class TorchrunDecorator(GangDecorator):
             nproc_per_node=self.attributes["nproc_per_node"],
             master_port=self._own_port(),
             launcher=self.attributes["launcher"],
-            policy=RestartPolicy.of(self),
+            policy=policy,
+            worlds=worlds,
         )
         return {"torch": executor}

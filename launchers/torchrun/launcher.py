@@ -16,6 +16,7 @@ from ...core.exceptions import BadAttribute
 from ...core.gang.gang import Gang, offered
 from ...core.gang.restarts import NO_RESTARTS, RestartPolicy
 from ...core.gang.shares import own_neuron_cores
+from ...core.gang.spares.worlds import Worlds
 from ...core.machine.network import network_variables
 from ...core.metaflow_compat.environment import MAIN_IP
 from ...core.ranks.torch_extensions import hold_extensions
@@ -42,15 +43,16 @@ class TorchrunExecutor:
         master_port: int | None = None,
         launcher: str | None = None,
         policy: RestartPolicy = NO_RESTARTS,
+        worlds: Worlds | None = None,
     ) -> None:
         self._gang = gang
-        self._runs = Runs(gang, TorchrunException, flow_datastore, results_prefix, explain, policy)
+        self._runs = Runs(gang, TorchrunException, flow_datastore, results_prefix, explain, policy, worlds)
         self._nproc = nproc_per_node
         self._master_port = master_port
         self._launcher = launcher
         self._network: dict[str, str] | None = None
         self.torchrun_args: dict[str, Any] = {
-            "nnodes": gang.num_nodes,
+            "nnodes": len(self._runs.nodes),
             "master_addr": gang.main_address,
             "master_port": offered(gang).get("master_port", master_port),
             "node_rank": gang.node_index,
@@ -99,7 +101,8 @@ class TorchrunExecutor:
         -------
         list, str or None
             For a function: what the ranks returned, in their order; of all nodes on node 0, of the node itself on the
-            others. For a script: where the results were pushed to, or None.
+            others. For a script: where the results were pushed to, or None. On a node that has no ranks, since it waits
+            as a spare one: [], or None.
 
         Raises
         ------
@@ -117,7 +120,7 @@ class TorchrunExecutor:
         runs = self._runs
         results = runs.results(push_results_dir_to_cloud, local_output_dir, cloud_output_dir)
         options = read_options(torchrun_args)
-        check_nodes(options, self._gang.node_index, self._gang.num_nodes)
+        check_nodes(options, self._gang.node_index, len(runs.nodes))
         self._check_master_addr(options)
         nproc = self._choose_nproc(nproc_per_node, options)
         launcher = choose_launcher(self._launcher, options, os.environ)
@@ -147,17 +150,22 @@ class TorchrunExecutor:
         offered_port = int(offered(gang)["master_port"]) if is_first and wanted_port is None else None
         own = {"nproc": nproc, "launcher": launcher, "master_port": wanted_port}
         answers = runs.agree({**own, "port": runs.port(wanted_port, first=offered_port)}, tuple(ALIKE), differ)
-        nprocs = tuple(answer["nproc"] for answer in answers)
         environ = {**os.environ, **self._variables(threads=launcher == "direct" and nproc > 1)}
 
+        def nprocs() -> tuple[int, ...]:
+            return tuple(answers[node]["nproc"] for node in runs.nodes)
+
         def start(attempt: PortTry) -> None:
-            self.torchrun_args.update(master_port=attempt.port, nproc_per_node=nproc)
+            rank = runs.nodes.index(gang.node_index)
+            self.torchrun_args.update(
+                master_port=attempt.port, nproc_per_node=nproc, nnodes=len(runs.nodes), node_rank=rank
+            )
             job = Job(
                 entrypoint=what.target,
                 arguments=what.arguments,
                 options=options,
-                nprocs=nprocs,
-                node_index=gang.node_index,
+                nprocs=nprocs(),
+                node_index=rank,
                 main_address=gang.main_address,
                 port=attempt.port,
                 port_is_ours=attempt.is_ours,
@@ -168,11 +176,12 @@ class TorchrunExecutor:
                 restartable=attempt.restartable,
                 restart=attempt.variables,
                 warm=attempt.warm,
+                nodes=runs.nodes if runs.has_spares else (),
             )
             gang.launch(plan(job))
 
         runs.launch(start, what, answers[0]["port"], is_ours=wanted_port is None)
-        return nprocs
+        return nprocs()
 
     def _check_master_addr(self, options: Options) -> None:
         given = options.values.get("master_addr")

@@ -46,8 +46,9 @@ class Job:
     options : Options
         torchrun's, as the user gave them.
     nprocs : tuple of int
-        Processes on each node, by node index.
+        Processes on each node that has some, by node rank.
     node_index : int
+        This node's rank among them.
     main_address : str
         Of node 0, which has rank 0.
     port : int
@@ -68,6 +69,8 @@ class Job:
         Variables that tell the ranks how often they were.
     warm : bool
         Whether interpreters that have imported torch wait for that.
+    nodes : tuple of int
+        The indices of the nodes that have ranks, where the gang goes on without others.
     """
 
     entrypoint: str
@@ -86,6 +89,7 @@ class Job:
     restartable: bool = False
     restart: Mapping[str, str] = field(default_factory=dict)
     warm: bool = False
+    nodes: tuple[int, ...] = ()
 
     @property
     def first_rank(self) -> int:
@@ -106,6 +110,7 @@ def plan(job: Job) -> LaunchPlan:
         port_taken=port_taken(job.port) if job.port_is_ours else None,
         key=job.key,
         restartable=job.restartable,
+        nodes=job.nodes,
         warm=WARM if job.warm and all(process.argv[2:3] == (RANK_MAIN,) for process in processes) else "",
     )
 

@@ -136,7 +136,7 @@ class Launch:
     def has_been_given_up(self) -> bool:
         return self.restartable and (self.cancelled or self.failed is not None)
 
-    def give_up(self, failure: Failure | None = None) -> None:
+    def give_up(self, failure: Failure | None = None, grace: float = 0.0) -> None:
         """End it, as :meth:`end` does, once what its processes know of the cause has been noted.
 
         Parameters
@@ -149,7 +149,7 @@ class Launch:
             self._suspects = self.undrained()
             since = time.time() - LATELY_S
             self._hints = [hint for child in self.children if (hint := child.evidence_before_end(self._node, since))]
-        self.end()
+        self.end(grace)
 
     def evidence(self) -> tuple[list[Failure], list[Failure]]:
         """Once nothing of it is left: the failures of its processes, and hints of those that had raised, but not ended,

@@ -132,13 +132,15 @@ class Work:
         """Whether the launch that all nodes call ``key`` has ended elsewhere, perhaps before it began here."""
         return key in self._cancelled
 
-    def cancel(self, key: str) -> None:
-        """End the launch that all nodes call ``key``, without that being a failure of the gang."""
+    def cancel(self, key: str, grace: float = 0.0) -> None:
+        """End the launch that all nodes call ``key``, without that being a failure of the gang. Its processes have
+        ``grace`` seconds to do so, or their plan's where that is longer.
+        """
         self._cancelled.add(key)
         for launch in list(self.launches.values()):
             if launch.key == key:
                 launch.cancelled = True
-                launch.give_up()
+                launch.give_up(grace=grace)
 
     def ends_launch(self, failure: Failure) -> bool:
         """Whether ``failure``, of processes that have not ended, ends a restartable launch, on all nodes, and not the

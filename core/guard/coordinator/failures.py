@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..channel.liveness import FROZEN, kernel_state
-from ..failure_record import CUT, DIED, LOST, PEER, PREEMPTED, Failure
+from ..failure_record import CUT, DIED, LOST, PEER, PREEMPTED, Failure, extra_s
 from ..loop.event_loop import Loop
 from ..loop.timeouts import SILENT
 from ..settings import settings
@@ -21,17 +21,6 @@ if TYPE_CHECKING:
 
 SILENCE_WAIT_S = 1.5
 """How much longer it waits where all records are about a lost peer, and a node has sent nothing."""
-
-
-UNWIND_S = 3.0
-"""How long a body may take until it begins to save, and a task until it has ended after that."""
-
-
-def extra_s(save_s: float) -> float:
-    """Seconds by which a gang's end may be later because of those who save: processes have ``save_s`` from SIGTERM to
-    SIGKILL, and then the functions of ``on_preemption`` as long again.
-    """
-    return 2 * save_s + UNWIND_S if save_s else 0.0
 
 
 class Failures:

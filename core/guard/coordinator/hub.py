@@ -73,8 +73,6 @@ class Hub:
         self._deadline = JoinDeadline(loop, num_nodes, timeout_s, self.roster.infos, say, self.fail)
         self.failures = Failures(loop, self.roster, self._deadline.end, self.reports.told_of_restarts)
 
-    # -- joining -----------------------------------------------------------------------------------------------------
-
     def close(self, then: Callable[[], None]) -> None:
         """Close all connections, after what was sent; ``then`` is called when they are closed."""
         self._deadline.end()
@@ -141,8 +139,6 @@ class Hub:
             nodes = [infos[index] for index in range(self._num_nodes)]
             self.roster.broadcast({"op": "roster", "nodes": nodes, "settings": settings().as_dict()})
 
-    # -- messages ----------------------------------------------------------------------------------------------------
-
     def receive(self, node: int, header: Header, payload: bytes) -> None:
         """Act on a message of a node, node 0 included."""
         op = header["op"]
@@ -176,28 +172,33 @@ class Hub:
         elif op == "alive" and type(header.get("number")) is int:
             self.failures.alive(node, header["number"])
         elif op == "cancel":
-            self.roster.broadcast({"op": "cancel", "key": header["key"]})
+            grace = {"grace": header["grace"]} if node == 0 and "grace" in header else {}
+            self.roster.broadcast({"op": "cancel", "key": header["key"], **grace})
         elif op == "uploads":
             self._open_uploads(node)
         elif op == "watch-samples" and node == 0:
             self.roster.broadcast({"op": "watch-samples", "nodes": self._num_nodes})
         elif op == "tolerate" and node == 0:
-            self._tolerate()
+            self._tolerate(header)
         elif op == "save-seconds":
             self.failures.save_s = max(self.failures.save_s, header["seconds"])
             self.roster.broadcast({"op": "save-seconds", "seconds": self.failures.save_s})
 
-    def _tolerate(self) -> None:
-        """From here on the gang goes on without the nodes that it loses."""
-        if not self.failures.stopping:
+    def _tolerate(self, header: Header) -> None:
+        """From here on the gang goes on without the nodes that it loses, or, with ``end``, does so no more."""
+        if (failures := self.failures).lost_nodes is not None:
+            failures.lost_nodes.is_tolerant = not header.get("end")
+        elif not failures.stopping:
             from .lost_nodes import LostNodes
 
-            self.failures.lost_nodes = LostNodes(self._loop, self.roster, self._say, self._lost, self._check_all_left)
+            more = (self._lost, self._check_all_left, lambda: failures.save_s, header.get("only_nodes", False))
+            failures.lost_nodes = LostNodes(self._loop, self.roster, self._say, *more)
             self.roster.broadcast({"op": "tolerate"})
 
     def _lost(self, node: int) -> None:
         self.failures.lost(node)
-        self.roster.deliver({"op": "lost", "node": node}, b"")
+        for whole in self._collectives.lose(node):
+            self.roster.broadcast(*whole)
 
     def _open_uploads(self, node: int) -> None:
         try:
@@ -290,7 +291,9 @@ class Hub:
 
     def _stalls(self, failure: Failure) -> None:
         if not self.failures.stopping:  # its node knows whether that ends the gang, or the launch of its ranks alone
-            self.roster.send(failure.node, {"op": "stalled", "failure": failure.to_json()})
+            lost_nodes = self.failures.lost_nodes  # a node may have no ranks then, as a spare one
+            node = 0 if lost_nodes is not None and lost_nodes.only_nodes else failure.node
+            self.roster.send(node, {"op": "stalled", "failure": failure.to_json()})
 
     def fail(self, failure: Failure) -> None:
         """Record a failure; the first one stops the gang, unless it tolerates it."""

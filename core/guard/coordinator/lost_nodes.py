@@ -1,7 +1,8 @@
 """A gang that goes on without the nodes that it loses: which nodes are lost, and the report of each.
 
-The hub has one once control asks for it, after which a failure ends the gang only where it is control's. Elsewhere it
-ends that node alone: its guard is stopped as all are when a gang ends.
+The hub has one once control asks for it, after which a failure ends the gang only where it is control's, or, where the
+nodes' bodies work together, none of a node as a whole. Else it ends that node alone: its guard is stopped as all are
+when a gang ends.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..channel.connection import Connection
-from ..failure_record import Failure
+from ..failure_record import OF_NODES, PREEMPTED, Failure, extra_s
 from ..loop.event_loop import Loop
 from ..settings import settings
 from .messages import stop_message
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
 
 
 class LostNode:
-    """One node that is lost by ``failure``; ``on_report`` is called when the node and the user have the report.
+    """One node that is lost by ``failure``; ``on_report`` gets the failure that explains it when the node and the user
+    have the report.
 
-    Its connection, where one is left, belongs to this object, which takes only records about the node's end.
+    One that is preempted has ``save_s`` seconds to save before. Its connection, where one is left, belongs to this
+    object, which takes only records about the node's end.
     """
 
     def __init__(
@@ -35,7 +38,9 @@ class LostNode:
         connection: Connection | None,
         hostname: str,
         say: Callable[[str], None],
-        on_report: Callable[[], None],
+        on_report: Callable[[Failure], None],
+        save_s: float,
+        then: str,
     ) -> None:
         self.connection = connection
         self.reported = False
@@ -43,13 +48,13 @@ class LostNode:
         self._hostname = hostname
         self._failures = [failure]
         self._since = time.monotonic()
-        self._say = say
+        self._say, self._then = say, then
         self._on_report = on_report
         if connection is not None:
             connection.on_frame = lambda conn, header, payload: self._receive(conn, header)
             connection.on_close = lambda conn, reason: self._gone()
             connection.send(stop_message(failure))
-        loop.call_later(settings().report_wait, self.report)
+        loop.call_later(settings().report_wait + extra_s(save_s), self.report)
         # As with a whole gang, several guards see a death, and the one that knows most may be second.
         loop.call_later(REPORT_SETTLE_S, self._maybe_report)
         self._over = connection is None
@@ -81,11 +86,11 @@ class LostNode:
         self.reported = True
         first = (causes(self._failures) or self._failures)[0]
         name, text = _name(self._node, self._hostname), _clause(first)
-        self._say(f"{name} was lost: {text}. The step goes on without it.")
+        self._say(f"{name} was lost: {text}.{self._then}")
         if self.connection is not None:
             report = failure_report(self._failures, {self._node: self._hostname})
             self.connection.send({"op": "failure-report", "report": report, "causes": [{"node": first.reporting_node}]})
-        self._on_report()
+        self._on_report(first)
 
 
 def _name(node: int, hostname: str) -> str:
@@ -107,15 +112,21 @@ class LostNodes:
     say : callable
         Takes a line for the user.
     on_loss : callable
-        Takes the index of a node that is lost, at once.
+        Takes the index of a node that is lost, at once. Node 0 has been told then.
     on_report : callable
-        Called when the user has the report of a lost node.
+        Called when the user, and node 0, have the report of a lost node.
+    save_s : callable
+        Gives the seconds that a node which is preempted has to save.
+    only_nodes : bool
+        Whether only the loss of a node as a whole is tolerated.
 
     Attributes
     ----------
     lost : dict of int to LostNode
     ending : bool
         Set by the hub once the gang ends: nobody else is lost from then on.
+    is_tolerant : bool
+        Whether nodes may be lost; the gang ends by any failure once this is False.
     """
 
     def __init__(
@@ -125,9 +136,14 @@ class LostNodes:
         say: Callable[[str], None],
         on_loss: Callable[[int], None],
         on_report: Callable[[], None],
+        save_s: Callable[[], float],
+        only_nodes: bool,
     ) -> None:
         self.lost: dict[int, LostNode] = {}
         self.ending = False
+        self.is_tolerant = True
+        self.only_nodes = only_nodes
+        self._save_s = save_s
         self._loop = loop
         self._roster = roster
         self._say = say
@@ -150,6 +166,8 @@ class LostNodes:
 
     def takes(self, failure: Failure) -> bool:
         """Whether this failure is none of the gang's. The node that it ends, if any, is lost then."""
+        if not self.is_tolerant:
+            return False
         if failure.peer is not None:
             return not self.lost.keys().isdisjoint((failure.node, failure.peer))
         # The node that ends is the one whose task gets the failure, wherever the process ran.
@@ -157,7 +175,7 @@ class LostNodes:
         if node in self.lost:
             self.lost[node].add(failure)
             return True
-        if self.ending or node == 0:
+        if self.ending or node == 0 or (self.only_nodes and failure.kind not in OF_NODES):
             return False
         if node not in self._roster.left:
             self._lose(failure, self._roster.members.pop(node, None))
@@ -166,8 +184,16 @@ class LostNodes:
     def _lose(self, failure: Failure, connection: Connection | None) -> None:
         node = failure.reporting_node
         hostname = self._roster.hostnames.get(node, "")
-        self.lost[node] = LostNode(self._loop, failure, connection, hostname, self._say, self._on_report)
+        save_s = self._save_s() if failure.kind == PREEMPTED else 0.0
+        then = "" if self.only_nodes else " The step goes on without it."
+        report = (self._say, self._reported)
+        self.lost[node] = LostNode(self._loop, failure, connection, hostname, *report, save_s, then)
+        self._roster.deliver({"op": "lost", "node": node, "save_s": save_s}, b"")
         self._on_loss(node)
+
+    def _reported(self, failure: Failure) -> None:
+        self._roster.deliver({"op": "told-of-lost", "failure": failure.to_json()}, b"")
+        self._on_report()
 
     def cut(self, failure: Failure, peer: int) -> None:
         """A node lost its connection to ``peer``, while both reply to node 0: a line for the user, once for both."""

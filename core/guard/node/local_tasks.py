@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..coordinator.failures import extra_s
+from ..failure_record import extra_s
 
 if TYPE_CHECKING:
     from ..children.child import NodeTask
@@ -77,10 +77,10 @@ class LocalTasks:
 
     # -- their ends --------------------------------------------------------------------------------------------------
 
-    def lose(self, node: int) -> None:
-        """The gang goes on without ``node``, whose guard ends its task."""
+    def lose(self, node: int, save_s: float) -> None:
+        """The gang goes on without ``node``, whose guard ends its task, which has ``save_s`` seconds to save."""
         self.lost.add(node)
-        self._kill_in(self._longest_s(0.0), [node])
+        self._kill_in(self._longest_s(save_s), [node])
 
     def gang_stops(self, save_s: float) -> None:
         """Each of the other nodes has a guard that sees to its end: end those whose guard is dead."""

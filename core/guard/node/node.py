@@ -15,8 +15,7 @@ from ..children.child import NodeTask
 from ..children.launcher import Launcher
 from ..children.supervisor import Work
 from ..children.user_log import UserLog
-from ..coordinator.failures import extra_s
-from ..failure_record import PEER
+from ..failure_record import PEER, extra_s
 from ..hub_link.hub_access import HubAccess
 from ..loop.event_loop import Loop
 from ..loop.stream import Stream
@@ -91,7 +90,7 @@ class Node:
         groups: list[Group] = [
             TaskRequests(loop, identity, state, hub, pending, *of_task, failures, phases, self, say, err),
             self._gang,
-            restarts := RestartRequests(loop, identity, state, hub, pending, work, cleanup, failures, say),
+            restarts := RestartRequests(loop, identity, state, hub, pending, work, cleanup, failures, local_tasks, say),
             ProcessRequests(loop, identity, state, hub, pending, work, launcher, cleanup, phases, card, restarts, say),
             PortAndFileRequests(loop, identity, hub, pending, cleanup, say),
             ValueRequests(loop, identity, hub, pending, cleanup, say),
@@ -120,20 +119,18 @@ class Node:
         elif op == "failure-report":
             self._failures.received(header)
         elif op == "cancel":
-            self._work.cancel(header["key"])
+            self._work.cancel(header["key"], header.get("grace", 0.0))
         elif op == "tolerate":
             self._failures.is_tolerant = True
         elif op == "save-seconds":
             self._preemption.save_s = header["seconds"]
-        elif op == "lost":
-            self._local_tasks.lose(header["node"])
         elif op == "control-done":
             self._pending.reply_all("hold", {})
         elif op == "ends-task":
             self._work.killed.add(header["node"])
         elif op in ("watch-samples", "stacks", "stacks-found"):
             self._stalls.from_hub(header)
-        elif op in ("tidy-up", "tidied", "stalled"):
+        elif op in ("tidy-up", "tidied", "stalled", "lost", "told-of-lost"):
             self._restarts.from_hub(header)
         elif op == "all-left":
             self._local_tasks.maybe_finish()

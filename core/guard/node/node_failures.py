@@ -40,6 +40,8 @@ class NodeFailures:
         The failure report: what the hub, or this node where it has none, has found to be the cause of the gang's end.
     is_tolerant : bool
         Whether the gang goes on without nodes that it loses.
+    left_out : dict of int to str
+        On control: the nodes that it goes on without, and why.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class NodeFailures:
     ) -> None:
         self.report: Header | None = None
         self.is_tolerant = False
+        self.left_out: dict[int, str] = {}
         self._identity, self._state, self._hub = identity, state, hub
         self._stop, self._on_report = stop, on_report
         self._failures: list[Failure] = []  # of this node, and of its connection to the hub

@@ -165,7 +165,7 @@ class GangRequests:
 
     def tolerate(self, number: int, header: Header, payload: bytes) -> None:
         """Control: from here on the loss of another node ends that node only."""
-        self._hub.send({"op": "tolerate"})
+        self._hub.send({"op": "tolerate", "only_nodes": header["only_nodes"]})
         self._pending.reply(number, {})
 
     def finish(self, number: int, header: Header, payload: bytes) -> None:

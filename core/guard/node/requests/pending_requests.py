@@ -18,6 +18,7 @@ ENDED_BY_STOP = frozenset(
         "join",
         "joined",
         "gather",
+        "lost-nodes",
         "upload-value",
         "serve-values",
         "send-values",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ...samples.freed_gpus import FreedGpus
     from ..cleanup import Cleanup
     from ..identity import NodeIdentity
+    from ..local_tasks import LocalTasks
     from ..node_failures import NodeFailures
     from ..state import NodeState
     from .dispatch import Method
@@ -47,16 +48,24 @@ class RestartRequests:
         work: Work,
         cleanup: Cleanup,
         failures: NodeFailures,
+        local_tasks: LocalTasks,
         say: Callable[[str], None],
     ) -> None:
         self._loop, self._identity, self._state, self._hub = loop, identity, state, hub
         self._pending, self._work, self._cleanup = pending, work, cleanup
-        self._failures, self._say = failures, say
+        self._failures, self._local_tasks, self._say = failures, local_tasks, say
         self._untidy: set[int] = set()
         self._gpus: FreedGpus | None = None
+        self._world: tuple[str, set[int]] = ("", set())  # the key of the latest launch, and the nodes that it needs
+        self._lost: dict[int, Header | None] = {}  # by node, and why, once that is known
 
     def methods(self) -> dict[str, Method]:
-        return {"restarted": self.restarted, "tidy-up": self.tidy_up, "fail-launch": self.fail_launch}
+        return {
+            "restarted": self.restarted,
+            "tidy-up": self.tidy_up,
+            "fail-launch": self.fail_launch,
+            "lost-nodes": self.lost_nodes,
+        }
 
     # -- a launch that may fail --------------------------------------------------------------------------------------
 
@@ -70,6 +79,10 @@ class RestartRequests:
 
             self._gpus = FreedGpus(self._loop, found_gpus())
             self._cleanup.owned.add_pattern(LEFT_BY_NCCL)
+        if plan.get("nodes") and self._identity.index == 0:
+            self._world = (plan["key"], set(plan["nodes"]))
+            if not self._world[1].isdisjoint(self._lost):
+                self._hub.send({"op": "cancel", "key": plan["key"]})
         began, before = time.monotonic(), self._logged()
 
         def given_up(launch: Launch) -> Header:
@@ -108,8 +121,32 @@ class RestartRequests:
 
     def restarted(self, number: int, header: Header, payload: bytes) -> None:
         """Control: what was given up is started again, or why it is not, for the report, the card and the metadata."""
+        self._failures.left_out.update({int(node): why for node, why in header["left_out"].items()})
         self._hub.send({"op": "restarted", "entry": header["entry"]})
         self._pending.reply(number, {})
+
+    def lost_nodes(self, number: int, header: Header, payload: bytes) -> None:
+        """Control of a gang that goes on without nodes that it loses: the reply has the failure of each, once all of
+        them are explained.
+        """
+        if None not in self._lost.values():
+            self._pending.reply_all("lost-nodes", {"failures": list(self._lost.values())})
+
+    def _lose(self, node: int, save_s: float) -> None:
+        """The gang goes on without ``node``, and a launch that needs it ends on all nodes: ranks have the time to save
+        that those of the lost node have. The launch may have ended here already.
+        """
+        self._lost[node] = None
+        self._local_tasks.lose(node, save_s)
+        key, nodes = self._world
+        if node in nodes:
+            self._hub.send({"op": "cancel", "key": key, "grace": save_s})
+
+    def _explained(self, failure: Failure) -> None:
+        node = failure.reporting_node
+        self._lost[node] = failure.to_json()
+        self._failures.left_out[node] = f"lost: {failure.text}"
+        self.lost_nodes(0, {}, b"")
 
     def tidy_up(self, number: int, header: Header, payload: bytes) -> None:
         """Remove what the dead have left on this node; on all ``nodes``, where that is not 0, whose tasks make no
@@ -127,6 +164,10 @@ class RestartRequests:
         """
         if header["op"] == "tidy-up":
             self._tidy_up(lambda: self._hub.send({"op": "tidied"}))
+        elif header["op"] == "lost":
+            self._lose(header["node"], header["save_s"])
+        elif header["op"] == "told-of-lost":
+            self._explained(Failure.from_json(header["failure"]))
         elif header["op"] == "stalled":
             self.fail(Failure.from_json(header["failure"]).replaced(time=time.time()))
         else:
@@ -159,6 +200,8 @@ class RestartRequests:
         others wait for the end, which is the reply.
         """
         failures = [Failure.from_json(record) for record in header["failures"]]
+        if self._failures.is_tolerant and not self._identity.index:
+            self._hub.send({"op": "tolerate", "end": True})
         if failures and not self._state.is_stopping:
             self._failures.fail(failures[0])
             for failure in failures[1:]:

@@ -166,7 +166,8 @@ class TaskRequests:
         where the task is to store it.
         """
         self._phases.note(STORED)
-        self._card.end(lambda last: self._pending.reply(number, {**self._phases.record(), "card": last}))
+        found = {**self._phases.record(), "left_out": self._failures.left_out}
+        self._card.end(lambda last: self._pending.reply(number, {**found, "card": last}))
 
     def stored(self, number: int, header: Header, payload: bytes) -> None:
         """Metaflow has stored the state of the task, which has failed."""
