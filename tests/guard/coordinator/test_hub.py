@@ -653,7 +653,7 @@ def test_a_node_that_fails_is_stopped_and_told_and_nobody_else_is(bench: Callabl
     gang = tolerant(bench)
     gang.members[2].fails("rank 2 raised ValueError.\nsecond line")
     until(gang.loop, lambda: bool(gang.members[2].got("stop")))
-    assert gang.got("lost") == [{"op": "lost", "node": 2}]
+    assert gang.got("lost") == [{"op": "lost", "node": 2, "save_s": 0.0}]
     gang.members[2].say("stopped")
     until(gang.loop, lambda: bool(gang.members[2].got("failure-report")))
     assert gang.said == [lost_line(2, "rank 2 raised ValueError")], "one line"
@@ -715,7 +715,7 @@ def test_a_node_whose_neighbour_lost_it_is_lost_where_it_does_not_answer(
     record = Failure(1, "ring", "lost its connection to node 2 (timed out)", time.time(), order=LOST, peer=2)
     gang.members[1].say("fail", failure=record.to_json())
     until(gang.loop, lambda: bool(gang.got("lost")))
-    assert gang.members[2].got("ping") and gang.got("lost") == [{"op": "lost", "node": 2}]
+    assert gang.members[2].got("ping") and gang.got("lost") == [{"op": "lost", "node": 2, "save_s": 0.0}]
     until(gang.loop, lambda: bool(gang.said))
     assert gang.said[0].startswith("node 2 (host-2) was lost: has not answered node 0 for 2 s, while its host still")
     # The other neighbour's word adds nothing.
@@ -764,3 +764,140 @@ def test_only_control_may_ask_for_it_and_in_time(bench: Callable[..., Bench], wh
         gang.hub.receive(0, {"op": "tolerate"}, b"")
     assert gang.report() == "The first failure was on node 1 (host-1): rank 1 raised"
     assert not gang.got("tolerate") and not gang.said
+
+
+def of_nodes(bench: Callable[..., Bench], nodes: int = 3) -> Bench:
+    """A gang that goes on without nodes that it loses, and whose bodies work together."""
+    gang = bench(nodes)
+    gang.join(*range(1, nodes))
+    gang.hub.receive(0, {"op": "tolerate", "only_nodes": True}, b"")
+    until(gang.loop, lambda: all(member.got("tolerate") for member in gang.members.values()))
+    return gang
+
+
+def entries_of(who: Bench | Member) -> list[list[dict[str, Any]]]:
+    return [header["entries"] for header in who.got("gathered")]
+
+
+LOST_ENTRY = {"lost": True, "size": 0}
+
+
+@pytest.mark.parametrize("when", ["after all others", "before", "in the midst"])
+def test_a_collective_completes_without_a_lost_node(bench: Callable[..., Bench], when: str) -> None:
+    gang = of_nodes(bench)
+    if when == "before":
+        gang.members[2].die()
+        until(gang.loop, lambda: bool(gang.got("lost")))
+    gang.members[1].say("gather", b"one", seq=0, kind="all_gather()", entry={})
+    if when == "in the midst":
+        gang.members[2].die()
+        until(gang.loop, lambda: bool(gang.got("lost")))
+        assert not gang.got("gathered"), "node 0 has not come yet"
+    gang.hub.receive(0, {"op": "gather", "seq": 0, "kind": "all_gather()", "entry": {}}, b"zero")
+    if when == "after all others":
+        assert not gang.got("gathered")
+        gang.members[2].die()
+    until(gang.loop, lambda: bool(gang.members[1].got("gathered")))
+    expected = [{"size": 4}, {"size": 3}, LOST_ENTRY]
+    assert entries_of(gang) == entries_of(gang.members[1]) == [expected]
+    assert [payload for header, payload in gang.heard if header["op"] == "gathered"] == [b"zeroone"]
+    # The loss is told to node 0 before what completes by it.
+    assert [header["op"] for header, _ in gang.heard if header["op"] in ("lost", "gathered")] == ["lost", "gathered"]
+
+
+def test_what_a_node_has_sent_before_it_was_lost_counts(bench: Callable[..., Bench]) -> None:
+    gang = of_nodes(bench)
+    gang.members[2].say("gather", b"two", seq=0, kind="all_gather()", entry={"large": 7})
+    gang.members[2].say("gather", b"next", seq=1, kind="barrier()", entry={})
+    gang.members[2].die()
+    until(gang.loop, lambda: bool(gang.got("lost")))
+    for number, kind in enumerate(("all_gather()", "barrier()", "barrier()")):
+        gang.members[1].say("gather", seq=number, kind=kind, entry={})
+        gang.hub.receive(0, {"op": "gather", "seq": number, "kind": kind, "entry": {}}, b"")
+    until(gang.loop, lambda: len(gang.members[1].got("gathered")) == 3)
+    nothing = {"size": 0}
+    assert entries_of(gang) == entries_of(gang.members[1])
+    assert entries_of(gang) == [
+        [nothing, nothing, {"large": 7, "size": 3}],
+        [nothing, nothing, {"size": 4}],
+        [nothing, nothing, LOST_ENTRY],
+    ]
+
+
+def test_a_lost_node_whose_body_was_done_deserts_nobody(bench: Callable[..., Bench]) -> None:
+    gang = of_nodes(bench)
+    gang.members[2].say("done")
+    until(gang.loop, lambda: 2 in gang.hub.roster.done)
+    gang.members[2].die()
+    until(gang.loop, lambda: bool(gang.got("lost")))
+    for node in (0, 1):
+        gang.hub.receive(node, {"op": "gather", "seq": 0, "kind": "barrier()"}, b"")
+    assert entries_of(gang) == [[{"size": 0}, {"size": 0}, LOST_ENTRY]]
+    assert not gang.got("stop")
+
+
+@pytest.mark.parametrize("kind", ["exit", "exception", "mismatch"])
+def test_where_bodies_work_together_only_a_whole_node_may_be_lost(bench: Callable[..., Bench], kind: str) -> None:
+    gang = of_nodes(bench)
+    gang.members[2].fails("rank 2 raised", kind=kind)
+    assert gang.report() == "The first failure was on node 2 (host-2): rank 2 raised"
+    assert not gang.got("lost")
+
+
+def test_node_0_is_told_who_is_lost_and_then_why(bench: Callable[..., Bench]) -> None:
+    gang = of_nodes(bench)
+    gang.members[2].fails("the node's task died in the middle of its work", kind="task")
+    until(gang.loop, lambda: bool(gang.got("lost")))
+    killed = Failure(2, "task-signal", "the node's task was killed by SIGKILL", time.time())
+    gang.hub.receive(0, {"op": "fail", "failure": killed.to_json()}, b"")
+    until(gang.loop, lambda: bool(gang.got("told-of-lost")))
+    assert gang.got("lost") == [{"op": "lost", "node": 2, "save_s": 0.0}]
+    (told,) = gang.got("told-of-lost")
+    assert told["failure"]["text"] == "the node's task was killed by SIGKILL"
+    assert gang.said == ["node 2 (host-2) was lost: the node's task was killed by SIGKILL."]
+
+
+def test_node_0_ends_the_gang_by_a_loss_that_is_one_too_many(bench: Callable[..., Bench]) -> None:
+    gang = of_nodes(bench)
+    gang.members[2].fails("the node's task was killed by SIGKILL", kind="task-signal")
+    until(gang.loop, lambda: bool(gang.got("told-of-lost")))
+    failure = gang.got("told-of-lost")[0]["failure"]
+    gang.hub.receive(0, {"op": "tolerate", "end": True}, b"")
+    gang.hub.receive(0, {"op": "fail", "failure": failure}, b"")
+    gang.hub.receive(0, {"op": "stopped"}, b"")
+    gang.members[1].say("stopped")
+    until(gang.loop, lambda: bool(gang.got("failure-report")))
+    assert gang.got("failure-report")[0]["report"].startswith(
+        "The first failure was on node 2 (host-2): the node's task was killed by SIGKILL"
+    )
+    until(gang.loop, lambda: bool(gang.members[1].got("failure-report")))
+
+
+def test_a_node_that_is_preempted_is_explained_when_it_has_saved(bench: Callable[..., Bench]) -> None:
+    gang = of_nodes(bench)
+    gang.members[2].say("save-seconds", seconds=20.0)
+    until(gang.loop, lambda: bool(gang.got("save-seconds")))
+    gang.members[2].fails("was told to end (SIGTERM)", kind=PREEMPTED)
+    until(gang.loop, lambda: bool(gang.members[2].got("stop")))
+    assert gang.got("lost") == [{"op": "lost", "node": 2, "save_s": 20.0}]
+    wait(gang, Settings.report_wait + 0.5)
+    assert not gang.got("told-of-lost"), "it saves"
+    gang.members[2].say("stopped")
+    until(gang.loop, lambda: bool(gang.got("told-of-lost")))
+
+
+def test_only_node_0_gives_a_launch_time_to_end(bench: Callable[..., Bench]) -> None:
+    gang = bench(2)
+    gang.join(1)
+    gang.members[1].say("cancel", key="run-1-0", grace=99.0)
+    gang.hub.receive(0, {"op": "cancel", "key": "run-1-1", "grace": 5.0}, b"")
+    until(gang.loop, lambda: len(gang.members[1].got("cancel")) == 2)
+    given = {header["key"]: header.get("grace") for header in gang.members[1].got("cancel")}
+    assert given == {"run-1-0": None, "run-1-1": 5.0}
+
+
+def test_a_stall_ends_a_launch_that_node_0_knows(bench: Callable[..., Bench]) -> None:
+    gang = of_nodes(bench)
+    gang.hub._stalls(Failure(2, "stall", "has made no progress", time.time()))
+    assert [header["failure"]["node"] for header in gang.got("stalled")] == [2]
+    assert not gang.members[2].got("stalled")
