@@ -178,7 +178,8 @@ class Gang:
         Parameters
         ----------
         value : any picklable
-            Of any size; what is large travels encrypted, beside the control connections.
+            Of any size; what is large travels encrypted, beside the control connections. That of a node that was lost
+            before it gave one is None, where the gang goes on without it.
 
         Raises
         ------
@@ -206,6 +207,11 @@ class Gang:
             Only that of node ``source`` counts.
         source : int
             Index of the node whose value it is.
+
+        Raises
+        ------
+        GangException
+            On every node: ``source`` was lost before it gave one, in a gang that goes on without nodes that it loses.
         """
     def log(self, step: float, **values: Any) -> None:
         """Log numbers at a step, as ``loss=0.3``, for the card of the gang. Ranks call ``metaflow.gang_log`` instead.
@@ -666,7 +672,7 @@ class TorchrunExecutor:
     ``torchrun_args`` is a dict of the gang's values for torchrun's options. It is for reading only.
     """
     torchrun_args: Any
-    def __init__(self, gang: Gang, flow_datastore: Any, results_prefix: str, nproc_per_node: int | str | None = ..., master_port: int | None = ..., launcher: str | None = ..., policy: Any = ...) -> None:
+    def __init__(self, gang: Gang, flow_datastore: Any, results_prefix: str, nproc_per_node: int | str | None = ..., master_port: int | None = ..., launcher: str | None = ..., policy: Any = ..., worlds: Any = ...) -> None:
         ...
     def run(self, torchrun_args: Mapping[str, Any] | Sequence[Any] | None = ..., entrypoint: str | os.PathLike[str] | Callable[..., Any] | None = ..., entrypoint_args: Mapping[str, Any] | Sequence[Any] | None = ..., nproc_per_node: int | str | None = ..., push_results_dir_to_cloud: bool = ..., local_output_dir: str | os.PathLike[str] | None = ..., cloud_output_dir: str | None = ..., dry_run: bool = ...) -> Any:
         """Run ``entrypoint`` in every rank, on all nodes at once. Every node has to call it.
@@ -699,7 +705,8 @@ class TorchrunExecutor:
         -------
         list, str or None
             For a function: what the ranks returned, in their order; of all nodes on node 0, of the node itself on the
-            others. For a script: where the results were pushed to, or None.
+            others. For a script: where the results were pushed to, or None. On a node that has no ranks, since it waits
+            as a spare one: [], or None.
 
         Raises
         ------
@@ -1425,6 +1432,11 @@ def torchrun(step: _Step, /) -> _Step:
     restart_on : callable, optional, default None
         Gets what has failed, and returns whether the ranks are started again. By default failures that another try
         would meet again end the step at once: an import error, a wrong argument, an exception before any progress.
+    spares : int, optional, default 0
+        How many of the nodes that `num_parallel` counts wait, to take the places of nodes that are lost. Each time
+        costs a restart; without `restarts` there are as many of these as nodes can be lost.
+    min_nodes : int, optional, default None
+        How few nodes may have ranks once no spare node is left; by default no fewer than at first.
     warm : bool, default True
         Whether, with `restarts`, interpreters that have imported the framework wait beside the ranks for a restart.
     launcher : str, optional, default None
@@ -1446,6 +1458,8 @@ def torchrun(
     restarts: int | None = 0,
     restart_window: float | None = 0,
     restart_on: callable | None = None,
+    spares: int | None = 0,
+    min_nodes: int | None = None,
     warm: bool = True,
     launcher: str | None = None,
 ) -> Callable[[_Step], _Step]:
@@ -1478,6 +1492,11 @@ def torchrun(
     restart_on : callable, optional, default None
         Gets what has failed, and returns whether the ranks are started again. By default failures that another try
         would meet again end the step at once: an import error, a wrong argument, an exception before any progress.
+    spares : int, optional, default 0
+        How many of the nodes that `num_parallel` counts wait, to take the places of nodes that are lost. Each time
+        costs a restart; without `restarts` there are as many of these as nodes can be lost.
+    min_nodes : int, optional, default None
+        How few nodes may have ranks once no spare node is left; by default no fewer than at first.
     warm : bool, default True
         Whether, with `restarts`, interpreters that have imported the framework wait beside the ranks for a restart.
     launcher : str, optional, default None
