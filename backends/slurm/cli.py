@@ -161,7 +161,13 @@ def _prepare(context: Any, given: dict[str, Any], machine: Machine) -> Job:
     machine.make_folder(folder, files)
     unpack = code_package.unpack_commands(given["code_metadata"], "../code.package", ".")
     name = "/".join((obj.flow.name, given["run_id"], given["step_name"], given["task_id"], given["retry_count"] or "0"))
-    return Job(name, folder, python, given["num_parallel"] or 1, request, unpack)
+    tolerates = _tolerates_lost_nodes(obj, given)
+    return Job(name, folder, python, given["num_parallel"] or 1, request, unpack, tolerates)
+
+
+def _tolerates_lost_nodes(obj: Any, given: dict[str, Any]) -> bool:
+    decorators = obj.graph[given["step_name"]].decorators
+    return any(getattr(decorator, "tolerates_lost_nodes", bool)() for decorator in decorators)
 
 
 def _submit(client: Client, job: Job, say: Any) -> str:
@@ -215,11 +221,7 @@ def step(**given: Any) -> None:
         number = _submit(client, job, echo)
         watch.submitted(number)
         echo(f"[{number}] Slurm job {number} is submitted.", "stderr")
-        tolerates = any(
-            getattr(decorator, "tolerates_lost_nodes", bool)()
-            for decorator in context.obj.graph[given["step_name"]].decorators
-        )
-        follower = Follower(machine, number, job.folder, job.num_nodes, echo, tolerates, run)
+        follower = Follower(machine, number, job.folder, job.num_nodes, echo, job.tolerates_lost_nodes, run)
         follower.follow()
     except SlurmException as error:
         echo(f"{error.headline}: {error.message}", "stderr")

@@ -10,8 +10,17 @@ from typing import Any
 
 from .attributes import Request
 
+STORING_S = 15
+"""Seconds that the nodes have from the end of node 0's task to store their logs, where others may be lost: srun waits
+for a lost node until Slurm has noticed it, which takes SlurmdTimeout, 300 s by default.
+"""
+
 CANNOT_UNPACK = 97
 """The batch script's exit status where the code package cannot be unpacked."""
+
+
+_WAIT = ("wait $!; status=$?", "while kill -0 $! 2>/dev/null; do wait $!; status=$?; done")
+"""Lines of shell that wait for the end of srun; a signal of Slurm interrupts a wait."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,8 @@ class Job:
         The interpreter of the nodes.
     unpack : sequence of str
         Lines of shell that unpack the code package into the working directory.
+    tolerates_lost_nodes : bool
+        Whether the job goes on without nodes other than the first, and its end is that of node 0's task.
     """
 
     name: str
@@ -36,6 +47,7 @@ class Job:
     num_nodes: int
     request: Request
     unpack: Sequence[str]
+    tolerates_lost_nodes: bool = False
 
     def sbatch(self) -> list[str]:
         """The command that submits the job; it reads the script from its stdin and prints the job's number."""
@@ -49,6 +61,7 @@ class Job:
             "--chdir=/",
             # A job that Slurm starts again would have the same attempt of the same task: Metaflow's @retry does that.
             "--no-requeue",
+            *(["--no-kill"] if self.tolerates_lost_nodes else []),
             # The run's own variables, the markers of gangs among them, are not the job's.
             "--export=NONE",
             *([f"--signal=B:USR1@{self.request.signal_s}"] if self.request.signal_s else []),
@@ -71,6 +84,7 @@ class Job:
             # long before node 0's, and nodes that have failed tell why, and store their state. follow.py cancels.
             "--kill-on-bad-exit=0",
             "--wait=0",
+            *(["--no-kill"] if self.tolerates_lost_nodes else []),
             "--input=none",
             f"--output={self.folder}/srun-%t.out",
             *self.request.container,
@@ -97,13 +111,21 @@ class Job:
                 "trap notice USR1",
                 "trap : TERM",
                 f"{shlex.join(self.srun())} &",
-                "wait $!; status=$?",
-                "while kill -0 $! 2>/dev/null; do wait $!; status=$?; done",
+                *(self._wait_for_node_0() if self.tolerates_lost_nodes else _WAIT),
                 f"echo $status > {folder}/exit.new; mv {folder}/exit.new {folder}/exit",
                 "exit $status",
                 "",
             ]
         )
+
+    def _wait_for_node_0(self) -> list[str]:
+        """Lines of shell that wait for the end of node 0's task, which is the last of those that are not lost."""
+        ended = shlex.quote(f"{self.folder}/exit-0")
+        return [
+            f"while kill -0 $! 2>/dev/null && [ ! -e {ended} ]; do sleep 1; done",
+            f"for second in {{1..{STORING_S}}}; do kill -0 $! 2>/dev/null && sleep 1; done",
+            f"if [ -e {ended} ]; then status=$(cat {ended}); else wait $!; status=$?; fi",
+        ]
 
     def _notice(self) -> str:
         """A shell command that prints the moment of the end, and its reason."""

@@ -8,9 +8,9 @@ import signal
 import time
 
 import pytest
-from spares_flow import FILES, flow, gone_on_after, losses, pids, steps, world
 from support.faults import kill_process
 from support.flows import FlowRun, FlowRunner
+from support.frameworks.spares import flow, gone_on_after, losses, pids, steps, world
 from support.processes import read_process, send_signal
 from support.requirements import require_packages
 
@@ -27,7 +27,7 @@ def lines_about_restarts(run: FlowRun) -> list[str]:
 def training(flow_run: FlowRunner, attributes: str, step: int = 5, **env: str) -> FlowRun:
     """A gang whose ranks have made ``step`` and hold there."""
     require_packages("torch")
-    run = flow_run(flow(attributes), env=env, files=FILES)
+    run = flow_run(flow(f"warm=False, {attributes}"), env=env)
     (run.folder / f"hold-{step}").touch()
     run.wait_for(f"step {step} of rank 0 ", START_S)
     return run
@@ -68,7 +68,7 @@ def test_a_spare_node_takes_the_place_of_a_lost_one(flow_run: FlowRunner, agent:
 
 
 def undisturbed(flow_run: FlowRunner) -> dict[int, str]:
-    run = flow_run(flow("restarts=1"), env={"NODES": "3"}, files=FILES).ok(START_S)
+    run = flow_run(flow("restarts=1", 3)).ok(START_S)
     return losses(run.output)
 
 
@@ -96,7 +96,7 @@ def test_without_a_spare_node_the_world_shrinks_and_then_the_gang_ends(flow_run:
 
 
 def test_a_node_whose_ranks_fail_first_twice_is_left_out(flow_run: FlowRunner) -> None:
-    run = flow_run(flow("spares=1, restarts=3"), env={"FATE": json.dumps({"1": 4}), "STEPS": "12"}, files=FILES)
+    run = flow_run(flow("spares=1, restarts=3"), env={"FATE": json.dumps({"1": 4}), "STEPS": "12"})
     run.ok(START_S + TRAINS_S)
     first, second = lines_about_restarts(run)
     assert re.match(r"restart 1 of 3: rank 1 on node 1 was killed by SIGKILL", first) and "place" not in first, first
@@ -171,6 +171,6 @@ def test_a_node_that_is_preempted_saves_and_a_spare_one_takes_its_place(flow_run
 )
 def test_what_cannot_be_meant_is_refused(flow_run: FlowRunner, attributes: str, message: str) -> None:
     require_packages("torch")
-    output = flow_run(flow(attributes), env={"NODES": "2"}, files=FILES).fails(START_S)
+    output = flow_run(flow(attributes, 2)).fails(START_S)
     assert message in output
     assert "up 0 " not in output

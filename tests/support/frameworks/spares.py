@@ -7,16 +7,58 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 FLOW = """
-import os, time
-from metaflow import FlowSpec, current, step, torchrun
-import train
+import json, os, signal, sys, time
+from metaflow import BACKENDFlowSpec, current, gang_log, step, torchrun
+
+FOLDER = "PLACE"
+
+def told(number, frame):
+    print(f"rank {os.environ['RANK']} was told to end;", flush=True)
+    sys.exit(1)
+
+def train(call):
+    import torch, torch.distributed as dist  # here, so that the flow's tasks do not import it
+
+    if "SAVES" in os.environ:
+        signal.signal(signal.SIGTERM, told)
+    dist.init_process_group("gloo")
+    rank, size = dist.get_rank(), dist.get_world_size()
+    node = os.environ["METAFLOW_GANG_ID"].rpartition(".")[2]
+    fate = json.loads(os.environ.get("FATE", "{}"))  # by node: the step from which on its rank kills itself
+    state, path = torch.zeros(9, dtype=torch.float64), os.path.join(FOLDER, f"last-{call}.pt")
+    if rank == 0 and os.path.exists(path):
+        state = torch.load(path)
+    dist.broadcast(state, 0)
+    weights, start = state[:-1], int(state[-1])
+    for step in range(start, int(os.environ.get("STEPS", 40))):
+        if node in fate and step >= fate[node]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        chance = torch.Generator().manual_seed(1000 * step + rank)
+        x = torch.randn(16, 8, generator=chance, dtype=torch.float64)
+        error = x @ weights - x.sum(1)
+        both = torch.cat([2 * x.T @ error / 16, (error ** 2).mean()[None]])
+        dist.all_reduce(both)
+        weights -= 0.05 * both[:-1] / size
+        if rank == 0:
+            state[-1] = step + 1
+            torch.save(state, path + ".new")
+            os.replace(path + ".new", path)
+        gang_log(step, loss=float(both[-1] / size))
+        place = f"{node} as {os.environ['GROUP_RANK']} of {os.environ['GROUP_WORLD_SIZE']}"
+        print(f"step {step} of rank {rank} of {size} on {place} in {call}: {float(both[-1]).hex()} "
+              f"at {time.time():.3f};", flush=True)
+        while rank == 0 and os.path.exists(os.path.join(FOLDER, f"hold-{step}")):
+            time.sleep(0.01)
+        time.sleep(0.05)
+    return [rank, float(both[-1]).hex()]
 
 class Spares(FlowSpec):
     @step
     def start(self):
-        self.next(self.work, num_parallel=int(os.environ.get("NODES", 4)))
+        self.next(self.work, num_parallel=NODES)
 
-    @torchrun(nproc_per_node=1, warm=False, ATTRIBUTES)
+    @torchrun(nproc_per_node=1, ATTRIBUTES)
+    OF_BACKEND
     @step
     def work(self):
         node = current.gang.node_index
@@ -26,7 +68,7 @@ class Spares(FlowSpec):
             current.gang.on_preemption(lambda: print(f"node {node} has saved;", flush=True), seconds=5)
         calls = []
         for call in range(int(os.environ.get("CALLS", 1))):
-            calls.append(current.torch.run(options, entrypoint=train.main, entrypoint_args={"call": call}))
+            calls.append(current.torch.run(options, entrypoint=train, entrypoint_args={"call": call}))
             print(f"call {call} is over on node {node};", flush=True)
             while os.path.exists("between"):
                 time.sleep(0.01)
@@ -42,64 +84,30 @@ class Spares(FlowSpec):
 
     @step
     def end(self):
-        pass
+        print("RESULT", json.dumps(self.joined))
 
 if __name__ == "__main__":
     Spares()
 """
-
-TRAIN = """
-import json, os, signal, sys, time
-from metaflow import gang_log
-
-def told(number, frame):
-    print(f"rank {os.environ['RANK']} was told to end;", flush=True)
-    sys.exit(1)
-
-def main(call):
-    import torch, torch.distributed as dist  # here, so that the flow's tasks do not import it
-
-    if "SAVES" in os.environ:
-        signal.signal(signal.SIGTERM, told)
-    dist.init_process_group("gloo")
-    rank, size = dist.get_rank(), dist.get_world_size()
-    node = os.environ["METAFLOW_GANG_ID"].rpartition(".")[2]
-    fate = json.loads(os.environ.get("FATE", "{}"))  # by node: at which step its rank kills itself, in each try
-    weights, start, path = torch.zeros(8, dtype=torch.float64), 0, f"last-{call}.pt"
-    if os.path.exists(path):
-        weights, start = torch.load(path)
-    dist.barrier()
-    for step in range(start, int(os.environ.get("STEPS", 40))):
-        if node in fate and step >= fate[node]:
-            os.kill(os.getpid(), signal.SIGKILL)
-        chance = torch.Generator().manual_seed(1000 * step + rank)
-        x = torch.randn(16, 8, generator=chance, dtype=torch.float64)
-        error = x @ weights - x.sum(1)
-        both = torch.cat([2 * x.T @ error / 16, (error ** 2).mean()[None]])
-        dist.all_reduce(both)
-        weights -= 0.05 * both[:-1] / size
-        if rank == 0:
-            torch.save((weights, step + 1), path + ".new")
-            os.replace(path + ".new", path)
-        gang_log(step, loss=float(both[-1] / size))
-        place = f"{node} as {os.environ['GROUP_RANK']} of {os.environ['GROUP_WORLD_SIZE']}"
-        print(f"step {step} of rank {rank} of {size} on {place} in {call}: {float(both[-1]).hex()} "
-              f"at {time.time():.3f};", flush=True)
-        while os.path.exists(f"hold-{step}"):
-            time.sleep(0.01)
-        time.sleep(0.05)
-    return [rank, float(both[-1]).hex()]
-"""
-
-FILES = {"train.py": TRAIN}
 
 STEP = re.compile(
     r"step (\d+) of rank (\d+) of (\d+) on (\d+) as (\d+) of (\d+) in (\d+): (\S+) at ([\d.]+);",
 )
 
 
-def flow(attributes: str) -> str:
-    return FLOW.replace("ATTRIBUTES", attributes)
+def flow(attributes: str, nodes: int = 4, place: object = ".", backend: str = "", of_backend: str = "") -> str:
+    """The flow, whose training saves below ``place``, and holds at step N while a file hold-N is there.
+
+    Parameters
+    ----------
+    attributes : str
+        Of ``@torchrun``.
+    backend, of_backend : str
+        The name of a backend's decorator, and its attributes.
+    """
+    text = FLOW.replace("    OF_BACKEND\n", f"    @{backend}({of_backend})\n" if backend else "")
+    text = text.replace("BACKEND", f"{backend}, " if backend else "").replace("PLACE", str(place))
+    return text.replace("NODES", str(nodes)).replace("ATTRIBUTES", attributes)
 
 
 @dataclass(frozen=True)
