@@ -18,7 +18,7 @@ from . import node_task, watcher
 from .attributes import NAMES, Request, read
 from .client import Client, Machine
 from .decorator import FOLDER
-from .exceptions import SlurmDoesNotAnswer, SlurmException, SlurmJobCancelled, SlurmRefused
+from .exceptions import SlurmDoesNotAnswer, SlurmException, SlurmRefused
 from .follow import Follower
 from .job import Job, specification
 from .remote import LoginNode
@@ -225,7 +225,7 @@ def step(**given: Any) -> None:
         follower.follow()
     except SlurmException as error:
         echo(f"{error.headline}: {error.message}", "stderr")
-        is_final = isinstance(error, SlurmRefused | SlurmJobCancelled)
+        is_final = isinstance(error, SlurmRefused)
         has_retries = int(given["retry_count"] or 0) < int(given["max_user_code_retries"] or 0)
         # Without retries Metaflow tells which step has failed; after this status it tells an internal error.
         sys.exit(step_command.NO_RETRY if is_final and has_retries else 1)

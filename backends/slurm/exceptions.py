@@ -30,6 +30,6 @@ class SlurmJobFailed(SlurmException):
 
 
 class SlurmJobCancelled(SlurmException):
-    """Somebody has cancelled a job: it is not tried again."""
+    """Somebody has cancelled a job. Only the end of the run keeps `@retry` from trying again, as on other backends."""
 
     headline = "Slurm job cancelled"

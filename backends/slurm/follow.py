@@ -22,8 +22,10 @@ GRACE_S = 5.0
 that Slurm itself has to find lost takes it SlurmdTimeout, 300 s by default.
 """
 
-SILENT_S = 10.0
-"""The same where all other nodes' tasks have failed and node 0's has not ended: its host is lost, or all was killed."""
+SILENT_S = 7.0
+"""The same where all other nodes' tasks have failed and node 0's has not ended: its host is lost, or all was killed.
+Where it is not, node 0's task may still make its card.
+"""
 
 HOPELESS_S = 3.0
 """How long a reason that keeps a job from ever starting has to last: Slurm may give another one at first."""

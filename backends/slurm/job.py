@@ -99,7 +99,8 @@ class Job:
 
         SIGUSR1 is what Slurm sends before the time limit; it becomes a notice in the job's folder, in the form that
         core/guard/node/preemption.py gives. SIGTERM also comes to the tasks, which tell why they end: the script waits
-        for them.
+        for them. Where node 0's task has failed before, its grace is over, and srun may wait for a lost node that only
+        Slurm's timeouts end: srun is killed, so that nothing of the job stays on the other nodes.
         """
         folder = shlex.quote(self.folder)
         unpack = " && ".join(["mkdir -p code", "cd code", *self.unpack])
@@ -109,7 +110,8 @@ class Job:
                 f"cd {folder} && {unpack} || exit {CANNOT_UNPACK}",
                 f"notice() {{ {self._notice()} > {folder}/notice.new; mv {folder}/notice.new {folder}/notice; }}",
                 "trap notice USR1",
-                "trap : TERM",
+                f"ended() {{ read -r first < {folder}/exit-0 && [ $first != 0 ] && kill -KILL $!; }} 2>/dev/null",
+                "trap ended TERM",
                 f"{shlex.join(self.srun())} &",
                 *(self._wait_for_node_0() if self.tolerates_lost_nodes else _WAIT),
                 f"echo $status > {folder}/exit.new; mv {folder}/exit.new {folder}/exit",

@@ -143,7 +143,7 @@ def end(job: JobState) -> str:
     if job.state == "CANCELLED":
         return "was cancelled" + (f" ({job.reason})" if job.reason else "")
     if job.state in _ENDS:
-        reason = f" ({job.reason})" if job.reason not in ("", job.state) else ""
+        reason = f" ({job.reason})" if job.reason.upper() not in ("", job.state) else ""
         return f"ended as {job.state}{reason}: {_ENDS[job.state]}"
     status, _, number = job.exit_code.partition(":")
     if number.isdecimal() and int(number):

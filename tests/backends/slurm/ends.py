@@ -35,10 +35,11 @@ class AtWork:
     job: str
     processes: list[Process] = field(default_factory=list)
 
-    def wait_over(self, since: float, what: str, within: float) -> str:
+    def wait_over(self, since: float, what: str, within: float, gone_within: float | None = None) -> str:
         """Wait until the job is over and none of its processes is left; print the seconds since ``since``.
 
-        Returns the state that Slurm has it in; AssertionError where it takes longer than ``within`` seconds.
+        Returns the state that Slurm has it in; AssertionError where it takes longer than ``within`` seconds, or its
+        processes longer than ``gone_within``.
         """
         state, job_s, gone_s = "", 0.0, 0.0
         pids = [process.pid for process in self.processes]
@@ -51,6 +52,7 @@ class AtWork:
             assert now < within, f"{what}: {state}, left: {self.place.slurm.left()}\n{self.run.dump()}"
             time.sleep(_STEP_S)
         print(f"{what}: {state} after {job_s:.1f} s, no process after {gone_s:.1f} s")
+        assert gone_within is None or gone_s < gone_within, self.run.dump()
         return state
 
 

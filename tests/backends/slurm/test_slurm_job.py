@@ -51,7 +51,7 @@ def test_a_job_does_not_get_the_environment_of_its_run_and_is_not_started_again(
     assert {"--export=NONE", "--no-requeue", "--nodes=3", "--signal=B:USR1@20"} <= set(job.sbatch())
     assert {"--mpi=none", "--kill-on-bad-exit=0", "--wait=0", "--ntasks=3"} <= set(job.srun())
     assert "cd '/shared/a b' && " in job.script()
-    assert "--no-kill" not in (*job.sbatch(), *job.srun()) and "exit-0" not in job.script()
+    assert "--no-kill" not in (*job.sbatch(), *job.srun()) and "status=$(cat" not in job.script()
     kept = environment_of_commands({"PATH": "/bin", "SLURM_CONF": "c", "SLURM_JOB_ID": "1", "METAFLOW_GANG_ID": "x"})
     assert kept == {"PATH": "/bin", "SLURM_CONF": "c"}
 
@@ -88,6 +88,8 @@ def test_states_and_reasons_are_told_in_words() -> None:
         assert not never_starts(parse_scontrol(f"JobState=PENDING Reason={reason}")), reason
     lost = parse_scontrol("JobState=NODE_FAIL Reason=NodeDown NodeList=n[1-3] ExitCode=0:1")
     assert lost.is_over and end(lost) == "ended as NODE_FAIL (NodeDown): Slurm lost a node of it"
+    unbooted = parse_scontrol("JobState=BOOT_FAIL Reason=None NodeList=n1 ExitCode=0:1")
+    assert unbooted.is_over and end(unbooted) == "ended as BOOT_FAIL: a node of it could not be booted"
     assert end(parse_sacct("CANCELLED by 0|None|0:0|n1\n")) == "was cancelled"
     assert end(parse_scontrol("JobState=FAILED Reason=NonZeroExitCode ExitCode=137:0")) == (
         "ended with exit status 137 (SIGKILL)"

@@ -38,6 +38,7 @@ _STEP_S = 0.05
 _LOG_END = 3000  # characters of each daemon's log that a message shows
 
 # The scheduler's pauses are made short: by default a job may wait a minute for the next look at the queue.
+# BatchStartTimeout is 10 s by default, after which a busy machine's node counts as lost.
 _CONFIGURATION = """
 ClusterName=gang
 SlurmctldHost=gang0
@@ -59,6 +60,7 @@ SchedulerParameters=batch_sched_delay=0,sched_interval=2,sched_min_interval=0,bf
 ReturnToService=2
 SlurmdTimeout={lost_node_s}
 SlurmctldTimeout=10
+BatchStartTimeout=120
 KillWait=10
 MinJobAge=300
 PreemptType=preempt/partition_prio
@@ -176,6 +178,8 @@ class Slurm:
             self._start_munged()
             self.start_controller()
             for node in self.nodes:
+                # A job begins with a login shell; what this machine's account has for one may take a minute.
+                self.hosts[node].run(["mount", "--bind", str(self.folder / "passwd"), "/etc/passwd"])
                 self.start_node(node)
             self.wait_idle(READY_S)
             self._close = undo.pop_all()
@@ -187,8 +191,10 @@ class Slurm:
         self._close.close()
 
     def _write_files(self) -> None:
-        for name in ("munge", "state"):
+        for name in ("munge", "state", "home"):
             (self.folder / name).mkdir(parents=True)
+        root = f"root:x:0:0:root:{self.folder}/home:/bin/bash"
+        (self.folder / "passwd").write_text(re.sub("^root:.*", root, Path("/etc/passwd").read_text(), flags=re.M))
         self.folder.chmod(0o755)
         key = self.folder / "munge" / "key"
         key.write_bytes(os.urandom(128))

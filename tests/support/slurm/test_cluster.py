@@ -21,6 +21,10 @@ def test_jobs_run_on_all_nodes_and_nothing_is_left() -> None:
         print(f"all nodes were idle after {slurm.ready_s:.1f} s")
         assert slurm.states() == {"gang1": "idle", "gang2": "idle", "gang3": "idle"}
         assert sorted(slurm.run("srun", "-N3", "hostname").split()) == ["gang1", "gang2", "gang3"]
+        # A job's login shell has a home folder of its own, not that of this machine's account.
+        login = slurm.run("sbatch", "--parsable", "--export=NONE", "--output=home.out", "--wrap", "echo $HOME").strip()
+        slurm.wait_job(login, "COMPLETED")
+        assert (slurm.folder / "home.out").read_text() == f"{slurm.folder}/home\n"
         # A preempted job ends, its processes with it; the controller goes on from its state after a restart.
         low = slurm.run("sbatch", "--parsable", "-N3", "--wrap", "srun sleep 1000").strip()
         slurm.wait_job(low, "RUNNING")
