@@ -9,7 +9,7 @@ from .exceptions import BadAttribute
 from .metaflow_compat import environment, steps
 from .metaflow_compat.configuration import command_words
 from .settings.kinds import number_of
-from .settings.table import BY_NAME
+from .settings.table import BY_NAME, PREFLIGHT
 
 
 def number(decorator: Any, name: str, least: float = 0.0) -> float:
@@ -50,6 +50,26 @@ def boolean(decorator: Any, name: str) -> bool:
     found = {"true": True, "false": False}.get(str(value).lower())
     if found is None:
         raise BadAttribute(f"@{decorator.name}({name}={value!r}): {name} is True or False.")
+    return found
+
+
+FULL = "full"
+
+
+def preflight_level(decorator: Any) -> bool | str:
+    """The attribute ``preflight``: a boolean, or :data:`FULL`; where it is None the setting of this name.
+
+    Raises
+    ------
+    BadAttribute
+    """
+    value = decorator.attributes["preflight"]
+    if value is None:
+        return PREFLIGHT.read()
+    levels: dict[str, bool | str] = {"true": True, "false": False, FULL: FULL}
+    found = levels.get(str(value).lower())
+    if found is None:
+        raise BadAttribute(f'@{decorator.name}(preflight={value!r}): preflight is True, False or "full".')
     return found
 
 

@@ -8,6 +8,7 @@
        |- GuardDied                  this node's guard is gone, and with it the connection to the others
        |- GangFailed                 the gang ended because of another node; the message names the first failure
        |- ProcessFailed              a process of this node failed: title, rank, exit_code, tail, traceback
+       |- Unreachable                preflight="full": a node does not reach another one; the message names both
        |- PortTaken                  a foreign program holds a port that was chosen; launchers try another
        |- ValueTooStrange            a value that cannot be sent to the other nodes
        |- BroadcastFailed            nodes that did not get a file; the message names each, with the reason
@@ -73,6 +74,12 @@ class GuardDied(GangException):
     """This node's guard is gone, and with it the connection to the others."""
 
     headline = "The gang failed"
+
+
+class Unreachable(GangException):
+    """A node of the gang does not reach another one, as ``preflight="full"`` has found; the message names both."""
+
+    headline = "The network between the nodes"
 
 
 class PortTaken(GangException):

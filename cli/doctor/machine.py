@@ -15,19 +15,15 @@ from ...core.machine.cpus import cpu_count
 from ...core.machine.efa import efa_devices
 from ...core.machine.gpus import visible_gpus
 from ...core.machine.neuron import neuron_cores
-from ...launchers.ray.resources import MIB, SHM, SHM_SHARE, STORE_LEAST, shared_memory_free
+from ...core.preflight.facts import SHM, driver_version
+from ...core.preflight.report import FEW_FILES, LITTLE_ROOM, MIB, MORE_SHM
+from ...launchers.ray.resources import SHM_SHARE, STORE_LEAST, shared_memory_free
 from .findings import BROKEN, NOT_NEEDED, OK, Finding
 
 MACHINE = "Machine"
 
-FEW_FILES = 1024
-"""Open files: the soft limit that Linux gives by default. A DataLoader with workers, or Ray, needs some hundreds."""
-
 FEW_PROCESSES = 512
 """Processes and threads: Ray alone has 200 for each node, and each rank has some for each processor."""
-
-LITTLE_ROOM = 256 * MIB
-"""Free bytes for temporary files: Ray stores its logs there, torch the extensions that it builds."""
 
 
 def processors() -> list[Finding]:
@@ -43,7 +39,7 @@ def gpus(proc: str = "/proc/driver/nvidia", dev: str = "/dev") -> list[Finding]:
     proc, dev : str
         Where the driver of NVIDIA shows itself.
     """
-    version = _driver_version(proc)
+    version = driver_version(proc)
     driver = f"driver {version}" if version else "driver of unknown version"
     visible = visible_gpus()
     files = glob.glob(f"{dev}/nvidia[0-9]*")
@@ -70,11 +66,6 @@ def gpus(proc: str = "/proc/driver/nvidia", dev: str = "/dev") -> list[Finding]:
     return [Finding(MACHINE, "GPUs", OK, told) if told else Finding(MACHINE, "GPUs", NOT_NEEDED, "none")]
 
 
-def _driver_version(proc: str) -> str:
-    match = re.search(r"Kernel Module(?: for \S+)?\s+([\d.]+)", _texts(f"{proc}/version"))
-    return match[1] if match else ""
-
-
 def _texts(pattern: str) -> str:
     found = []
     for name in glob.glob(pattern):
@@ -87,10 +78,7 @@ def _texts(pattern: str) -> str:
 
 def shared_memory() -> list[Finding]:
     """/dev/shm, in which NCCL, DataLoader's workers, MPI and Ray's object store lie."""
-    advice = (
-        "NCCL, the workers of a DataLoader, MPI and Ray's object store need more: docker run --shm-size=8g, or "
-        "@kubernetes(shared_memory=...) or @batch(shared_memory=...) on the step, in MiB."
-    )
+    advice = f"NCCL, the workers of a DataLoader, MPI and Ray's object store need more: {MORE_SHM}."
     try:
         status = os.statvfs(SHM)
     except OSError as error:

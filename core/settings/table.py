@@ -30,7 +30,14 @@ DRY_RUN = Switch(
     "([dry runs](dry-runs.md)). Each node's task needs it.",
 )
 
-SWITCHES = (CARD, DEBUG, DRY_RUN)
+PREFLIGHT = Switch(
+    "preflight",
+    "Before a step's body begins, its nodes compare their software and look at their machines "
+    "([preflight](preflight.md)), unless the step's attribute `preflight` says otherwise. Each node's task needs it.",
+    default=True,
+)
+
+SWITCHES = (CARD, DEBUG, DRY_RUN, PREFLIGHT)
 
 METRICS_FILE = PathSetting(
     "metrics_file",

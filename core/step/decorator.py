@@ -24,6 +24,7 @@ from ..metaflow_compat.environment import control_task
 from ..metaflow_compat.runs import started_task
 from ..metaflow_compat.steps import ParallelDecorator, is_control
 from ..metaflow_compat.tasks import appear_on_current, foreach_depth, joined_tasks, num_nodes, set_joined_tasks
+from ..preflight.preflight import Preflight
 from ..rendezvous import absence_report
 from ..rendezvous.local_nodes import CONTROL_MARKER, control_environment, task_ids
 from ..rendezvous.task_info import TaskInfo
@@ -69,6 +70,8 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
     card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
+    preflight : bool | str, optional, default True
+        Whether the nodes compare software and machines before the body; "full" also tries the network between them.
     end_timeout : float, optional, default 30
         Seconds that what Metaflow and other decorators do after a body may take once the gang has failed.
 
@@ -89,6 +92,7 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
         "all_nodes_started_timeout": None,
         "card": None,
         "end_timeout": None,
+        "preflight": None,
         "lost_host_timeout": None,
         "frozen_node_timeout": None,
         "stall_timeout": None,
@@ -106,6 +110,7 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
     _unfit: Exception | None = None
     """What :meth:`preflight` has raised."""
     _in_foreach = False
+    _preflight: Preflight
     _elsewhere = False
     """Whether the step's tasks run on a cluster, where Metaflow itself gives each node its index."""
 
@@ -131,6 +136,7 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
         wants_card = CARD.read() if self.attributes["card"] is None else boolean(self, "card")
         self.cards = take_over(step, decos) or ([None] if wants_card else [])
         self.gpus, self.cpus = requested(decos, "gpu"), requested(decos, "cpu")
+        self._preflight = Preflight.of(self)
         self.check_attributes()
         run_interrupt.heed_one_interrupt()
         absence_report.expect_step(step)
@@ -169,19 +175,8 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
     ) -> None:
         if num_nodes(flow) == 0:
             raise BadAttribute(f"Step *{step_name}* has no node: num_parallel has to be 1 or more.")
-        super().task_pre_step(
-            step_name,
-            task_datastore,
-            metadata,
-            run_id,
-            task_id,
-            flow,
-            graph,
-            retry_count,
-            max_user_code_retries,
-            ubf_context,
-            inputs,
-        )
+        before = (step_name, task_datastore, metadata, run_id, task_id, flow, graph)
+        super().task_pre_step(*before, retry_count, max_user_code_retries, ubf_context, inputs)
         if self._elsewhere and is_control(ubf_context):
             tell_unknown_settings(os.environ)  # the variables of the run are not there
         self.task = TaskInfo(flow.name, str(run_id), step_name, str(task_id), int(retry_count))
@@ -232,6 +227,7 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
             debug=self.debug,
             launcher=f"@{self.name}",
             metadata=self._metadata,
+            preflight=self._preflight,
             card=TaskCard.of(self.flow_datastore, self.task, f"@{self.name}", self.cards[0])
             if on_control and self.cards
             else None,

@@ -168,7 +168,9 @@ class Forming:
         if not self._is_control:
             timeout = max(1.0, timeout - (time.monotonic() - begun))
         where = self._open(link, identity, host, timeout) if self._is_control else self._find(timeout, control_task)
-        info: dict[str, Any] = {"hostname": socket.gethostname(), "cpus": cpu_count(), "gpus": gpu_count()}
+        cpus, gpus = cpu_count(), gpu_count()
+        info: dict[str, Any] = {"hostname": socket.gethostname(), "cpus": cpus, "gpus": gpus}
+        info |= self._settings.preflight.info(gpus, cpus)
         if self._is_control:
             info["offer"] = self._hooks.offer(partial(lease_port, link))
         joining: dict[str, Any] = {"identity": identity, "info": info, "timeout": timeout, "host": host, **where}
@@ -184,7 +186,9 @@ class Forming:
             for index, node in enumerate(header["nodes"])
         )
         offer = header["nodes"][0].get("offer", {})
-        return Gang(self._node, nodes, self._folder, link, _save_functions=self._sigterm.save_functions, _offer=offer)
+        gang = Gang(self._node, nodes, self._folder, link, _save_functions=self._sigterm.save_functions, _offer=offer)
+        self._settings.preflight.check(gang, header["facts"], environment.is_local())
+        return gang
 
     def _make_folder(self) -> str:
         """Make the node's private folder. Raises :class:`GangException` where the temporary folder has no room."""

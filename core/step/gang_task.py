@@ -8,6 +8,7 @@ from typing import Any
 
 from ..card.task_card import TaskCard
 from ..metadata import TaskMetadata
+from ..preflight.preflight import Preflight
 from ..rendezvous.task_info import TaskInfo
 
 
@@ -40,6 +41,8 @@ class GangTask:
         Bytes that are stored of each stream of another local node.
     debug : bool
         Whether the guard keeps a debug log.
+    preflight : Preflight
+        What the nodes compare and check once they have met.
     card : TaskCard or None
         The card of the gang, on node 0 where the step is to have one.
     """
@@ -57,4 +60,5 @@ class GangTask:
     debug: bool
     launcher: str
     metadata: TaskMetadata
+    preflight: Preflight
     card: TaskCard | None

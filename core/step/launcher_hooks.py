@@ -30,6 +30,13 @@ class LauncherHooks:
     sigterm_module: ClassVar[str] = ""
     """The module of the framework that replaces it by Python's ``signal.signal``; "" where there is none."""
 
+    distributions: ClassVar[tuple[str, ...]] = ()
+    """Names under which pip may have installed what the launcher starts; their versions are compared across nodes."""
+
+    def ranks(self, gpus: int, cpus: int) -> int:
+        """How many ranks a node with so many GPUs and processors will have, as far as that is known before the body."""
+        return max(gpus, 1)
+
     def check_attributes(self) -> None:
         """Raise :class:`BadAttribute` for a wrong attribute. Called before anything is scheduled."""
 

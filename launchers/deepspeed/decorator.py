@@ -27,6 +27,8 @@ class DeepspeedDecorator(GangDecorator):
         Seconds to wait for the last node to start.
     card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
+    preflight : bool | str, optional, default True
+        Whether the nodes compare software and machines before the body; "full" also tries the network between them.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
     lost_host_timeout : float, optional, default 30
@@ -63,6 +65,7 @@ class DeepspeedDecorator(GangDecorator):
     """
 
     name = "deepspeed"
+    distributions = ("deepspeed", "torch")
     defaults: ClassVar[dict[str, Any]] = {
         **GangDecorator.defaults,
         **RESTARTS,
@@ -78,6 +81,10 @@ class DeepspeedDecorator(GangDecorator):
         if self.attributes["transport"] not in TRANSPORTS:
             listed = ", ".join(map(repr, TRANSPORTS))
             raise BadAttribute(f"@deepspeed(transport={self.attributes['transport']!r}): it is one of {listed}.")
+
+    def ranks(self, gpus: int, cpus: int) -> int:
+        """The slots that the step asks for, or that the node has GPUs."""
+        return self.gpus or gpus or self.cpus or 1
 
     def preflight(self) -> None:
         """Raise DeepspeedMissing where the ranks would not find DeepSpeed."""

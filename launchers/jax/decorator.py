@@ -27,6 +27,8 @@ class JaxDecorator(GangDecorator):
         Seconds to wait for the last node to start.
     card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
+    preflight : bool | str, optional, default True
+        Whether the nodes compare software and machines before the body; "full" also tries the network between them.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
     lost_host_timeout : float, optional, default 30
@@ -48,6 +50,7 @@ class JaxDecorator(GangDecorator):
     """
 
     name = "jax"
+    distributions = ("jax", "jaxlib")
     peer_lost: ClassVar[tuple[str, ...]] = PEER_LOST
     aborts_with_others = True
     _gang: Gang | None = None

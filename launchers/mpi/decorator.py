@@ -35,6 +35,8 @@ class MPIDecorator(GangDecorator):
         Seconds to wait for the last node to start.
     card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
+    preflight : bool | str, optional, default True
+        Whether the nodes compare software and machines before the body; "full" also tries the network between them.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
     lost_host_timeout : float, optional, default 30
@@ -69,6 +71,7 @@ class MPIDecorator(GangDecorator):
     """
 
     name = "mpi"
+    distributions = ("mpi4py",)
     defaults: ClassVar[dict[str, Any]] = {
         **GangDecorator.defaults,
         **RESTARTS,
@@ -87,6 +90,10 @@ class MPIDecorator(GangDecorator):
             raise BadAttribute(
                 f"@mpi(transport={self.attributes['transport']!r}): it is one of {', '.join(map(repr, TRANSPORTS))}."
             )
+
+    def ranks(self, gpus: int, cpus: int) -> int:
+        """The slots that the step asks for, or that the node has GPUs."""
+        return self.gpus or gpus or self.cpus or 1
 
     def preflight(self) -> None:
         """Raise ToolMissing where there is no MPI, on any node: each starts its own ranks."""

@@ -37,6 +37,8 @@ class RayDecorator(GangDecorator):
         Seconds to wait for the last node to start.
     card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
+    preflight : bool | str, optional, default True
+        Whether the nodes compare software and machines before the body; "full" also tries the network between them.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
     lost_host_timeout : float, optional, default 30
@@ -85,6 +87,7 @@ class RayDecorator(GangDecorator):
     """
 
     name = "metaflow_ray"
+    distributions = ("ray",)
     defaults: ClassVar[dict[str, Any]] = {
         **GangDecorator.defaults,
         "main_port": None,

@@ -33,6 +33,8 @@ class TensorflowDecorator(GangDecorator):
         Seconds to wait for the last node to start.
     card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
+    preflight : bool | str, optional, default True
+        Whether the nodes compare software and machines before the body; "full" also tries the network between them.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
     lost_host_timeout : float, optional, default 30
@@ -69,6 +71,7 @@ class TensorflowDecorator(GangDecorator):
     """
 
     name = "tensorflow"
+    distributions = ("tensorflow", "tensorflow-cpu", "tf-nightly", "keras")
     defaults: ClassVar[dict[str, Any]] = {
         **GangDecorator.defaults,
         **WARM,

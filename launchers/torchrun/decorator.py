@@ -37,6 +37,8 @@ class TorchrunDecorator(GangDecorator):
         Seconds to wait for the last node to start.
     card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
+    preflight : bool | str, optional, default True
+        Whether the nodes compare software and machines before the body; "full" also tries the network between them.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
     lost_host_timeout : float, optional, default 30
@@ -78,6 +80,7 @@ class TorchrunDecorator(GangDecorator):
     """
 
     name = "torchrun"
+    distributions = ("torch",)
     defaults: ClassVar[dict[str, Any]] = {
         **GangDecorator.defaults,
         **WARM,
@@ -102,6 +105,11 @@ class TorchrunDecorator(GangDecorator):
                 f'@torchrun(launcher={launcher!r}): it is "direct" (the gang starts the ranks) or "torchrun" (its '
                 "agent does), or left out."
             )
+
+    def ranks(self, gpus: int, cpus: int) -> int:
+        """Those of the attribute ``nproc_per_node``."""
+        wanted = self.attributes["nproc_per_node"]
+        return max(gpus, 1) if wanted in (None, "gpu") else read_nproc(wanted, gpus, cpus)
 
     def preflight(self) -> None:
         """Raise TorchNotInstalledException where the ranks would not find torch."""

@@ -850,6 +850,8 @@ def deepspeed(step: _Step, /) -> _Step:
         Seconds to wait for the last node to start.
     card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
+    preflight : bool | str, optional, default True
+        Whether the nodes compare software and machines before the body; "full" also tries the network between them.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
     lost_host_timeout : float, optional, default 30
@@ -880,6 +882,7 @@ def deepspeed(
     *,
     all_nodes_started_timeout: float | None = None,
     card: bool | None = None,
+    preflight: bool | str | None = None,
     end_timeout: float | None = None,
     lost_host_timeout: float | None = None,
     frozen_node_timeout: float | None = None,
@@ -899,6 +902,8 @@ def deepspeed(
         Seconds to wait for the last node to start.
     card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
+    preflight : bool | str, optional, default True
+        Whether the nodes compare software and machines before the body; "full" also tries the network between them.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
     lost_host_timeout : float, optional, default 30
@@ -942,6 +947,8 @@ def gang(step: _Step, /) -> _Step:
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
     card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
+    preflight : bool | str, optional, default True
+        Whether the nodes compare software and machines before the body; "full" also tries the network between them.
     end_timeout : float, optional, default 30
         Seconds that what Metaflow and other decorators do after a body may take once the gang has failed.
     """
@@ -954,6 +961,7 @@ def gang(
     frozen_node_timeout: float | None = None,
     stall_timeout: float = None,
     card: bool | None = None,
+    preflight: bool | str | None = None,
     end_timeout: float | None = None,
 ) -> Callable[[_Step], _Step]:
     """Runs the step on all nodes of a cluster that lives as long as the step. Start it with
@@ -972,6 +980,8 @@ def gang(
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
     card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
+    preflight : bool | str, optional, default True
+        Whether the nodes compare software and machines before the body; "full" also tries the network between them.
     end_timeout : float, optional, default 30
         Seconds that what Metaflow and other decorators do after a body may take once the gang has failed.
     """
@@ -1000,6 +1010,8 @@ def jax(step: _Step, /) -> _Step:
         Seconds to wait for the last node to start.
     card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
+    preflight : bool | str, optional, default True
+        Whether the nodes compare software and machines before the body; "full" also tries the network between them.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
     lost_host_timeout : float, optional, default 30
@@ -1015,6 +1027,7 @@ def jax(
     *,
     all_nodes_started_timeout: float | None = None,
     card: bool | None = None,
+    preflight: bool | str | None = None,
     end_timeout: float | None = None,
     lost_host_timeout: float | None = None,
     frozen_node_timeout: float | None = None,
@@ -1028,6 +1041,8 @@ def jax(
         Seconds to wait for the last node to start.
     card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
+    preflight : bool | str, optional, default True
+        Whether the nodes compare software and machines before the body; "full" also tries the network between them.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
     lost_host_timeout : float, optional, default 30
@@ -1049,6 +1064,8 @@ def metaflow_ray(step: _Step, /) -> _Step:
         Seconds to wait for the last node to start.
     card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
+    preflight : bool | str, optional, default True
+        Whether the nodes compare software and machines before the body; "full" also tries the network between them.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
     lost_host_timeout : float, optional, default 30
@@ -1084,6 +1101,7 @@ def metaflow_ray(
     *,
     all_nodes_started_timeout: float | None = None,
     card: bool | None = None,
+    preflight: bool | str | None = None,
     end_timeout: float | None = None,
     lost_host_timeout: float | None = None,
     frozen_node_timeout: float | None = None,
@@ -1108,6 +1126,8 @@ def metaflow_ray(
         Seconds to wait for the last node to start.
     card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
+    preflight : bool | str, optional, default True
+        Whether the nodes compare software and machines before the body; "full" also tries the network between them.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
     lost_host_timeout : float, optional, default 30
@@ -1148,6 +1168,8 @@ def mpi(step: _Step, /) -> _Step:
         Seconds to wait for the last node to start.
     card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
+    preflight : bool | str, optional, default True
+        Whether the nodes compare software and machines before the body; "full" also tries the network between them.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
     lost_host_timeout : float, optional, default 30
@@ -1176,6 +1198,7 @@ def mpi(
     *,
     all_nodes_started_timeout: float | None = None,
     card: bool | None = None,
+    preflight: bool | str | None = None,
     end_timeout: float | None = None,
     lost_host_timeout: float | None = None,
     frozen_node_timeout: float | None = None,
@@ -1194,6 +1217,8 @@ def mpi(
         Seconds to wait for the last node to start.
     card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
+    preflight : bool | str, optional, default True
+        Whether the nodes compare software and machines before the body; "full" also tries the network between them.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
     lost_host_timeout : float, optional, default 30
@@ -1326,6 +1351,8 @@ def tensorflow(step: _Step, /) -> _Step:
         Seconds to wait for the last node to start.
     card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
+    preflight : bool | str, optional, default True
+        Whether the nodes compare software and machines before the body; "full" also tries the network between them.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
     lost_host_timeout : float, optional, default 30
@@ -1356,6 +1383,7 @@ def tensorflow(
     *,
     all_nodes_started_timeout: float | None = None,
     card: bool | None = None,
+    preflight: bool | str | None = None,
     end_timeout: float | None = None,
     lost_host_timeout: float | None = None,
     frozen_node_timeout: float | None = None,
@@ -1376,6 +1404,8 @@ def tensorflow(
         Seconds to wait for the last node to start.
     card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
+    preflight : bool | str, optional, default True
+        Whether the nodes compare software and machines before the body; "full" also tries the network between them.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
     lost_host_timeout : float, optional, default 30
@@ -1414,6 +1444,8 @@ def torchrun(step: _Step, /) -> _Step:
         Seconds to wait for the last node to start.
     card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
+    preflight : bool | str, optional, default True
+        Whether the nodes compare software and machines before the body; "full" also tries the network between them.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
     lost_host_timeout : float, optional, default 30
@@ -1450,6 +1482,7 @@ def torchrun(
     master_port: int | str | None = None,
     all_nodes_started_timeout: float | None = None,
     card: bool | None = None,
+    preflight: bool | str | None = None,
     end_timeout: float | None = None,
     lost_host_timeout: float | None = None,
     frozen_node_timeout: float | None = None,
@@ -1474,6 +1507,8 @@ def torchrun(
         Seconds to wait for the last node to start.
     card : bool, optional, default True
         Whether the step has a card that shows the gang, while the step runs and afterwards.
+    preflight : bool | str, optional, default True
+        Whether the nodes compare software and machines before the body; "full" also tries the network between them.
     end_timeout : float, optional, default 30
         Seconds that what comes after the body may take on a node once the gang has failed.
     lost_host_timeout : float, optional, default 30

@@ -54,9 +54,21 @@ ALLOWED = {
     "export": (MODULES_OF_CORE, "rendezvous"),
     "dry_run": (MODULES_OF_CORE, "guard"),
     "gang": (MODULES_OF_CORE, "guard", "machine", "guard_client", "dry_run"),
+    "preflight": (MODULES_OF_CORE, "guard", "gang"),
     "remote_shell": (MODULES_OF_CORE, "guard", "gang"),
     "calls": (MODULES_OF_CORE, "guard", "storage", "ranks", "guard_client", "gang", "dry_run"),
-    "step": (MODULES_OF_CORE, "guard", "machine", "storage", "guard_client", "rendezvous", "gang", "card", "export"),
+    "step": (
+        MODULES_OF_CORE,
+        "guard",
+        "machine",
+        "storage",
+        "guard_client",
+        "rendezvous",
+        "gang",
+        "preflight",
+        "card",
+        "export",
+    ),
 }
 """The folders of core, and which others each may import. The modules of core itself, such as logs.py, count as one of
 them, and metaflow_compat and settings as parts of it.

@@ -134,10 +134,12 @@ class Hub:
                 self.roster.send(node, message)
         elif len(infos) == self._num_nodes and not any(info.get("unfit") for info in infos.values()):
             # (An unfit node sends its failure next: no body begins before that.)
+            if (other := self.roster.other_package()) is not None:
+                self.fail(Failure(other[0], "package", other[1], time.time()))
+                return
             self._complete = True
             self._deadline.end()
-            nodes = [infos[index] for index in range(self._num_nodes)]
-            self.roster.broadcast({"op": "roster", "nodes": nodes, "settings": settings().as_dict()})
+            self.roster.broadcast({"op": "roster", "nodes": self.roster.nodes(), "settings": settings().as_dict()})
 
     def receive(self, node: int, header: Header, payload: bytes) -> None:
         """Act on a message of a node, node 0 included."""

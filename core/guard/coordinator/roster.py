@@ -11,6 +11,12 @@ if TYPE_CHECKING:
     from ..loop.framing import Header
 
 
+FOR_NODE_0 = ("facts", "package")
+"""What a node tells when it joins, and node 0 alone looks at."""
+
+ONE_VERSION = "all nodes need the same version, as a gang's step has where its nodes have one image"
+
+
 class Roster:
     """State that the parts of the hub share. ``deliver(header, payload)`` takes what node 0 is to receive.
 
@@ -35,6 +41,24 @@ class Roster:
         self.done: set[int] = set()
         self.left: set[int] = set()
         self.silent: set[int] = set()
+
+    def nodes(self) -> list[Header]:
+        """What all nodes are told of each, by index: what it has joined with, but for what is for node 0 alone."""
+        infos = [self.infos[node] for node in sorted(self.infos)]
+        return [{name: value for name, value in info.items() if name not in FOR_NODE_0} for info in infos]
+
+    def facts(self) -> list[object]:
+        """What each node, by index, has told of its software and its machine; None where it has told nothing."""
+        return [self.infos[node].get("facts") for node in sorted(self.infos)]
+
+    def other_package(self) -> tuple[int, str] | None:
+        """The first node with another version of this package than node 0, and a clause that says so."""
+        own = self.infos[0].get("package")
+        for node in sorted(self.infos):
+            found = self.infos[node].get("package", own)
+            if own is not None and found != own:
+                return node, f"has metaflow-gang {found}, and node 0 has {own}: {ONE_VERSION}"
+        return None
 
     @property
     def hostnames(self) -> dict[int, str]:

@@ -43,6 +43,9 @@ class NotJoined:
     def samples(self) -> Header:
         return {}
 
+    def facts(self) -> list[object]:
+        return []
+
     def stalled(self) -> Header | None:
         return None
 

@@ -62,6 +62,9 @@ if TYPE_CHECKING:
         def phases_of_nodes(self) -> dict[int, tuple[float, dict[str, float]]]:
             """On control: when each node's task started (epoch), and the seconds from then to each phase."""
 
+        def facts(self) -> list[object]:
+            """On control: what each node has told of its software and its machine, by index."""
+
         def stalled(self) -> Header | None:
             """On control: where all ranks stand, while the gang makes no progress."""
 
@@ -247,6 +250,9 @@ class RemoteHubLink:
 
     def samples(self) -> Header:
         return {}
+
+    def facts(self) -> list[object]:
+        return []
 
     def stalled(self) -> Header | None:
         return None

@@ -127,7 +127,7 @@ class GangRequests:
         """The reply has the ``nodes`` once all have joined, and after ``wait`` seconds whether this one has."""
         self._pending.rename(number, "join")
         if self._roster is not None:
-            self._pending.reply_all("join", {"nodes": self._roster})
+            self._pending.reply_all("join", {"nodes": self._roster, "facts": self._hub.link.facts()})
         elif header.get("wait"):
             self._loop.call_later(
                 header["wait"], lambda: self._pending.reply(number, {"connected": self._hub.link.connected})
@@ -139,7 +139,7 @@ class GangRequests:
         self._state.all_joined()
         self._roster = nodes
         self._cleanup.notice = None
-        self._pending.reply_all("join", {"nodes": nodes})
+        self._pending.reply_all("join", {"nodes": nodes, "facts": self._hub.link.facts()})
 
     def node_failed(self, number: int, header: Header, payload: bytes) -> None:
         """Control: a node has failed before it joined, and has left a record of it."""

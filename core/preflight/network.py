@@ -1,0 +1,152 @@
+"""The network between all nodes of a gang, as ``preflight="full"`` has it tried before the body begins."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..exceptions import Unreachable
+from ..gang.collectives import Member, gather_to_all
+from ..logs import say
+from . import links
+from .reach import CONNECT_S, TOKEN_BYTES, Reach, listen
+
+_KIND = 'preflight="full"'
+
+_TOLD = 20
+"""Pairs that are named."""
+
+_CHECK = (
+    "Every node has to reach every other one on any port: check the security group, the network policy, the firewalls "
+    "and the routes between these two."
+)
+
+
+def check_network(gang: Member) -> None:
+    """Have each node connect to each other one, and neighbours in the ring send some megabytes; every node calls it.
+
+    Node 0 says what was found.
+
+    Raises
+    ------
+    Unreachable
+        On node 0, where a node does not reach another one; the other nodes wait for the end of the gang then.
+    """
+    begun = time.monotonic()
+    own = gang.nodes[gang.node_index]
+    token = secrets.token_bytes(TOKEN_BYTES)
+    with listen(own.address) as door:
+        told = gather_to_all(gang, _KIND, {"port": door.getsockname()[1], "token": token})
+        token = told[0]["token"]
+        places = {node: (gang.nodes[node].address, one["port"]) for node, one in enumerate(told)}
+        reach = Reach(door, gang.node_index, token, {n: place for n, place in places.items() if n != gang.node_index})
+        reach.run()
+        found: list[dict[int, str]] = gather_to_all(gang, _KIND, reach.failed)
+        failed = {(node, other): why for node, one in enumerate(found) for other, why in one.items()}
+        if failed:
+            _end(gang, f"{_pairs(gang, failed)}\n{_CHECK}")
+        rates = _ring(gang, door, token, places)
+        if rates and links.slow(rates)[1]:
+            again = _ring(gang, door, token, places)  # it may have been the machine that was busy
+            rates = {link: max(rate, again[link]) for link, rate in rates.items()}
+    stuck = {
+        link: "connections open, and no data gets through: their network may drop large packets (MTU)"
+        for link, rate in rates.items()
+        if not rate
+    }
+    if stuck:
+        _end(gang, _pairs(gang, stuck))
+    if gang.node_index == 0:
+        say(f"Preflight: {_all_reach(gang.num_nodes)} ({time.monotonic() - begun:.1f} s).{_bandwidth(gang, rates)}")
+
+
+def _end(gang: Member, text: str) -> None:
+    """Fail on node 0, which the others wait for."""
+    if gang.node_index == 0:
+        raise Unreachable(text)
+    gather_to_all(gang, _KIND, None)
+
+
+def _all_reach(nodes: int) -> str:
+    return "the gang has one node, and needs no network" if nodes == 1 else f"all {nodes} nodes reach each other"
+
+
+def _name(gang: Member, node: int) -> str:
+    one: Any = gang.nodes[node]
+    return f"node {node} ({one.hostname}, {one.address})"
+
+
+def _pairs(gang: Member, failed: Mapping[tuple[int, int], str]) -> str:
+    """A line for each pair: one for both directions where these fail alike."""
+    lines: list[str] = []
+    for (node, other), why in sorted(failed.items()):
+        both = failed.get((other, node)) == why
+        if both and other < node:
+            continue
+        verb = "and" if both else "does not reach"
+        end = " do not reach each other" if both else ""
+        lines.append(f"{_name(gang, node)} {verb} {_name(gang, other)}{end}: {why}.")
+    more = [f"... and {len(lines) - _TOLD} more pairs."] if len(lines) > _TOLD else []
+    return "Preflight: " + "\n".join([*lines[:_TOLD], *more])
+
+
+def _ring(
+    gang: Member, door: socket.socket, token: bytes, places: Mapping[int, tuple[str, int]]
+) -> dict[links.Link, float]:
+    """Bits per second of each link, the slower direction of it; 0 where nothing has come through."""
+    own = gang.node_index
+    measured: dict[links.Link, float] = {}
+    for part in links.rounds(gang.num_nodes):
+        gather_to_all(gang, _KIND, None)
+        for link in part:
+            if own in link:
+                measured[link] = _measure(own, link, door, token, places)
+    found: Sequence[dict[links.Link, float]] = gather_to_all(gang, _KIND, measured)
+    return {link: min(found[node][link] for node in link) for part in links.rounds(gang.num_nodes) for link in part}
+
+
+def _measure(
+    own: int, link: links.Link, door: socket.socket, token: bytes, places: Mapping[int, tuple[str, int]]
+) -> float:
+    """This node's direction of ``link``; its second node connects to the first."""
+    try:
+        if own == link[1]:
+            sock = socket.create_connection(places[link[0]], CONNECT_S)
+            sock.sendall(token)
+        else:
+            sock = _welcome(door, token)
+        with sock:
+            return links.exchange(sock)
+    except OSError:
+        return 0.0
+
+
+def _welcome(door: socket.socket, token: bytes) -> socket.socket:
+    """The next connection that brings the token. Raises OSError where none comes in time."""
+    door.settimeout(CONNECT_S)
+    while True:
+        sock, _ = door.accept()
+        sock.settimeout(CONNECT_S)
+        if sock.recv(TOKEN_BYTES) == token:
+            return sock
+        sock.close()
+
+
+def _bandwidth(gang: Member, rates: Mapping[links.Link, float]) -> str:
+    if not rates:
+        return ""
+    median, slow = links.slow(rates)
+    if not slow:
+        lowest, highest = min(rates.values()), max(rates.values())
+        spread = links.shown(lowest)
+        if links.shown(lowest) != links.shown(highest):
+            spread += f" to {links.shown(highest)}"
+        return f" Neighbours have {spread}."
+    named = [
+        f"[gang]   {_name(gang, one)} and {_name(gang, other)}: {links.shown(rate)}"
+        for (one, other), rate in sorted(slow.items(), key=lambda link: link[1])[:_TOLD]
+    ]
+    return "\n".join([f" These links have less than half of the median of {links.shown(median)}:", *named])
