@@ -10,7 +10,7 @@ from typing import Any
 from metaflow import Flow, Run, Step, Task, get_metadata, metadata, namespace
 from metaflow.exception import MetaflowException, MetaflowNotFound
 
-from ..core.metadata import FAILURE, PHASES
+from ..core.metadata import FAILURE, PHASES, RESTARTS
 from ..core.metaflow_compat.tasks import place_of_task
 
 LOOKED_AT = 3
@@ -68,6 +68,10 @@ class GangOfRun:
     def phases(self, attempt: int) -> dict[str, Any] | None:
         """The phases of node 0 in an attempt, with those of the gang; of another node where node 0 has left none."""
         return next((json.loads(found[PHASES]) for found in self.metadata(attempt) if PHASES in found), None)
+
+    def restarts(self, attempt: int) -> list[dict[str, Any]]:
+        """For each time that ranks were started again in an attempt: its ``line`` of the log, and ``at`` (epoch)."""
+        return next((json.loads(found[RESTARTS]) for found in self.metadata(attempt) if RESTARTS in found), [])
 
     def has_ended(self, attempt: int) -> bool | None:
         """Whether Metaflow says that node 0's attempt has ended well (True) or not (False); None where it does not."""

@@ -60,6 +60,7 @@ def answer(gang: GangOfRun) -> dict[str, Any]:
         "state": FAILED if failures[-1] or ended is False else SUCCEEDED if ended else UNKNOWN,
         "failure": failures[-1],
         "phases": gang.phases(latest),
+        "restarts": gang.restarts(latest),
         "earlier": [{"attempt": number, "failure": failure} for number, failure in enumerate(failures[:-1])],
     }
 
@@ -78,6 +79,7 @@ def in_words(found: dict[str, Any], last_lines: list[str]) -> str:
     nodes = f"{found['nodes']} node{'s' if found['nodes'] > 1 else ''}"
     lines = [f"{found['task']}, attempt {found['attempt']}: the gang of {nodes} {_state(found['state'])}."]
     failure = found["failure"]
+    lines += [f"  at {_moment(entry['at'])}: {entry['line']}" for entry in found["restarts"]]
     if failure:
         lines.append(f"  first failure: {_cause(failure)}.")
         lines += [f"    | {line}" for line in last_lines]
@@ -108,10 +110,13 @@ def _selection(failure: dict[str, Any]) -> str:
     return f"--node {failure['node']}" + (f" --rank {failure['rank']}" if failure["rank"] is not None else "")
 
 
+def _moment(epoch: float) -> str:
+    return f"{datetime.fromtimestamp(epoch, timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
+
+
 def _when(failure: dict[str, Any], phases: dict[str, Any] | None) -> list[str]:
     """The moment of the failure, and the phases of the gang that were reached before it."""
-    moment = datetime.fromtimestamp(failure["time"], timezone.utc)
-    lines = [f"  at {moment:%Y-%m-%d %H:%M:%S} UTC"]
+    lines = [f"  at {_moment(failure['time'])}"]
     if not phases:
         return lines
     since = phases["since"]

@@ -2,7 +2,7 @@
 
 import sys
 
-from ..core.metaflow_compat.version import refuse_to_spin, too_old
+from ..core.metaflow_compat.version import allow_to_spin, too_old
 
 STEP_DECORATORS_DESC = [
     ("deepspeed", "..launchers.deepspeed.decorator.DeepspeedDecorator"),
@@ -25,7 +25,7 @@ if complaint := too_old():
     print(complaint, file=sys.stderr)
     STEP_DECORATORS_DESC = TRAMPOLINE_CLIS_DESC = CLIS_DESC = []
 
-refuse_to_spin(name for name, _ in STEP_DECORATORS_DESC if name != "huggingface_card")
+allow_to_spin(name for name, _ in STEP_DECORATORS_DESC if name not in ("huggingface_card", "slurm"))
 
 # As metaflow.plugins.NAME: what flows written for metaflow-deepspeed import.
 __mf_promote_submodules__ = ["az_store", "deepspeed_libs", "hf_callbacks"]

@@ -64,7 +64,8 @@ class TaskCard:
         """What the user types to see the card: "python flow.py card view 12/train/3"."""
         task = self.task
         script = shlex.quote(os.path.basename(sys.argv[0]))
-        return f"python {script} card view {task.run_id}/{task.step_name}/{task.task_id}"
+        mode = "--mode spin " if self.flow_datastore.TYPE == "spin" else ""
+        return f"python {script} {mode}card view {task.run_id}/{task.step_name}/{task.task_id}"
 
     def program(self) -> dict[str, Any]:
         """The program that keeps the card up to date, for the guard, and what does not change on the card."""

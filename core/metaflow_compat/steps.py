@@ -38,6 +38,11 @@ def is_control(ubf_context: str | None) -> bool:
     return bool(ubf_context == imported("metaflow.unbounded_foreach", "UBF_CONTROL", "tell node 0 from the others"))
 
 
+def is_spun(ubf_context: str | None) -> bool:
+    """Whether a gang's hook that was given ``ubf_context`` runs in a task of ``spin``, which is alone."""
+    return ubf_context is None
+
+
 def is_parallel(decorator: Any) -> bool:
     """Whether a decorator is one of those that Metaflow takes for ``@parallel``."""
     return bool(getattr(decorator, "IS_PARALLEL", False))

@@ -10,6 +10,7 @@ from typing import Any
 from metaflow import current
 
 from .lookup import imported, member
+from .steps import is_spun
 
 _OTHER_NODES = (
     (re.compile(r"(.+)_node_(\d+)"), "{}", 0),  # local, AWS Batch, Slurm
@@ -32,10 +33,12 @@ def place_of_task(task_id: str) -> tuple[str, int]:
     return task_id, 0
 
 
-def num_nodes(flow: Any) -> int:
+def num_nodes(flow: Any, ubf_context: str | None) -> int:
     """How many nodes the running step has: ``num_parallel`` of the step before; 0 where that has named none, which
-    leaves the flow without the attribute.
+    leaves the flow without the attribute. A task of ``spin`` is alone.
     """
+    if is_spun(ubf_context):
+        return 1
     split = getattr(flow, "_parallel_ubf_iter", None)
     if split is None:
         return 0

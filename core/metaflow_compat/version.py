@@ -1,4 +1,4 @@
-"""Which Metaflow there is: whether it is new enough, and that ``spin`` refuses the steps of gangs."""
+"""Which Metaflow there is: whether it is new enough, and that ``spin`` takes the steps of gangs."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def too_old() -> str:
     return ""
 
 
-def refuse_to_spin(decorators: Iterable[str]) -> None:
-    """Have ``spin``, which runs one task of a step alone, refuse steps with these decorators as with @parallel."""
+def allow_to_spin(decorators: Iterable[str]) -> None:
+    """Have ``spin``, which runs one task of a step alone, run steps with these decorators with what they do."""
     from metaflow import metaflow_config
 
     # An older Metaflow has no spin, and a user's own setting may be no list.
-    refused = getattr(metaflow_config, "SPIN_DISALLOWED_DECORATORS", None)
-    if isinstance(refused, list):
-        refused += [name for name in decorators if name not in refused]
+    allowed = getattr(metaflow_config, "SPIN_ALLOWED_DECORATORS", None)
+    if isinstance(allowed, list):
+        allowed += [name for name in decorators if name not in allowed]

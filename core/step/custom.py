@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..metaflow_compat import steps
-from ..metaflow_compat.version import refuse_to_spin
+from ..metaflow_compat.version import allow_to_spin
 from .decorator import GangDecorator
 
 
@@ -28,5 +28,5 @@ def step_decorator(kind: type[GangDecorator]) -> Callable[..., Any]:
     ... @step
     ... def train(self): ...
     """
-    refuse_to_spin([kind.name])
+    allow_to_spin([kind.name])
     return steps.step_decorator(kind)

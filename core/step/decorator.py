@@ -22,7 +22,7 @@ from ..metadata import TaskMetadata
 from ..metaflow_compat.cards import take_over
 from ..metaflow_compat.environment import control_task
 from ..metaflow_compat.runs import started_task
-from ..metaflow_compat.steps import ParallelDecorator, is_control
+from ..metaflow_compat.steps import ParallelDecorator, is_control, is_spun
 from ..metaflow_compat.tasks import appear_on_current, foreach_depth, joined_tasks, num_nodes, set_joined_tasks
 from ..preflight.preflight import Preflight
 from ..rendezvous import absence_report
@@ -173,10 +173,14 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
         ubf_context: str | None,
         inputs: Any,
     ) -> None:
-        if num_nodes(flow) == 0:
+        if num_nodes(flow, ubf_context) == 0:
             raise BadAttribute(f"Step *{step_name}* has no node: num_parallel has to be 1 or more.")
-        before = (step_name, task_datastore, metadata, run_id, task_id, flow, graph)
-        super().task_pre_step(*before, retry_count, max_user_code_retries, ubf_context, inputs)
+        if is_spun(ubf_context):
+            self.input_paths = []
+            appear_on_current({"is_parallel": True})
+        else:
+            before = (step_name, task_datastore, metadata, run_id, task_id, flow, graph)
+            super().task_pre_step(*before, retry_count, max_user_code_retries, ubf_context, inputs)
         if self._elsewhere and is_control(ubf_context):
             tell_unknown_settings(os.environ)  # the variables of the run are not there
         self.task = TaskInfo(flow.name, str(run_id), step_name, str(task_id), int(retry_count))
@@ -200,7 +204,7 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
     ) -> Callable[[], None]:
         # The nodes are one level of the stack themselves.
         self._in_foreach = foreach_depth(flow) > 1
-        nodes, on_control = num_nodes(flow), is_control(ubf_context)
+        nodes, on_control = num_nodes(flow, ubf_context), is_control(ubf_context) or is_spun(ubf_context)
         self._lifecycle = Lifecycle(self._gang_task(nodes, on_control), self, self.appear, partial(_leave_out, flow))
         if self._unfit is not None:
             self._lifecycle.cannot_take_part(self._unfit, "what the step needs")

@@ -132,7 +132,10 @@ INSTANCES: dict[str, tuple[list[str], Callable[[], object]]] = {
     "_storage_impl": (["datastore/flow_datastore.py"], lambda: datastores.storage_of_flow(Owner())),
     "_datastore": (["flowspec.py"], lambda: datastores.datastore_of_running_flow(Owner())),
     "_foreach_stack": (["task.py"], lambda: tasks.foreach_depth(Owner())),
-    "num_parallel": (["flowspec.py", "parallel.py"], lambda: tasks.num_nodes(Owner(_parallel_ubf_iter=Owner()))),
+    "num_parallel": (
+        ["flowspec.py", "parallel.py"],
+        lambda: tasks.num_nodes(Owner(_parallel_ubf_iter=Owner()), ""),
+    ),
     "out_funcs": (["graph.py"], lambda: steps.steps_without_split([Owner(name="start")], "train")),
     "parallel_foreach": (["graph.py"], lambda: steps.steps_without_split([Owner(out_funcs=["train"])], "train")),
     "task": (["runtime.py"], lambda: runs.started_task(Owner())),

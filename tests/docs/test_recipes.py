@@ -72,6 +72,42 @@ def test_a_retry_goes_on_from_what_a_rank_has_saved(flow_run: FlowRunner) -> Non
     assert run.artifact("join", "total") == sum(epoch * 20 + 1 for epoch in range(4))
 
 
+@pytest.mark.big
+def test_a_run_goes_on_from_what_the_run_before_it_has_saved(flow_run: FlowRunner) -> None:
+    require_packages("torch", "deepspeed", "metaflow_extensions.obcheckpoint")
+    file = RECIPES / "checkpoint_runs.py"
+    ranks = (RECIPES / "checkpoint_rank.py").name
+    for begin, saved_by in ((0, "nobody"), (2, "the body")):
+        run = flow_run(file).ok(2 * LIMIT)
+        began = [{"epoch": begin, "saved_by": saved_by}] * 2
+        assert run.artifact("compare", "began") == [began, began]
+        for epoch in (begin, begin + 1):
+            assert run.output.count(f"epoch {epoch} of 2 ranks is saved") == 2, f"{ranks}, by both launchers"
+
+
+@pytest.mark.slow
+def test_lightning_finds_the_ranks_of_the_gang(flow_run: FlowRunner) -> None:
+    require_packages("torch", "lightning")
+    run = flow_run(RECIPES / "lightning_trainer.py").ok(LIMIT)
+    # 512 rows in batches of 16, divided among 4 ranks, 4 times.
+    assert run.artifact("join", "found") == [(4, rank, 32) for rank in range(4)]
+
+
+@pytest.mark.slow
+def test_the_cells_of_a_notebook_run_a_gang(tmp_path: Path) -> None:
+    require_packages("torch", "nbclient", "ipykernel")
+    import nbformat
+    from nbclient import NotebookClient
+
+    cells = (RECIPES / "notebook.py").read_text().split("# %%")
+    assert cells[1].startswith(" [markdown]")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell.strip()) for cell in cells[2:]])
+    client = NotebookClient(notebook, timeout=int(LIMIT), resources={"metadata": {"path": str(tmp_path)}})
+    client.execute(env=flow_environment())
+    (said,) = (output["text"] for output in notebook.cells[-1].outputs)
+    assert said == "the ranks said: ['rank 0 of 2 at 0.5', 'rank 1 of 2 at 0.5']\n"
+
+
 @pytest.mark.slow
 def test_a_restart_goes_on_from_each_nodes_own_checkpoint_and_a_retry_from_the_stored_one(flow_run: FlowRunner) -> None:
     require_packages("torch", "metaflow_extensions.obcheckpoint")

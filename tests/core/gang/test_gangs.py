@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from metaflow import metaflow_config
 from support.flows import FlowRunner
 
 RUN_S = 120.0
@@ -324,10 +323,6 @@ def test_what_nodes_exchange_in_two_runs_at_once_one_of_them_without_a_python_on
         assert "of 0" not in log and "of 2" not in log
         print(f"100 barriers took {end.barriers:.2f} s, the large values {end.large:.2f} s")
     assert max(len(run.client()["end"].task.data.ports) for run in (one, two)) == 15
-    if hasattr(metaflow_config, "SPIN_DISALLOWED_DECORATORS"):
-        spun = flow_run(two.file, "work", command="spin", folder=two.folder)
-        said = spun.fails(RUN_S)
-        assert "Spinning steps with @gang decorator is not supported." in said and "Traceback" not in said, spun.dump()
 
 
 AGAIN = """

@@ -88,7 +88,8 @@ def test_the_links_of_a_slow_host_are_named_and_the_body_runs(tmp_path: Path) ->
         tasks = gang.start_all()
         said, *others = [task.ok() for task in tasks]
     found = re.search(
-        r"all 5 nodes reach each other \((\d+\.\d) s\)\. These links have less than half of the median of 1\d\d Mbit/s:\n"
+        r"all 5 nodes reach each other \((\d+\.\d) s\)\. "
+        r"These links have less than half of the median of 1\d\d Mbit/s:\n"
         r"((?:\[gang\]   node .*\n)+)",
         said,
     )

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 import signal
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from restart_flow import RANKS, acts, flow
 from support.faults import kill_process, stopped
-from support.flows import FlowRun, FlowRunner
+from support.flows import FlowRun, FlowRunner, flow_environment
 from support.processes import read_process, send_signal
 
 LIMIT_S = 60.0
@@ -47,6 +50,10 @@ def test_killed_ranks_are_started_again_and_told_once(flow_run: FlowRunner) -> N
         assert sorted(found) == list("0123"), run.dump()
     assert [entry["line"] for entry in of_metadata(run, "gang-restarts")] == [first, second]
     assert "gang-failure" not in run.node_tasks("work")[0].metadata_dict
+    why = [str(Path(sys.executable).with_name("metaflow-gang")), "why", run.node_tasks("work")[0].pathspec]
+    told = subprocess.run(why, cwd=run.folder, env=flow_environment(), capture_output=True, text=True, timeout=LIMIT_S)
+    assert "the gang of 2 nodes has succeeded." in told.stdout, told
+    assert re.findall(r"  at [-\d]+ [:\d]+ UTC: (.*)", told.stdout) == [first, second], told
 
 
 @pytest.mark.slow
