@@ -114,7 +114,9 @@ class Shown:
     def __init__(self, gang: GangOfRun, attempt: int, options: LogOptions) -> None:
         self._gang, self._attempt, self._options = gang, attempt, options
         self._merged = Merged()
-        self._read: Counter[tuple[int, str]] = Counter()
+        self._read: dict[tuple[int, str], Counter[tuple[datetime, str]]] = {}
+        """By node and stream, the lines that were read. A line may come later and be older: the run, and what a backend
+        starts beside the task, store their own ones."""
         self._ranks: set[int] = set()
         """Those that labels have named."""
         self._shown = self._came = 0
@@ -130,7 +132,7 @@ class Shown:
             sys.stdout.flush()
             self._shown += len(lines)
             quiet = quiet + 1 if is_over and not self._came else 0
-            if not self._options.follow or quiet >= (QUIET_LOOKS if self._read else QUIET_LOOKS_AT_FIRST):
+            if not self._options.follow or quiet >= (QUIET_LOOKS if any(self._read.values()) else QUIET_LOOKS_AT_FIRST):
                 break
             time.sleep(FOLLOW_S)
             self._gang = the_only(gangs_of(self._gang.pathspec, None))  # other nodes' tasks may come later
@@ -156,10 +158,12 @@ class Shown:
         for node, task in sorted(self._gang.tasks.items()):
             attempt = Task(task.pathspec, attempt=self._attempt)
             for stream in ("stdout", "stderr"):
-                before = self._read[node, stream]
-                for moment, text in list(_lines(attempt, stream))[before:]:
-                    self._read[node, stream] += 1
-                    yield self._line(node, moment, text)
+                read, found = self._read.setdefault((node, stream), Counter()), Counter[tuple[datetime, str]]()
+                for moment, text in _lines(attempt, stream):
+                    found[moment, text] += 1
+                    if found[moment, text] > read[moment, text]:
+                        yield self._line(node, moment, text)
+                read |= found
 
     def _line(self, node: int, moment: datetime, text: str) -> Line:
         """A line of a node's task; in the log of node 0 it may be another node's."""

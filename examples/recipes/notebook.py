@@ -1,6 +1,6 @@
 # %% [markdown]
-# A gang from a notebook. Each line with two percent signs begins a cell: VS Code and PyCharm run the cells of such a file, and so does
-# Jupyter with jupytext. The flow, what it imports and NBRunner belong into one cell.
+# A gang from a notebook. A line with two percent signs begins a cell: VS Code and PyCharm run the cells of such a
+# file, and so does Jupyter with jupytext. The flow, what it imports and NBRunner belong into one cell.
 
 # %%
 from metaflow import FlowSpec, NBRunner, Parameter, current, step, torchrun
