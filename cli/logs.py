@@ -29,7 +29,7 @@ every second at first, and every 30 s after some 20 minutes.
 
 QUIET_LOOKS, QUIET_LOOKS_AT_FIRST = 2, 8
 """How many looks without a new line end ``--follow`` once the attempt is over: the last lines are stored after that. Of
-a local task the whole log is.
+a local task the whole log is, so that more are needed until each node has some.
 """
 
 _OF_NODE = re.compile(r"\[node (\d+)\] ?")
@@ -132,7 +132,7 @@ class Shown:
             sys.stdout.flush()
             self._shown += len(lines)
             quiet = quiet + 1 if is_over and not self._came else 0
-            if not self._options.follow or quiet >= (QUIET_LOOKS if any(self._read.values()) else QUIET_LOOKS_AT_FIRST):
+            if not self._options.follow or quiet >= (QUIET_LOOKS if self._has_all_nodes() else QUIET_LOOKS_AT_FIRST):
                 break
             time.sleep(FOLLOW_S)
             self._gang = the_only(gangs_of(self._gang.pathspec, None))  # other nodes' tasks may come later
@@ -145,6 +145,10 @@ class Shown:
         self._came = len(lines)
         self._ranks |= {line.rank for line in lines if line.rank is not None}
         return [line for line in lines if self._is_wanted(line)]
+
+    def _has_all_nodes(self) -> bool:
+        """Whether each node's task has lines: that of node 0 of a local gang is stored last."""
+        return self._gang.tasks.keys() <= {node for (node, _), lines in self._read.items() if lines}
 
     def _is_over(self) -> bool:
         gang = self._gang
