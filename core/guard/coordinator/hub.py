@@ -126,17 +126,15 @@ class Hub:
 
     def join(self, node: int, info: Header) -> None:
         """Add ``node`` to the gang; the last one completes it."""
-        infos = self.roster.infos
-        infos[node] = info
+        (infos := self.roster.infos)[node] = info
         if self.failures.stopping:
             # It has failed at nothing, and is to show the same report as the others.
             for message in self.failures.messages():
                 self.roster.send(node, message)
         elif len(infos) == self._num_nodes and not any(info.get("unfit") for info in infos.values()):
             # (An unfit node sends its failure next: no body begins before that.)
-            if (other := self.roster.other_package()) is not None:
-                self.fail(Failure(other[0], "package", other[1], time.time()))
-                return
+            if other := self.roster.other_package():
+                return self.fail(Failure(other[0], "package", other[1], time.time()))
             self._complete = True
             self._deadline.end()
             self.roster.broadcast({"op": "roster", "nodes": self.roster.nodes(), "settings": settings().as_dict()})
