@@ -2,59 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from typing import Any
 
 from ...core.metaflow_compat import datastores, environment, metadata, task_logs
+from ...core.metaflow_compat.configuration import configured
 from ...core.rendezvous.local_nodes import task_ids
 from ..metaflow_compat import code_package, step_command, task_environment
 from ..metaflow_compat.step_command import click
-from . import node_task, watcher
+from . import node_task
 from .attributes import NAMES, Request, read
-from .client import Client, Machine
+from .client.commands import Commands
+from .client.interface import Slurm
+from .client.machine import Machine
+from .client.remote import LoginNode
 from .decorator import FOLDER
-from .exceptions import SlurmDoesNotAnswer, SlurmException, SlurmRefused
+from .exceptions import SlurmException, SlurmRefused
 from .follow import Follower
 from .job import Job, specification
-from .remote import LoginNode
-
-UNANSWERED_S = 300.0
-"""How long a submission is tried again where Slurm's controller does not answer."""
-
-TRY_AGAIN_S = 5.0
-
-
-class Watch:
-    """The process that cancels the job where this one is gone."""
-
-    def __init__(self, machine: Machine, name: str, folder: str) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", os.path.abspath(watcher.__file__)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            cwd="/",
-        )
-        self._say(prefix=list(machine.prefix), name=name, folder=folder)
-
-    def _say(self, **values: object) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(values).encode() + b"\n")
-        self._process.stdin.flush()
-
-    def submitted(self, job: str) -> None:
-        """There is a job."""
-        self._say(job=job)
-
-    def over(self) -> None:
-        """The job is over, and its folder can go; the process ends by itself."""
-        self._say(over=True)
+from .sharing.arrays import BATCH
+from .sharing.meeting import address
+from .sharing.shared import SharedSlurm
+from .submission import Watch, submit
 
 
 def _command_of_task(context: Any, given: dict[str, Any], python: str, place: dict[str, str]) -> list[str]:
@@ -132,7 +104,7 @@ def _variables(context: Any, given: dict[str, Any], folder: str) -> dict[str, st
     return env
 
 
-def _prepare(context: Any, given: dict[str, Any], machine: Machine) -> Job:
+def _prepare(context: Any, given: dict[str, Any], machine: Machine, in_array: bool) -> Job:
     """Make the job's folder, and the job."""
     obj = context.obj
     limit = given["run_time_limit"]
@@ -158,11 +130,14 @@ def _prepare(context: Any, given: dict[str, Any], machine: Machine) -> Job:
         program = file.read()
     files = {"spec.json": spec.encode(), "node_task.py": program}
     files["code.package"] = code_package.load(obj.flow_datastore, given["code_sha"])
-    machine.make_folder(folder, files)
     unpack = code_package.unpack_commands(given["code_metadata"], "../code.package", ".")
     name = "/".join((obj.flow.name, given["run_id"], given["step_name"], given["task_id"], given["retry_count"] or "0"))
     tolerates = _tolerates_lost_nodes(obj, given)
-    return Job(name, folder, python, given["num_parallel"] or 1, request, unpack, tolerates)
+    job = Job(name, folder, python, given["num_parallel"] or 1, request, unpack, tolerates)
+    if in_array:
+        files[BATCH] = job.script().encode()
+    machine.make_folder(folder, files)
+    return job
 
 
 def _tolerates_lost_nodes(obj: Any, given: dict[str, Any]) -> bool:
@@ -170,22 +145,14 @@ def _tolerates_lost_nodes(obj: Any, given: dict[str, Any]) -> bool:
     return any(getattr(decorator, "tolerates_lost_nodes", bool)() for decorator in decorators)
 
 
-def _submit(client: Client, job: Job, say: Any) -> str:
-    """Submit; where the controller does not answer, for :data:`UNANSWERED_S`."""
-    deadline, told = time.monotonic() + UNANSWERED_S, False
-    while True:
-        try:
-            # A busy controller may have taken the job although its answer did not come in time.
-            if told and (number := client.find(job.name)):
-                return number
-            return client.submit(job.sbatch(), job.script())
-        except SlurmDoesNotAnswer as error:
-            if time.monotonic() > deadline:
-                raise
-            if not told:
-                say(f"{error.message} The submission is tried again for {UNANSWERED_S:g} s.", "stderr")
-            told = True
-            time.sleep(TRY_AGAIN_S)
+def _shared(context: Any, given: dict[str, Any], slurm: Slurm, run: int, say: Any) -> SharedSlurm | None:
+    """The way to Slurm of a task that has others beside it, those of its foreach; None for another one."""
+    graph = context.obj.graph
+    has_others = any(graph[step].type == "foreach" for step in graph[given["step_name"]].split_parents)
+    if given["num_parallel"] or not has_others or str(configured("SLURM_ARRAYS")).lower() in ("0", "false"):
+        return None
+    where = (given["login"] or "", os.environ.get("SLURM_CONF", ""), os.environ.get("SLURM_CLUSTERS", ""))
+    return SharedSlurm(slurm, address(context.obj.flow.name, given["run_id"], str(run), *where), run, say)
 
 
 def _wait_before_retry(context: Any, given: dict[str, Any]) -> None:
@@ -211,17 +178,19 @@ def step(**given: Any) -> None:
     run = os.getppid()
     _wait_before_retry(context, given)
     machine: Machine
-    watch, number, follower = None, "", None
+    watch, shared, number, follower, is_interrupted = None, None, "", None, False
     signal.signal(signal.SIGTERM, _terminated)
     try:
         machine = LoginNode(given["login"]) if given["login"] else Machine()
-        client = Client(machine)
-        job = _prepare(context, given, machine)
-        watch = Watch(machine, job.name, job.folder)
-        number = _submit(client, job, echo)
+        slurm = Commands(machine)
+        shared = _shared(context, given, slurm, run, echo)
+        job = _prepare(context, given, machine, shared is not None)
+        watch = Watch(slurm, machine.prefix, job.name, job.folder)
+        number = shared.submit_task(job, machine, watch) if shared else submit(slurm, job.submission(), echo)
         watch.submitted(number)
         echo(f"[{number}] Slurm job {number} is submitted.", "stderr")
-        follower = Follower(machine, number, job.folder, job.num_nodes, echo, job.tolerates_lost_nodes, run)
+        tolerates = job.tolerates_lost_nodes
+        follower = Follower(machine, shared or slurm, number, job.folder, job.num_nodes, echo, tolerates, run)
         follower.follow()
     except SlurmException as error:
         echo(f"{error.headline}: {error.message}", "stderr")
@@ -230,6 +199,7 @@ def step(**given: Any) -> None:
         # Without retries Metaflow tells which step has failed; after this status it tells an internal error.
         sys.exit(step_command.NO_RETRY if is_final and has_retries else 1)
     except (KeyboardInterrupt, SystemExit):
+        is_interrupted = True
         if number:
             follower = None
             echo(f"[{number}] The run ends, and Slurm job {number} with it: it is cancelled.", "stderr")
@@ -238,6 +208,8 @@ def step(**given: Any) -> None:
         # Where this says nothing, the watcher cancels the job.
         if watch is not None and follower is not None and follower.is_over:
             watch.over()
+        if shared is not None and not is_interrupted:
+            shared.close()
 
 
 def _options() -> list[Any]:

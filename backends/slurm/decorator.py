@@ -143,6 +143,8 @@ class SlurmDecorator(StepDecorator):  # type: ignore[misc]
             nodes = int(os.environ.get(environment.NUM_NODES, 1))
             set_joined_tasks(flow, [f"{run_id}/{step_name}/{node}" for node in task_ids(task_id, nodes)])
         values = {name: os.environ.get(variable, "") for name, variable in OF_THE_JOB.items()}
+        if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
+            values["slurm-job-id"] = f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID', '')}"
         metadata.register(
             provider, run_id, step_name, task_id, retry_count, {name: text for name, text in values.items() if text}
         )

@@ -10,8 +10,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ..metaflow_compat.task_environment import shown_line
-from .client import Client, Machine
+from .client.interface import Slurm
+from .client.machine import Machine
 from .exceptions import SlurmDoesNotAnswer, SlurmJobCancelled, SlurmJobFailed, SlurmRefused
+from .job import OUTPUT
 from .states import JobState, end, never_starts, progress
 
 FIRST_STATE_S, MOST_STATE_S = 0.5, 10.0
@@ -62,6 +64,7 @@ class Follower:
     def __init__(
         self,
         machine: Machine,
+        slurm: Slurm,
         job: str,
         folder: str,
         num_nodes: int,
@@ -69,7 +72,7 @@ class Follower:
         tolerates_lost_nodes: bool = False,
         run: int = 0,
     ) -> None:
-        self._machine, self._client = machine, Client(machine)
+        self._machine, self._slurm = machine, slurm
         self._job, self._folder, self._num_nodes, self._echo = job, folder, num_nodes, echo
         self._tolerates, self._run = tolerates_lost_nodes, run
         self._read = {"stdout": 0, "stderr": 0}
@@ -117,7 +120,7 @@ class Follower:
 
     def _state(self) -> JobState | None:
         try:
-            state = self._client.state(self._job)
+            state = self._slurm.state(self._job)
         except SlurmDoesNotAnswer as error:
             if not self._silent:
                 self.say(f"{error.message} The job goes on, and so does the wait for it.")
@@ -143,7 +146,7 @@ class Follower:
             why = never_starts(state)
             self._hopeless_since = (self._hopeless_since or time.monotonic()) if why else None
             if self._hopeless_since and time.monotonic() - self._hopeless_since > HOPELESS_S:
-                self._client.cancel(self._job)
+                self._slurm.cancel(self._job)
                 raise SlurmRefused(f"Slurm job {self._job} {why}. It has been cancelled.")
             return False
         self.is_over = True
@@ -161,11 +164,14 @@ class Follower:
 
     def _with_cause(self, state: JobState) -> JobState:
         """Slurm has OUT_OF_MEMORY as the end of srun's step, and FAILED as that of the job around it."""
-        said = self._machine.read(os.path.join(self._folder, "batch.out")) if state.state == "FAILED" else b""
+        said = self._machine.read(os.path.join(self._folder, OUTPUT)) if state.state == "FAILED" else b""
         return replace(state, state="OUT_OF_MEMORY", reason="") if _OUT_OF_MEMORY.search(said) else state
 
     def _from_exit_file(self) -> JobState:
         """The end of a job that Slurm has forgotten, by the file that its batch script has left."""
+        if "_" in self._job and OUTPUT not in self._machine.names(self._folder):
+            # Slurm gives an element of an array a number of its own, and so a memory, when it starts.
+            return JobState("CANCELLED")
         status = self._machine.read(os.path.join(self._folder, "exit")).decode().strip()
         if status == "0":
             return JobState("COMPLETED")
@@ -188,7 +194,7 @@ class Follower:
             return
         self._show_log(last=True)
         self._show_what_is_left()
-        self._client.cancel(self._job)
+        self._slurm.cancel(self._job)
         failed, grace_s = (
             ("the tasks of all others have", SILENT_S) if "0" in missing else ("node 0's task has", GRACE_S)
         )
@@ -210,7 +216,7 @@ class Follower:
         """What Slurm and srun have printed, and another node's log, where node 0's task has not ended by itself."""
         if "exit-0" in self._machine.names(self._folder):
             return
-        for path in ("batch.out", "srun-0.out"):
+        for path in (OUTPUT, "srun-0.out"):
             text = self._machine.read(os.path.join(self._folder, path)).decode("utf-8", "replace")
             for line in [line for line in text.splitlines() if not _NOISE.search(line)][-LAST_LINES:]:
                 self.say(f"{path}: {line}")

@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from .attributes import Request
+from .client.interface import Submission
+
+OUTPUT = "batch.out"
+"""The file in the job's folder for what the batch script and srun print."""
 
 STORING_S = 15
 """Seconds that the nodes have from the end of node 0's task to store their logs, where others may be lost: srun waits
@@ -49,15 +53,11 @@ class Job:
     unpack: Sequence[str]
     tolerates_lost_nodes: bool = False
 
-    def sbatch(self) -> list[str]:
-        """The command that submits the job; it reads the script from its stdin and prints the job's number."""
-        return [
-            "sbatch",
-            "--parsable",
-            f"--job-name={self.name}",
+    def options(self) -> tuple[str, ...]:
+        """Options of sbatch; tasks for which they are the same can be one array."""
+        return (
             f"--nodes={self.num_nodes}",
             "--ntasks-per-node=1",
-            f"--output={self.folder}/batch.out",
             "--chdir=/",
             # A job that Slurm starts again would have the same attempt of the same task: Metaflow's @retry does that.
             "--no-requeue",
@@ -66,7 +66,11 @@ class Job:
             "--export=NONE",
             *([f"--signal=B:USR1@{self.request.signal_s}"] if self.request.signal_s else []),
             *self.request.options,
-        ]
+        )
+
+    def submission(self) -> Submission:
+        """What Slurm gets."""
+        return Submission(self.name, f"{self.folder}/{OUTPUT}", self.options(), self.script())
 
     def srun(self) -> list[str]:
         """The command that starts the node's tasks, one on each node."""

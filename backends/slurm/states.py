@@ -102,6 +102,16 @@ def parse_scontrol(line: str) -> JobState:
     return JobState(state, field("Reason"), field("ExitCode"), field("NodeList"))
 
 
+def parse_squeue(output: str) -> dict[str, JobState]:
+    """The output of ``squeue --noheader --array --format=%i|%T|%N|%r``, by the jobs' numbers."""
+    found = {}
+    for line in output.splitlines():
+        job, state, nodes, reason = (*line.split("|", 3), "", "", "")[:4]
+        # scontrol prints a reason without blanks.
+        found[job] = JobState(state, "" if reason == "None" else reason.strip().replace(" ", "_"), "", nodes)
+    return found
+
+
 def parse_sacct(line: str) -> JobState:
     """The output of ``sacct -j ID -X -n -P -o State,Reason,ExitCode,NodeList``."""
     parts = [*line.strip().splitlines()[:1], ""][0].split("|")

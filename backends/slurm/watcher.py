@@ -3,8 +3,9 @@
 Metaflow ends the processes that wait for its tasks by SIGKILL, and a run's host may go down with its terminal. The pipe
 to this process closes then, whatever the reason.
 
-It reads lines of JSON from its stdin: first ``{"prefix": [...], "name": ..., "folder": ...}``, then ``{"job": ID}``
-when there is a job, and ``{"over": true}`` when the job has ended by itself.
+It reads lines of JSON from its stdin: first ``{"commands": {...}, "prefix": [...], "name": ..., "folder": ...}``, then
+``{"name": ..., "index": ...}`` where the job will be one of an array, ``{"job": ID}`` when there is a job, and
+``{"over": true}`` when the job has ended by itself.
 """
 
 from __future__ import annotations
@@ -14,38 +15,55 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 GONE_S = 300.0
 """How long the job may take to disappear after it was cancelled: Slurm waits for nodes that do not answer."""
 
+TRIES = 30
+
 LOOK_S = 2.0
 
 
-def call(argv: list[str]) -> tuple[int, str]:
-    """Run a command; its exit status and output."""
+def call(argv: list[str], value: str = "") -> tuple[int, str]:
+    """Run a command, with ``value`` in the place of ``{}``; its exit status and output."""
     try:
-        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [word.replace("{}", value) for word in argv] if value else argv,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return 1, ""
     return done.returncode, done.stdout.strip()
 
 
-def cancel(prefix: list[str], name: str, job: str) -> None:
-    """Cancel the job until Slurm has taken it; without its number, by its name."""
-    which = [job] if job else ["--me", f"--name={name}"]
-    for _ in range(30):
-        if call([*prefix, "scancel", "--quiet", *which])[0] == 0:
-            return
+def cancel(said: dict[str, Any]) -> str:
+    """Cancel the job until Slurm has taken it; without its number, by its name. Returns its number; "" for no job."""
+    for _ in range(TRIES):
+        status, output = (0, said["job"]) if said.get("job") else call(said["commands"]["find"], said["name"])
+        if status == 0:
+            if not output:
+                return ""
+            job = output.split()[0]
+            # Of an array this run's other tasks have the other elements.
+            if not said.get("job") and said.get("index") is not None:
+                job = f"{job}_{said['index']}"
+            if call(said["commands"]["cancel"], job)[0] == 0:
+                return job
         time.sleep(LOOK_S)
+    return str(said.get("job", ""))
 
 
-def wait_until_gone(prefix: list[str], job: str) -> bool:
+def wait_until_gone(commands: dict[str, list[str]], job: str) -> bool:
     """Whether nothing of the job runs any more; waits for :data:`GONE_S` at most."""
     deadline = time.monotonic() + GONE_S
     while time.monotonic() < deadline:
-        status, output = call([*prefix, "squeue", "--noheader", "--format=%T", f"--jobs={job}"])
-        # squeue fails for a job that Slurm has forgotten, and also where the controller does not answer.
-        if not output and (status == 0 or call([*prefix, "squeue", "--noheader", "--me", "--format=%i"])[0] == 0):
+        status, output = call(commands["left"], job)
+        # It fails for a job that Slurm has forgotten, and also where the controller does not answer.
+        if not output and (status == 0 or call(commands["answers"])[0] == 0):
             return True
         time.sleep(LOOK_S)
     return False
@@ -55,17 +73,14 @@ def main() -> None:
     """The command."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    said: dict[str, object] = {}
+    said: dict[str, Any] = {}
     for line in sys.stdin:
         said.update(json.loads(line))
-    if "prefix" not in said:
+    if "commands" not in said:
         return
-    prefix, name, job = said["prefix"], str(said["name"]), str(said.get("job", ""))
-    assert isinstance(prefix, list)
-    if not said.get("over"):
-        cancel(prefix, name, job)
-    if not job or wait_until_gone(prefix, job):
-        folder = str(said["folder"])
+    job = str(said.get("job", "")) if said.get("over") else cancel(said)
+    if not job or wait_until_gone(said["commands"], job):
+        folder, prefix = str(said["folder"]), said["prefix"]
         call([*prefix, "rm", "-rf", "--", folder])
         call([*prefix, "rmdir", "--ignore-fail-on-non-empty", "--", folder.rpartition("/")[0]])  # the run's
 

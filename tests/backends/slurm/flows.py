@@ -1,6 +1,8 @@
-"""The flow that befalls things on Slurm."""
+"""The flows that befall things on Slurm."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 AT_WORK = "AT WORK"
 SAVED = "SAVED"
@@ -68,6 +70,60 @@ def works(folder: object, nodes: int = 3, options: str = "", retries: int = 0) -
     """
     given = {"NODES": nodes, "OPTIONS": options, "RETRIES": retries, "FOLDER": folder}
     text = _WORKS
+    for name, value in given.items():
+        text = text.replace(name, str(value))
+    return text
+
+
+_FANS_OUT = """
+import json, os, time
+from metaflow import FlowSpec, current, retry, slurm, step
+
+class FansOut(FlowSpec):
+    @step
+    def start(self):
+        self.tasks = list(range(TASKS))
+        self.next(self.work, foreach="tasks")
+
+    @retry(times=RETRIES, minutes_between_retries=0)
+    @slurm(OPTIONS)
+    @step
+    def work(self):
+        self.task, self.attempt, self.pathspec = self.input, current.retry_count, current.pathspec
+        print(f"TASK {self.task} of attempt {self.attempt} runs.", flush=True)
+        if self.task in KILLED and not self.attempt:
+            os.kill(os.getpid(), 9)
+        while self.task in HELD and not os.path.exists("FOLDER/go"):
+            time.sleep(0.1)
+        self.next(self.join)
+
+    @step
+    def join(self, inputs):
+        self.found = [[one.task, one.attempt, one.pathspec] for one in inputs]
+        self.next(self.end)
+
+    @step
+    def end(self):
+        print("RESULT", json.dumps(self.found))
+
+if __name__ == "__main__":
+    FansOut()
+"""
+
+
+def fans_out(
+    folder: object,
+    tasks: int,
+    options: str = "",
+    retries: int = 0,
+    killed: Sequence[int] = (),
+    held: Sequence[int] = (),
+) -> str:
+    """A foreach. Each task prints ``TASK i of attempt n runs.``; those ``killed`` get a SIGKILL in the first one, and
+    those ``held`` wait for the file ``go`` in the folder. Its result is of each task its number, attempt and pathspec.
+    """
+    given = {"TASKS": tasks, "OPTIONS": options, "RETRIES": retries, "FOLDER": folder, "KILLED": killed, "HELD": held}
+    text = _FANS_OUT
     for name, value in given.items():
         text = text.replace(name, str(value))
     return text

@@ -8,7 +8,8 @@ from pathlib import Path
 import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
 import pytest
 
-from metaflow_extensions.gang.backends.slurm.client import Machine
+from metaflow_extensions.gang.backends.slurm.client.commands import Commands
+from metaflow_extensions.gang.backends.slurm.client.machine import Machine
 from metaflow_extensions.gang.backends.slurm.follow import GRACE_S, SILENT_S, Follower
 
 
@@ -27,7 +28,7 @@ from metaflow_extensions.gang.backends.slurm.follow import GRACE_S, SILENT_S, Fo
     ],
 )
 def test_when_a_job_is_given_up(tmp_path: Path, ended: dict[int, int], tolerates: bool, after_s: float) -> None:
-    follower = Follower(Machine(), "1", str(tmp_path), 3, lambda text, stream: None, tolerates)
+    follower = Follower(Machine(), Commands(Machine()), "1", str(tmp_path), 3, lambda text, stream: None, tolerates)
     for node, status in ended.items():
         (tmp_path / f"exit-{node}").write_text(f"{status}\n")
     assert follower._give_up_at({f"exit-{node}" for node in ended}, 100.0) == 100.0 + after_s

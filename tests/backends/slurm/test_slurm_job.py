@@ -8,7 +8,7 @@ import metaflow  # noqa: F401 - before what extends it
 import pytest
 
 from metaflow_extensions.gang.backends.slurm.attributes import NAMES, read
-from metaflow_extensions.gang.backends.slurm.client import environment_of_commands
+from metaflow_extensions.gang.backends.slurm.client.machine import environment_of_commands
 from metaflow_extensions.gang.backends.slurm.exceptions import SlurmException
 from metaflow_extensions.gang.backends.slurm.job import Job
 from metaflow_extensions.gang.backends.slurm.node_task import task_environment
@@ -48,7 +48,7 @@ def test_what_cannot_be_meant_is_refused(given: dict[str, Any], said: str) -> No
 
 def test_a_job_does_not_get_the_environment_of_its_run_and_is_not_started_again() -> None:
     job = Job("F/1/s/2/0", "/shared/a b", "/usr/bin/python3", 3, read(attributes(signal=20)), ["true"])
-    assert {"--export=NONE", "--no-requeue", "--nodes=3", "--signal=B:USR1@20"} <= set(job.sbatch())
+    assert {"--export=NONE", "--no-requeue", "--nodes=3", "--signal=B:USR1@20"} <= set(job.submission().words())
     assert {"--mpi=none", "--kill-on-bad-exit=0", "--wait=0", "--ntasks=3"} <= set(job.srun())
     assert "cd '/shared/a b' && " in job.script()
     assert "--no-kill" not in (*job.sbatch(), *job.srun()) and "status=$(cat" not in job.script()

@@ -7,9 +7,10 @@ from pathlib import Path
 import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
 import pytest
 
-from metaflow_extensions.gang.backends.slurm import cli
+from metaflow_extensions.gang.backends.slurm import submission
 from metaflow_extensions.gang.backends.slurm.attributes import read, with_defaults
-from metaflow_extensions.gang.backends.slurm.client import Client, Machine
+from metaflow_extensions.gang.backends.slurm.client.commands import Commands
+from metaflow_extensions.gang.backends.slurm.client.machine import Machine
 from metaflow_extensions.gang.backends.slurm.job import Job
 
 # What Slurm's commands print where the controller is busy: the first sbatch waits too long for an answer.
@@ -34,9 +35,10 @@ def test_a_job_is_not_submitted_again_where_slurm_has_taken_it(
         (tmp_path / name).chmod(0o755)
     (tmp_path / "taken").write_text(taken)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    monkeypatch.setattr(cli, "TRY_AGAIN_S", 0.0)
+    monkeypatch.setattr(submission, "TRY_AGAIN_S", 0.0)
     job = Job("Flow/1/start/2/0", str(tmp_path), "python3", 1, read(with_defaults({})), ())
     said: list[str] = []
-    assert cli._submit(Client(Machine()), job, lambda text, stream: said.append(text)) == number
+    slurm = Commands(Machine())
+    assert submission.submit(slurm, job.submission(), lambda text, stream: said.append(text)) == number
     assert len((tmp_path / "calls").read_text().splitlines()) == submissions
     assert len(said) == 1 and "The submission is tried again" in said[0]

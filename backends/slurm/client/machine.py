@@ -1,26 +1,17 @@
-"""Slurm's commands and the job's folder, on this machine where that is a login node, or on one over SSH."""
+"""The machine on which Slurm's commands run and the job's folder is: this one, where it is a login node."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 
-from .exceptions import SlurmDoesNotAnswer, SlurmException, SlurmRefused
-from .states import JobState, parse_sacct, parse_scontrol
+from ..exceptions import SlurmDoesNotAnswer, SlurmException
 
 ANSWER_S = 120.0
 """The longest that a command of Slurm's may take; its own retries of a busy controller take up to a minute."""
-
-_NO_ANSWER = re.compile(
-    r"Unable to contact|Connection refused|connect failure|timed out|Socket|Zero Bytes|temporarily|Transport endpoint"
-    r"|Connection (?:closed|reset)|Could not resolve",
-    re.IGNORECASE,
-)
-"""What Slurm's commands, and ssh, print where nobody answers."""
 
 _KEPT = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
 """Variables of a run inside a job of its own describe that job, but for these."""
@@ -97,6 +88,11 @@ class Machine:
         except OSError as error:
             raise SlurmException(f"The job's folder {folder} cannot be made: {error}.") from None
 
+    def touch(self, path: str) -> None:
+        """Make an empty file; no error where its folder is gone."""
+        with contextlib.suppress(OSError):
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+
     def names(self, folder: str) -> list[str]:
         """The files in a folder, as they are now on the machine that keeps them."""
         with contextlib.suppress(OSError):
@@ -125,54 +121,3 @@ def _make(folder: str) -> None:
         except FileNotFoundError:
             if last:
                 raise
-
-
-class Client:
-    """What this backend asks of Slurm."""
-
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
-
-    def submit(self, sbatch: Sequence[str], script: str) -> str:
-        """Submit a job; returns its number.
-
-        Raises
-        ------
-        SlurmRefused
-            Slurm does not take the job; the message is sbatch's own.
-        SlurmDoesNotAnswer
-        """
-        status, output, complaint = self._machine.run(sbatch, script.encode())
-        if status == 0:
-            return output.decode().strip().partition(";")[0]
-        said = " ".join(line.removeprefix("sbatch: ").removeprefix("error: ") for line in complaint.splitlines())
-        if _NO_ANSWER.search(said):
-            raise SlurmDoesNotAnswer(f"sbatch on {self._machine.where}: {said}")
-        raise SlurmRefused(f"sbatch: {said or f'exit status {status}'}")
-
-    def find(self, name: str) -> str:
-        """The number of this user's job of this name; "" where Slurm has none. Raises SlurmDoesNotAnswer."""
-        status, output, complaint = self._machine.run(
-            ["squeue", "--noheader", "--me", "--states=all", f"--name={name}", "--format=%A"]
-        )
-        if status:
-            raise SlurmDoesNotAnswer(f"squeue on {self._machine.where}: {complaint}")
-        return [*output.decode().split(), ""][0]
-
-    def state(self, job: str) -> JobState:
-        """What Slurm says about a job. Raises SlurmDoesNotAnswer."""
-        status, output, complaint = self._machine.run(["scontrol", "--oneliner", "show", "job", job])
-        if status == 0 and output.strip():
-            return parse_scontrol(output.decode("utf-8", "replace").splitlines()[0])
-        if "Invalid job id" not in complaint:
-            raise SlurmDoesNotAnswer(f"scontrol on {self._machine.where}: {complaint}")
-        # The controller forgets jobs after MinJobAge; where the site keeps accounts, those remember.
-        status, output, _ = self._machine.run(
-            ["sacct", "-j", job, "-X", "-n", "-P", "-o", "State,Reason,ExitCode,NodeList"]
-        )
-        return parse_sacct(output.decode("utf-8", "replace")) if status == 0 else JobState("")
-
-    def cancel(self, job: str) -> None:
-        """Cancel a job; no error where it is over."""
-        with contextlib.suppress(SlurmException):
-            self._machine.run(["scancel", "--quiet", job])

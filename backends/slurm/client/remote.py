@@ -9,8 +9,8 @@ import tarfile
 import tempfile
 from collections.abc import Mapping, Sequence
 
-from .client import Machine
-from .exceptions import SlurmDoesNotAnswer, SlurmException
+from ..exceptions import SlurmDoesNotAnswer, SlurmException
+from .machine import Machine
 
 KEEP_S = 60
 """How long the connection, which all commands of this user share, stays open after the last command."""
@@ -67,6 +67,9 @@ class LoginNode(Machine):
                 tar.addfile(entry, io.BytesIO(content))
         script = 'rm -rf -- "$1" && mkdir -p -- "$1" && chmod 700 -- "$1" && tar -x --no-same-owner -C "$1"'
         self._output(["sh", "-c", script, "sh", folder], archive.getvalue())
+
+    def touch(self, path: str) -> None:
+        self.run(["touch", path])
 
     def names(self, folder: str) -> list[str]:
         status, output, _ = self.run(["ls", folder])

@@ -1,0 +1,1 @@
+"""What @slurm asks of Slurm, and where it asks: by commands here or over SSH."""

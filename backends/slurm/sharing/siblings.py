@@ -1,0 +1,44 @@
+"""Which processes of a run will submit a task soon: those that it has just started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+SOON_S = 20.0
+"""How long after its start a process is expected to submit its task. One of a @retry may sleep for minutes before."""
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def starting(run: int, steps: set[str]) -> set[int]:
+    """Pids of the run's young processes ``slurm step STEP`` of these steps; none where the kernel does not tell."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        with open("/proc/uptime") as file:
+            uptime_s = float(file.read().split()[0])
+        return {pid for pid in _children(run) if _step(pid) in steps and uptime_s - _started_s(pid) < SOON_S}
+    return set()
+
+
+def _children(pid: int) -> Iterator[int]:
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{thread}/children") as file:
+            yield from map(int, file.read().split())
+
+
+def _step(pid: int) -> str:
+    """The step whose task a process is for; "" for another process."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
+        words = file.read().decode("utf-8", "replace").split("\0")
+        for index in range(len(words) - 2):
+            if words[index : index + 2] == ["slurm", "step"]:
+                return words[index + 2]
+    return ""
+
+
+def _started_s(pid: int) -> float:
+    """Seconds from the machine's start to that of the process; a process that has ended counts as one of old."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/stat") as file:
+        return int(file.read().rpartition(")")[2].split()[19]) / _TICKS
+    return 0.0
