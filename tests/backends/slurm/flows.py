@@ -86,7 +86,7 @@ class FansOut(FlowSpec):
         self.next(self.work, foreach="tasks")
 
     @retry(times=RETRIES, minutes_between_retries=0)
-    @slurm(OPTIONS)
+    @slurm
     @step
     def work(self):
         self.task, self.attempt, self.pathspec = self.input, current.retry_count, current.pathspec
@@ -111,18 +111,11 @@ if __name__ == "__main__":
 """
 
 
-def fans_out(
-    folder: object,
-    tasks: int,
-    options: str = "",
-    retries: int = 0,
-    killed: Sequence[int] = (),
-    held: Sequence[int] = (),
-) -> str:
+def fans_out(folder: object, tasks: int, retries: int = 0, killed: Sequence[int] = (), held: Sequence[int] = ()) -> str:
     """A foreach. Each task prints ``TASK i of attempt n runs.``; those ``killed`` get a SIGKILL in the first one, and
     those ``held`` wait for the file ``go`` in the folder. Its result is of each task its number, attempt and pathspec.
     """
-    given = {"TASKS": tasks, "OPTIONS": options, "RETRIES": retries, "FOLDER": folder, "KILLED": killed, "HELD": held}
+    given = {"TASKS": tasks, "RETRIES": retries, "FOLDER": folder, "KILLED": killed, "HELD": held}
     text = _FANS_OUT
     for name, value in given.items():
         text = text.replace(name, str(value))

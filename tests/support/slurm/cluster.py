@@ -259,6 +259,10 @@ class Slurm:
         chosen = [f"--states={','.join(states)}"] if states else []
         return self.run("squeue", "--noheader", "--format=%A", *chosen).split()
 
+    def elements(self, state: str) -> list[str]:
+        """The jobs in this state, those of arrays as ARRAY_INDEX."""
+        return self.run("squeue", "--noheader", "--array", "--format=%i", f"--states={state}").split()
+
     def job(self, number: str) -> dict[str, str]:
         """What Slurm knows of a job, as ``scontrol show job`` names it; empty where it knows, or says, nothing."""
         return dict(re.findall(r"(\S+?)=(\S*)", self.run("scontrol", "--oneliner", "show", "job", number, check=False)))
