@@ -40,7 +40,8 @@ QUICK_TESTS := $(addprefix tests/,core/machine core/storage core/remote_shell co
 
 # What the tests run besides Python. (Their servers, redis's and Slurm's, are started by tests, not by the packages.)
 SYSTEM_PACKAGES := findutils g++ gcc git iproute2 libc6-dev libopenmpi-dev munge openmpi-bin openssh-client openssh-server pdsh \
-	procps redis-server slurm-client slurmctld slurmd sysvinit-utils util-linux
+	procps redis-server slurm-client slurm-wlm-jwt-plugin slurmctld slurmd \
+	slurmrestd sysvinit-utils util-linux
 
 .PHONY: demo test test-more test-quick backends docs lint coverage test-all release chaos clean package types system
 .NOTPARALLEL:

@@ -15,10 +15,9 @@ from ..metaflow_compat import code_package, step_command, task_environment
 from ..metaflow_compat.step_command import click
 from . import node_task
 from .attributes import NAMES, Request, read
-from .client.commands import Commands
+from .client.choice import choose
 from .client.interface import Slurm
 from .client.machine import Machine
-from .client.remote import LoginNode
 from .decorator import FOLDER
 from .exceptions import SlurmException, SlurmRefused
 from .follow import Follower
@@ -177,12 +176,10 @@ def step(**given: Any) -> None:
 
     run = os.getppid()
     _wait_before_retry(context, given)
-    machine: Machine
     watch, shared, number, follower, is_interrupted = None, None, "", None, False
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        machine = LoginNode(given["login"]) if given["login"] else Machine()
-        slurm = Commands(machine)
+        machine, slurm = choose(given["login"] or "")
         shared = _shared(context, given, slurm, run, echo)
         job = _prepare(context, given, machine, shared is not None)
         watch = Watch(slurm, machine.prefix, job.name, job.folder)

@@ -17,6 +17,7 @@ present() {
     procps) command -v ps ;;
     python3-venv) "${PYTHON:-python3}" -c 'import ensurepip, venv' ;;
     slurm-client) command -v sbatch ;;
+    slurm-wlm-jwt-plugin) test -e /usr/lib/*/slurm-wlm/auth_jwt.so ;;
     sysvinit-utils) command -v killall5 ;;
     util-linux) command -v unshare ;;
     *) command -v "$1" ;;

@@ -10,7 +10,7 @@ from ..states import JobState, parse_sacct, parse_scontrol, parse_squeue
 from .interface import Submission
 from .machine import Machine
 
-_NO_ANSWER = re.compile(
+NO_ANSWER = re.compile(
     r"Unable to contact|Connection refused|connect failure|timed out|Socket|Zero Bytes|temporarily|Transport endpoint"
     r"|Connection (?:closed|reset)|Could not resolve",
     re.IGNORECASE,
@@ -29,7 +29,7 @@ class Commands:
         if status == 0:
             return output.decode().strip().partition(";")[0]
         said = " ".join(line.removeprefix("sbatch: ").removeprefix("error: ") for line in complaint.splitlines())
-        if _NO_ANSWER.search(said):
+        if NO_ANSWER.search(said):
             raise SlurmDoesNotAnswer(f"sbatch on {self._machine.where}: {said}")
         raise SlurmRefused(f"sbatch: {said or f'exit status {status}'}")
 

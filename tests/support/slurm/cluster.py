@@ -62,6 +62,7 @@ SlurmdTimeout={lost_node_s}
 SlurmctldTimeout=10
 BatchStartTimeout=120
 KillWait=10
+BatchStartTimeout=60
 MinJobAge=300
 PreemptType=preempt/partition_prio
 PreemptMode=CANCEL
@@ -210,8 +211,8 @@ class Slurm:
                     with contextlib.suppress(OSError):
                         os.rmdir(folder)
 
-    def _start(self, host: Host, *argv: str) -> Daemon:
-        daemon = Daemon(host, argv, self.env, self.folder / f"{argv[0]}-{host.name}.out")
+    def _start(self, host: Host, *argv: str, **env: str) -> Daemon:
+        daemon = Daemon(host, argv, {**self.env, **env}, self.folder / f"{argv[0]}-{host.name}.out")
         self._daemons[daemon.name] = daemon
         return daemon
 
@@ -233,6 +234,13 @@ class Slurm:
     def start_node(self, node: int) -> Daemon:
         """Start the slurmd of a node."""
         return self._start(self.hosts[node], "slurmd", "-D", "-N", self.hosts[node].name)
+
+    def start_rest(self, where: str, *options: str, **env: str) -> Daemon:
+        """Start slurmrestd beside the controller, on ``unix:PATH`` or ``ADDRESS:PORT``, and wait until it listens."""
+        daemon = self._start(self.hosts[0], "slurmrestd", *options, "-s", "openapi/v0.0.38", where, **env)
+        kind, name = ("-xl", where.removeprefix("unix:")) if where.startswith("unix:") else ("-tln", where)
+        self._wait(lambda: name in self.run("ss", kind), READY_S, "slurmrestd does not listen")
+        return daemon
 
     @property
     def controller(self) -> Daemon:
