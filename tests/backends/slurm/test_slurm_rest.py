@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
 import pytest
+from support.machine.accounts import open_folder
 from support.requirements import require_tool
 
 from ..workplace import RUN_S, result
@@ -57,16 +62,6 @@ def test_sigkill_of_the_run_cancels_the_job(slurm: Slurms) -> None:
     gang.place.wait_gone(since, "SIGKILL of the run")
 
 
-def test_scancel_is_told(slurm: Slurms) -> None:
-    gang = at_work(with_rest(slurm(3)))
-    since = time.monotonic()
-    gang.place.slurm.run("scancel", gang.job)
-    assert gang.wait_over(since, "scancel", WITHIN_S) == "CANCELLED"
-    gang.run.fails(RUN_S)
-    assert f"Slurm job {gang.job} was cancelled" in gang.run.output, gang.run.dump()
-    gang.place.wait_gone(since, "scancel")
-
-
 def test_the_tasks_of_a_foreach_are_an_array(slurm: Slurms) -> None:
     place = with_rest(slurm(2))
     run = place.run(fans_out(place.folder, 4, retries=1, killed=(1,)))
@@ -74,6 +69,48 @@ def test_the_tasks_of_a_foreach_are_an_array(slurm: Slurms) -> None:
     assert [one[:2] for one in result(run)] == [[0, 0], [1, 1], [2, 0], [3, 0]], run.dump()
     assert "_1] TASK" in run.output, run.dump()
     place.wait_gone(time.monotonic(), "after an array")
+
+
+_ASKS = """
+import json, sys, metaflow
+from metaflow_extensions.gang.backends.slurm.client.interface import Submission
+from metaflow_extensions.gang.backends.slurm.client.rest import Rest
+slurm = Rest(sys.argv[1])
+options = ("--nodes=2", "--ntasks-per-node=1", "--chdir=/", "--time=50", "--mem=100M", "--signal=B:USR1@30")
+job = slurm.submit(Submission("F/1/s/2/0", "/dev/null", options, "#!/bin/sh\\nsleep 1000\\n"))
+states = []
+while states[-1:] != ["RUNNING"]:
+    states.append(slurm.state(job).state)
+found = [slurm.find("F/1/s/2/0") == job, slurm.find("F/1/s/3/0"), slurm.states()[job].nodes, slurm.state("4711").state]
+slurm.cancel(job)
+while states[-1] in ("RUNNING", "COMPLETING"):
+    states.append(slurm.state(job).state)
+print(json.dumps([job, states[-1], found]))
+"""
+
+
+def test_a_token_says_who_asks_at_an_url(slurm: Slurms, tmp_path: Path) -> None:
+    """It is no token of root's, for whom slurmrestd takes none, and slurmrestd is not root's either."""
+    require_tool("slurmrestd", "slurmrestd")
+    key = tmp_path / "key"
+    key.write_bytes(os.urandom(32))
+    key.chmod(0o600)
+    place = slurm(2, settings=f"AuthAltTypes=auth/jwt\nAuthAltParameters=jwt_key={key}\n")
+    with open_folder() as folder:
+        conf = folder / "slurm.conf"
+        conf.write_text((place.slurm.folder / "slurm.conf").read_text())
+        of_nobody = ("-a", "rest_auth/jwt", "-u", "nobody", "-g", "nogroup")
+        place.slurm.start_rest("127.0.0.1:6820", *of_nobody, SLURM_JWT="daemon", SLURM_CONF=str(conf))
+    token = place.slurm.run("scontrol", "token", "username=nobody", "lifespan=600").strip().partition("=")[2]
+    argv = [sys.executable, "-c", _ASKS, "http://127.0.0.1:6820"]
+    asked = place.hosts[0].run(argv, env={**place.env, "SLURM_JWT": token}, check=False, timeout=RUN_S)
+    assert asked.returncode == 0, asked.stderr
+    job, state, found = json.loads(asked.stdout)
+    assert state == "CANCELLED" and found == [True, "", "gang[1-2]", ""], found
+    assert place.slurm.job(job)["TimeLimit"] == "00:50:00" and place.slurm.job(job)["UserId"].startswith("nobody(")
+    stranger = place.hosts[0].run(argv, env=place.env, check=False, timeout=RUN_S)
+    assert "does not know who asks: set SLURM_JWT to a token" in stranger.stderr, stranger.stderr
+    place.wait_gone(time.monotonic(), "after a cancelled job")
 
 
 def test_what_slurmrestd_cannot_be_told_is_refused(slurm: Slurms) -> None:
