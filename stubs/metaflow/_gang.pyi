@@ -1278,7 +1278,8 @@ def slurm(step: _Step, /) -> _Step:
     executable : str, optional, default None
         Python of the nodes; by default the one that runs the flow.
     login : str, optional, default None
-        Login node to submit from over SSH (`user@host`), where the run is elsewhere.
+        Login node to submit from over SSH (`user@host`), where the run is elsewhere; or slurmrestd
+        (`unix:///path/of/socket`, `http://host:port` with a token in SLURM_JWT).
     folder : str, optional, default None
         Folder for the files of jobs, which all nodes have to see. By default inside the local datastore.
     """
@@ -1336,7 +1337,8 @@ def slurm(
     executable : str, optional, default None
         Python of the nodes; by default the one that runs the flow.
     login : str, optional, default None
-        Login node to submit from over SSH (`user@host`), where the run is elsewhere.
+        Login node to submit from over SSH (`user@host`), where the run is elsewhere; or slurmrestd
+        (`unix:///path/of/socket`, `http://host:port` with a token in SLURM_JWT).
     folder : str, optional, default None
         Folder for the files of jobs, which all nodes have to see. By default inside the local datastore.
     """
