@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-SOON_S = 20.0
+SOON_S = 60.0
 """How long after its start a process is expected to submit its task. One of a @retry may sleep for minutes before."""
 
 _TICKS = os.sysconf("SC_CLK_TCK")

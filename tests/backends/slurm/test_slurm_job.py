@@ -51,14 +51,14 @@ def test_a_job_does_not_get_the_environment_of_its_run_and_is_not_started_again(
     assert {"--export=NONE", "--no-requeue", "--nodes=3", "--signal=B:USR1@20"} <= set(job.submission().words())
     assert {"--mpi=none", "--kill-on-bad-exit=0", "--wait=0", "--ntasks=3"} <= set(job.srun())
     assert "cd '/shared/a b' && " in job.script()
-    assert "--no-kill" not in (*job.sbatch(), *job.srun()) and "status=$(cat" not in job.script()
+    assert "--no-kill" not in (*job.submission().words(), *job.srun()) and "status=$(cat" not in job.script()
     kept = environment_of_commands({"PATH": "/bin", "SLURM_CONF": "c", "SLURM_JOB_ID": "1", "METAFLOW_GANG_ID": "x"})
     assert kept == {"PATH": "/bin", "SLURM_CONF": "c"}
 
 
 def test_a_job_that_does_without_lost_nodes_ends_as_node_0s_task_does() -> None:
     job = Job("F/1/s/2/0", "/shared/a b", "/usr/bin/python3", 3, read(attributes()), ["true"], True)
-    assert "--no-kill" in job.sbatch() and "--no-kill" in job.srun() and "--wait=0" in job.srun()
+    assert "--no-kill" in job.submission().words() and "--no-kill" in job.srun() and "--wait=0" in job.srun()
     assert "status=$(cat '/shared/a b/exit-0')" in job.script()
 
 
