@@ -15,10 +15,10 @@ import pytest
 from support.processes import Process, send_signal
 from support.remote import RemoteTask
 
-from ..workplace import RUN_S, result
-from .flows import fans_out
-from .place import SlurmPlace
-from .place import slurm as slurm
+from ...workplace import RUN_S, result
+from ..flows import fans_out
+from ..place import SlurmPlace
+from ..place import slurm as slurm
 
 pytestmark = pytest.mark.slow
 
