@@ -15,6 +15,9 @@ from .machine import Machine
 KEEP_S = 60
 """How long the connection, which all commands of this user share, stays open after the last command."""
 
+LONGEST_FOLDER = 48
+"""Bytes of the path to the connection's socket: a socket's has 107 at most, of which ssh takes 58 for its name."""
+
 
 class LoginNode(Machine):
     """Another machine, on which Slurm's commands and the job's folder are."""
@@ -23,8 +26,10 @@ class LoginNode(Machine):
 
     def __init__(self, login: str) -> None:
         self.where = login
-        # A short path: that of a socket has 108 bytes at most.
-        sockets = os.path.join(tempfile.gettempdir(), f"metaflow-slurm-{os.getuid()}")
+        own = f"metaflow-slurm-{os.getuid()}"
+        sockets = os.path.join(tempfile.gettempdir(), own)
+        if len(os.fsencode(sockets)) > LONGEST_FOLDER:
+            sockets = os.path.join("/tmp", own)
         os.makedirs(sockets, mode=0o700, exist_ok=True)
         if os.stat(sockets).st_uid != os.getuid():
             raise SlurmException(f"{sockets} is another user's: set TMPDIR to a folder of your own.")
