@@ -44,7 +44,7 @@ class Wide(FlowSpec):
 
     @step
     def join(self, inputs):
-        assert [one.square for one in inputs] == [task ** 2 for task in range(len(inputs))]
+        assert all(one.square == task ** 2 for task, one in enumerate(inputs))
         self.next(self.end)
 
     @step
