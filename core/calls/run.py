@@ -16,6 +16,8 @@ from typing import Any
 from ..dry_run.call import planning
 from ..exceptions import BadAttribute, GangException, PortTaken, ProcessFailed
 from ..gang.gang import Gang
+from ..gang.launch_plan import LaunchPlan
+from ..gang.programs import pause_ranks
 from ..gang.restarts import NO_RESTARTS, RestartPolicy
 from ..gang.spares.worlds import Worlds
 from ..gang.tries import Again, Tries
@@ -212,6 +214,7 @@ class Runs:
         is_ours: bool,
         node: int = 0,
         where: str = "",
+        would_be: Callable[[PortTry], LaunchPlan] | None = None,
     ) -> None:
         """Launch on every node, on other ports of node ``node`` where foreign programs take those that were chosen, and
         again where ranks fail that may be started again. Every node must call it.
@@ -229,6 +232,8 @@ class Runs:
             Where the port is.
         where : str
             What a message calls the place of a failed process; this node where "".
+        would_be : callable, optional
+            Makes the plan that a node without ranks would have if it got some, for interpreters that wait.
 
         Raises
         ------
@@ -246,8 +251,13 @@ class Runs:
             may_be_taken = is_ours and ports < PORT_TRIES
             again = tries.has_restarts
             attempt = PortTry(port, may_be_taken, key, again, tries.variables(), again and self._policy.warm)
+            waits = attempt.warm and self.place is None and would_be is not None and planned is None
+            if waits and would_be is not None:
+                pause_ranks(self.gang._link, would_be(attempt))
             try:
                 tries.run(partial(start, attempt))
+                if waits:
+                    pause_ranks(self.gang._link, None)
                 return
             except PortTaken:
                 ports += 1

@@ -56,6 +56,14 @@ def run_to_their_end(link: Link, plan: LaunchPlan) -> list[ProcessResult]:
     ]
 
 
+def pause_ranks(link: Link, plan: LaunchPlan | None) -> None:
+    """Have interpreters wait on this node, which has no ranks and may get those of ``plan``, where that is ``warm``;
+    None ends them.
+    """
+    if plan is None or plan.warm:
+        link.request("pause-ranks", plan=None if plan is None else plan.to_json())
+
+
 def start_in_background(link: Link, node_index: int, process: Process, ready: str, timeout: float, shown: bool) -> None:
     """Have the guard start ``process`` and wait until it is ready; see :meth:`Gang.start`, which has the parameters.
 

@@ -14,6 +14,7 @@ from ...core.calls.run import PortTry, Runs
 from ...core.dry_run.call import planning, show_instead
 from ...core.exceptions import BadAttribute
 from ...core.gang.gang import Gang, offered
+from ...core.gang.launch_plan import LaunchPlan
 from ...core.gang.restarts import NO_RESTARTS, RestartPolicy
 from ...core.gang.shares import own_neuron_cores
 from ...core.gang.spares.worlds import Worlds
@@ -152,20 +153,16 @@ class TorchrunExecutor:
         answers = runs.agree({**own, "port": runs.port(wanted_port, first=offered_port)}, tuple(ALIKE), differ)
         environ = {**os.environ, **self._variables(threads=launcher == "direct" and nproc > 1)}
 
-        def nprocs() -> tuple[int, ...]:
-            return tuple(answers[node]["nproc"] for node in runs.nodes)
+        def nprocs(nodes: Sequence[int]) -> tuple[int, ...]:
+            return tuple(answers[node]["nproc"] for node in nodes)
 
-        def start(attempt: PortTry) -> None:
-            rank = runs.nodes.index(gang.node_index)
-            self.torchrun_args.update(
-                master_port=attempt.port, nproc_per_node=nproc, nnodes=len(runs.nodes), node_rank=rank
-            )
+        def plan_of(attempt: PortTry, nodes: tuple[int, ...]) -> LaunchPlan:
             job = Job(
                 entrypoint=what.target,
                 arguments=what.arguments,
                 options=options,
-                nprocs=nprocs(),
-                node_index=rank,
+                nprocs=nprocs(nodes),
+                node_index=nodes.index(gang.node_index),
                 main_address=gang.main_address,
                 port=attempt.port,
                 port_is_ours=attempt.is_ours,
@@ -176,12 +173,20 @@ class TorchrunExecutor:
                 restartable=attempt.restartable,
                 restart=attempt.variables,
                 warm=attempt.warm,
-                nodes=runs.nodes if runs.has_spares else (),
+                nodes=nodes if runs.has_spares else (),
             )
-            gang.launch(plan(job))
+            return plan(job)
 
-        runs.launch(start, what, answers[0]["port"], is_ours=wanted_port is None)
-        return nprocs()
+        def start(attempt: PortTry) -> None:
+            rank, size = runs.nodes.index(gang.node_index), len(runs.nodes)
+            self.torchrun_args.update(master_port=attempt.port, nproc_per_node=nproc, nnodes=size, node_rank=rank)
+            gang.launch(plan_of(attempt, runs.nodes))
+
+        def would_be(attempt: PortTry) -> LaunchPlan:
+            return plan_of(attempt, (*runs.nodes, gang.node_index))
+
+        runs.launch(start, what, answers[0]["port"], is_ours=wanted_port is None, would_be=would_be)
+        return nprocs(runs.nodes)
 
     def _check_master_addr(self, options: Options) -> None:
         given = options.values.get("master_addr")

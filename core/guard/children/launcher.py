@@ -66,6 +66,11 @@ class Launcher:
         """Marks the node's processes."""
         return self._owner.name
 
+    def pause(self, plan: Header | None) -> None:
+        """Have interpreters wait for a plan; see :meth:`Work.pause`."""
+        if plan is None or not self.refusal():
+            self._work.pause(self._owner.name, plan)
+
     def launch(
         self,
         plan: Header,

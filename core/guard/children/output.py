@@ -142,6 +142,10 @@ class Labelled:
         self._held = bytearray()
         self._shown_at = float("-inf")
 
+    def relabel(self, label: str) -> None:
+        """Have what is written from now on another label."""
+        self._label = label.encode()
+
     def write(self, data: bytes) -> None:
         self._held += data
         out: list[bytes] = []

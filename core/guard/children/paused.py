@@ -52,10 +52,11 @@ class PausedRank(Child):
         read, self._job = os.pipe()
         self.ready, told = os.pipe()
         label = spec.get("label", "")
+        self._labelled = [Labelled(out, label), Labelled(err, label)] if label else []
 
         def console(stream: str) -> list[Sink]:
-            fd = out if stream == "stdout" else err
-            return [Labelled(fd, label) if label else Raw(fd)]
+            number = 0 if stream == "stdout" else 1
+            return [self._labelled[number] if label else Raw((out, err)[number])]
 
         paused = {
             **spec,
@@ -78,6 +79,8 @@ class PausedRank(Child):
 
     def begin(self, spec: dict[str, Any]) -> bool:
         """Become the rank of ``spec``; False where that cannot be told."""
+        for sink in self._labelled:
+            sink.relabel(spec["label"])
         job = json.dumps({"arguments": spec["argv"][_COMMAND:], "env": spec["env"]}).encode()
         os.set_blocking(self._job, False)
         try:
@@ -96,8 +99,8 @@ class PausedRank(Child):
 
 
 def place_of(spec: dict[str, Any]) -> tuple[object, ...]:
-    """What a paused interpreter cannot change any more."""
-    return spec.get("rank"), tuple(spec["argv"][:_COMMAND]), spec.get("cwd"), spec.get("label")
+    """What a paused interpreter cannot change any more; it may be another rank than the one before."""
+    return tuple(spec["argv"][:_COMMAND]), spec.get("cwd"), bool(spec.get("label"))
 
 
 class PausedRanks:
@@ -114,7 +117,9 @@ class PausedRanks:
         self._timer: Timer | None = None
 
     def prepare(self, plan: dict[str, Any]) -> None:
-        """The ranks of ``plan`` have been started: have interpreters for the next try, a while from now."""
+        """The ranks of ``plan`` have been started, or are those that this node may get: have interpreters for the next
+        try, a while from now.
+        """
         self.end()
         self._module, self._to_come = plan["warm"], list(plan["processes"])
         self._timer = self._loop.call_later(AFTER_S, self._next)

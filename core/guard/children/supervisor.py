@@ -109,6 +109,13 @@ class Work:
         launch.on_unkillable = self._say_unkillable
         return launch
 
+    def pause(self, owner: str, plan: Header | None) -> None:
+        """This node waits to run ``plan``, whose interpreters wait with it; None where it does not wait any more."""
+        if plan is not None:
+            self._pause_ranks(owner).prepare(plan)
+        elif self._paused is not None:
+            self._paused.end()
+
     def _pause_ranks(self, owner: str) -> PausedRanks:
         if self._paused is None:
             from .paused import PausedRanks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ END_S = 30.0
 SCRIPT = """
 import os, sys, time
 rank, number = os.environ["RANK"], os.environ["TRY"]
+print("here", flush=True)
 with open(f"{sys.argv[1]}/{rank}-{number}", "w") as file:
     file.write(f"{'this' in sys.modules} {os.getpid()} {sys.stdin.read()!r}")
 if number == "0":
@@ -52,20 +54,38 @@ class Guard:
         """What the hub has every guard do."""
         self.work.cancel(key)
 
-    def launch(self, number: int) -> None:
+    def plan(self, number: int, first: int = 0, label: str = "") -> dict[str, Any]:
         ranks = [
             {
                 "argv": [sys.executable, "-u", RANK_MAIN, "--script", str(self.folder / "rank.py"), str(self.folder)],
                 "env": {"RANK": str(rank), "TRY": str(number)},
                 "title": f"rank {rank}",
                 "rank": rank,
+                "label": label and f"[{label} {rank}] ",
                 "error_file": str(self.folder / f"error-{number}-{rank}"),
                 "records_exceptions": True,
             }
-            for rank in range(2)
+            for rank in range(first, first + 2)
         ]
-        plan: dict[str, Any] = {"key": f"try-{number}", "restartable": True, "warm": self.warm, "processes": ranks}
-        self.work.launch("guard", 3, plan, self.ended)
+        return {"key": f"try-{number}", "restartable": True, "warm": self.warm, "processes": ranks}
+
+    def launch(self, number: int, label: str = "") -> None:
+        self.work.launch("guard", 3, self.plan(number, label=label), self.ended)
+
+    def until_all_wait(self) -> set[int]:
+        """Until two interpreters have imported all; their processes."""
+        end = time.monotonic() + END_S
+
+        def look() -> None:
+            if len([one for one in paused_ones(self) if one.ready < 0]) == 2:
+                self.loop.stop()
+            else:
+                assert time.monotonic() < end, "nobody waits"
+                self.loop.call_later(0.05, look)
+
+        self.loop.call_later(0.05, look)
+        self.loop.run()
+        return {one.pid for one in paused_ones(self)}
 
     def ended(self, launch: Launch) -> None:
         self.done.append(launch)
@@ -167,3 +187,29 @@ def test_a_stall_ends_the_launch_and_not_the_gang(guard: Guard) -> None:
     assert ended == [True]
     assert [failure.kind for failure in launch.evidence()[0]] == ["stall"]
     assert not guard.failures
+
+
+@pytest.mark.parametrize("guard", ["this"], indirect=True)
+def test_a_node_without_ranks_has_interpreters_for_whichever_it_gets(
+    guard: Guard, capfd: pytest.CaptureFixture[str]
+) -> None:
+    guard.work._out = 1
+    guard.work.pause("guard", guard.plan(0, first=7, label="rank"))
+    waiting = guard.until_all_wait()
+    guard.launch(1, label="now rank")
+    launch = guard.run()
+    assert [result["title"] for result in launch.results()] == ["rank 0", "rank 1"]
+    assert {int(guard.said(rank, 1)[1]) for rank in range(2)} == waiting
+    assert paused_ones(guard) == []
+    written = capfd.readouterr().out.splitlines()
+    assert sorted(written) == ["[now rank 0] here", "[now rank 1] here"]
+
+
+@pytest.mark.parametrize("guard", ["this"], indirect=True)
+def test_a_node_that_gets_no_ranks_ends_its_interpreters(guard: Guard) -> None:
+    guard.work.pause("guard", None)
+    guard.work.pause("guard", guard.plan(0, first=7))
+    waiting = guard.until_all_wait()
+    guard.work.pause("guard", None)
+    assert not wait_gone(waiting, END_S)
+    assert paused_ones(guard) == []

@@ -57,6 +57,7 @@ class ProcessRequests:
     def methods(self) -> dict[str, Method]:
         return {
             "launch": self.launch,
+            "pause-ranks": self.pause_ranks,
             "start": self.start,
             "serve-commands": self.serve_commands,
             "forward-commands": self.forward_commands,
@@ -98,6 +99,11 @@ class ProcessRequests:
             launch.on_output = partial(self._phases.note, OUTPUT)
             self._phases.note(RANKS)
             self._card.launched(plan)
+
+    def pause_ranks(self, number: int, header: Header, payload: bytes) -> None:
+        """A node without ranks waits to run a ``plan``, or, where that is None, no more."""
+        self._launcher.pause(header["plan"])
+        self._pending.reply(number, {})
 
     def start(self, number: int, header: Header, payload: bytes) -> None:
         """Start a process that runs beside the body. The reply comes when it has reported that it is ready."""
