@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from support.faults import kill_process
@@ -24,10 +25,10 @@ def lines_about_restarts(run: FlowRun) -> list[str]:
     return re.findall(r"\[gang\] (restart .*)", run.output)
 
 
-def training(flow_run: FlowRunner, attributes: str, step: int = 5, **env: str) -> FlowRun:
+def training(flow_run: FlowRunner, attributes: str, step: int = 5, warm: bool = False, **env: str) -> FlowRun:
     """A gang whose ranks have made ``step`` and hold there."""
     require_packages("torch")
-    run = flow_run(flow(f"warm=False, {attributes}"), env=env)
+    run = flow_run(flow(f"warm={warm}, {attributes}"), env=env)
     (run.folder / f"hold-{step}").touch()
     run.wait_for(f"step {step} of rank 0 ", START_S)
     return run
@@ -65,6 +66,35 @@ def test_a_spare_node_takes_the_place_of_a_lost_one(flow_run: FlowRunner, agent:
     assert [value[0] for value in run.artifact("join", "calls")[0]] == [0, 1, 2]
     if not agent:
         assert losses(run.output) == undisturbed(flow_run)
+
+
+@pytest.mark.slow
+def test_all_nodes_go_on_in_interpreters_that_have_waited(flow_run: FlowRunner) -> None:
+    run = training(flow_run, "spares=1", warm=True)
+    deadline = time.monotonic() + START_S
+    while len(waiting := paused(run)) < 4 or any(not has_torch(pid) for pid in waiting):
+        assert time.monotonic() < deadline, f"only {waiting} wait"
+        time.sleep(0.1)
+    since = kill_node(run, 1)
+    run.wait_for("restart 1 of 1", TRAINS_S)
+    go_on(run)
+    run.ok(TRAINS_S)
+    print(f"the ranks went on after {gone_on_after(run.output, since, [0, 3, 2]):.1f} s")
+    of_ranks = {int(pid) for pid in re.findall(r"rank \d of 3 is (\d+);", run.output)[3:]}
+    assert len(of_ranks) == 3 and of_ranks < waiting
+
+
+def paused(run: FlowRun) -> set[int]:
+    """The interpreters that wait."""
+    return {process.pid for process in run.below() if "--paused" in process.command}
+
+
+def has_torch(pid: int) -> bool:
+    """Whether an interpreter has come to the end of importing torch, by the last library that it loads."""
+    try:
+        return "libtorch_python" in Path(f"/proc/{pid}/maps").read_text()
+    except OSError:
+        return False
 
 
 def undisturbed(flow_run: FlowRunner) -> dict[int, str]:

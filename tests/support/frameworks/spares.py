@@ -24,6 +24,7 @@ def train(call):
     dist.init_process_group("gloo")
     rank, size = dist.get_rank(), dist.get_world_size()
     node = os.environ["METAFLOW_GANG_ID"].rpartition(".")[2]
+    print(f"rank {rank} of {size} is {os.getpid()};", flush=True)
     fate = json.loads(os.environ.get("FATE", "{}"))  # by node: the step from which on its rank kills itself
     state, path = torch.zeros(9, dtype=torch.float64), os.path.join(FOLDER, f"last-{call}.pt")
     if rank == 0 and os.path.exists(path):
