@@ -15,7 +15,7 @@ from support.frameworks.spares import flow, gone_on_after, losses, pids, steps, 
 from support.processes import read_process, send_signal
 from support.requirements import require_packages
 
-START_S = 120.0
+START_S = 180.0
 """For four tasks, and three ranks with torch, on a machine of two cores that does more."""
 
 TRAINS_S = 60.0
@@ -78,7 +78,7 @@ def test_all_nodes_go_on_in_interpreters_that_have_waited(flow_run: FlowRunner) 
     since = kill_node(run, 1)
     run.wait_for("restart 1 of 1", TRAINS_S)
     go_on(run)
-    run.ok(TRAINS_S)
+    run.ok(START_S)
     print(f"the ranks went on after {gone_on_after(run.output, since, [0, 3, 2]):.1f} s")
     of_ranks = {int(pid) for pid in re.findall(r"rank \d of 3 is (\d+);", run.output)[3:]}
     assert len(of_ranks) == 3 and of_ranks < waiting
