@@ -14,12 +14,12 @@ import pytest
 from support.machine.accounts import open_folder
 from support.requirements import require_tool
 
-from ..workplace import RUN_S, result
-from .ends import at_work
-from .flows import fans_out, works
-from .place import SlurmPlace
-from .place import slurm as slurm
-from .test_slurm_ends import WITHIN_S, kill_rank
+from ...workplace import RUN_S, result
+from ..ends import at_work
+from ..flows import fans_out, works
+from ..place import SlurmPlace
+from ..place import slurm as slurm
+from ..test_slurm_ends import WITHIN_S, kill_rank
 
 pytestmark = pytest.mark.slow
 

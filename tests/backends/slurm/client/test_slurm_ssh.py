@@ -16,10 +16,10 @@ from support.hosts import Host
 from support.remote import RemoteTask
 from support.requirements import require_packages, require_tool
 
-from ..flows import DIGITS, TRAIN
-from ..workplace import RUN_S, result
-from .place import SlurmPlace
-from .place import slurm as slurm
+from ...flows import DIGITS, TRAIN
+from ...workplace import RUN_S, result
+from ..place import SlurmPlace
+from ..place import slurm as slurm
 
 pytestmark = pytest.mark.slow
 

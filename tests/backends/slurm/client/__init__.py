@@ -1,0 +1,1 @@
+"""Tests of tasks that share submissions and questions to Slurm."""
