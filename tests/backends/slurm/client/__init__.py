@@ -1,1 +1,1 @@
-"""Tests of tasks that share submissions and questions to Slurm."""
+"""Tests of the ways to Slurm besides its commands on this machine: over SSH, and by slurmrestd."""
