@@ -1,0 +1,16 @@
+"""A training on hosts goes on after several failures of different kinds; ``kills.py`` makes a hundred."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from kills import many
+from support.requirements import require_packages
+
+
+@pytest.mark.slow
+def test_ranks_and_hosts_fail_one_after_the_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    require_packages("torch")
+    many(tmp_path, kills=5, seed=37, spares=1)
+    assert "loses power" in capsys.readouterr().out, "the seed is one with a lost host"
