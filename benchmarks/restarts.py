@@ -1,13 +1,14 @@
 """How long a training stands still when a rank is killed: a gang with restarts, against bare torchrun --max-restarts.
 
-    python benchmarks/restarts.py [--pairs 5]
+    python benchmarks/restarts.py [--pairs 5] [--training digits|gpt] [--retries 1]
 
 On 4 hosts with 2 ranks each, which are network namespaces of this machine, so it needs root. Both run the same script
 (restarts_train.py) on the same hosts, one after the other; rank 5 kills itself at step 200. Measured is the time from
 that to the moment at which all ranks have come through a step again. Bare torchrun has its c10d rendezvous, and agents
 that look for failures each 0.1 s, which is its default. The final losses of all must be those of a training that
-nothing interrupted, to the last digit. The limit, at most half of bare torchrun's time, is for the medians; the exit
-code says whether it was kept.
+nothing interrupted, to the last digit. Besides, so many gangs without restarts are killed so and started again as
+@retry does it, as soon as all tasks have ended: no queue and no image to wait for. The limit, at most half of bare
+torchrun's time, is for the medians; the exit code says whether it was kept.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -53,7 +55,7 @@ class Training(FlowSpec):
     def start(self):
         self.next(self.work, num_parallel=int(os.environ["NODES"]))
 
-    @torchrun(nproc_per_node=2, restarts=3)
+    @torchrun(nproc_per_node=2, restarts=int(os.environ.get("RESTARTS", "3")))
     @step
     def work(self):
         current.torch.run(entrypoint=os.environ["SCRIPT"])
@@ -104,22 +106,32 @@ def _last_try(moments: Path) -> list[float]:
     return [float(at) for _, pid, at in found if pid == last_try][:3]
 
 
-def environment(folder: Path) -> dict[str, str]:
-    """Where the training finds the scans, and leaves what it has to say."""
-    return {"BENCHMARK_FOLDER": str(folder), "DIGITS": str(folder.parent / "digits.pt")}
+def environment(folder: Path, training: str) -> dict[str, str]:
+    """Which training it is, where it finds the scans, and leaves what it has to say."""
+    return {"BENCHMARK_FOLDER": str(folder), "DIGITS": str(folder.parent / "digits.pt"), "TRAINING": training}
 
 
-def in_a_gang(gang: RemoteGang, attempt: int, folder: Path, kill: bool) -> Result:
+def in_a_gang(gang: RemoteGang, attempts: Iterator[int], folder: Path, training: str, kill: bool) -> Result:
     """One training in a gang; each has an attempt of its own, as after a retry."""
-    env = {"SCRIPT": str(SCRIPT), **environment(folder), **({"KILL": "1"} if kill else {})}
-    for task in gang.start_all(attempt=attempt, **env):
+    env = {"SCRIPT": str(SCRIPT), **environment(folder, training), **({"KILL": "1"} if kill else {})}
+    for task in gang.start_all(attempt=next(attempts), **env):
         task.ok(TIMEOUT_S)
     return Result(folder)
 
 
-def bare(hosts: Hosts, folder: Path) -> Result:
+def retried(gang: RemoteGang, attempts: Iterator[int], folder: Path, training: str) -> Result:
+    """One in a gang without restarts, all of whose tasks are started once more."""
+    env = {"SCRIPT": str(SCRIPT), **environment(folder, training), "KILL": "1", "RESTARTS": "0"}
+    for task in gang.start_all(attempt=next(attempts), **env):
+        task.fails(TIMEOUT_S)
+    for task in gang.start_all(attempt=next(attempts), **env):
+        task.ok(TIMEOUT_S)
+    return Result(folder)
+
+
+def bare(hosts: Hosts, folder: Path, training: str) -> Result:
     """One under torchrun's agents alone."""
-    env = {**os.environ, **environment(folder), "KILL": "1", "OMP_NUM_THREADS": "1", **STORE_OF_ITS_OWN}
+    env = {**os.environ, **environment(folder, training), "KILL": "1", "OMP_NUM_THREADS": "1", **STORE_OF_ITS_OWN}
     agents = []
     for index in range(NODES):
         argv = [sys.executable, "-m", "torch.distributed.run", "--nnodes", str(NODES), "--nproc_per_node", "2"]
@@ -143,10 +155,13 @@ def bare(hosts: Hosts, folder: Path) -> Result:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--pairs", type=int, default=5)
-    pairs = parser.parse_args().pairs
-    ours, theirs, failures = [], [], 0
+    parser.add_argument("--retries", type=int, default=1)
+    parser.add_argument("--training", choices=("digits", "gpt"), default="digits")
+    arguments = parser.parse_args()
+    pairs, training = arguments.pairs, arguments.training
+    ours, theirs, again, failures = [], [], [], 0
     with tempfile.TemporaryDirectory() as name, remote_gang(Path(name), FLOW, NODES) as gang:
-        base = Path(name)
+        base, attempts = Path(name), itertools.count()
         images, labels = (torch.tensor(part) for part in load_digits(return_X_y=True))
         torch.save((images.float() / 16, labels), base / "digits.pt")
 
@@ -155,26 +170,37 @@ def main() -> None:
             path.mkdir()
             return path
 
-        wanted = in_a_gang(gang, 0, folder("undisturbed"), kill=False).loss
-        print(f"final loss of a training that nothing interrupts: {float.fromhex(wanted)!r}")
+        def check(who: str, result: Result) -> bool:
+            """Whether the loss is another one, which is printed."""
+            if result.loss != wanted:
+                print(f"     the final loss of {who} is {float.fromhex(result.loss)!r}")
+            return result.loss != wanted
+
+        wanted = in_a_gang(gang, attempts, folder("undisturbed"), training, kill=False).loss
+        print(f"{training}; final loss of a training that nothing interrupts: {float.fromhex(wanted)!r}")
         print(
             f"{'pair':>4}{'bare':>9}{'gang':>9}  gang/bare (seconds from the kill to the next step of all ranks; "
             "of each: until torch is imported + until all have met + until all have made a step)"
         )
         for pair in range(1, pairs + 1):
-            found = bare(gang.hosts, folder(f"bare-{pair}")), in_a_gang(gang, pair, folder(f"gang-{pair}"), kill=True)
+            without = bare(gang.hosts, folder(f"bare-{pair}"), training)
+            found = without, in_a_gang(gang, attempts, folder(f"gang-{pair}"), training, kill=True)
             times = [one.stood_still for one in found]
             theirs.append(times[0])
             ours.append(times[1])
             parts = "; ".join(" + ".join(f"{part:.2f}" for part in one.parts) for one in found)
             print(f"{pair:4}{times[0]:9.2f}{times[1]:9.2f}  {times[1] / times[0]:.2f}  {parts}", flush=True)
             for who, one in zip(("bare", "gang"), found, strict=True):
-                if one.loss != wanted:
-                    failures += 1
-                    print(f"     the final loss of {who} is {float.fromhex(one.loss)!r}")
-            for kind in ("bare", "gang"):
-                shutil.rmtree(base / f"{kind}-{pair}")
+                failures += check(who, one)
+                shutil.rmtree(base / f"{who}-{pair}")
+        for number in range(1, arguments.retries + 1):
+            result = retried(gang, attempts, folder(f"retry-{number}"), training)
+            failures += check("@retry", result)
+            again.append(result.stood_still)
+            print(f"@retry of the step: {result.stood_still:.2f} s", flush=True)
     ratio = statistics.median(ours) / statistics.median(theirs)
+    if again:
+        print(f"gang/@retry: {statistics.median(ours) / statistics.median(again):.2f}")
     print(f"medians {statistics.median(theirs):.2f} s and {statistics.median(ours):.2f} s: {ratio:.2f}, limit {LIMIT}")
     sys.exit(bool(failures) or ratio > LIMIT)
 

@@ -1,4 +1,4 @@
-"""The training of restarts.py: digits on the CPU, the same to the last digit whatever happens in between.
+"""The training of restarts.py on the CPU, of digits or of a small GPT, the same to the last digit whatever happens.
 
 It saves each ten steps and goes on from there; a step takes a while, so that a training lasts longer than what is
 measured of it. Rank 5 kills itself once, at step 200, where KILL says so. Each rank writes down when it has come to a
@@ -19,15 +19,48 @@ STEPS, KILL_AT, SAVE_EACH, BATCH, STEP_S = 205, 200, 10, 16, 0.15
 BEGUN, MET = -2, -1
 """In the place of a step: torch is imported, and all ranks have met."""
 
+TEXT = "a gang is the nodes of one step: they meet, they work together, and they end together. "
+LETTERS = sorted(set(TEXT))
+CONTEXT, WIDTH = 32, 64
+"""Of the GPT: how many letters it sees, and the width of its layers."""
+
 FOLDER = os.environ["BENCHMARK_FOLDER"]
 RANK, SIZE = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
 
-def data_of(step: int, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """This rank's part of the batch of a step, whatever came before."""
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(step))
-    mine = order[RANK * BATCH : (RANK + 1) * BATCH]
-    return images[mine], labels[mine]
+class Digits:
+    """A perceptron, and scans of handwritten digits."""
+
+    def __init__(self) -> None:
+        self._images, self._labels = torch.load(os.environ["DIGITS"])
+        self.model: nn.Module = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
+
+    def loss(self, step: int) -> torch.Tensor:
+        """Of this rank's part of the batch of a step, whatever came before."""
+        order = torch.randperm(len(self._images), generator=torch.Generator().manual_seed(step))
+        mine = order[RANK * BATCH : (RANK + 1) * BATCH]
+        return nn.functional.cross_entropy(self.model(self._images[mine]), self._labels[mine])
+
+
+class Gpt:
+    """A transformer of two layers, and a sentence."""
+
+    def __init__(self) -> None:
+        self._text = torch.tensor([LETTERS.index(letter) for letter in TEXT * 8])
+        layer = nn.TransformerEncoderLayer(WIDTH, 4, 4 * WIDTH, dropout=0, batch_first=True, norm_first=True)
+        blocks = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        parts = (nn.Embedding(len(LETTERS), WIDTH), nn.Embedding(CONTEXT, WIDTH), nn.Linear(WIDTH, len(LETTERS)))
+        self.model: nn.Module = nn.ModuleList([*parts, blocks])
+
+    def loss(self, step: int) -> torch.Tensor:
+        """As :meth:`Digits.loss`."""
+        letters, places, head, blocks = self.model  # type: ignore[misc]
+        chance = torch.Generator().manual_seed(step)
+        starts = torch.randint(len(self._text) - CONTEXT - 1, (SIZE, BATCH), generator=chance)[RANK]
+        batch = torch.stack([self._text[start : start + CONTEXT + 1] for start in starts])
+        mask = nn.Transformer.generate_square_subsequent_mask(CONTEXT)
+        out = head(blocks(letters(batch[:, :-1]) + places(torch.arange(CONTEXT)), mask=mask, is_causal=True))
+        return nn.functional.cross_entropy(out.flatten(0, 1), batch[:, 1:].flatten())
 
 
 def main() -> None:
@@ -42,8 +75,8 @@ def main() -> None:
     torch.manual_seed(0)
     dist.init_process_group("gloo")
     note(MET)
-    images, labels = torch.load(os.environ["DIGITS"])
-    model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
+    training = {"digits": Digits, "gpt": Gpt}[os.environ["TRAINING"]]()
+    model = training.model
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     first, checkpoint = 0, f"{FOLDER}/checkpoint.pt"
     if os.path.exists(checkpoint):
@@ -56,9 +89,8 @@ def main() -> None:
             with open(f"{FOLDER}/killed", "w") as file:
                 file.write(repr(time.time()))
             os.kill(os.getpid(), signal.SIGKILL)
-        inputs, targets = data_of(step, images, labels)
         optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(model(inputs), targets)
+        loss = training.loss(step)
         loss.backward()
         for parameter in model.parameters():
             # DDP arranges its buckets anew after its first step, so that the sum of that one has other last digits.
