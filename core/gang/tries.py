@@ -112,7 +112,11 @@ class Tries:
                 launch()
         except LaunchGivenUp as given_up:
             own = given_up.record
-        decision = self._decided(own)
+        try:
+            decision = self._decided(own)
+        except GangInterrupt:  # node 0 has ended the gang before this node has its decision
+            self._raise_own(own)
+            raise
         if decision.what == _PORT:
             raise PortTaken("Another program took the port that was chosen for this launch.")
         if decision.what == _END:
@@ -186,6 +190,10 @@ class Tries:
         try:
             self._gang._link.request("fail-launch", failures=self._records)
         except GangInterrupt:
-            if own is not None and "failed" in own:
-                raise ProcessFailed(own["failed"]) from None
+            self._raise_own(own)
             raise
+
+    def _raise_own(self, own: dict[str, Any] | None) -> None:
+        """Raise the failure of a process of this node, where there is one."""
+        if own is not None and "failed" in own:
+            raise ProcessFailed(own["failed"]) from None

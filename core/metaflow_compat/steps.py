@@ -38,9 +38,9 @@ def is_control(ubf_context: str | None) -> bool:
     return bool(ubf_context == imported("metaflow.unbounded_foreach", "UBF_CONTROL", "tell node 0 from the others"))
 
 
-def is_spun(ubf_context: str | None) -> bool:
-    """Whether a gang's hook that was given ``ubf_context`` runs in a task of ``spin``, which is alone."""
-    return ubf_context is None
+def is_spun(metadata: Any) -> bool:
+    """Whether a hook that was given this metadata provider runs in a task of ``spin``, which is alone."""
+    return getattr(metadata, "TYPE", "") == "spin"
 
 
 def is_parallel(decorator: Any) -> bool:

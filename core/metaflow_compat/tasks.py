@@ -10,7 +10,6 @@ from typing import Any
 from metaflow import current
 
 from .lookup import imported, member
-from .steps import is_spun
 
 _OTHER_NODES = (
     (re.compile(r"(.+)_node_(\d+)"), "{}", 0),  # local, AWS Batch, Slurm
@@ -33,11 +32,11 @@ def place_of_task(task_id: str) -> tuple[str, int]:
     return task_id, 0
 
 
-def num_nodes(flow: Any, ubf_context: str | None) -> int:
+def num_nodes(flow: Any, spun: bool) -> int:
     """How many nodes the running step has: ``num_parallel`` of the step before; 0 where that has named none, which
-    leaves the flow without the attribute. A task of ``spin`` is alone.
+    leaves the flow without the attribute. A task of ``spin``, which is alone, is ``spun``.
     """
-    if is_spun(ubf_context):
+    if spun:
         return 1
     split = getattr(flow, "_parallel_ubf_iter", None)
     if split is None:

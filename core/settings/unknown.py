@@ -10,7 +10,19 @@ from .table import METRICS_FILE, SWITCHES, TABLE
 
 PREFIX = "METAFLOW_GANG_"
 
-_NAMES = ("CONTROL_OF", "FOLDER", "GPU_SHARES", "ID", "LAUNCH", "LOG_FILE", "MEETING", "NUMBERED", "RECORD", "STEP")
+_NAMES = (
+    "CONTROL_OF",
+    "FOLDER",
+    "GPU_SHARES",
+    "ID",
+    "LAUNCH",
+    "LOG_FILE",
+    "MEETING",
+    "NUMBERED",
+    "RECORD",
+    "SCRATCH",
+    "STEP",
+)
 
 OWN = frozenset(f"{PREFIX}{name}" for name in _NAMES)
 """Those that this package sets itself, for its tasks and what they start."""

@@ -111,6 +111,7 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
     """What :meth:`preflight` has raised."""
     _in_foreach = False
     _preflight: Preflight
+    _is_spun: bool
     _elsewhere = False
     """Whether the step's tasks run on a cluster, where Metaflow itself gives each node its index."""
 
@@ -173,9 +174,10 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
         ubf_context: str | None,
         inputs: Any,
     ) -> None:
-        if num_nodes(flow, ubf_context) == 0:
+        self._is_spun = is_spun(metadata)
+        if num_nodes(flow, self._is_spun) == 0:
             raise BadAttribute(f"Step *{step_name}* has no node: num_parallel has to be 1 or more.")
-        if is_spun(ubf_context):
+        if self._is_spun:
             self.input_paths = []
             appear_on_current({"is_parallel": True})
         else:
@@ -204,7 +206,7 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
     ) -> Callable[[], None]:
         # The nodes are one level of the stack themselves.
         self._in_foreach = foreach_depth(flow) > 1
-        nodes, on_control = num_nodes(flow, ubf_context), is_control(ubf_context) or is_spun(ubf_context)
+        nodes, on_control = num_nodes(flow, self._is_spun), is_control(ubf_context) or self._is_spun
         self._lifecycle = Lifecycle(self._gang_task(nodes, on_control), self, self.appear, partial(_leave_out, flow))
         if self._unfit is not None:
             self._lifecycle.cannot_take_part(self._unfit, "what the step needs")
