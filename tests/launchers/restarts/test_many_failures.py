@@ -8,7 +8,6 @@ import pytest
 from kills import many
 from support.requirements import require_packages
 
-
 LIMIT_S = 1200
 """For six starts of eight ranks that import torch, on a machine of two processors that does more."""
 
