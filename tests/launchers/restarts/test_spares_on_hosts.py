@@ -34,7 +34,7 @@ def test_a_spare_node_takes_the_place_of_a_lost_host(tmp_path: Path, how: str) -
         print(f"{how}: told after {time.time() - since:.1f} s")
         hold.unlink()
         said = "\n".join(task.ok(2 * START_S) for task in (tasks[0], tasks[2]))
-        why = "the connection from it to node 0 was lost" if how == "killed" else "has not answered node 0 for 9 s"
+        why = "the connection from it to node 0 was lost" if how == "killed" else r"has not answered node 0 for \d+ s"
         assert re.fullmatch(rf"node 1 \(gang1\) was lost: {why}.*; node 2 takes its place", found[1]), found[1]
         assert world(said, since) == [(0, 0, 2), (1, 2, 2)]
         assert sorted(losses(said)) == list(range(40))
