@@ -24,8 +24,6 @@ ANSWER_S = 60.0
 NO_SUCH_JOB = 2017
 """Slurm's number of that error."""
 
-PENDING = "PENDING"
-
 ENDED = (
     "COMPLETED",
     "FAILED",

@@ -6,6 +6,8 @@ import contextlib
 import os
 from collections.abc import Iterator
 
+from ....core.guard.processes.process_table import started
+
 SOON_S = 60.0
 """How long after its start a process is expected to submit its task. One of a @retry may sleep for minutes before."""
 
@@ -17,7 +19,8 @@ def starting(run: int, steps: set[str]) -> set[int]:
     with contextlib.suppress(OSError, ValueError, IndexError):
         with open("/proc/uptime") as file:
             uptime_s = float(file.read().split()[0])
-        return {pid for pid in _children(run) if _step(pid) in steps and uptime_s - _started_s(pid) < SOON_S}
+        # Of a process that has ended there is no start: it counts as one of old.
+        return {pid for pid in _children(run) if _step(pid) in steps and uptime_s - started(pid) / _TICKS < SOON_S}
     return set()
 
 
@@ -35,10 +38,3 @@ def _step(pid: int) -> str:
             if words[index : index + 2] == ["slurm", "step"]:
                 return words[index + 2]
     return ""
-
-
-def _started_s(pid: int) -> float:
-    """Seconds from the machine's start to that of the process; a process that has ended counts as one of old."""
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/stat") as file:
-        return int(file.read().rpartition(")")[2].split()[19]) / _TICKS
-    return 0.0
