@@ -19,7 +19,7 @@ def starting(run: int, steps: set[str]) -> set[int]:
     with contextlib.suppress(OSError, ValueError, IndexError):
         with open("/proc/uptime") as file:
             uptime_s = float(file.read().split()[0])
-        # Of a process that has ended there is no start: it counts as one of old.
+        # The start of a process that has ended is 0, so that it counts as an old one.
         return {pid for pid in _children(run) if _step(pid) in steps and uptime_s - started(pid) / _TICKS < SOON_S}
     return set()
 
