@@ -85,6 +85,15 @@ def test_a_run_goes_on_from_what_the_run_before_it_has_saved(flow_run: FlowRunne
             assert run.output.count(f"epoch {epoch} of 2 ranks is saved") == 2, f"{ranks}, by both launchers"
 
 
+@pytest.mark.big
+def test_ray_trains_a_network_and_trees_on_two_nodes(flow_run: FlowRunner) -> None:
+    require_packages("ray", "torch", "xgboost")
+    run = flow_run(RECIPES / "ray_train.py").ok(2 * LIMIT)
+    for name in ("of_network", "of_trees"):
+        metrics = run.artifact("join", name)
+        assert metrics["workers"] == 2 and metrics["accuracy"] > 0.8
+
+
 @pytest.mark.slow
 def test_lightning_finds_the_ranks_of_the_gang(flow_run: FlowRunner) -> None:
     require_packages("torch", "lightning")
