@@ -106,12 +106,12 @@ def test_a_frozen_node_0_is_told_by_the_others_and_knows_it_afterwards(tmp_path:
 
 
 def test_an_interruption_with_data_under_way_ends_nothing(tmp_path: Path) -> None:
-    """Two thirds of ``lost_host_timeout``."""
+    """Two thirds of ``lost_host_timeout``; a link takes up to a second to come up, and neighbours ask each second."""
     with remote_gang(tmp_path, FLOW, 3) as gang:
-        tasks = gang.start_all()
+        tasks = gang.start_all(METAFLOW_GANG_LOST_HOST_TIMEOUT="15")
         ready(tasks)
         gang.hosts.cut(1)
-        time.sleep(6.0)
+        time.sleep(10.0)
         gang.hosts.heal(1)
         goes_on(gang, tasks)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import select
 import sys
 import termios
@@ -36,9 +37,15 @@ HELD_LIMIT = 1 << 20
 PROGRESS_PERIOD_S = 1.0
 """A progress bar redrawn with carriage returns is shown this often on the console."""
 
-
 READER_PATIENCE_S = 0.1
 """How long a line waits for the reader of the console to take those before it."""
+
+LINE_PATIENCE_S = 0.05
+"""How long a pump waits for the rest of a line. Python without buffers, as Metaflow sets it, writes each argument of
+``print()`` by itself, and another node's line would come between two of them.
+"""
+
+_READ_SIZE = 65536
 
 _console_lock = threading.Lock()
 
@@ -213,7 +220,7 @@ class Log:
 
     def _write(self, file: BinaryIO, data: bytes) -> None:
         stamp = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%f").encode() + b" "
-        for line in _split_newlines(data):
+        for line in re.findall(rb"[^\n]*\n|[^\n]+", data):
             file.write(stamp + line if self._at_start else line)
             self._at_start = line.endswith(b"\n")
         file.flush()
@@ -222,11 +229,6 @@ class Log:
         with contextlib.suppress(OSError):  # what did not get written before does not now
             if self._file is not None:
                 self._file.close()
-
-
-def _split_newlines(data: bytes) -> list[bytes]:
-    pieces = data.split(b"\n")
-    return [piece + b"\n" for piece in pieces[:-1]] + ([pieces[-1]] if pieces[-1] else [])
 
 
 class Pump:
@@ -245,9 +247,6 @@ class Pump:
 
     def written(self) -> int:
         """Bytes that have been written into the pipe by now, those included that still wait in it."""
-        import fcntl
-        import termios
-
         with self._lock:
             if self._fd < 0:
                 return self._taken
@@ -257,8 +256,19 @@ class Pump:
     def _read(self) -> bytes:
         # Not read at once: what is in this thread's hands, and not in the pipe any more, has to be counted.
         self._poll.poll()
+        data = self._take()
+        deadline = time.monotonic() + LINE_PATIENCE_S
+        while data and not data.endswith((b"\n", b"\r")) and len(data) < _READ_SIZE:
+            left_ms = max(0, int(1000 * (deadline - time.monotonic())))
+            more = self._take() if self._poll.poll(left_ms) else b""
+            if not more:  # none in time, or its end, which the next read finds again
+                break
+            data += more
+        return data
+
+    def _take(self) -> bytes:
         with self._lock:
-            data = os.read(self._fd, 65536)
+            data = os.read(self._fd, _READ_SIZE)
             self._taken += len(data)
             return data
 

@@ -5,10 +5,12 @@ Real pipes, children and flows throughout; what the sinks do to bytes is also se
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import sys
 import tempfile
+import termios
 import threading
 import time
 import tracemalloc
@@ -24,6 +26,7 @@ from metaflow.mflog.mflog import merge_logs
 from support.flows import FlowRunner
 from support.guard.launches import END_S, collected, process, run_launch
 
+from metaflow_extensions.gang.core.guard.children import output
 from metaflow_extensions.gang.core.guard.children.output import HELD_LIMIT, Labelled, Log, Pump, Raw, write_all
 from metaflow_extensions.gang.core.guard.rank_reports.tail import TAIL_LIMIT, Tail
 from metaflow_extensions.gang.core.logs import to_mflog
@@ -397,6 +400,55 @@ def test_a_pump_waits_for_a_slow_reader_and_loses_nothing() -> None:
     finally:
         os.close(read)
         os.close(write)
+
+
+class Listening:
+    """A sink that keeps each write, and tells of it."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.arrived = threading.Semaphore(0)
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
+        self.arrived.release()
+
+    def end(self) -> None:
+        pass
+
+
+def wait_until_taken(pipe: int) -> None:
+    deadline = time.monotonic() + END_S
+    while fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)) != bytes(4):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_a_line_that_comes_in_pieces_is_passed_on_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``print("ready", 0)`` without buffers is four writes; another process's line must not come between them."""
+    monkeypatch.setattr(output, "LINE_PATIENCE_S", END_S)
+    source, feed = os.pipe()
+    sink, over = Listening(), threading.Event()
+    Pump(source, [sink], over.set)
+    for piece in (b"ready", b" ", b"0", b"\n"):
+        os.write(feed, piece)
+        wait_until_taken(feed)
+    assert sink.arrived.acquire(timeout=END_S)
+    assert sink.written == [b"ready 0\n"]
+    os.write(feed, b"the end")
+    os.close(feed)
+    assert over.wait(END_S / 2)
+    assert sink.written[1:] == [b"the end"]
+
+
+def test_a_prompt_does_not_wait_for_the_end_of_its_line() -> None:
+    source, feed = os.pipe()
+    sink, over = Listening(), threading.Event()
+    Pump(source, [sink], over.set)
+    os.write(feed, b"password: ")
+    assert sink.arrived.acquire(timeout=END_S)
+    os.close(feed)
+    assert over.wait(END_S) and sink.written == [b"password: "]
 
 
 def write_all_plainly(fd: int, data: bytes) -> None:
