@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 
@@ -46,14 +47,32 @@ def test_a_time_limit_without_a_notice_is_told_as_one(slurm: Slurms) -> None:
 
 
 EATS = """
-from metaflow import FlowSpec, slurm, step
+from metaflow import FlowSpec, current, retry, slurm, step
+
+def eats():
+    print("EATS", flush=True)
+    return len(b"1" * 600_000_000)
 
 class Eats(FlowSpec):
+    @retry(times=1, minutes_between_retries=0)
     @slurm(memory=200)
     @step
     def start(self):
-        print("EATS", flush=True)
-        self.eaten = len(b"1" * 600_000_000)
+        if not current.retry_count:
+            eats()
+        self.parts = [0, 1, 2]
+        self.next(self.work, foreach="parts")
+
+    @slurm(memory=200)
+    @step
+    def work(self):
+        if self.input == 1:
+            eats()
+        print(f"PART {self.input} IS DONE", flush=True)
+        self.next(self.join)
+
+    @step
+    def join(self, inputs):
         self.next(self.end)
 
     @step
@@ -66,11 +85,15 @@ if __name__ == "__main__":
 
 
 def test_a_task_that_needs_more_memory_than_it_asked_for_is_told_so(slurm: Slurms) -> None:
+    """A job, whose second attempt is well, and an element of an array, whose step fails with it."""
     place = slurm(1, cgroups=True)
     run = place.run(EATS)
     run.wait_for("EATS", RUN_S)
     since = time.monotonic()
+    run.wait_for("ended as OUT_OF_MEMORY", RUN_S)
+    print(f"OUT_OF_MEMORY: told after {time.monotonic() - since:.1f} s")
     run.fails(RUN_S)
-    print(f"OUT_OF_MEMORY: the run had ended after {time.monotonic() - since:.1f} s")
-    assert "ended as OUT_OF_MEMORY" in run.output, run.dump()
+    told = set(re.findall(r"Slurm job (\d+(?:_\d+)?) ended as OUT_OF_MEMORY", run.output))
+    assert told == set(re.findall(r"\[(\d+(?:_\d+)?)\] EATS", run.output)), run.dump()
+    assert sorted("_" in job for job in told) == [False, True], run.dump()
     place.wait_gone(since, "OUT_OF_MEMORY")

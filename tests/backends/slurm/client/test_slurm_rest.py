@@ -12,8 +12,9 @@ from pathlib import Path
 import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
 import pytest
 from support.machine.accounts import open_folder
-from support.requirements import require_tool
+from support.requirements import require_packages, require_tool
 
+from ...flows import DIGITS, TRAIN
 from ...workplace import RUN_S, result
 from ..ends import at_work
 from ..flows import fans_out, works
@@ -51,6 +52,17 @@ def test_a_gang_goes_on_after_a_failure(slurm: Slurms) -> None:
     assert said in gang.run.output and f"Slurm job {gang.job} runs on gang[1-3]" in gang.run.output, gang.run.dump()
     gang.place.wait_gone(since, "with the second attempt")
     assert not (gang.place.folder / "commands").exists()
+
+
+def test_digits_are_learned(slurm: Slurms) -> None:
+    """The same flow as on a laptop, on three nodes."""
+    require_packages("torch", "sklearn")
+    place = with_rest(slurm(3))
+    run = place.start(DIGITS, train=TRAIN)
+    run.ok(RUN_S)
+    found, *_ = result(run)
+    assert [(one["rank"], one["host"]) for one in found] == [(0, "gang1"), (1, "gang2"), (2, "gang3")], run.dump()
+    place.wait_gone(time.monotonic(), "digits through slurmrestd")
 
 
 def test_sigkill_of_the_run_cancels_the_job(slurm: Slurms) -> None:
