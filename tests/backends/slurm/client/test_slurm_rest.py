@@ -17,7 +17,7 @@ from support.requirements import require_packages, require_tool
 from ...flows import DIGITS, TRAIN
 from ...workplace import RUN_S, result
 from ..ends import at_work
-from ..flows import fans_out, works
+from ..flows import SAVED, fans_out, works
 from ..place import SlurmPlace
 from ..place import slurm as slurm
 from ..test_slurm_ends import WITHIN_S, kill_rank
@@ -63,6 +63,18 @@ def test_digits_are_learned(slurm: Slurms) -> None:
     found, *_ = result(run)
     assert [(one["rank"], one["host"]) for one in found] == [(0, "gang1"), (1, "gang2"), (2, "gang3")], run.dump()
     place.wait_gone(time.monotonic(), "digits through slurmrestd")
+
+
+@pytest.mark.big
+def test_all_nodes_save_before_the_time_limit(slurm: Slurms) -> None:
+    """slurmrestd takes no signal for the batch script, which sends it to itself. A minute is the least limit."""
+    gang = at_work(with_rest(slurm(3)), options="time=1, signal=50", retries=1)
+    since = time.monotonic()
+    gang.run.ok(RUN_S)
+    assert result(gang.run) == ["attempt 0"] * 3, gang.run.dump()
+    assert "Slurm's time limit" in gang.run.output, gang.run.dump()
+    assert all(node.output.count(SAVED) == 1 for node in gang.nodes), str(gang.place)
+    gang.place.wait_gone(since, "time limit through slurmrestd, with the second attempt")
 
 
 def test_sigkill_of_the_run_cancels_the_job(slurm: Slurms) -> None:
