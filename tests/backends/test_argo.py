@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
 import pytest
+from support.examples import EXAMPLES
 from support.requirements import require_packages
 
 from .argo.place import ArgoPlace
@@ -49,6 +51,9 @@ class Argues(FlowSpec):
 if __name__ == "__main__":
     Argues()
 """
+
+DEPLOY_S = 60.0
+"""For two commands of Metaflow, and a run's first task to begin."""
 
 GANG_FAILED = "Error (exit code 1): failure condition '{status.terminalState == [Failed]}' evaluated true"
 
@@ -115,12 +120,33 @@ def test_a_gang_of_one(stack: contextlib.ExitStack, tmp_path: Path, image: Image
     assert result(run) == [[[0, 0]]], run.dump()
 
 
+@pytest.mark.big
+def test_a_script_shows_what_it_would_deploy_and_deploys_it_and_starts_a_run(
+    stack: contextlib.ExitStack, tmp_path: Path, image: Image
+) -> None:
+    place = ArgoPlace(stack, tmp_path, image, 2)
+
+    def deploy(*arguments: str) -> str:
+        argv = [sys.executable, str(EXAMPLES / "recipes" / "deploy.py"), *arguments]
+        return place.hosts[0].run(argv, env=place.env, cwd=tmp_path, timeout=DEPLOY_S).stdout
+
+    dry = deploy("--dry")
+    assert "train is a JobSet, started at most 3 times" in dry
+    assert dry.count("python deployed.py") == 2, "node 0's command, and the other nodes'"
+    assert not place.api.templates and not place.executions
+    said = deploy()
+    (execution,) = place.executions
+    assert f"argo-{execution.workflow.name}/train" in said
+    assert "the nodes have seen [(0.5, 0), (0.5, 1)]" in execution.ok(RUN_S)
+
+
 @pytest.mark.parametrize(
     ("text", "known", "filled"),
     [
         ("{{a.b}}-{{ c }}{{retries}}", {"a.b": "1", "c": "2"}, "1-2{{retries}}"),
         ("{{=sprig.int(sprig.sub(sprig.int(inputs.parameters['a-b']),1))}}", {"inputs.parameters.a-b": "3"}, "2"),
         ("replicas: {{=asInt(inputs.parameters.count)}}", {"inputs.parameters.count": "2"}, "replicas: 2"),
+        ("{{=toBase64(workflow.parameters['rate'])}}", {"workflow.parameters.rate": "0.5"}, "MC41"),
         ([{"a": "{{=asInt(x)}}"}, 5, None], {}, [{"a": "{{=asInt(x)}}"}, 5, None]),
     ],
 )

@@ -11,10 +11,10 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from ..kubernetes.api import KubernetesApi
 from ..kubernetes.place import KubernetesPlace
 from ..kubernetes.pods import Pod
 from . import schema
+from .api import ArgoApi
 from .executor import WORKFLOW_LABEL, Stopped
 from .workflow import Workflow
 
@@ -79,24 +79,38 @@ class Execution:
 
 
 class ArgoPlace(KubernetesPlace):
-    """A cluster with Argo in it. Parameters are those of a place with Kubernetes alone."""
+    """A cluster with Argo in it. Parameters are those of a place with Kubernetes alone.
+
+    Attributes
+    ----------
+    executions : list of Execution
+        Of the workflows that were started here, the oldest first.
+    api : ArgoApi
+    """
 
     packages = (*KubernetesPlace.packages, "hera")
 
     def __init__(self, stack: contextlib.ExitStack, folder: Path, *rest: Any, **options: Any) -> None:
         super().__init__(stack, folder, *rest, **options)
-        self._api = stack.enter_context(contextlib.closing(KubernetesApi(self.hosts[0], self.cluster)))
+        self.executions: list[Execution] = []
+        self.api = stack.enter_context(contextlib.closing(ArgoApi(self.hosts[0], self.cluster, self._started)))
+        self.api.write_config(Path(self.env["KUBECONFIG"]))
         self._stop = threading.Event()
         self._stack = stack
         self._flow = folder / "user" / "flow.py"
 
     def start(self, flow: str, **files: str) -> Execution:
         """``argo-workflows create`` of the flow, and the workflow that this describes."""
-        manifest = self.deploy(flow.replace("BACKEND", self.decorator), **files)
-        execution = Execution(Workflow(manifest, self.cluster, self._api, self._stop), self)
+        self._started(self.deploy(flow.replace("BACKEND", self.decorator), **files), {})
+        return self.executions[-1]
+
+    def _started(self, manifest: dict[str, Any], parameters: dict[str, str]) -> str:
+        """Start a workflow of a WorkflowTemplate; its name."""
+        execution = Execution(Workflow(manifest, self.cluster, self.api, self._stop, parameters), self)
         self._stack.callback(execution.join)
         self._stack.callback(self._stop.set)
-        return execution
+        self.executions.append(execution)
+        return execution.workflow.name
 
     def deploy(self, flow: str, **files: str) -> dict[str, Any]:
         """The WorkflowTemplate that Metaflow makes of the flow, which is one that Argo takes."""

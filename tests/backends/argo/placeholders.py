@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import ast
+import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 _TAG = re.compile(r"\{\{(=?)(.+?)\}\}")
 _OURS = re.compile(r"(inputs|outputs|tasks|steps|workflow)\.|item\b|retries\b|=")
 
-_FUNCTIONS = {"asInt": int, "sprig.int": int, "sprig.sub": lambda a, b: a - b}
+
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "asInt": int,
+    "sprig.int": int,
+    "sprig.sub": lambda a, b: a - b,
+    "toBase64": _base64,
+}
 """Those of Argo's expression language that Metaflow uses."""
 
 

@@ -20,6 +20,13 @@ _KINDS = ("dag", "steps", "container", "resource")
 class Workflow:
     """One execution of a WorkflowTemplate. Tasks that could run side by side run one after the other.
 
+    Parameters
+    ----------
+    manifest : dict
+        The WorkflowTemplate.
+    parameters : mapping
+        Values that are given in place of the template's own.
+
     Attributes
     ----------
     name : str
@@ -30,7 +37,14 @@ class Workflow:
     executor : Executor
     """
 
-    def __init__(self, manifest: dict[str, Any], cluster: Cluster, api: KubernetesApi, stop: threading.Event) -> None:
+    def __init__(
+        self,
+        manifest: dict[str, Any],
+        cluster: Cluster,
+        api: KubernetesApi,
+        stop: threading.Event,
+        parameters: Mapping[str, str],
+    ) -> None:
         self._spec, self._stop = manifest["spec"], stop
         assert not self._spec.get("hooks"), "hooks of the workflow are not known here"
         self.name, self.status = f"{manifest['metadata']['name']}-{suffix()}", "Running"
@@ -42,6 +56,8 @@ class Workflow:
             "workflow.uid": metadata["uid"],
             "workflow.creationTimestamp": now(),
         }
+        own = {one["name"]: one["value"] for one in self._spec["arguments"]["parameters"]}
+        self._known |= {f"workflow.parameters.{name}": value for name, value in {**own, **parameters}.items()}
         pod_metadata = fill(self._spec.get("podMetadata") or {}, self._known)
         self.executor = Executor(cluster, api, metadata, pod_metadata, stop)
         self._templates = {template["name"]: template for template in self._spec["templates"]}

@@ -32,7 +32,8 @@ current-context: here
 """
 
 
-def _refusal(status: int, reason: str, message: str) -> Refused:
+def refusal(status: int, reason: str, message: str) -> Refused:
+    """An answer that is no success, as Kubernetes words it."""
     return Refused(
         status, {"kind": "Status", "status": "Failure", "code": status, "reason": reason, "message": message}
     )
@@ -53,7 +54,7 @@ class KubernetesApi(JsonServer):
         match = _PATH.fullmatch(path)
         if match is None:
             self.problems.append(f"{method} {path} is not known")
-            raise _refusal(404, "NotFound", f"{path} is not known")
+            raise refusal(404, "NotFound", f"{path} is not known")
         namespace, kind, name, _ = match.groups()
         with self._cluster.lock:
             if method == "POST" and kind != "pods" and name is None:
@@ -63,17 +64,17 @@ class KubernetesApi(JsonServer):
             if kind != "pods" and name is not None:
                 return 200, self._one(method, kind, name, body)
         self.problems.append(f"{method} {path} is not known")
-        raise _refusal(405, "MethodNotAllowed", f"{method} {path} is not known")
+        raise refusal(405, "MethodNotAllowed", f"{method} {path} is not known")
 
     def _create(self, kind: str, namespace: str, body: dict[str, Any]) -> dict[str, Any]:
         problems = schema.check(kind, body)
         if problems:
             self.problems += problems
-            raise _refusal(422, "Invalid", "; ".join(problems))
+            raise refusal(422, "Invalid", "; ".join(problems))
         metadata = body["metadata"]
         name = metadata.get("name") or f"{metadata['generateName']}{suffix()}"
         if name in (self._cluster.jobs if kind == "jobs" else self._cluster.jobsets):
-            raise _refusal(409, "AlreadyExists", f"{kind} {name!r} already exists")
+            raise refusal(409, "AlreadyExists", f"{kind} {name!r} already exists")
         return self._cluster.create(kind, namespace, name, body).shown()
 
     def _list_pods(self, query: dict[str, list[str]]) -> dict[str, Any]:
@@ -89,7 +90,7 @@ class KubernetesApi(JsonServer):
     def _one(self, method: str, kind: str, name: str, body: Any) -> dict[str, Any]:
         store: dict[str, Any] = self._cluster.jobs if kind == "jobs" else self._cluster.jobsets  # type: ignore[assignment]
         if name not in store:
-            raise _refusal(404, "NotFound", f"{kind} {name!r} not found")
+            raise refusal(404, "NotFound", f"{kind} {name!r} not found")
         found = store[name]
         if method == "PATCH" and body == {"spec": {"parallelism": 0}}:
             found.spec["parallelism"] = 0
@@ -99,7 +100,7 @@ class KubernetesApi(JsonServer):
             del store[name]
         elif method != "GET":
             self.problems.append(f"{method} of {kind} {name} with {body} is not known")
-            raise _refusal(405, "MethodNotAllowed", f"{method} is not known")
+            raise refusal(405, "MethodNotAllowed", f"{method} is not known")
         return dict(found.shown())
 
     def upgrade(self, handler: BaseHTTPRequestHandler, path: str, query: dict[str, list[str]]) -> None:
@@ -107,7 +108,7 @@ class KubernetesApi(JsonServer):
         match = _PATH.fullmatch(path)
         pods = [pod for pod in self._cluster.pods() if match and pod.name == match["name"]]
         if not pods or not pods[0].container or not pods[0].active or pods[0].lost:
-            raise _refusal(404, "NotFound", f"{path}: no such pod runs")
+            raise refusal(404, "NotFound", f"{path}: no such pod runs")
         key = handler.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
         handler.protocol_version = "HTTP/1.1"
         handler.send_response(101)
