@@ -85,7 +85,8 @@ def test_a_run_goes_on_from_what_the_run_before_it_has_saved(flow_run: FlowRunne
             assert run.output.count(f"epoch {epoch} of 2 ranks is saved") == 2, f"{ranks}, by both launchers"
 
 
-@pytest.mark.big
+@pytest.mark.slow
+@pytest.mark.timeout(3 * LIMIT)
 def test_ray_trains_a_network_and_trees_on_two_nodes(flow_run: FlowRunner) -> None:
     require_packages("ray", "torch", "xgboost")
     run = flow_run(RECIPES / "ray_train.py").ok(2 * LIMIT)
