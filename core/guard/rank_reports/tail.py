@@ -29,6 +29,8 @@ class Tail:
         self._lock = threading.Lock()
         self.on_first: Callable[[], None] | None = None
         self._written_at = 0.0
+        self.count = 0
+        """Bytes of whole lines by now."""
 
     def stream(self) -> TailStream:
         """A sink for one of the streams that share this tail."""
@@ -44,13 +46,14 @@ class Tail:
         if self.on_first is not None:
             first, self.on_first = self.on_first, None
             first()
-        self._written_at = time.time()
         with self._lock:
             whole, newline, rest = (stream.held + data).rpartition(b"\n")
             self._append(whole + newline)
             stream.held = rest[-self._limit :]
+            self._written_at = time.time()
 
     def _append(self, data: bytes) -> None:
+        self.count += len(data)
         self._data += data[-self._limit :]
         if len(self._data) > 2 * self._limit:
             del self._data[: -self._limit]
@@ -72,6 +75,12 @@ class Tail:
             data = held[-1][-_SEARCHED:] if held else bytes(self._data[-_SEARCHED:])
         lines = [line for line in data.decode("utf-8", "replace").splitlines() if line.strip()]
         return (lines[-1].strip()[:LINE_LIMIT] if lines else ""), self._written_at
+
+    def lines_since(self, count: int) -> str:
+        """The whole lines that came after the first ``count`` bytes of them, as far as they are kept."""
+        with self._lock:
+            new = self.count - count
+            return bytes(self._data[-new:] if new > 0 else b"").decode("utf-8", "replace")
 
     def text(self) -> str:
         with self._lock:

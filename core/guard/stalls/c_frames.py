@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import IO
 
 from ..loop.event_loop import Loop
+from ..processes import process_table
 from ..processes.watch import TaskWatch
 
 TOTAL_S = 8.0
@@ -20,6 +21,10 @@ since it reads the symbols of all libraries; :data:`..coordinator.gang_stall.COL
 
 SHOWN = 8
 """Innermost C frames that are kept."""
+
+LOOK_S = 0.1
+"""Seconds between two looks at whether the process that py-spy reads is alive: as long as it is traced, the kernel does
+not tell the guard of its death."""
 
 NAME = 80
 """Characters of a function's name; those of C++ templates are longer than a line."""
@@ -88,6 +93,16 @@ class CFrames:
             self._next()
         else:
             TaskWatch(self._loop, self._process.pid, lambda: self._ended(pid, file))
+            self._look(pid, self._process)
+
+    def _look(self, pid: int, tracer: subprocess.Popen[bytes]) -> None:
+        """Let go of a process that is dead, since the end of its launch waits for it."""
+        if tracer is self._process:
+            entry = process_table.lookup(pid)
+            if entry is None or entry.state in "ZX":
+                tracer.kill()
+            else:
+                self._loop.call_later(LOOK_S, lambda: self._look(pid, tracer))
 
     def _ended(self, pid: int, file: IO[bytes]) -> None:
         if self._process is not None:

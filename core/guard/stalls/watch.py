@@ -21,12 +21,10 @@ if TYPE_CHECKING:
     from ..debug_log import DebugLog
     from ..loop.event_loop import Loop, Timer
     from ..loop.framing import Header
+    from .output import Output
 
     class Seen(Protocol):
         """What the guard sees of the node by itself."""
-
-        def output(self) -> tuple[float, ...]:
-            """Changes with each output of what the gang runs here, and each line of ``gang_log``."""
 
         def gpu(self) -> tuple[float, float]:
             """Percent of the time in which the busiest GPU computed, and in which it used its memory."""
@@ -56,6 +54,8 @@ class StallWatch:
         Gives the processes whose trees count: the task, and those of its launches.
     body : int
         The task.
+    output : Output
+        What the gang runs here has written.
     send : callable
         Sends a message to the hub.
     """
@@ -66,18 +66,18 @@ class StallWatch:
         dumps: Dumps,
         roots: Callable[[], dict[int, str]],
         body: int,
+        output: Output,
         seen: Seen,
         send: Callable[[Header], None],
         debug: Callable[[], DebugLog | None],
     ) -> None:
         self._loop, self._dumps, self._roots, self._body = loop, dumps, roots, body
-        self._seen, self._send, self._debug = seen, send, debug
+        self._output, self._seen, self._send, self._debug = output, seen, send, debug
         self._timeout_s = 0.0
         self._may_ask = True
         self._timer: Timer | None = None
         self._before: dict[int, usage.Usage] = {}
         self._looked_at = 0.0
-        self._output: tuple[float, ...] = ()
         self._forget()
         self._is_still = False
         self._is_collecting = False
@@ -93,7 +93,8 @@ class StallWatch:
         """Watch from now on; without ``may_ask`` no process is asked, and all CPU time counts as work."""
         self.end()
         self._timeout_s, self._may_ask = timeout_s, may_ask
-        self._before, self._looked_at, self._output = {}, 0.0, self._seen.output()
+        self._before, self._looked_at = {}, 0.0
+        self._output.is_new()
         self._forget()
         self._look()
 
@@ -121,14 +122,13 @@ class StallWatch:
         current = usage.of_trees(self._roots(), os.getpid())
         before, since = self._before, now - self._looked_at
         self._before, self._looked_at = current, now
-        output = self._seen.output()
+        if self._output.is_new():
+            self.moved("output")
+            return
         if not before:
             return
         signs = usage.signs(before, current, since, known, self._body, os.getpid())
-        if output != self._output:
-            self._output = output
-            self.moved("output")
-        elif self._is_collecting or (self._asked_at and self._prompt is None):
+        if self._is_collecting or (self._asked_at and self._prompt is None):
             pass  # what was written meanwhile are the stacks
         elif signs.work:
             self.moved(signs.work)
@@ -160,6 +160,7 @@ class StallWatch:
 
     def _ask(self, known: set[int], now: float) -> None:
         self._asked_at = now
+        self._output.asked()
         self._dumps.ask(known)
 
         def note() -> None:
@@ -184,6 +185,9 @@ class StallWatch:
 
     def collecting(self) -> None:
         """All processes are asked for their stacks from now on, until :meth:`collected`."""
+        if self._output.is_new():
+            self.moved("output")
+        self._output.asked()
         self._is_collecting = True
 
     def collected(self, texts: dict[int, str]) -> None:

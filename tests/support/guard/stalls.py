@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import signal
 import socket
 import sys
 import time
@@ -57,6 +58,18 @@ def does_not_come_to_the_collective(rank: int) -> None:
 
     dist.init_process_group("gloo", rank=1, world_size=2)
     wait_for_ever()
+
+
+def waits_for_a_store_that_nobody_opens(rank: int) -> None:
+    import torch.distributed as dist
+
+    with socket.socket() as taken:  # it does not listen
+        taken.bind(("127.0.0.1", 0))
+        dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{taken.getsockname()[1]}", rank=1, world_size=2)
+
+
+def is_stopped(rank: int) -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def reads_a_dead_pipe(rank: int) -> None:
@@ -114,6 +127,7 @@ STALLS = {
     "spins_in_c": "spins_in_c",
     "waits_in_a_collective": "all_reduce",
     "does_not_come_to_the_collective": "wait_for_ever",
+    "waits_for_a_store_that_nobody_opens": "init_process_group",
 }
 """By case: the function in which such a rank stands."""
 

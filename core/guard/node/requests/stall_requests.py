@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ...loop.event_loop import Loop
     from ...loop.framing import Header
     from ...phases import NodePhases
+    from ...rank_reports.tail import Tail
     from ...stalls.dumps import Dumps
     from ...stalls.watch import StallWatch
     from ..identity import NodeIdentity
@@ -107,11 +108,20 @@ class StallRequests:
         is_over = DONE in self._phases.times or FAILED in self._phases.times
         if self._watch is not None or is_over or not (timeout or self._is_shown):
             return
+        from ...stalls.output import Output
         from ...stalls.watch import StallWatch
 
         identity = self._identity
+        output = Output(self._tails, lambda: os.path.join(identity.folder, FILE))
         self._watch = StallWatch(
-            self._loop, self._dumps(), self._roots, identity.task_pid, self, self._hub.send, lambda: self._hub.debug
+            self._loop,
+            self._dumps(),
+            self._roots,
+            identity.task_pid,
+            output,
+            self,
+            self._hub.send,
+            lambda: self._hub.debug,
         )
         self._watch.start(timeout or CARD_S, may_ask=bool(timeout))
 
@@ -127,6 +137,9 @@ class StallRequests:
             self._watch.collected(texts)
         self._hub.send({"op": "stacks", "number": number, "records": records})
 
+    def _tails(self) -> dict[int, Tail]:
+        return {child.pid: child.tail for launch in list(self._work.launches.values()) for child in launch.children}
+
     def _launched(self) -> dict[int, str]:
         children = (child for launch in list(self._work.launches.values()) for child in launch.children)
         return {child.pid: child.title for child in children if child.alive and child.pid > 0}
@@ -135,16 +148,6 @@ class StallRequests:
         return {self._identity.task_pid: "the body", **self._launched()}
 
     # -- what the watch asks -----------------------------------------------------------------------------------------
-
-    def output(self) -> tuple[float, ...]:
-        """Changes with each output of what the gang runs here, each line of ``gang_log``, and each launch."""
-        children = [child for launch in list(self._work.launches.values()) for child in launch.children]
-        try:
-            logged = os.stat(os.path.join(self._identity.folder, FILE))
-            log = (float(logged.st_size), logged.st_mtime)
-        except OSError:
-            log = (0.0, 0.0)
-        return (*log, *(child.tail.written_at for child in children), *(float(child.pid) for child in children))
 
     def gpu(self) -> tuple[float, float]:
         """Percent of the time in which the busiest GPU computed, and in which it used its memory."""
