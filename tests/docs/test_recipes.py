@@ -158,6 +158,22 @@ def test_a_script_runs_a_gang_for_each_value_of_a_foreach(tmp_path: Path) -> Non
     assert done.stdout.splitlines()[-1] == "gangs: [[(0.01, 0), (0.01, 1)], [(0.1, 0), (0.1, 1)]]"
 
 
+@pytest.mark.slow
+def test_the_stacks_of_ranks_that_hang_are_kept(flow_run: FlowRunner) -> None:
+    require_packages("torch", "metaflow_extensions.obpyspy")
+    run = flow_run(RECIPES / "hang.py")
+    assert "Step train timed out after 0 hours, 0 minutes, 25 seconds" in run.fails(LIMIT)
+    said = subprocess.run(
+        [sys.executable, str(RECIPES / "hang_stacks.py"), run.run_id],
+        env=flow_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=LIMIT,
+    ).stdout
+    assert re.fullmatch(r"rank 0 in barrier <.*\nrank 1 in load_shard < train <.*\n", said), said
+
+
 def examples_of(page: Path) -> list[Path]:
     return [
         (page.parent / link).resolve()
