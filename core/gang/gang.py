@@ -53,6 +53,8 @@ class Gang(Programs):
     """What :meth:`on_preemption` registers; the step calls them."""
     _offer: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """What node 0's decorator gave to all nodes as they joined; see :meth:`LauncherHooks.offer`."""
+    _left_out: dict[int, str] = field(default_factory=dict, repr=False, compare=False)
+    """The nodes whose preflight has failed, where the launcher can do without, and why."""
     _sequence: Iterator[int] = field(default_factory=lambda: itertools.count(), repr=False, compare=False)
 
     @property
@@ -257,6 +259,11 @@ class Gang(Programs):
 def offered(gang: Gang) -> Mapping[str, Any]:
     """What the launcher of node 0 gave to all nodes as they joined; see :meth:`LauncherHooks.offer`."""
     return gang._offer
+
+
+def left_out(gang: Gang) -> Mapping[int, str]:
+    """The nodes without which the launcher is to begin, and why; see :meth:`LauncherHooks.may_leave_out`."""
+    return gang._left_out
 
 
 def lease_port(link: Link, exact: int | None = None) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import secrets
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ..exceptions import Unreachable
@@ -25,15 +26,26 @@ _CHECK = (
 )
 
 
-def check_network(gang: Member) -> None:
+def check_network(gang: Member, may_leave_out: int = 0) -> dict[int, str]:
     """Have each node connect to each other one, and neighbours in the ring send some megabytes; every node calls it.
 
     Node 0 says what was found.
 
+    Parameters
+    ----------
+    gang : Member
+    may_leave_out : int
+        How many nodes the step can do without.
+
+    Returns
+    -------
+    dict of int to str
+        The nodes to leave out, so that all others reach each other, and why; the same on each node.
+
     Raises
     ------
     Unreachable
-        On node 0, where a node does not reach another one; the other nodes wait for the end of the gang then.
+        On node 0, where too many nodes do not reach another one; the other nodes wait for the end of the gang then.
     """
     begun = time.monotonic()
     own = gang.nodes[gang.node_index]
@@ -46,21 +58,46 @@ def check_network(gang: Member) -> None:
         reach.run()
         found: list[dict[int, str]] = gather_to_all(gang, _KIND, reach.failed)
         failed = {(node, other): why for node, one in enumerate(found) for other, why in one.items()}
-        if failed:
+        left_out = nodes_to_leave_out(failed)
+        if len(left_out) > may_leave_out:
             _end(gang, f"{_pairs(gang, failed)}\n{_CHECK}")
-        rates = _ring(gang, door, token, places)
+        nodes = [node for node in range(gang.num_nodes) if node not in left_out]
+        rates = _ring(gang, nodes, door, token, places)
         if rates and links.slow(rates)[1]:
-            again = _ring(gang, door, token, places)  # it may have been the machine that was busy
+            again = _ring(gang, nodes, door, token, places)  # it may have been the machine that was busy
             rates = {link: max(rate, again[link]) for link, rate in rates.items()}
     stuck = {
         link: "connections open, and no data gets through: their network may drop large packets (MTU)"
         for link, rate in rates.items()
         if not rate
     }
-    if stuck:
+    left_out += nodes_to_leave_out(stuck)
+    if len(left_out) > may_leave_out:
         _end(gang, _pairs(gang, stuck))
+    failed |= stuck
     if gang.node_index == 0:
-        say(f"Preflight: {_all_reach(gang.num_nodes)} ({time.monotonic() - begun:.1f} s).{_bandwidth(gang, rates)}")
+        if failed:
+            say(_pairs(gang, failed))
+        rates = {link: rate for link, rate in rates.items() if link not in stuck}
+        what = _all_reach(gang.num_nodes, len(left_out))
+        say(f"Preflight: {what} ({time.monotonic() - begun:.1f} s).{_bandwidth(gang, rates)}")
+    return {
+        node: f"its preflight failed: {_lines(gang, {pair: why for pair, why in failed.items() if node in pair})[0]}"
+        for node in left_out
+    }
+
+
+def nodes_to_leave_out(failed: Collection[tuple[int, int]]) -> list[int]:
+    """The nodes without which none of the pairs that have ``failed`` is left: those in the most pairs first, of equal
+    ones the last one, and never node 0.
+    """
+    pairs = {frozenset(pair) for pair in failed}
+    found = []
+    while pairs:
+        counts = Counter(node for pair in pairs for node in pair if node)
+        found.append(max(counts, key=lambda node: (counts[node], node)))
+        pairs = {pair for pair in pairs if found[-1] not in pair}
+    return found
 
 
 def _end(gang: Member, text: str) -> None:
@@ -70,8 +107,10 @@ def _end(gang: Member, text: str) -> None:
     gather_to_all(gang, _KIND, None)
 
 
-def _all_reach(nodes: int) -> str:
-    return "the gang has one node, and needs no network" if nodes == 1 else f"all {nodes} nodes reach each other"
+def _all_reach(nodes: int, left_out: int) -> str:
+    if nodes == 1:
+        return "the gang has one node, and needs no network"
+    return f"all other {nodes - left_out} nodes reach each other" if left_out else f"all {nodes} nodes reach each other"
 
 
 def _name(gang: Member, node: int) -> str:
@@ -80,7 +119,13 @@ def _name(gang: Member, node: int) -> str:
 
 
 def _pairs(gang: Member, failed: Mapping[tuple[int, int], str]) -> str:
-    """A line for each pair: one for both directions where these fail alike."""
+    lines = [f"{line}." for line in _lines(gang, failed)]
+    more = [f"... and {len(lines) - _TOLD} more pairs."] if len(lines) > _TOLD else []
+    return "Preflight: " + "\n".join([*lines[:_TOLD], *more])
+
+
+def _lines(gang: Member, failed: Mapping[tuple[int, int], str]) -> list[str]:
+    """A clause for each pair: one for both directions where these fail alike."""
     lines: list[str] = []
     for (node, other), why in sorted(failed.items()):
         both = failed.get((other, node)) == why
@@ -88,24 +133,26 @@ def _pairs(gang: Member, failed: Mapping[tuple[int, int], str]) -> str:
             continue
         verb = "and" if both else "does not reach"
         end = " do not reach each other" if both else ""
-        lines.append(f"{_name(gang, node)} {verb} {_name(gang, other)}{end}: {why}.")
-    more = [f"... and {len(lines) - _TOLD} more pairs."] if len(lines) > _TOLD else []
-    return "Preflight: " + "\n".join([*lines[:_TOLD], *more])
+        lines.append(f"{_name(gang, node)} {verb} {_name(gang, other)}{end}: {why}")
+    return lines
 
 
 def _ring(
-    gang: Member, door: socket.socket, token: bytes, places: Mapping[int, tuple[str, int]]
+    gang: Member, nodes: Sequence[int], door: socket.socket, token: bytes, places: Mapping[int, tuple[str, int]]
 ) -> dict[links.Link, float]:
-    """Bits per second of each link, the slower direction of it; 0 where nothing has come through."""
+    """Bits per second of each link of the ring of ``nodes``, the slower direction of it; 0 where nothing has come
+    through.
+    """
     own = gang.node_index
     measured: dict[links.Link, float] = {}
-    for part in links.rounds(gang.num_nodes):
+    rounds = [[(nodes[first], nodes[second]) for first, second in part] for part in links.rounds(len(nodes))]
+    for part in rounds:
         gather_to_all(gang, _KIND, None)
         for link in part:
             if own in link:
                 measured[link] = _measure(own, link, door, token, places)
     found: Sequence[dict[links.Link, float]] = gather_to_all(gang, _KIND, measured)
-    return {link: min(found[node][link] for node in link) for part in links.rounds(gang.num_nodes) for link in part}
+    return {link: min(found[node][link] for node in link) for part in rounds for link in part}
 
 
 def _measure(

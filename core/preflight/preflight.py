@@ -51,8 +51,13 @@ class Preflight:
             return {}
         return {"package": VERSION, "facts": own_facts(self.distributions, gpus, self.ranks(gpus, cpus)).as_text()}
 
-    def check(self, gang: Member, facts: Sequence[Any], local: bool) -> None:
+    def check(self, gang: Member, facts: Sequence[Any], local: bool, may_leave_out: int) -> dict[int, str]:
         """Say on node 0 what the ``facts`` of all nodes, by index, show; and try the network where that is wanted.
+
+        Returns
+        -------
+        dict of int to str
+            The nodes that are left out, and why: at most ``may_leave_out``.
 
         Raises
         ------
@@ -63,5 +68,4 @@ class Preflight:
         lines = warnings_of(known, self.gpus, local) if known else []
         if lines:
             say_together(lines)
-        if self.is_full:
-            check_network(gang)
+        return check_network(gang, may_leave_out) if self.is_full else {}

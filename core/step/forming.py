@@ -187,7 +187,8 @@ class Forming:
         )
         offer = header["nodes"][0].get("offer", {})
         gang = Gang(self._node, nodes, self._folder, link, _save_functions=self._sigterm.save_functions, _offer=offer)
-        self._settings.preflight.check(gang, header["facts"], environment.is_local())
+        most = self._hooks.may_leave_out(self._num_nodes)
+        gang._left_out.update(self._settings.preflight.check(gang, header["facts"], environment.is_local(), most))
         return gang
 
     def _make_folder(self) -> str:

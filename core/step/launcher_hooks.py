@@ -85,3 +85,10 @@ class LauncherHooks:
         node.
         """
         return False
+
+    def may_leave_out(self, num_nodes: int) -> int:
+        """How many of ``num_nodes`` nodes the step can do without from the start, since their preflight has failed.
+
+        :func:`~.gang.left_out` says in :meth:`form` which these are. They run the body as all nodes do.
+        """
+        return 0

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from ...core.attributes import declared_port, read_nproc, read_port
 from ...core.exceptions import BadAttribute, package_missing
-from ...core.gang.gang import Gang
+from ...core.gang.gang import Gang, left_out
 from ...core.gang.restarts import WARM, RestartPolicy
 from ...core.gang.spares.world import SPARES, SpareNodes
 from ...core.gang.spares.worlds import Worlds, tell_the_limits
@@ -127,11 +127,17 @@ class TorchrunDecorator(GangDecorator):
         """Whether the gang goes on without nodes that it loses."""
         return SpareNodes.of(self) is not None
 
+    def may_leave_out(self, num_nodes: int) -> int:
+        """As many as can be lost later."""
+        wanted = SpareNodes.of(self)
+        return 0 if wanted is None else wanted.replacements(num_nodes)
+
     def form(self, gang: Gang) -> dict[str, object]:
         """What the step finds on ``current``. Raises BadAttribute where more nodes wait than there are."""
         policy, worlds, wanted = RestartPolicy.of(self), None, SpareNodes.of(self)
         if wanted is not None:
             worlds = Worlds(gang, wanted.world("@torchrun", gang.num_nodes))
+            worlds.begin_without(left_out(gang))
             policy = replace(policy, restarts=policy.restarts or wanted.replacements(gang.num_nodes))
             tell_the_limits(gang)
         task = self.task

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...guard.failure_record import EVIDENCE, Failure
 from ...logs import say
 from ...metaflow_compat import environment
 from ..collectives import LOST, Member
-from .world import World
+from .world import World, named
 
 MOST_FIRST = 2
 """A node whose ranks have failed first so often is left out, where a spare one can take its place."""
@@ -47,6 +47,14 @@ class Worlds:
     def has_this_node(self) -> bool:
         """Whether this node has ranks now; otherwise it waits."""
         return self.now.is_enough and self._gang.node_index in self.now.nodes
+
+    def begin_without(self, left_out: Mapping[int, str]) -> None:
+        """Nodes are left out before the first call, for these reasons; every node makes this call."""
+        before, self.now = self.now, self.now.without(left_out)
+        if left_out and self._gang.node_index == 0:
+            self._gang._link.request("leave-out", left_out=dict(left_out))
+            what = f"{named(sorted(left_out))} {'is' if len(left_out) == 1 else 'are'} left out"
+            say("; ".join(filter(None, (what, self.now.changes_from(before)))))
 
     def lose(self, answers: Sequence[Any]) -> None:
         """Go on without the nodes that have none of the ``answers``, which all nodes have got alike."""

@@ -14,6 +14,7 @@ from support.flows import FlowRunner
 from support.remote import LOST_HOST_S, START_S, all_fail, remote_gang
 
 from metaflow_extensions.gang.core.preflight import links
+from metaflow_extensions.gang.core.preflight.network import nodes_to_leave_out
 from metaflow_extensions.gang.core.preflight.reach import Reach, listen
 
 RUN_S = 120.0
@@ -176,3 +177,12 @@ def test_another_program_and_another_node_at_an_address_are_told_apart() -> None
         3: "another program answers at its address",
         4: "Connection refused",
     }
+
+
+def test_the_nodes_in_the_most_pairs_are_left_out_and_never_node_0() -> None:
+    assert nodes_to_leave_out([]) == []
+    assert nodes_to_leave_out([(1, 3), (3, 1)]) == [3], "one pair, whichever way"
+    assert nodes_to_leave_out([(2, 0)]) == [2]
+    assert nodes_to_leave_out([(1, 2), (1, 3), (4, 1)]) == [1], "it explains all of them"
+    assert nodes_to_leave_out([(0, 1), (0, 2), (1, 2)]) == [2, 1]
+    assert nodes_to_leave_out([(1, 2), (3, 4)]) == [4, 2]

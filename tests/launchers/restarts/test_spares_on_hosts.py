@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from pathlib import Path
@@ -43,3 +44,37 @@ def test_a_spare_node_takes_the_place_of_a_lost_host(tmp_path: Path, how: str) -
         if how == "cut off":
             assert "or the network between them is cut" in tasks[1].fails(TOLD_S)
         gang.wait_until_gone()
+
+
+NOWHERE = "02:00:00:00:00:99"
+"""A hardware address that no host has: what is sent there is lost without a sound, as by a firewall."""
+
+
+def test_a_node_that_does_not_reach_another_one_at_the_start_is_left_out(tmp_path: Path) -> None:
+    require_packages("torch")
+    begins = time.time()
+    with remote_gang(tmp_path, flow('spares=1, preflight="full", warm=False', 4), 4) as gang:
+        one, two = gang.hosts[1], gang.hosts[2]
+        one.run(["ip", "neigh", "replace", two.address, "lladdr", NOWHERE, "dev", "eth0"])
+        said, *others = [task.ok(3 * START_S) for task in gang.start_all()]
+        gang.wait_until_gone()
+    pair = f"node 1 (gang1, {one.address}) and node 2 (gang2, {two.address}) do not reach each other: no answer within"
+    assert said.count(pair) == 1, said
+    assert "Preflight: all other 3 nodes reach each other (" in said, said
+    assert "[gang] node 2 is left out; node 3 takes its place\n" in said, said
+    everything = "\n".join([said, *others])
+    assert world(everything, begins) == [(0, 0, 3), (1, 1, 3), (2, 3, 3)]
+    assert sorted(losses(everything)) == list(range(40))
+    assert "call 0 is over on node 2;" in others[1], "its task is stored like any other"
+    (left_out,) = tmp_path.rglob("*gang-left-out*.json")
+    assert json.loads(json.loads(left_out.read_text())["value"]).startswith(f"its preflight failed: {pair}")
+
+
+def test_too_many_nodes_that_do_not_reach_another_one_end_the_gang(tmp_path: Path) -> None:
+    with remote_gang(tmp_path, flow('spares=1, preflight="full"', 4), 4) as gang:
+        for host, other in ((1, 2), (1, 3), (2, 3)):
+            nowhere = [gang.hosts[other].address, "lladdr", NOWHERE, "dev", "eth0"]
+            gang.hosts[host].run(["ip", "neigh", "replace", *nowhere])
+        for task in gang.start_all():
+            output = task.fails(3 * START_S)
+            assert output.count("do not reach each other") == 3 and "is left out" not in output, output

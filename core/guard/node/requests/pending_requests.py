@@ -28,6 +28,7 @@ ENDED_BY_STOP = frozenset(
         "forward-commands",
         "broadcast",
         "launch",
+        "leave-out",
         "restarted",
         "tidy-up",
         "fail-launch",

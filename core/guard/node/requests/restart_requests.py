@@ -61,6 +61,7 @@ class RestartRequests:
 
     def methods(self) -> dict[str, Method]:
         return {
+            "leave-out": self.leave_out,
             "restarted": self.restarted,
             "tidy-up": self.tidy_up,
             "fail-launch": self.fail_launch,
@@ -121,9 +122,17 @@ class RestartRequests:
 
     def restarted(self, number: int, header: Header, payload: bytes) -> None:
         """Control: what was given up is started again, or why it is not, for the report, the card and the metadata."""
-        self._failures.left_out.update({int(node): why for node, why in header["left_out"].items()})
+        self._leave_out(header["left_out"])
         self._hub.send({"op": "restarted", "entry": header["entry"]})
         self._pending.reply(number, {})
+
+    def leave_out(self, number: int, header: Header, payload: bytes) -> None:
+        """Control: ranks begin without some nodes, for the metadata and the card."""
+        self._leave_out(header["left_out"])
+        self._pending.reply(number, {})
+
+    def _leave_out(self, nodes: Header) -> None:
+        self._failures.left_out.update({int(node): why for node, why in nodes.items()})
 
     def lost_nodes(self, number: int, header: Header, payload: bytes) -> None:
         """Control of a gang that goes on without nodes that it loses: the reply has the failure of each, once all of
