@@ -92,10 +92,7 @@ def show(pathspec: str, where: str | None, options: LogOptions) -> int:
         gang = the_only(gangs_of(pathspec, where))
         if options.node is not None and options.node not in gang.tasks:
             raise NotFound(f"{gang.pathspec} has no node {options.node}: its nodes are {_listed(gang.tasks)}.")
-        attempt = gang.attempts - 1 if options.attempt is None else options.attempt
-        if not 0 <= attempt < gang.attempts:
-            raise NotFound(f"{gang.pathspec} has no attempt {attempt}: the latest is {gang.attempts - 1}.")
-        Shown(gang, attempt, options).until_the_end()
+        Shown(gang, gang.attempt(options.attempt), options).until_the_end()
     except NotFound as error:
         return refuse(str(error))
     return 0

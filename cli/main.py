@@ -54,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     _add_doctor(commands)
     _add_why(commands)
     _add_logs(commands)
+    _add_traces(commands)
     _add_stubs(commands)
     return top
 
@@ -110,6 +111,17 @@ def _add_logs(commands: Any) -> None:
     added.add_argument(
         "--follow", "-f", action="store_true", help="go on until the attempt is over; looks for new lines every 2 s"
     )
+
+
+def _add_traces(commands: Any) -> None:
+    def command(arguments: argparse.Namespace) -> int:
+        from .traces import traces
+
+        return traces(arguments.pathspec, arguments.metadata, arguments.attempt, arguments.to)
+
+    added = _of_a_run(commands, "traces", "the traces of torch's profiler that the ranks of a gang have left", command)
+    added.add_argument("--to", metavar="FOLDER", help="fetch them into FOLDER/node-0/ and so on; without it, list them")
+    added.add_argument("--attempt", type=int, metavar="N", help="by default the latest; the first is 0")
 
 
 def _add_stubs(commands: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from metaflow import Flow, Run, Step, Task, get_metadata, metadata, namespace
 from metaflow.exception import MetaflowException, MetaflowNotFound
 
-from ..core.metadata import FAILURE, PHASES, RESTARTS
+from ..core.metadata import FAILURE, PHASES, RESTARTS, TRACES
 from ..core.metaflow_compat.tasks import place_of_task
 
 LOOKED_AT = 3
@@ -54,12 +54,32 @@ class GangOfRun:
         """How many attempts have begun."""
         return max((int(_metadata(task).get("attempt", 0)) for task in self._first_tasks()), default=0) + 1
 
+    def attempt(self, wanted: int | None) -> int:
+        """The number of the attempt that is ``wanted``, None for the latest. Raises NotFound where there is none."""
+        latest = self.attempts - 1
+        if wanted is not None and not 0 <= wanted <= latest:
+            raise NotFound(f"{self.pathspec} has no attempt {wanted}: the latest is {latest}.")
+        return latest if wanted is None else wanted
+
     def metadata(self, attempt: int) -> Iterator[dict[str, str]]:
         """The metadata of one attempt, of node 0's task, then of the others'."""
-        for _, task in sorted(self.tasks.items())[:ASKED]:
-            found = _metadata(Task(task.pathspec, attempt=attempt))
-            if attempt == int(found.get("attempt", attempt)):
+        for node in sorted(self.tasks)[:ASKED]:
+            found = self._metadata_of(node, attempt)
+            if found is not None:
                 yield found
+
+    def traces(self, attempt: int) -> dict[int, dict[str, Any]]:
+        """By node, the traces of torch's profiler of an attempt; see ``core/storage/traces.py``."""
+        found = {node: self._metadata_of(node, attempt) or {} for node in sorted(self.tasks)}
+        return {node: json.loads(values[TRACES]) for node, values in found.items() if TRACES in values}
+
+    def datastore(self) -> tuple[str, str]:
+        """The kind and the root of the datastore that the gang's tasks had. Raises NotFound where that is not known."""
+        for task in self._first_tasks():
+            values = _metadata(task)
+            if "ds-type" in values and "ds-root" in values:
+                return values["ds-type"], values["ds-root"]
+        raise NotFound(f"Metaflow's metadata of {self.pathspec} do not say which datastore it had.")
 
     def failure(self, attempt: int) -> dict[str, Any] | None:
         """The first failure of an attempt; every node that has one has the same."""
@@ -78,6 +98,10 @@ class GangOfRun:
         values = next(self.metadata(attempt), {})
         said = values.get("attempt_ok")
         return None if said is None else said == "True"
+
+    def _metadata_of(self, node: int, attempt: int) -> dict[str, str] | None:
+        found = _metadata(Task(self.tasks[node].pathspec, attempt=attempt))
+        return found if attempt == int(found.get("attempt", attempt)) else None
 
     def _first_tasks(self) -> Iterable[Any]:
         """Node 0's task, or any other where that has not begun."""

@@ -5,6 +5,7 @@ gang-phases     when the phases of this node began; node 0's task has the first 
 gang-settings   the waits and limits that counted
 gang-restarts   where ranks were started again: node 0's task has a line for each time, and when (epoch)
 gang-left-out   of a node without which the gang went on: why; registered by node 0's task
+gang-traces     of a node whose ranks have written traces of torch's profiler: where they are, and which
 
 What shows a gang while it runs gets the same values from the guard; see :class:`.guard.phases.NodePhases`.
 """
@@ -21,7 +22,7 @@ from .guard.secret_values import cleaned, secrets_of
 from .metaflow_compat import metadata
 
 FAILURE, PHASES, SETTINGS, RESTARTS = "gang-failure", "gang-phases", "gang-settings", "gang-restarts"
-LEFT_OUT = "gang-left-out"
+LEFT_OUT, TRACES = "gang-left-out", "gang-traces"
 
 
 def as_values(data: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, str]:

@@ -24,6 +24,11 @@ SCRATCH = "scratch"
 
 SCRATCH_VARIABLE = "METAFLOW_GANG_SCRATCH"
 
+TRACES = "traces"
+"""The name of :attr:`Gang.traces` in the private folder."""
+
+TRACES_VARIABLE = "METAFLOW_GANG_TRACES"
+
 
 @dataclass(frozen=True)
 class Gang(Programs):
@@ -84,6 +89,15 @@ class Gang(Programs):
         Ranks find it in the variable ``METAFLOW_GANG_SCRATCH``. It lies below TMPDIR, or /tmp.
         """
         return os.path.join(self.folder, SCRATCH)
+
+    @property
+    def traces(self) -> str:
+        """A folder of this node for traces of torch's profiler: what ranks write there is stored when the body is over.
+
+        Ranks find it in the variable ``METAFLOW_GANG_TRACES``. The card lists the traces, and the command
+        ``metaflow-gang traces`` fetches them.
+        """
+        return os.path.join(self.folder, TRACES)
 
     def another_address(self) -> str:
         """The address of some other node, to find out how it is reached; this node's own where it is alone."""

@@ -207,6 +207,16 @@ TABLE = (
         float(1 << 20),
         unit="megabytes",
     ),
+    Setting(
+        "trace_megabytes",
+        "A node stores [traces of torch's profiler](card.md#traces-of-torchs-profiler) up to this size in all, the "
+        "newest first. Each node's task needs it.",
+        "A trace of some steps on a GPU has tens of megabytes, and a failed step has `end_timeout` to store them.",
+        256.0,
+        0.0,
+        float(1 << 20),
+        unit="megabytes",
+    ),
 )
 
 BY_NAME = {setting.name: setting for setting in TABLE}

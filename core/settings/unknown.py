@@ -22,6 +22,7 @@ _NAMES = (
     "RECORD",
     "SCRATCH",
     "STEP",
+    "TRACES",
 )
 
 OWN = frozenset(f"{PREFIX}{name}" for name in _NAMES)

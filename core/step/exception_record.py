@@ -12,6 +12,7 @@ from typing import Any
 from ..exceptions import GangException
 from ..guard.failure_record import EVIDENCE, EXCEPTION_LIMIT, PEER, TEXT_LIMIT
 from ..guard.text import shortened
+from ..logs import say
 
 SHOWN_LIMIT = 30_000
 """Characters of an exception's message that a step raises; its lines are limited as those of a failure's details."""
@@ -86,3 +87,13 @@ def shorten(error: BaseException) -> None:
             short = shortened(one.args[0], SHOWN_LIMIT)
             if short != one.args[0] and str(one) == one.args[0]:
                 one.args = (short, *one.args[1:])
+
+
+def with_sentences(error: BaseException, *sentences: str) -> BaseException:
+    """Add ``sentences`` to the message of ``error`` where its class is ours; print them otherwise."""
+    for sentence in filter(None, sentences):
+        if isinstance(error, GangException):
+            error.message = f"{error.message}\n{sentence}"
+        else:
+            say(sentence)
+    return error

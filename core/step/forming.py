@@ -19,7 +19,7 @@ from metaflow import current
 from ..debug_logs import DebugLogs
 from ..exceptions import GangException, GangFailed
 from ..export.task_export import exports
-from ..gang.gang import SCRATCH, SCRATCH_VARIABLE, Gang, lease_port
+from ..gang.gang import SCRATCH, SCRATCH_VARIABLE, TRACES, TRACES_VARIABLE, Gang, lease_port
 from ..gang.node import Node
 from ..guard.host.owned_files import remove_folder
 from ..guard.host.private_folder import in_base, temporary_folder
@@ -132,6 +132,7 @@ class Forming:
         self._folder = self._make_folder()
         os.environ[FILE_VARIABLE] = os.path.join(self._folder, FILE)
         os.environ[SCRATCH_VARIABLE] = os.path.join(self._folder, SCRATCH)
+        os.environ[TRACES_VARIABLE] = os.path.join(self._folder, TRACES)
         nested_run.mark_what_is_started(task, link.guard_pid, self._folder)
         if self._settings.debug:
             names = ("flow", "run", "step", "task", "attempt")
@@ -200,7 +201,8 @@ class Forming:
             with open(probe, "wb") as file:
                 file.write(bytes(_ROOM))
             os.unlink(probe)
-            os.mkdir(os.path.join(folder, SCRATCH), 0o700)
+            for name in (SCRATCH, TRACES):
+                os.mkdir(os.path.join(folder, name), 0o700)
         except OSError as error:
             remove_folder(folder)
             if isinstance(error, PermissionError) and error.errno is None:

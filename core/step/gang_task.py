@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..card.task_card import TaskCard
+from ..logs import say
 from ..metadata import TaskMetadata
+from ..metaflow_compat.environment import control_task
 from ..preflight.preflight import Preflight
 from ..rendezvous.task_info import TaskInfo
+from ..storage.traces import NodeTraces, traces_prefix
 
 
 @dataclass(frozen=True)
@@ -62,3 +65,10 @@ class GangTask:
     metadata: TaskMetadata
     preflight: Preflight
     card: TaskCard | None
+
+    def traces(self, node: int, folder: str) -> NodeTraces:
+        """What the ranks of ``node``, this one, leave of torch's profiler in ``folder``."""
+        info = self.info
+        control = control_task(info.task_id)
+        prefix = traces_prefix(info.flow_name, info.run_id, info.step_name, control, info.attempt)
+        return NodeTraces(self.flow_datastore, f"{prefix}/{node}", folder, say)

@@ -17,10 +17,11 @@ from ..guard.host.owned_files import remove_in_its_stead
 from ..guard.stalls import stack_file
 from ..guard_client.link import Link
 from ..logs import save_node_logs, say, say_and_store
-from ..metadata import FAILURE
+from ..metadata import FAILURE, TRACES
 from ..metaflow_compat import environment
 from ..rendezvous import absence_report, local_nodes
-from .exception_record import exception_record, shorten
+from ..storage.traces import NodeTraces
+from .exception_record import exception_record, shorten, with_sentences
 from .forming import Forming
 from .gang_task import GangTask
 from .launcher_hooks import LauncherHooks
@@ -52,6 +53,7 @@ class Lifecycle(Forming):
         self._appear = appear
         self._leave_out = leave_out
         self._link: Link | None = None
+        self._traces: NodeTraces | None = None
         self.begun = self._in_body = self._body_done = self._has_failed = False
         self._failure_report = ""
         self._failure: dict[str, Any] | None = None  # as data
@@ -92,6 +94,7 @@ class Lifecycle(Forming):
             if self._hooks.replaces_sigterm or self._hooks.sigterm_module:
                 self._sigterm.keep(self._hooks.sigterm_module)
             gang = self._form(link)
+            self._traces = self._settings.traces(gang.node_index, gang.traces)
             if self._unfit is not None:
                 raise self._unfit
             self._appear(gang)
@@ -108,6 +111,7 @@ class Lifecycle(Forming):
                 self._in_body = False
             link.request("done")
             self._body_done = True
+            self._keep_traces(link, store=True)
             if self._is_control:
                 header, _ = link.request("finish")
                 self._leave_out(header["lost"])
@@ -189,7 +193,9 @@ class Lifecycle(Forming):
             self._register(error)
             return error
         try:
+            self._keep_traces(link, store=False)  # now: node 0 may write the card before they are stored
             raised = self._report_and_await_cause(link, error)
+            self._keep_traces(link, store=True)
             if self._is_control:
                 self._store_logs(link)
             self._store_debug_log()
@@ -207,6 +213,14 @@ class Lifecycle(Forming):
         # The guard stays until Metaflow has stored that, and ends a task that takes too long.
         self._has_failed = True
         return raised
+
+    def _keep_traces(self, link: Link, store: bool) -> None:
+        """Store the profiler's traces of this node's ranks, or just tell node 0, for the card, which there are."""
+        found = None if self._traces is None else self._traces.store() if store else self._traces.look()
+        if found is not None:
+            link.request("traces", found=found)
+            if store:
+                self._settings.metadata.register({TRACES: found})
 
     def _store_debug_log(self) -> None:
         if self._debug_logs is not None:
@@ -259,7 +273,7 @@ class Lifecycle(Forming):
         self._failure_report = str(error) if isinstance(error, GangFailed) and not self._joined else header["report"]
         # Metaflow takes a SystemExit with code 0 for a step that has ended well.
         if any(cause["node"] == self._node for cause in header["causes"]) and not isinstance(error, SystemExit):
-            return _with_sentences(error, header.get("left", ""), self._hooks.advice(error))
+            return with_sentences(error, header.get("left", ""), self._hooks.advice(error))
         return GangFailed(self._failure_report)
 
     def _store_logs(self, link: Link) -> None:
@@ -274,27 +288,10 @@ class Lifecycle(Forming):
                 self._settings.metadata.register({FAILURE: self._failure}, ids[node])
 
     def _save(self, logs: dict[str, dict[str, str]]) -> None:
-        ids = local_nodes.task_ids(self._task.task_id, self._num_nodes)
         task = self._task
+        ids = {str(node): task_id for node, task_id in enumerate(local_nodes.task_ids(task.task_id, self._num_nodes))}
+        step = (self._settings.flow_datastore, task.run_id, task.step_name, task.attempt)
         try:
-            save_node_logs(
-                self._settings.flow_datastore,
-                task.run_id,
-                task.step_name,
-                task.attempt,
-                logs,
-                {str(node): task_id for node, task_id in enumerate(ids)},
-                self._settings.log_bytes,
-            )
+            save_node_logs(*step, logs, ids, self._settings.log_bytes)
         except Exception as error:  # whatever a datastore raises: the step's own end says more than its logs
             say(f"The logs of the other nodes could not be stored: {type(error).__name__}: {error}")
-
-
-def _with_sentences(error: BaseException, *sentences: str) -> BaseException:
-    """Add ``sentences`` to the message of ``error`` where its class is ours; print them otherwise."""
-    for sentence in filter(None, sentences):
-        if isinstance(error, GangException):
-            error.message = f"{error.message}\n{sentence}"
-        else:
-            say(sentence)
-    return error

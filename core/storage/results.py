@@ -7,7 +7,7 @@ import mmap
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -121,19 +121,41 @@ def push_folder(
     if not os.path.isdir(folder):
         raise BadFolder(f"{folder!r} is no folder: results are pushed to the datastore by the folder.")
     storage = storage_of_flow(flow_datastore)
+    if not _upload(storage, _files_below(folder, storage.path_join(prefix), (), tell), tell):
+        tell(f"There is no file in the folder {folder!r} on this node: nothing was pushed to the datastore from here.")
+    return str(storage.full_uri(prefix))
+
+
+def push_files(
+    flow_datastore: Any,
+    paths: Mapping[str, str],
+    prefix: str,
+    tell: Callable[[str], None] = lambda sentence: None,
+) -> None:
+    """Uploads single files, as :func:`push_folder` does those of a folder.
+
+    Parameters
+    ----------
+    paths : mapping
+        By key below ``prefix``, see :func:`readable_path`: the file.
+    """
+    storage = storage_of_flow(flow_datastore)
+    base = storage.path_join(prefix)
+    _upload(storage, (_File(f"{base}/{key}", path, os.path.getsize(path)) for key, path in paths.items()), tell)
+
+
+def _upload(storage: Any, files: Iterator[_File], tell: Callable[[str], None]) -> int:
+    """How many files were uploaded. Raises :class:`BadFolder` where two have one key."""
     keys: set[str] = set()
-    for batch in _batches(_files_below(folder, storage.path_join(prefix), (), tell)):
+    for batch in _batches(files):
         for file in batch:
             if file.key in keys:
                 raise BadFolder(
-                    f"Two files below {folder!r} would have the same name in the datastore, {file.key!r}: rename "
-                    f"{file.path!r}."
+                    f"Two files would have the same name in the datastore, {file.key!r}: rename {file.path!r}."
                 )
             keys.add(file.key)
         storage.save_bytes(_opened(batch, tell), overwrite=True, len_hint=len(batch))
-    if not keys:
-        tell(f"There is no file in the folder {folder!r} on this node: nothing was pushed to the datastore from here.")
-    return str(storage.full_uri(prefix))
+    return len(keys)
 
 
 def _files_below(
@@ -212,6 +234,11 @@ class MappedFile(io.FileIO):
 def _piece(text: str) -> str:
     """One part of a key, which cannot be taken for two, for none, or for the folder above."""
     return "%2E" * len(text) if text in (".", "..") else quote(text, safe=" +,:;=@&()'!$~")
+
+
+def readable_path(path: str) -> str:
+    """A relative path as a key that every datastore takes; see :func:`push_folder`."""
+    return "/".join(_readable(piece) for piece in path.split("/"))
 
 
 def _readable(name: str) -> str:

@@ -196,8 +196,18 @@ function ranks(data) {
 }
 
 function traces(data) {
-  if (!(data.traces || []).length) return [];
-  return [make("h2", {}, "Profiles"), make("ul", {}, data.traces.map((path) => make("li", { class: "mono" }, path)))];
+  const found = data.traces;
+  if (!found) return [];
+  const parts = [make("h2", {}, "Traces of torch's profiler")];
+  if (found.files.length) {
+    const place = (path) => (path.startsWith("/") ? make("a", { href: "file://" + path.split("/").map(encodeURIComponent).join("/") }, path) : path);
+    const lines = found.files.map((file) => [String(file.node), file.rank == null ? "" : String(file.rank), amount(file.bytes, "B"), place(file.where)]);
+    const some = found.files.length < found.in_all ? `${count(found.files.length, "trace")} of ${found.in_all.toLocaleString("en")}. ` : "";
+    parts.push(make("p", { class: "soft" }, some + "Perfetto (ui.perfetto.dev) and chrome://tracing open them. This fetches all to your machine:"),
+      make("pre", {}, `metaflow-gang traces ${data.pathspec} --attempt ${data.attempt} --to traces`),
+      table("traces", [["node", "number"], ["rank", "number"], ["size", "number"], ["where", "text code"]], lines));
+  }
+  return [...parts, ...found.left_out.map((text) => make("p", { class: "soft" }, text))];
 }
 
 function pairs(values) {

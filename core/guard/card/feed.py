@@ -233,7 +233,7 @@ class CardFeed:
             "restarts": snapshot.restarts(self._hub.link.restarts()),
             "launches": self._launched.records,
             "settings": settings().as_dict(),
-            "traces": [],
+            "traces": snapshot.traces(self._hub.link.traces()),
         }
         # A rank's last line and a failure may quote one.
         return dict(cleaned(found, self._secrets))

@@ -24,6 +24,9 @@ MOST_RESTARTS = 20
 MOST_GPUS = 64
 """Rows of the table of GPUs."""
 
+MOST_TRACES = 64
+"""Rows of the table of traces, and sentences about those that are left out."""
+
 METRICS_OF_GPUS = (("gpu", "util"), ("gpu_power", "power"))
 """Names on the card, and in a sample of :mod:`..samples.gpus`."""
 
@@ -170,3 +173,21 @@ def stall(found: Mapping[str, Any] | None, now: float) -> Header | None:
     silent = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
     title = f"No rank has made progress for {silent}: {found['line']}"
     return {"title": title, "text": found["text"], "groups": found["groups"], "since": found["since"]}
+
+
+def traces(found: Mapping[int, Mapping[str, Any]]) -> Header | None:
+    """The profiler's traces of all nodes (``core/storage/traces.py``), None where there are none.
+
+    ``files`` are those with their nodes and locations, of more than :data:`MOST_TRACES` those of the first nodes;
+    ``in_all`` is their number, and ``left_out`` has a sentence for each node that has not stored some.
+    """
+    if not found:
+        return None
+    rows: list[Header] = []
+    for node, record in sorted(found.items()):
+        for file in record["files"][: max(0, MOST_TRACES - len(rows))]:
+            known = {"node": node, "rank": file.get("rank"), "bytes": file["bytes"]}
+            rows.append({**known, "where": f"{record['where']}/{file['name']}"})
+    left_out = [f"Node {node}: {record['left_out']}" for node, record in sorted(found.items()) if record["left_out"]]
+    in_all = sum(len(record["files"]) for record in found.values())
+    return {"files": rows, "in_all": in_all, "left_out": left_out[:MOST_TRACES]}

@@ -32,7 +32,7 @@ TO_ALL_TOTAL = 1 << 20
 _ALWAYS = 1024
 """Bytes of payload that every node may give to a collective, however many nodes there are."""
 
-MOST = {"fail": 1_000, "want-stacks": 10_000, "cancel": 10_000, "save-seconds": 1_000, "phases": 100}
+MOST = {"fail": 1_000, "want-stacks": 10_000, "cancel": 10_000, "save-seconds": 1_000, "phases": 100, "traces": 10}
 """How often one node may send a message that the hub stores, or sends on to all."""
 
 _LAST_NUMBER = 1 << 53
@@ -41,6 +41,8 @@ _RANKS = 4096
 _YEAR = 365 * 86400.0
 _CODES = 1 << 32
 _SAMPLE_TEXT = 300
+_TRACES, _TRACE_NAME = 32, 200
+"""Those of ``core/storage/traces.py``."""
 _END_OF_TIME = 1e12
 _END_OF_NUMBERS = 1.8e308
 
@@ -189,6 +191,24 @@ def _sample(checker: Checker, header: Header, payload: bytes) -> None:
     _plain({name: value for name, value in sample.items() if name not in ("gpus", "ranks", "log")}, "sample")
 
 
+def _traces(checker: Checker, header: Header, payload: bytes) -> None:
+    found = header.get("found")
+    if not isinstance(found, dict):
+        raise Nonsense(f"'found' is {shown(found)}")
+    for name in ("where", "left_out"):
+        string(found, name, 2000)
+    files = found.get("files")
+    if not isinstance(files, list) or len(files) > _TRACES:
+        raise Nonsense(f"'files' is {shown(files)}")
+    for file in files:
+        if not isinstance(file, dict):
+            raise Nonsense(f"'files' has {shown(file)}")
+        string(file, "name", _TRACE_NAME)
+        integer(file, "bytes", 0, _LAST_NUMBER)
+        if file.get("rank") is not None:
+            integer(file, "rank", 0, 1 << 30)
+
+
 def _still(checker: Checker, header: Header, payload: bytes) -> None:
     if type(header.get("still")) is not bool:
         raise Nonsense(f"'still' is {shown(header.get('still'))}")
@@ -235,6 +255,7 @@ _FIELDS: dict[str, Callable[[Checker, Header, bytes], None]] = {
     "ranks-ended": _ranks_ended,
     "phases": _phases,
     "sample": _sample,
+    "traces": _traces,
     "still": _still,
     "want-stacks": _want_stacks,
     "stacks": _stacks,

@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 
 
 class NodeReports:
-    """Phases, samples, stalls and restarts.
+    """Phases, samples, traces, stalls and restarts.
 
     Attributes
     ----------
     samples : dict
         By node: the newest sample.
+    traces : dict
+        By node: the traces of torch's profiler that its ranks have written; see ``core/storage/traces.py``.
     restarts : list of dict
         What control's task says of each restart of ranks, and last of why there was none: ``line``, ``detail``, ``at``.
     """
@@ -31,6 +33,7 @@ class NodeReports:
         self._loop, self._roster, self._num_nodes, self._fail = loop, roster, num_nodes, fail
         self.phases = GangPhases()
         self.samples: dict[int, Header] = {}
+        self.traces: dict[int, Header] = {}
         self.restarts: list[Header] = []
         self._stall: GangStall | None = None
 
@@ -61,6 +64,8 @@ class NodeReports:
         op = header["op"]
         if op == "sample":
             self.samples[node] = header["sample"]
+        elif op == "traces":
+            self.traces[node] = header["found"]
         elif op == "phases":
             connection = self._roster.members.get(node)
             self.phases.take(node, header, connection.offset if connection is not None else 0.0)

@@ -43,6 +43,9 @@ class NotJoined:
     def samples(self) -> Header:
         return {}
 
+    def traces(self) -> dict[int, Header]:
+        return {}
+
     def facts(self) -> list[object]:
         return []
 

@@ -77,6 +77,9 @@ if TYPE_CHECKING:
         def samples(self) -> Header:
             """On control: the newest sample of each node, by index."""
 
+        def traces(self) -> dict[int, Header]:
+            """On control: the profiler's traces that each node has."""
+
         def leave(self, then: Callable[[], None]) -> None:
             """Say that this node's task is stored; ``then`` when the hub has it."""
 
@@ -249,6 +252,9 @@ class RemoteHubLink:
         return {}
 
     def samples(self) -> Header:
+        return {}
+
+    def traces(self) -> dict[int, Header]:
         return {}
 
     def facts(self) -> list[object]:

@@ -120,6 +120,9 @@ class LocalHubLink:
     def samples(self) -> Header:
         return {str(node): sample for node, sample in self._hub.reports.samples.items()}
 
+    def traces(self) -> dict[int, Header]:
+        return self._hub.reports.traces
+
     def facts(self) -> list[object]:
         return self._hub.roster.facts()
 

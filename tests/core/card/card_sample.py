@@ -50,7 +50,7 @@ def snapshot(nodes: int, ranks_per_node: int = 2, state: str = "running", **more
         "stall": None,
         "launches": [{"what": "train.py", "argv": ["python", "train.py"], "environment": {"MASTER_PORT": "20113"}}],
         "settings": {"lost_host_timeout": "30 s"},
-        "traces": [],
+        "traces": None,
         **more,
     }
 

@@ -87,6 +87,7 @@ class TaskRequests:
             "unwinding": self.unwinding,
             "unwound": self.unwound,
             "done": self.done,
+            "traces": self.traces,
             "record": self.record,
             "stored": self.stored,
             "bye": self.bye,
@@ -159,6 +160,11 @@ class TaskRequests:
         """The body has ended well."""
         self._state.body_done()
         self._hub.send({"op": "done"})
+        self._pending.reply(number, {})
+
+    def traces(self, number: int, header: Header, payload: bytes) -> None:
+        """The ranks of this node have left traces of torch's profiler; ``found`` is for node 0's card."""
+        self._hub.send({"op": "traces", "found": header["found"]})
         self._pending.reply(number, {})
 
     def record(self, number: int, header: Header, payload: bytes) -> None:
