@@ -6,7 +6,7 @@ import os
 import sys
 
 from ..core.exceptions import GangException
-from ..core.storage.objects import Objects, storage_of
+from ..core.storage.objects import BadKey, Objects, storage_of
 from ..core.storage.traces import traces_prefix
 from .command import refuse
 from .logs import the_only
@@ -45,7 +45,7 @@ def traces(pathspec: str, where: str | None, attempt: int | None, to: str | None
                 place = os.path.join(to, f"node-{node}", *file["name"].split("/"))
                 try:
                     objects.get_file(f"{node}/{file['name']}", place)
-                except (GangException, OSError) as error:
+                except (GangException, BadKey, OSError) as error:
                     code = refuse(f"node {node}{rank}: {error}")
                     continue
             print(f"[node {node}]{rank} {file['bytes'] / _MEGABYTE:,.1f} MB {place}")

@@ -28,7 +28,7 @@ _HEAD = 64 * 1024
 _RANK = re.compile(rb'"distributedInfo":\s*\{[^{}]*?"rank":\s*(\d{1,9})\b')
 _RANK_IN_NAME = re.compile(r"rank[-_.]?(\d{1,9})(?!\d)", re.IGNORECASE)
 
-_MEGABYTE = 1_000_000
+_MEGABYTE = 1 << 20
 _SETTING = BY_NAME["trace_megabytes"]
 
 
@@ -93,10 +93,10 @@ class NodeTraces:
         except Exception as error:
             reason = str(error).strip().partition("\n")[0][:200]
             why = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
-            chosen, left_out = [], f"{_count(len(chosen))} could not be stored: {why}"
+            chosen, left_out = [], f"Not stored: {_count(len(chosen))} of torch's profiler. {why}"
         found = self._stored = self._record(chosen, left_out)
         if chosen:
-            self._tell(f"{_count(len(chosen))} of torch's profiler stored in {found['where']}")
+            self._tell(f"Stored {_count(len(chosen))} of torch's profiler in {found['where']}")
         if left_out:
             self._tell(left_out)
         return found
@@ -123,8 +123,8 @@ class NodeTraces:
         if left:
             megabytes = sum(trace.size for trace in left) / _MEGABYTE
             sentence = (
-                f"{_count(len(left))} of torch's profiler, {megabytes:,.1f} MB, not stored: a node stores its newest "
-                f"{MOST_FILES} with names of at most {MOST_NAME} characters, up to {most / _MEGABYTE:g} MB "
+                f"Not stored: {_count(len(left))} of torch's profiler, {megabytes:,.1f} MiB. A node stores its newest "
+                f"{MOST_FILES} with names of at most {MOST_NAME} characters, up to {most / _MEGABYTE:g} MiB in all "
                 f"({_SETTING.variable})."
             )
         return sorted(chosen, key=lambda trace: trace.name), sentence

@@ -165,6 +165,13 @@ class Gang:
 
         Ranks find it in the variable ``METAFLOW_GANG_SCRATCH``. It lies below TMPDIR, or /tmp.
         """
+    @property
+    def traces(self) -> str:
+        """A folder of this node for traces of torch's profiler: what ranks write there is stored when the body is over.
+
+        Ranks find it in the variable ``METAFLOW_GANG_TRACES``. The card lists the traces, and the command
+        ``metaflow-gang traces`` fetches them.
+        """
     def another_address(self) -> str:
         """The address of some other node, to find out how it is reached; this node's own where it is alone."""
     def barrier(self) -> None:

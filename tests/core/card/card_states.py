@@ -46,7 +46,24 @@ def failed() -> dict[str, Any]:
     for rank in shown["ranks"]:
         rank.update(state="ended", silent=None)
     shown["ranks"][3].update(state="failed", bad=True)
+    shown["traces"] = traces(4)
     return shown
+
+
+def traces(count: int) -> dict[str, Any]:
+    """Those of as many ranks, two on each node, in a local datastore."""
+    where = "/home/me/.metaflow/mf.gang.traces/Digits/17/train/2/0"
+    files = [
+        {
+            "node": rank // 2,
+            "rank": rank,
+            "bytes": 31e6,
+            "where": f"{where}/{rank // 2}/gang_{rank}.17{rank:017d}.pt.trace.json",
+        }
+        for rank in range(count)
+    ]
+    left_out = "Node 1: Not stored: 3 traces of torch's profiler, 411.0 MiB. A node stores its newest 32."
+    return {"files": files, "in_all": count, "left_out": [left_out]}
 
 
 def _gpu(node: int, gpu: int) -> dict[str, Any]:

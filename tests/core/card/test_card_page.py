@@ -7,11 +7,15 @@ import re
 import subprocess
 from pathlib import Path
 
+import metaflow  # noqa: F401 - before any of its extensions
 import pytest
 from card_sample import START, snapshot
+from card_states import traces
 from support.requirements import require_tool
 
 from metaflow_extensions.gang.core.card.html import LIVE, page
+from metaflow_extensions.gang.core.guard.card.snapshot import traces as traces_of
+from metaflow_extensions.gang.core.storage.traces import MOST_NAME
 
 LIMIT_S = 120
 
@@ -52,6 +56,30 @@ def test_the_page_needs_nothing_from_elsewhere() -> None:
 @pytest.mark.parametrize("nodes, most", [(2, 50_000), (64, 140_000), (1024, 1_000_000)])
 def test_the_size_of_the_page(nodes: int, most: int) -> None:
     assert len(page(snapshot(nodes, 8)).encode()) < most
+
+
+def test_the_size_of_the_page_of_a_thousand_nodes_whose_ranks_have_left_traces() -> None:
+    files = [{"name": f"rank{rank}".ljust(MOST_NAME, "x"), "rank": rank, "bytes": 31_000_000} for rank in range(8)]
+    left_out = "Not stored: 3 traces of torch's profiler, 411.0 MiB."
+    found = {
+        node: {"where": f"s3://bucket/{'x' * 200}/{node}", "files": files, "left_out": left_out} for node in range(1024)
+    }
+    shown = traces_of(found)
+    assert shown is not None and shown["in_all"] == 8192
+    assert len(page(snapshot(1024, 8, traces=shown)).encode()) < 1_000_000
+
+
+def test_traces_are_listed_with_a_link_to_a_local_file_and_the_command_that_fetches_them(tmp_path: Path) -> None:
+    local = traces(4)
+    local["files"][1]["where"] = "/tmp/100% #1/a b.pt.trace.json"
+    found = dom(page(snapshot(2, traces=local)), tmp_path)
+    assert '<a href="file:///tmp/100%25%20%231/a%20b.pt.trace.json">/tmp/100% #1/a b.pt.trace.json</a>' in found
+    assert "metaflow-gang traces Digits/17/train/2 --attempt 0 --to traces" in found
+    assert found.count("31 MB") == 4 and "ui.perfetto.dev" in found and "411.0 MiB" in found
+    remote = {"files": [{"node": 0, "rank": None, "bytes": 1, "where": "s3://bucket/a"}], "in_all": 100, "left_out": []}
+    found = dom(page(snapshot(2, traces=remote)), tmp_path)
+    assert "s3://bucket/a</td>" in found and "1 trace of 100." in found and "<a " not in found
+    assert "Traces of torch" not in dom(page(snapshot(2)), tmp_path)
 
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)> & \u2028 ünï 'quote\" @@DATA@@"
