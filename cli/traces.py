@@ -12,7 +12,7 @@ from .command import refuse
 from .logs import the_only
 from .run_tasks import GangOfRun, NotFound, gangs_of
 
-_MEGABYTE = 1_000_000
+_MEGABYTE = 1 << 20
 
 
 def traces(pathspec: str, where: str | None, attempt: int | None, to: str | None) -> int:
@@ -48,7 +48,7 @@ def traces(pathspec: str, where: str | None, attempt: int | None, to: str | None
                 except (GangException, BadKey, OSError) as error:
                     code = refuse(f"node {node}{rank}: {error}")
                     continue
-            print(f"[node {node}]{rank} {file['bytes'] / _MEGABYTE:,.1f} MB {place}")
+            print(f"[node {node}]{rank} {file['bytes'] / _MEGABYTE:,.1f} MiB {place}")
         if record["left_out"]:
             print(f"[node {node}] {record['left_out']}", file=sys.stderr)
     if not found:

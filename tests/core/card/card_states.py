@@ -57,7 +57,7 @@ def traces(count: int) -> dict[str, Any]:
         {
             "node": rank // 2,
             "rank": rank,
-            "bytes": 31e6,
+            "bytes": 31 << 20,
             "where": f"{where}/{rank // 2}/gang_{rank}.17{rank:017d}.pt.trace.json",
         }
         for rank in range(count)

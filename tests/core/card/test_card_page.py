@@ -75,7 +75,7 @@ def test_traces_are_listed_with_a_link_to_a_local_file_and_the_command_that_fetc
     found = dom(page(snapshot(2, traces=local)), tmp_path)
     assert '<a href="file:///tmp/100%25%20%231/a%20b.pt.trace.json">/tmp/100% #1/a b.pt.trace.json</a>' in found
     assert "metaflow-gang traces Digits/17/train/2 --attempt 0 --to traces" in found
-    assert found.count("31 MB") == 4 and "ui.perfetto.dev" in found and "411.0 MiB" in found
+    assert found.count("31 MiB") == 4 and "ui.perfetto.dev" in found and "411.0 MiB" in found
     remote = {"files": [{"node": 0, "rank": None, "bytes": 1, "where": "s3://bucket/a"}], "in_all": 100, "left_out": []}
     found = dom(page(snapshot(2, traces=remote)), tmp_path)
     assert "s3://bucket/a</td>" in found and "1 trace of 100." in found and "<a " not in found

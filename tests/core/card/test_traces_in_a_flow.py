@@ -110,7 +110,7 @@ def test_traces_of_a_failed_gang_and_of_its_retry_are_stored_listed_and_fetched(
     assert listed.returncode == 0, listed.stderr
     places = [file["where"] for file in pages[1]["traces"]["files"]]
     for rank, (line, place) in enumerate(zip(listed.stdout.splitlines(), places, strict=True)):
-        assert re.fullmatch(rf"\[node {rank}\] \[rank {rank}\] [\d.]+ MB {re.escape(place)}", line), listed.stdout
+        assert re.fullmatch(rf"\[node {rank}\] \[rank {rank}\] [\d.]+ MiB {re.escape(place)}", line), listed.stdout
     command = ["--attempt", "0", "--to", "profiles"]
     fetched = traces(run, f"{step}/{run.node_tasks('train')[1].id}", *command)
     assert fetched.returncode == 0, fetched.stderr
@@ -118,7 +118,7 @@ def test_traces_of_a_failed_gang_and_of_its_retry_are_stored_listed_and_fetched(
         source = Path(file["where"])
         copy = run.folder / "profiles" / f"node-{file['node']}" / source.name
         assert copy.read_bytes() == source.read_bytes()
-        assert f"MB {copy.relative_to(run.folder)}\n" in fetched.stdout
+        assert f"MiB {copy.relative_to(run.folder)}\n" in fetched.stdout
     Path(places[0]).unlink()
     gone = traces(run, step, "--to", "more")
     assert gone.returncode == 2 and "metaflow-gang: node 0 [rank 0]: There is no object at" in gone.stderr

@@ -35,6 +35,8 @@ VALUES = st.recursive(
     max_leaves=12,
 )
 
+TRACES: dict[str, Any] = {"where": "", "left_out": "", "files": []}
+
 FAILURE = {"node": 1, "kind": "exit", "text": "x", "time": 1.0}
 
 quickly = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
@@ -199,6 +201,9 @@ def nonsense(bench: Bench, member: Member) -> str:
         ({"op": "fail", "failure": 5}, "'failure' is 5"),
         ({"op": "ranks-ended", "ranks": [[1]]}, "'ranks' has of type list"),
         ({"op": "save-seconds", "seconds": 1e9}, "'seconds' is 1000000000.0"),
+        ({"op": "traces", "found": []}, "'found' is of type list"),
+        ({"op": "traces", "found": {**TRACES, "files": [{}] * 33}}, "'files' is of type list"),
+        ({"op": "traces", "found": {**TRACES, "files": [{"name": "x" * 201}]}}, "'name' is 'xxx"),
         ({CHANNEL: "packed"}, "A compressed message has more than"),
         ({CHANNEL: "welcome"}, "'welcome', which the channel does not know"),
         ({"op": "done", "deep": json.loads("[" * 40 + "]" * 40)}, "nested deeper than"),
@@ -234,6 +239,8 @@ def test_a_member_that_does_not_stop_talking_ends_its_own_node(
     }.get(op, {})
     if op == "phases":
         fields = {"since": 1.0, "times": {}}
+    if op == "traces":
+        fields = {"found": TRACES}
     if op == "fail":
         fields = {"failure": FAILURE}
     for _ in range(MOST[op] + 1):
