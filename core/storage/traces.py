@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -156,7 +157,7 @@ def rank_of(path: str) -> int | None:
         else:
             with open(path, "rb") as file:
                 head = file.read(_HEAD)
-    except (OSError, EOFError):  # gone, or cut off: its rank was killed while it wrote
+    except (OSError, EOFError, zlib.error):  # gone, cut off since its rank was killed while it wrote, or damaged
         head = b""
     said = _RANK.search(head) or _RANK_IN_NAME.search(os.path.basename(path))
     return int(said[1]) if said else None

@@ -141,5 +141,9 @@ def test_the_rank_is_what_the_trace_says_or_else_its_name(folder: Path) -> None:
     trace(folder, "rank7.pt.trace.json", rank=2)
     trace(folder, "a-Rank-11_x.pt.trace.json")
     trace(folder, "prank.pt.trace.json")
+    damaged = bytearray(gzip.compress(b"x" * 9999))
+    damaged[10:14] = b"\xff" * 4
+    (folder / "rank3.pt.trace.json.gz").write_bytes(damaged)
     ranks = {Path(found.path).name: rank_of(found.path) for found in traces_below(str(folder))}
-    assert ranks == {"rank7.pt.trace.json": 2, "a-Rank-11_x.pt.trace.json": 11, "prank.pt.trace.json": None}
+    found = {"rank7.pt.trace.json": 2, "a-Rank-11_x.pt.trace.json": 11, "prank.pt.trace.json": None}
+    assert ranks == {**found, "rank3.pt.trace.json.gz": 3}
