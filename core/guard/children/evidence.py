@@ -112,9 +112,12 @@ class ProcessEvidence:
         return chosen(with_files(self.reports, left, self._leaves_ends), self._misses_a_peer)
 
     def _misses_a_peer(self, report: Report) -> bool:
-        if report.rank is None or (report.exit_code < 0 and report.exit_code != -signal.SIGABRT):
+        if report.rank is None:
             return False
         raised = self._error(report).text if self.error_file and "{rank}" in self.error_file else ""
+        # A rank that raised may be ended by its launcher on its way out: what it raised comes first.
+        if report.exit_code < 0 and report.exit_code != -signal.SIGABRT and not raised:
+            return False
         if self._meant_to(report, raised):
             return False
         return matches(self.peer_lost, raised or report.numbered)

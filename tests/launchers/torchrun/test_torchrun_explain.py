@@ -183,6 +183,24 @@ def test_a_signal_counts_more_than_what_the_agent_observed_first() -> None:
     assert ended_by_agent is not None and (ended_by_agent.rank, ended_by_agent.is_first) == (2, True)
 
 
+def test_a_killed_rank_counts_more_than_one_that_lost_it_and_was_ended_on_its_way_out(tmp_path: Path) -> None:
+    # Rank 2 had written what it raised before rank 3's wrapper recorded the kill, and was still ending then.
+    summary = (
+        "\nFailures:\n[1]:\n  rank      : 3 (local_rank: 1)\n  exitcode  : -9 (pid: 8)  (SIGKILL)\n---\n"
+        "Root Cause (first observed failure):\n[0]:\n  rank      : 2 (local_rank: 0)\n"
+        "  exitcode  : -15 (pid: 7)  (SIGTERM)\n===\n"
+    )
+    happens = 'cp "$2" 2.json; sleep 0.05; printf "%s" -9 > 3.json.exit; sleep 0.05; printf "%s" "$1"; exit 1'
+    recorded = str(SAMPLES / "agent_peer_recorded.json")
+    agent = process("sh", "-c", f'cd "$0"; {happens}', str(tmp_path), summary, recorded, title="torchrun")
+    agent.update(report=AGENT_REPORT, error_file=str(tmp_path / "{rank}.json"), records_exceptions=True)
+    agent["leaves_ends"] = True
+    failed = run_launch(agent, peer_lost=RANK_PEER_LOST).failed
+    assert failed is not None
+    failure = failed.failure(1)
+    assert (failure.rank, failure.exit_code, failure.order) == (3, -9, EVIDENCE)
+
+
 @pytest.mark.parametrize("name", ["agent_port_taken", "agent_own_usage"])
 def test_an_agent_that_fails_itself_blames_no_rank(name: str) -> None:
     assert told(sample(name)) is None
