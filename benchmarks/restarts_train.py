@@ -92,10 +92,12 @@ def main() -> None:
         optimizer.zero_grad()
         loss = training.loss(step)
         loss.backward()
-        for parameter in model.parameters():
-            # DDP arranges its buckets anew after its first step, so that the sum of that one has other last digits.
-            dist.all_reduce(parameter.grad)
-            parameter.grad /= SIZE
+        # DDP arranges its buckets anew after its first step, so that the sum of that one has other last digits.
+        gradients = [parameter.grad for parameter in model.parameters()]
+        total = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(total)
+        for gradient, mean in zip(gradients, (total / SIZE).split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
         optimizer.step()
         time.sleep(STEP_S)
         note(step)
@@ -103,11 +105,11 @@ def main() -> None:
             state = {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
             torch.save(state, f"{checkpoint}.new")
             os.replace(f"{checkpoint}.new", checkpoint)
-    total = loss.detach().clone()
-    dist.all_reduce(total)
+    last = loss.detach().clone()
+    dist.all_reduce(last)
     if RANK == 0:
         with open(f"{FOLDER}/loss", "w") as file:
-            file.write(float(total / SIZE).hex())
+            file.write(float(last / SIZE).hex())
     dist.barrier()
     dist.destroy_process_group()
 
