@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
-import shlex
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from dry_runs import SECRET, SEEN, Command, ranks, shown
+from dry_runs import compare as compare_with
 from support.flows import FlowRun, FlowRunner
 from support.frameworks.horovod import stand_in
 from support.frameworks.mpi import MPICH, OPEN_MPI_4, path_with
@@ -17,21 +16,6 @@ from support.requirements import require_packages, require_tool
 
 END_S = 240.0
 """For a framework to be imported many times over, on a machine that is busy: tells an end from a hang."""
-
-SECRET = "never-to-be-seen"
-
-SEEN = """
-import json, os
-names = ("RANK", "HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
-rank = next(os.environ[name] for name in names if name in os.environ)
-with open("/proc/self/cmdline") as file:
-    argv = file.read().split("\\0")[:-1]
-with open("/proc/self/environ") as file:
-    environ = dict(pair.split("=", 1) for pair in file.read().split("\\0") if pair)
-with open(f"rank-{rank}.part", "w") as file:
-    json.dump({"argv": argv, "environ": environ, "node": int(os.environ["METAFLOW_GANG_ID"].rpartition(".")[2])}, file)
-os.rename(f"rank-{rank}.part", f"rank-{rank}.json")
-"""
 
 FLOW = """
 import os, sys
@@ -72,80 +56,9 @@ def flow(decorator: str, call: str, imported: str = "") -> str:
     return text.replace("CALL", call)
 
 
-@dataclass
-class Command:
-    """One command that a dry run shows."""
-
-    node: int
-    title: str
-    argv: list[str] = field(default_factory=list)
-    environ: dict[str, str] = field(default_factory=dict)
-    own: dict[str, dict[str, str]] = field(default_factory=dict)
-    without: list[str] = field(default_factory=list)
-    file: str = ""
-
-    def environ_of(self, title: str) -> dict[str, str]:
-        return {**self.environ, **self.own.get(title, {})}
-
-
-def words(text: str) -> list[str]:
-    """The words of a command line; none of those in this file begins with a dollar sign but the quoted ones."""
-    found = shlex.split(text)
-    return [word[1:].encode().decode("unicode_escape") if word.startswith("$") else word for word in found]
-
-
-def assignments(text: str) -> dict[str, str]:
-    return dict(word.split("=", 1) for word in shlex.split(text))
-
-
-def shown(output: str) -> list[Command]:
-    """The commands of the first dry run in a run's output."""
-    found: list[Command] = []
-    node = -1
-    dry = output[output.index("[gang] Dry run of ") + 1 :].partition("[gang] Dry run of ")[0]
-    for line in re.findall(r"(?<!\[node \d\] )\[gang\] (.*)", dry):
-        if match := re.fullmatch(r"node (\d+) \(.*\)", line):
-            node = int(match[1])
-        elif match := re.fullmatch(r"    environment of (.+?): ?(.*)", line):
-            found[-1].own[match[1]] = assignments(match[2])
-        elif match := re.fullmatch(r"    (argv|environment|without): ?(.*)", line):
-            value: Any = {"argv": words, "environment": assignments, "without": str.split}[match[1]](match[2])
-            setattr(found[-1], match[1].replace("environment", "environ"), value)
-        elif line.startswith("    | "):
-            found[-1].file += line[6:] + "\n"
-        elif line.startswith("  ") and not line.startswith("   "):
-            found.append(Command(node, line[2:]))
-    return found
-
-
-def ranks(run: FlowRun) -> dict[int, dict[str, Any]]:
-    """What the ranks of the second call have seen."""
-    files = {int(path.stem.partition("-")[2]): path for path in run.folder.glob("rank-*.json")}
-    return {rank: json.loads(files[rank].read_text()) for rank in sorted(files)}
-
-
-def alike(text: str) -> str:
-    """A value without what is different in two calls that follow each other: ports, and the number of the call."""
-    return re.sub(r"\b(2\d{4}|3[01]\d{3})\b", "PORT", re.sub(r"(deepspeed|run)-\d+", r"\1-N", text)).replace(
-        SECRET, "***"
-    )
-
-
 def compare(run: FlowRun, command: Command, title: str, rank: dict[str, Any], set_by_others: str = r"(?!)") -> None:
-    """The command line and the environment of one rank are those that were shown.
-
-    ``set_by_others`` matches names of variables that the program adds that starts the ranks.
-    """
-    task = run.node_tasks("work")[rank["node"]].data.environ
-    got = [alike(word) for word in rank["argv"]]
-    assert [alike(word) for word in command.argv][-len(got) :] == got
-    environ = {name: alike(value) for name, value in rank["environ"].items() if task.get(name) != value}
-    # The guard says which launch a process is of; the rank's wrappers, that its output is numbered.
-    others = rf"METAFLOW_GANG_LAUNCH|METAFLOW_GANG_NUMBERED|{set_by_others}"
-    own = {name: value for name, value in environ.items() if not re.fullmatch(others, name)}
-    expected = {name: alike(value) for name, value in command.environ_of(title).items()}
-    assert own == {name: value for name, value in expected.items() if not re.fullmatch(others, name)}
-    assert not [name for name in command.without if name in rank["environ"] and not re.fullmatch(others, name)]
+    """As :func:`compare_with`, where the body has kept its environment as an artifact."""
+    compare_with(run.node_tasks("work")[rank["node"]].data.environ, command, title, rank, set_by_others)
 
 
 DIRECT = {
@@ -169,7 +82,7 @@ def test_ranks_that_the_gang_starts(flow_run: FlowRunner, tmp_path: Path, launch
     commands = [one for one in shown(run.output) if one.title.startswith(("rank", "seen.py", "python"))]
     assert [one.node for one in commands] == [0, 1]
     assert SECRET not in run.output
-    found = ranks(run)
+    found = ranks(run.folder)
     each = 1 if launcher in ("gang", "tensorflow") else 2
     assert list(found) == list(range(2 * each))
     for number, rank in found.items():
@@ -197,7 +110,7 @@ def test_ranks_of_torchruns_agent(flow_run: FlowRunner) -> None:
         r"(\w+_)?RANK|ROLE_NAME|(\w+_)?WORLD_SIZE|MASTER_\w+|TORCHELASTIC_\w+|OMP_NUM_THREADS|METAFLOW_GANG_RECORD"
     )
     agents_own += r"|TORCH_NCCL_ASYNC_ERROR_HANDLING"
-    for rank in (found := ranks(run)).values():
+    for rank in (found := ranks(run.folder)).values():
         compare(run, agents[rank["node"]], "torchrun", rank, agents_own)
     assert list(found) == [0, 1, 2, 3]
 
@@ -213,7 +126,7 @@ def test_ranks_of_mpirun(flow_run: FlowRunner, kind: str) -> None:
     assert re.fullmatch(r"127\.0\.0\.1[ :](slots=)?2\n", hostfile.file)
     assert hostfile.title.partition(" ")[2] in command.argv
     assert command.environ["SIZE"] == "3"
-    found = ranks(run)
+    found = ranks(run.folder)
     assert list(found) == [0, 1]
     own = r"OMPI_\w+|ORTE_\w+|PMIX?_\w+|PMI_\w+|HYD\w+|MPI\w+|PRTE_\w+|OPAL_\w+|IPATH\w*|GFORTRAN\w*|HFI\w*|RDMAV\w*"
     own += r"|TMPDIR|METAFLOW_MPI_TMPDIR|METAFLOW_GANG_FOLDER|TORCHELASTIC_ERROR_FILE"
@@ -234,7 +147,7 @@ def test_ranks_of_deepspeed(flow_run: FlowRunner) -> None:
     assert [one.file for one in hostfiles] == ["node0 slots=2\nnode1 slots=2\n"] * 2
     assert SECRET not in run.output
     assert "NCCL_DEBUG" in launchers[0].without
-    found = ranks(run)
+    found = ranks(run.folder)
     assert list(found) == [0, 1, 2, 3]
     own = r"RANK|LOCAL_RANK|WORLD_SIZE|LOCAL_SIZE|CROSS_\w+|MASTER_\w+|CUDA_VISIBLE_DEVICES|TORCHELASTIC_\w+|PYTHONPATH"
     own += r"|DS_\w+|OMP_NUM_THREADS|PYTORCH_\w+|KMP_\w+"  # scikit-learn, where DeepSpeed's launcher imports it, too
@@ -252,7 +165,7 @@ def test_a_program_on_rays_head(flow_run: FlowRunner) -> None:
     run = flow_run(flow("metaflow_ray", call), files={"seen.py": SEEN}).ok(END_S)
     (command,) = shown(run.output)
     assert SECRET not in run.output
-    (rank,) = ranks(run).values()
+    (rank,) = ranks(run.folder).values()
     compare(run, command, "", rank)
 
 
@@ -322,7 +235,7 @@ def test_a_whole_run_starts_nothing(flow_run: FlowRunner) -> None:
     assert run.artifact("between", "codes") == [0, 0]
     assert run.artifact("join", "returned") == [None, None]
     assert not (run.folder / "started").exists()
-    assert not ranks(run)
+    assert not ranks(run.folder)
     assert run.output.count("    argv: touch started") == 2
     assert SECRET not in run.output
     assert [one.title for one in shown(run.output) if one.argv] == ["rank 0", "rank 1"]
@@ -365,7 +278,7 @@ def test_without_a_gang(flow_run: FlowRunner) -> None:
     require_packages("deepspeed")
     run = flow_run(SINGLE, files={"seen.py": SEEN}).ok(END_S)
     assert run.artifact("start", "returned") == [None, None]
-    assert not ranks(run)
+    assert not ranks(run.folder)
     torchrun, deepspeed = run.output.split("[gang] Dry run of ")[1:]
     assert "this machine" in torchrun
     assert re.search(r"argv: \S+ -m torch\.distributed\.run --nproc_per_node 2 ", torchrun)
