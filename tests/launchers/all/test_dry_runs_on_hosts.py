@@ -95,9 +95,9 @@ def test_ranks_of_deepspeed(tmp_path: Path, transport: str) -> None:
 
 DEEPSPEEDS_OWN = (
     r"RANK|LOCAL_RANK|WORLD_SIZE|LOCAL_SIZE|CROSS_\w+|MASTER_\w+|CUDA_VISIBLE_DEVICES|TORCHELASTIC_\w+|PYTHONPATH"
-    r"|DS_\w+|OMP_NUM_THREADS|PYTORCH_\w+"
+    r"|DS_\w+|OMP_NUM_THREADS|PYTORCH_\w+|KMP_\w+"
 )
-"""What DeepSpeed's launcher sets for each rank."""
+"""What DeepSpeed's launcher sets for each rank, and scikit-learn (KMP_*), which the launcher imports."""
 
 OF_THE_CHANNEL = r"PATH|PWD|OLDPWD|SHLVL|_|PDSH_\w+|HYDRA_\w+|OMPI_\w+|PRTE_\w+|METAFLOW_GANG_FOLDER"
 """What lets DeepSpeed's launcher reach the other node, and what the shell there sets."""
@@ -127,7 +127,7 @@ def test_ranks_of_mpirun(tmp_path: Path, kind: str) -> None:
 
 MPIS_OWN = (
     r"OMPI_\w+|ORTE_\w+|PMIX?_\w+|HYD\w+|MPI_\w+|MPIR\w+|PRTE_\w+|OPAL_\w+|IPATH\w*|GFORTRAN\w*|HFI\w*|RDMAV\w*"
-    r"|TMPDIR|METAFLOW_MPI_TMPDIR|METAFLOW_GANG_FOLDER|TORCHELASTIC_ERROR_FILE|PATH|LD_LIBRARY_PATH|PWD|OLDPWD|SHLVL|_"
+    r"|TMPDIR|METAFLOW_MPI_TMPDIR|METAFLOW_GANG_FOLDER|TORCHELASTIC_ERROR_FILE|PATH|(DY)?LD_LIBRARY_PATH|PWD|OLDPWD|SHLVL|_"
 )
 """What mpirun and its shells set for each rank."""
 
