@@ -225,5 +225,13 @@ def test_which_variables_are_secrets() -> None:
         assert without_secrets("an abcdef", {name: "abcdef"}) == "an ***"
     for name in ("PATH", "KEYBOARD", "COMPASS_DIR", "PWD", "BYPASS"):
         assert secrets_of({name: "abcdef"}) == [], name
+    for name in ("RAY_AUTH_MODE", "HTTP_AUTH_METHOD", "auth_type"):
+        assert secrets_of({name: "disabled"}) == [], name
+        assert without_secrets("disabled", {name: "disabled"}, name) == "disabled"
+        assert secrets_of({name: "pa55word"}) == ["pa55word"], "no plain word"
+        assert without_secrets("pa55word", {}, name) == "***"
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "AUTH", "AUTH_MODES", "TOKEN_AUTH_MODE", "KEY_AUTH_TYPE"):
+        assert secrets_of({name: "disabled"}) == ["disabled"], name
+        assert without_secrets("disabled", {}, name) == "***"
     headers = {"OTEL_EXPORTER_OTLP_HEADERS": "api-key=abcdefg, x=y"}
     assert without_secrets("got abcdefg", headers) == "got ***"

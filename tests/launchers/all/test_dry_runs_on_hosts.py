@@ -202,6 +202,7 @@ def test_ray_is_started_as_a_whole_dry_run_shows(flow_run: FlowRunner) -> None:
         assert {name: "***" if command.environ.get(name) == "***" else value for name, value in added.items()} == (
             command.environ
         )
+        assert command.environ["RAY_AUTH_MODE"] == "token"
         assert {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_USAGE_STATS_ENABLED"} <= added.keys()
     head, worker = commands
     assert '"health_check_period_ms": 700' in " ".join(head.argv) and "--address" in worker.argv
