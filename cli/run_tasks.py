@@ -10,7 +10,7 @@ from typing import Any
 from metaflow import Flow, Run, Step, Task, get_metadata, metadata, namespace
 from metaflow.exception import MetaflowException, MetaflowNotFound
 
-from ..core.metadata import FAILURE, PHASES, RESTARTS, TRACES
+from ..core.metadata import FAILURE, NODES, PHASES, RESTARTS, TRACES
 from ..core.metaflow_compat.tasks import place_of_task
 
 LOOKED_AT = 3
@@ -92,6 +92,12 @@ class GangOfRun:
     def restarts(self, attempt: int) -> list[dict[str, Any]]:
         """For each time that ranks were started again in an attempt: its ``line`` of the log, and ``at`` (epoch)."""
         return next((json.loads(found[RESTARTS]) for found in self.metadata(attempt) if RESTARTS in found), [])
+
+    def nodes_told(self, attempt: int) -> list[dict[str, Any]]:
+        """The nodes that were left out of an attempt, waited as spare ones, or took other places: ``node``, ``at``
+        (epoch), ``state`` and ``text``, as the card has them.
+        """
+        return next((json.loads(found[NODES]) for found in self.metadata(attempt) if NODES in found), [])
 
     def has_ended(self, attempt: int) -> bool | None:
         """Whether Metaflow says that node 0's attempt has ended well (True) or not (False); None where it does not."""

@@ -61,6 +61,7 @@ def answer(gang: GangOfRun) -> dict[str, Any]:
         "failure": failures[-1],
         "phases": gang.phases(latest),
         "restarts": gang.restarts(latest),
+        "nodes_told": gang.nodes_told(latest),
         "earlier": [{"attempt": number, "failure": failure} for number, failure in enumerate(failures[:-1])],
     }
 
@@ -80,6 +81,7 @@ def in_words(found: dict[str, Any], last_lines: list[str]) -> str:
     lines = [f"{found['task']}, attempt {found['attempt']}: the gang of {nodes} {_state(found['state'])}."]
     failure = found["failure"]
     lines += [f"  at {_moment(entry['at'])}: {entry['line']}" for entry in found["restarts"]]
+    lines += _told(found["nodes_told"])
     if failure:
         lines.append(f"  first failure: {_cause(failure)}.")
         lines += [f"    | {line}" for line in last_lines]
@@ -93,6 +95,17 @@ def in_words(found: dict[str, Any], last_lines: list[str]) -> str:
         said = _cause(cause) if cause else "it has left no failure report"
         lines.append(f"  attempt {earlier['attempt']} before it: {said}.")
     return "\n".join(lines)
+
+
+def _told(records: list[dict[str, Any]]) -> list[str]:
+    """A line for each node that was left out, was a spare one or took another place; those that wait alike have one."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for record in records:
+        groups.setdefault((record["text"], _moment(record["at"])), []).append(str(record["node"]))
+    return [
+        f"  node{'s' if len(nodes) > 1 else ''} {', '.join(nodes)}: {text}, since {moment}"
+        for (text, moment), nodes in groups.items()
+    ]
 
 
 def _state(state: str) -> str:

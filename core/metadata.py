@@ -5,6 +5,7 @@ gang-phases     when the phases of this node began; node 0's task has the first 
 gang-settings   the waits and limits that counted
 gang-restarts   where ranks were started again: node 0's task has a line for each time, and when (epoch)
 gang-left-out   of a node without which the gang went on: why; registered by node 0's task
+gang-nodes      of node 0's task: which nodes were left out, waited as spare ones or took other places, and since when
 gang-traces     of a node whose ranks have written traces of torch's profiler: where they are, and which
 
 What shows a gang while it runs gets the same values from the guard; see :class:`.guard.phases.NodePhases`.
@@ -22,7 +23,7 @@ from .guard.secret_values import cleaned, secrets_of
 from .metaflow_compat import metadata
 
 FAILURE, PHASES, SETTINGS, RESTARTS = "gang-failure", "gang-phases", "gang-settings", "gang-restarts"
-LEFT_OUT, TRACES = "gang-left-out", "gang-traces"
+LEFT_OUT, NODES, TRACES = "gang-left-out", "gang-nodes", "gang-traces"
 
 
 def as_values(data: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, str]:
@@ -81,7 +82,8 @@ def of_record(record: Mapping[str, Any]) -> dict[str, Any]:
     """The metadata of what a guard replies to the request ``record``."""
     phases = record["phases"]
     found = {PHASES: {**phases, "gang": record["gang"]} if record["gang"] else phases, SETTINGS: record["settings"]}
-    return {**found, RESTARTS: record["restarts"]} if record["restarts"] else found
+    told = {RESTARTS: record["restarts"], NODES: record["nodes"]}
+    return {**found, **{name: value for name, value in told.items() if value}}
 
 
 def main(spec_path: str) -> None:
@@ -106,5 +108,8 @@ def main(spec_path: str) -> None:
         else:
             for node in left["nodes"]:
                 task = TaskMetadata(provider, spec["run"], spec["step"], tasks[node], spec["attempt"])
-                task.register({FAILURE: left["failure"], **(of_record(left["record"]) if node == 0 else {})})
+                task.of_nodes = [tasks[index] for index in sorted(tasks)]
+                task.register({FAILURE: left["failure"]})
+                if node == 0:
+                    task.register_record(left["record"])
     logs.main(spec_path)

@@ -123,10 +123,10 @@ class Tries:
             self._end(own)
         if decision.what == _AGAIN:
             self._times.append(time.monotonic())
-            if self._worlds is not None and decision.world is not None:
-                self._worlds.now = decision.world
             if self._gang.node_index == 0:
                 say(decision.line)
+            if self._worlds is not None and decision.world is not None:
+                self._worlds.become(decision.world)
             self._gang._link.request("tidy-up", nodes=self._gang.num_nodes if self._is_alone else 0)
             raise Again
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 import sys
@@ -132,6 +133,18 @@ class FlowRun(Tree):
     def node_log(self, step: str, node: int, stream: str = "stdout") -> str:
         """What one node's own task has as its log."""
         return str(getattr(self.node_tasks(step)[node], stream))
+
+
+def cards(folder: Path) -> list[str]:
+    """The pages of the gangs' cards in the local datastore, below the folder of a run."""
+    return [path.read_text() for path in folder.rglob("gang-*.html")]
+
+
+def data_of(page: str) -> dict[str, Any]:
+    """The snapshot in the page of a card."""
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert found is not None
+    return dict(json.loads(found[1]))
 
 
 def _step_options(command: tuple[str, ...], step: str) -> dict[str, str] | None:

@@ -7,7 +7,7 @@ const STATES = {
 };
 const OVER = ["succeeded", "failed", "lost"];
 const MOMENTS = ["started", "met", "joined", "formed", "ranks", "output", "done", "stored"];
-const PHASES = ["start", "join", "launcher", "prepare", "first output", "run", "store"];  // between two moments each
+const PHASES = ["start", "join", "launcher", "prepare", "first output", "run", "store", "wait as a spare"];  // between two moments each, but the last
 const NEXT = { started: 0, met: 1, joined: 2, formed: 5, ranks: 4, output: 5, done: 6 };  // the phase after a moment
 const LINES_UP_TO = 8;      // nodes that are drawn as lines; more of them are a heat map
 const BARS_UP_TO = 16;      // nodes that have a bar of their own in the timeline; of more there are ...
@@ -25,7 +25,7 @@ function show(data) {
   const place = document.getElementById("gang");
   const open = new Set(Array.from(place.querySelectorAll("details[open]"), (element) => element.id));
   const scroll = new Map(Array.from(place.querySelectorAll("[data-scroll]"), (element) => [element.dataset.scroll, [element.scrollLeft, element.scrollTop]]));
-  const drawn = [head, problem, tiles, phases, curves, resources, gpus, ranks, traces, launches, settings];
+  const drawn = [head, problem, tiles, phases, roles, curves, resources, gpus, ranks, traces, launches, settings];
   place.replaceChildren(...drawn.flatMap((part) => part(data)).filter((element) => element != null));
   for (const element of place.querySelectorAll("details")) element.open = open.has(element.id);
   for (const element of place.querySelectorAll("[data-scroll]")) [element.scrollLeft, element.scrollTop] = scroll.get(element.dataset.scroll) || [0, element.tagName === "PRE" ? element.scrollHeight : 0];  // of a traceback the end says the most
@@ -101,21 +101,30 @@ function bar(data, node, label) {
     found.push([before, moment, index - 1]);
     [before, last] = [moment, MOMENTS[index]];
   }
-  const end = node.at.failed ?? data.now - data.started;
-  if (before != null && last !== "stored" && data.state !== "succeeded" && end > before) found.push([before, end, NEXT[last]]);
-  return { label, parts: found, mark: node.at.failed ?? null };
+  const end = node.out ?? node.at.failed ?? data.now - data.started;
+  if (before != null && last !== "stored" && (node.out != null || data.state !== "succeeded") && end > before) found.push([before, end, NEXT[last]]);
+  return { label, parts: until(node.out ?? Infinity, "waited" in node ? waiting(found, node) : found), mark: node.out ?? node.at.failed ?? null };
 }
+
+// A spare node waits from the beginning of its body on, until it takes a place or the body is over.
+function waiting(parts, node) {
+  const from = node.at.formed ?? Infinity, to = node.waited ?? node.at.done ?? Infinity, wait = PHASES.length - 1;
+  const found = parts.flatMap(([a, b, phase]) => [[a, Math.min(b, from), phase], [Math.max(a, from), Math.min(b, to), wait], [Math.max(a, to), b, phase]]);
+  return found.filter(([a, b]) => b > a);
+}
+
+function until(end, parts) { return parts.filter(([from]) => from < end).map(([from, to, phase]) => [from, Math.min(to, end), phase]); }
 
 function phases(data) {
   const end = Math.max(0.1, data.now - data.started), wide = room() > 700;
   let nodes = data.nodes, note = null;
   if (nodes.length > BARS_UP_TO) {
     const late = (node) => Math.max(0, ...Object.values(node.at));
-    const failed = nodes.filter((node) => node.at.failed != null);
+    const failed = nodes.filter((node) => node.out != null || node.at.failed != null);
     const slow = [...nodes].sort((a, b) => (b.at.joined ?? 1e9) - (a.at.joined ?? 1e9) || late(b) - late(a));
     const chosen = new Set(Array.from(new Set([nodes[0], ...failed.slice(0, 6), ...slow])).slice(0, BARS_OF_MANY));
     nodes = nodes.filter((node) => chosen.has(node));
-    note = make("p", { class: "soft" }, `Node 0, nodes that failed and those that joined last: ${nodes.length} of ${data.nodes.length}.`);
+    note = make("p", { class: "soft" }, `Node 0, nodes that failed or were left out, and those that joined last: ${nodes.length} of ${data.nodes.length}.`);
   }
   const hosts = new Set(data.nodes.map((node) => node.host));
   const name = (node) => `node ${node.index}` + (wide && hosts.size > 1 && node.host ? ` (${node.host.slice(0, 20)})` : "");
@@ -123,10 +132,20 @@ function phases(data) {
   // A phase of seconds is a hair in the bar of a day: its time is told.
   const longest = PHASES.map((_, index) => Math.max(...bars.flatMap((each) => each.parts.filter((part) => part[2] === index).map(([from, to]) => to - from)), -1));
   const told = PHASES.map((phase, index) => (longest[index] < 0 ? null : `${phase} ${duration(longest[index])}`));
-  const marked = bars.some((each) => each.mark != null) ? make("span", {}, make("b", { class: "cross" }, "×"), "failed") : null;
+  const marked = bars.some((each) => each.mark != null) ? make("span", {}, make("b", { class: "cross" }, "×"), data.nodes.some((node) => node.out != null) ? "failed, or left out" : "failed") : null;
   const names = legend(told, phaseColour);
   if (marked) names.append(marked);
   return [make("h2", {}, "Phases"), make("div", { class: "chart" }, names, timeline(bars, PHASES, end, room() - 26)), note];
+}
+
+// Nodes that were left out, and spare ones, in the words of the log and of metaflow-gang why.
+function roles(data) {
+  const found = data.roles || [];
+  if (!found.length) return [];
+  const lines = found.map((role) => [String(role.node), data.nodes[role.node].host, [role.text, role.state === "left out" ? "bad" : ""], duration(role.at - data.started)]);
+  const some = found.length < data.roles_in_all ? make("p", { class: "soft" }, `${count(found.length, "node")} of ${data.roles_in_all.toLocaleString("en")}.`) : null;
+  const columns = [["node", "number"], ["host", "code"], ["what it is", "text"], ["since", "number"]];
+  return [make("h2", {}, "Nodes left out, and spare nodes"), some, table("roles", columns, lines)];
 }
 
 function resources(data) {

@@ -49,16 +49,32 @@ class Worlds:
         return self.now.is_enough and self._gang.node_index in self.now.nodes
 
     def begin_without(self, left_out: Mapping[int, str]) -> None:
-        """Nodes are left out before the first call, for these reasons; every node makes this call."""
-        before, self.now = self.now, self.now.without(left_out)
-        if left_out and self._gang.node_index == 0:
+        """Before the first call, which nodes are left out, for these reasons; every node makes this call."""
+        self._tell()
+        if not left_out:
+            return
+        if self._gang.node_index == 0:
             self._gang._link.request("leave-out", left_out=dict(left_out))
+        before = self.now
+        self.become(before.without(left_out))
+        if self._gang.node_index == 0:
             what = f"{named(sorted(left_out))} {'is' if len(left_out) == 1 else 'are'} left out"
             say("; ".join(filter(None, (what, self.now.changes_from(before)))))
 
+    def become(self, world: World) -> None:
+        """This is the world from now on; every node makes this call."""
+        if world != self.now:
+            self.now = world
+            self._tell()
+
+    def _tell(self) -> None:
+        """Have the card and the metadata know it."""
+        if self._gang.node_index == 0:
+            self._gang._link.request("world", nodes=self.now.nodes, spares=self.now.spares)
+
     def lose(self, answers: Sequence[Any]) -> None:
         """Go on without the nodes that have none of the ``answers``, which all nodes have got alike."""
-        self.now = self.now.without([node for node, answer in enumerate(answers) if answer is None])
+        self.become(self.now.without([node for node, answer in enumerate(answers) if answer is None]))
 
     def has_failed(self, records: Sequence[Any]) -> bool:
         """On node 0, whether the end of a launch is no good one, by what each node has said of it: None where all of

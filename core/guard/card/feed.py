@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
+from ..node_roles import without_ranks
 from ..phases import SEND_S
 from ..processes.watch import TaskWatch
 from ..samples.sampler import every
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from ..hub_link.hub_access import HubAccess
     from ..loop.event_loop import Loop, Timer
     from ..loop.framing import Header
+    from ..node_roles import NodeRoles
 
     class Failures(Protocol):
         """What has failed."""
@@ -35,6 +37,10 @@ if TYPE_CHECKING:
         @property
         def report(self) -> Header | None:
             """The failure report, once there is one."""
+
+        @property
+        def roles(self) -> NodeRoles:
+            """Which nodes have no ranks, or those of another place."""
 
     class Samples(Protocol):
         """Where samples come from."""
@@ -209,8 +215,10 @@ class CardFeed:
         started = snapshot.first_start(phases, self._opened)
         self._remember(self._samples.of_all_nodes())
         failure = snapshot.failure(self._failures.report)
-        rows = snapshot.ranks(self._records(), now, self._failures.report, bool(state))
-        gpus = snapshot.gpus(self._newest)
+        roles = self._failures.roles
+        out = roles.left_out.keys()
+        rows = snapshot.ranks(self._records(), now, self._failures.report, bool(state), out)
+        gpus = snapshot.gpus({node: sample for node, sample in self._newest.items() if node not in out})
         series: Header = {"start": now, "every": every(0.0), "values": {}}
         if self._history is not None:
             series = self._history.as_series()
@@ -220,8 +228,10 @@ class CardFeed:
             "state": state or ("failed" if failure else "running" if self._hosts else "forming"),
             "started": started,
             "now": now,
-            "nodes": snapshot.nodes(self._hosts, self._num_nodes, phases, started),
-            "ranks_in_all": max(self._launched.ranks, len(rows)),
+            "nodes": snapshot.nodes(self._hosts, self._num_nodes, phases, started, without_ranks(roles, started)),
+            "roles": roles.records(),
+            "roles_in_all": len(roles),
+            "ranks_in_all": max(self._launched.ranks, sum(1 for row in rows if row["node"] not in out)),
             "ranks_running": sum(1 for row in rows if row["runs"]),
             "ranks": rows,
             "gpus_in_all": len(gpus),

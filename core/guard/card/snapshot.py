@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..phases import NAMES, STARTED
@@ -87,13 +87,17 @@ def shown_gpus(rows: list[Header]) -> list[Header]:
     return sorted(rows, key=lambda row: (row["node"], row["gpu"]))
 
 
-def nodes(hosts: Mapping[int, str], count: int, phases: Phases, since: float) -> list[Header]:
-    """Each node with its host and, in ``at``, the seconds from ``since`` (epoch) to each of its phases."""
+def nodes(
+    hosts: Mapping[int, str], count: int, phases: Phases, since: float, more: Mapping[int, Header] | None = None
+) -> list[Header]:
+    """Each node with its host, in ``at`` the seconds from ``since`` (epoch) to each of its phases, and what ``more``
+    has of it (:func:`..node_roles.without_ranks`).
+    """
     found = []
     for index in range(count):
         start, times = phases.get(index, (since, {}))
         at = {name: round(max(0.0, start - since + times[name]), 2) for name in NAMES if name in times}
-        found.append({"index": index, "host": hosts.get(index, ""), "at": at})
+        found.append({"index": index, "host": hosts.get(index, ""), "at": at, **(more or {}).get(index, {})})
     return found
 
 
@@ -103,7 +107,11 @@ def first_start(phases: Phases, otherwise: float) -> float:
 
 
 def ranks(
-    records: Iterable[tuple[int, Mapping[str, Any]]], now: float, report: Mapping[str, Any] | None, is_over: bool
+    records: Iterable[tuple[int, Mapping[str, Any]]],
+    now: float,
+    report: Mapping[str, Any] | None,
+    is_over: bool,
+    left_out: Collection[int] = (),
 ) -> list[Header]:
     """The table of ranks: of more than :data:`MOST_RANKS` the one that failed, and those silent the longest.
 
@@ -117,22 +125,26 @@ def ranks(
         The failure report.
     is_over : bool
         Whether the step is over, and nothing runs any more.
+    left_out : collection of int
+        Nodes without which the gang goes on: what is known of their ranks is the last of them.
     """
     cause = (report or {}).get("failure") or {}
     rows: list[Header] = []
     for node, record in records:
         at, rank = record.get("line_at"), record.get("rank")
+        is_left_out = node in left_out
+        is_silent = not is_over and not is_left_out
         is_cause = bool(cause) and cause.get("node") == node and rank is not None and cause.get("rank") == rank
         rows.append(
             {
                 "rank": record.get("title") if rank is None else rank,
                 "node": node,
-                "state": "failed" if is_cause else "ended" if is_over else _STATES.get(str(record.get("state")), RUNS),
-                "runs": not is_over and not is_cause,
+                "state": "failed" if is_cause else "ended" if is_over else _state(record, is_left_out),
+                "runs": not is_over and not is_cause and not is_left_out,
                 "bad": is_cause,
                 "cpu": record.get("cpu_s"),
                 "memory": record.get("rss"),
-                "silent": round(max(0.0, now - at), 1) if isinstance(at, float) and at > 0 and not is_over else None,
+                "silent": round(max(0.0, now - at), 1) if is_silent and isinstance(at, float) and at > 0 else None,
                 "line": record.get("line"),
             }
         )
@@ -141,6 +153,10 @@ def ranks(
         del rows[MOST_RANKS:]
     rows.sort(key=lambda row: (row["node"], str(row["rank"]).zfill(8)))
     return rows
+
+
+def _state(record: Mapping[str, Any], is_left_out: bool) -> str:
+    return "left out" if is_left_out else _STATES.get(str(record.get("state")), RUNS)
 
 
 RUNS = "running"

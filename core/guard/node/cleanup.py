@@ -142,8 +142,9 @@ class Cleanup:
         failure = (self._failures.report or {}).get("failure")
         if failure is not None:
             nodes = [0, *(task.node for task in self._work.tasks.values() if task.cannot_report)]
+            record = {**self._phases.record(), **self._failures.record()}
             with contextlib.suppress(OSError), open(path, "w", encoding="utf-8") as file:
-                json.dump({"nodes": nodes, "failure": failure, "record": self._phases.record()}, file)
+                json.dump({"nodes": nodes, "failure": failure, "record": record}, file)
 
     def _store(self, saver: Header, what: str) -> None:
         """The task is dead, so another process that has Metaflow stores the logs."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..coordinator.root_cause import causes, failure_report, first_failure
 from ..failure_record import CUT, LOST, PREEMPTED, Failure
+from ..node_roles import NodeRoles
 
 if TYPE_CHECKING:
     from ..hub_link.hub_access import HubAccess
@@ -40,8 +41,8 @@ class NodeFailures:
         The failure report: what the hub, or this node where it has none, has found to be the cause of the gang's end.
     is_tolerant : bool
         Whether the gang goes on without nodes that it loses.
-    left_out : dict of int to str
-        On control: the nodes that it goes on without, and why.
+    roles : NodeRoles
+        On control: the nodes that it goes on without, and why, and the spare ones.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class NodeFailures:
     ) -> None:
         self.report: Header | None = None
         self.is_tolerant = False
-        self.left_out: dict[int, str] = {}
+        self.roles = NodeRoles()
         self._identity, self._state, self._hub = identity, state, hub
         self._stop, self._on_report = stop, on_report
         self._failures: list[Failure] = []  # of this node, and of its connection to the hub
@@ -108,6 +109,10 @@ class NodeFailures:
                     "failure": first_failure(found, {}),
                 }
             )
+
+    def record(self) -> Header:
+        """What control's task keeps as metadata: ``left_out``, and of other nodes that are told ``nodes``."""
+        return {"left_out": self.roles.left_out, "nodes": self.roles.records()}
 
     def received(self, header: Header) -> None:
         """The failure report has come."""

@@ -51,6 +51,8 @@ def snapshot(nodes: int, ranks_per_node: int = 2, state: str = "running", **more
         "launches": [{"what": "train.py", "argv": ["python", "train.py"], "environment": {"MASTER_PORT": "20113"}}],
         "settings": {"lost_host_timeout": "30 s"},
         "traces": None,
+        "roles": [],
+        "roles_in_all": 0,
         **more,
     }
 

@@ -7,6 +7,7 @@ from typing import Any
 from card_sample import SECONDS, START, snapshot
 
 from metaflow_extensions.gang.core.guard.card.snapshot import shown_gpus
+from metaflow_extensions.gang.core.guard.node_roles import NodeRoles, without_ranks
 
 STACKS = """\
 7 ranks in all_reduce
@@ -50,6 +51,37 @@ def failed() -> dict[str, Any]:
     return shown
 
 
+def replaced() -> dict[str, Any]:
+    """Eight nodes: one was lost, the ranks of another one failed twice, spare ones took their places, and one waits."""
+    reset = "the connection from it to node 0 was lost (reset): its container ran out of memory, its host was preempted"
+    shown = snapshot(8)
+    roles = NodeRoles()
+    roles.world((0, 1, 2, 3, 4), (5, 6, 7), START + 6.4)
+    roles.leave_out(2, f"lost: {reset}", START + 200.0)
+    roles.world((0, 1, 5, 3, 4), (6, 7), START + 201.0)
+    roles.leave_out(4, "its ranks failed first 2 times", START + 300.0)
+    roles.world((0, 1, 5, 3, 6), (7,), START + 300.0)
+    for node, more in without_ranks(roles, START).items():
+        shown["nodes"][node].update(more)
+    for node, begun in ((5, 203.0), (6, 302.0), (7, None)):
+        at = shown["nodes"][node]["at"]
+        del at["ranks"], at["output"]
+        if begun:
+            at.update(ranks=begun, output=begun + 9.0)
+    shown["ranks"] = [rank for rank in shown["ranks"] if rank["node"] != 7]
+    for rank in shown["ranks"]:
+        if rank["node"] in (2, 4):
+            rank.update(state="left out", runs=False, silent=None)
+    lines = [
+        f"restart 1 of 5: node 2 (gang2) was lost: {reset}; node 5 takes its place",
+        "restart 2 of 5: rank 8 on node 4 (gang4) was killed by SIGKILL (out of memory?)",
+        "restart 3 of 5: rank 8 on node 4 (gang4) was killed by SIGKILL (out of memory?); node 4 is left out, since "
+        "its ranks failed first 2 times; node 6 takes its place",
+    ]
+    shown["restarts"] = [{"line": line, "at": START + at} for line, at in zip(lines, (201, 250, 300), strict=True)]
+    return {**shown, "roles": roles.records(), "roles_in_all": len(roles), "ranks_in_all": 10, "ranks_running": 10}
+
+
 def traces(count: int) -> dict[str, Any]:
     """Those of as many ranks, two on each node, in a local datastore."""
     where = "/home/me/.metaflow/mf.gang.traces/Digits/17/train/2/0"
@@ -80,4 +112,4 @@ def _rising(ranks: int) -> dict[str, Any]:
     return {"steps": [40 * point for point in range(100)], "mean": mean, "low": low, "high": high, "count": ranks}
 
 
-STATES = {"running": lambda: snapshot(4), "many": many, "stalled": stalled, "failed": failed}
+STATES = {"running": lambda: snapshot(4), "many": many, "stalled": stalled, "failed": failed, "replaced": replaced}

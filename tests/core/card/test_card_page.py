@@ -10,11 +10,12 @@ from pathlib import Path
 import metaflow  # noqa: F401 - before any of its extensions
 import pytest
 from card_sample import START, snapshot
-from card_states import traces
+from card_states import replaced, traces
 from support.requirements import require_tool
 
 from metaflow_extensions.gang.core.card.html import LIVE, page
 from metaflow_extensions.gang.core.guard.card.snapshot import traces as traces_of
+from metaflow_extensions.gang.core.guard.node_roles import NodeRoles, without_ranks
 from metaflow_extensions.gang.core.storage.traces import MOST_NAME
 
 LIMIT_S = 120
@@ -67,6 +68,45 @@ def test_the_size_of_the_page_of_a_thousand_nodes_whose_ranks_have_left_traces()
     shown = traces_of(found)
     assert shown is not None and shown["in_all"] == 8192
     assert len(page(snapshot(1024, 8, traces=shown)).encode()) < 1_000_000
+
+
+def test_the_size_of_the_page_of_a_thousand_nodes_of_which_most_are_spare_or_lost() -> None:
+    roles = NodeRoles()
+    roles.world(range(512), range(512, 1024), START)
+    for node in range(1, 512):
+        roles.leave_out(node, f"lost: {'x' * 400}", START + node)
+    roles.world((0, *range(512, 1023)), (1023,), START + 512)
+    shown = snapshot(1024, 8, roles=roles.records(), roles_in_all=len(roles))
+    for node, more in without_ranks(roles, START).items():
+        shown["nodes"][node].update(more)
+    assert (len(shown["roles"]), shown["roles_in_all"]) == (64, 1023)
+    assert len(page(shown).encode()) < 1_000_000
+
+
+def test_nodes_that_were_left_out_and_spare_ones_are_marked(tmp_path: Path) -> None:
+    found = dom(page(replaced()), tmp_path)
+    assert "Nodes left out, and spare nodes" in found
+    for node, text, since in (
+        (2, "left out: lost: the connection from it to node 0 was lost (reset): its container", "3 min 20 s"),
+        (4, "left out: its ranks failed first 2 times", "5 min"),
+        (5, "spare, took the place of node 2 (node rank 2)", "3 min 21 s"),
+        (6, "spare, took the place of node 4 (node rank 4)", "5 min"),
+        (7, "spare, waits", "6.4 s"),
+    ):
+        row = re.search(
+            rf"<tr><td[^>]*>{node}</td><td[^>]*>gang{node}</td><td[^>]*>([^<]*)</td><td[^>]*>([^<]*)", found
+        )
+        assert row is not None, f"no row of node {node}"
+        assert row[1].startswith(text) and row[2] == since, row.groups()
+    # In the timeline a lost node's bar ends there, and spare nodes wait.
+    bars = re.findall(r"<title>node (\d)[^:<]*: ([^<]*)</title>", found)
+    waits = {int(node): text for node, text in bars if text.startswith("wait as a spare")}
+    assert sorted(waits) == [5, 6, 7], bars
+    assert waits[5] == "wait as a spare 3 min 15 s" and [text for node, text in bars if node == "2"][-1].startswith(
+        "run"
+    )
+    assert found.count('class="mark"') == 2 and "failed, or left out" in found
+    assert "Nodes left out" not in dom(page(snapshot(2)), tmp_path)
 
 
 def test_traces_are_listed_with_a_link_to_a_local_file_and_the_command_that_fetches_them(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import urllib.request
 from typing import Any
 
 import pytest
-from support.flows import FlowRun, FlowRunner, flow_environment
+from support.flows import FlowRun, FlowRunner, cards, data_of, flow_environment
 
 LIMIT_S = 120.0
 
@@ -89,22 +89,10 @@ print(json.dumps({
 """
 
 
-def cards(flow_run: FlowRunner) -> list[str]:
-    """The pages in the datastore."""
-    return [path.read_text() for path in flow_run.folder.rglob("gang-*.html")]
-
-
-def data_of(page: str) -> dict[str, Any]:
-    """The snapshot in a page."""
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
-    assert found is not None
-    return dict(json.loads(found[1]))
-
-
 def shown(flow_run: FlowRunner, what: str, code: int) -> dict[str, Any]:
     run = started(flow_run, what)
     assert run.wait(LIMIT_S) == code, run.output
-    (page,) = cards(flow_run)
+    (page,) = cards(flow_run.folder)
     assert "planted-secret" not in page
     return data_of(page)
 
@@ -180,9 +168,9 @@ def test_a_card_written_on_the_step_is_the_same_page(flow_run: FlowRunner) -> No
     del where["timeout"]
     with subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, **where) as server:
         try:
-            cards = {shown["label"]: shown for shown in asked(port, "runinfo")["cards"]}
-            (label,) = (label for label, shown in cards.items() if shown["card_object"]["id"] == "nodes")
-            live = asked(port, f"data/{cards[label]['card']}")
+            listed = {shown["label"]: shown for shown in asked(port, "runinfo")["cards"]}
+            (label,) = (label for label, shown in listed.items() if shown["card_object"]["id"] == "nodes")
+            live = asked(port, f"data/{listed[label]['card']}")
             assert live["payload"]["reload_token"] == "final"
             assert live["payload"]["data"] == data_of(got)
         finally:
@@ -215,5 +203,5 @@ def test_the_attribute_and_the_setting_switch_it_off(
 ) -> None:
     run = flow_run(FLOW.replace("ATTRIBUTES", attributes), env={"WHAT": "short", "METAFLOW_GANG_CARD": setting})
     run.ok(LIMIT_S)
-    assert len(cards(flow_run)) == count
+    assert len(cards(flow_run.folder)) == count
     assert ("; card: python" in run.output) == bool(count)

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.flows import FlowRun, FlowRunner, flow_environment
+from support.flows import FlowRun, FlowRunner, cards, data_of, flow_environment
 from support.paths import ROOT
 from support.requirements import require_packages
-from test_gang_card import cards, data_of
 
 pytestmark = pytest.mark.slow
 
@@ -93,7 +92,7 @@ def traces(run: FlowRun, *words: str) -> subprocess.CompletedProcess[str]:
 def test_traces_of_a_failed_gang_and_of_its_retry_are_stored_listed_and_fetched(flow_run: FlowRunner) -> None:
     run = flow_run(FLOW, files={"ranks.py": BEFORE + of_the_page() + AFTER}).ok(LIMIT_S)
     step = f"Profiled/{run.run_id}/train"
-    pages = {data["attempt"]: data for data in map(data_of, cards(flow_run))}
+    pages = {data["attempt"]: data for data in map(data_of, cards(flow_run.folder))}
     assert {attempt: data["state"] for attempt, data in pages.items()} == {0: "failed", 1: "succeeded"}
     assert "rank 1" in pages[0]["failure"]["title"] and "SIGKILL" in pages[0]["failure"]["title"]
     for data in pages.values():

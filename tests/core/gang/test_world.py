@@ -83,8 +83,34 @@ def test_what_becomes_of_the_places_is_told(lost: list[int], said: str) -> None:
 
 
 def worlds(spares: tuple[int, ...] = (3,)) -> Worlds:
-    gang: Any = SimpleNamespace(node_index=0)
-    return Worlds(gang, World((0, 1, 2), spares, 3))
+    return Worlds(member(0), World((0, 1, 2), spares, 3))
+
+
+def member(node: int, told: list[dict[str, Any]] | None = None) -> Any:
+    """A node whose guard only keeps what it is told."""
+    link = SimpleNamespace(request=lambda op, **fields: told.append({"op": op, **fields}) if told is not None else None)
+    return SimpleNamespace(node_index=node, _link=link)
+
+
+def test_node_0_alone_tells_its_guard_each_world_once() -> None:
+    of_node_0: list[dict[str, Any]] = []
+    of_node_1: list[dict[str, Any]] = []
+    for node, told in ((0, of_node_0), (1, of_node_1)):
+        found = Worlds(member(node, told), World((0, 1, 2), (3,), 2))
+        found.begin_without({})
+        found.lose([{}, {}, {}, {}])
+        found.lose([{}, None, {}, {}])
+        found.begin_without({2: "its preflight failed"})
+    assert of_node_1 == []
+    assert [(one["nodes"], one["spares"]) for one in of_node_0 if one["op"] == "world"] == [
+        ((0, 1, 2), (3,)),
+        ((0, 3, 2), ()),
+        ((0, 3, 2), ()),
+        ((0, 3), ()),
+    ]
+    assert [one for one in of_node_0 if one["op"] == "leave-out"] == [
+        {"op": "leave-out", "left_out": {2: "its preflight failed"}}
+    ]
 
 
 def test_a_launch_has_failed_where_one_of_its_nodes_could_not_tell() -> None:

@@ -76,6 +76,17 @@ def test_the_rank_that_failed_is_marked_and_the_others_have_ended() -> None:
     assert snapshot.failure(None) is None
 
 
+def test_ranks_of_a_node_that_was_left_out_do_not_run() -> None:
+    records = [(0, record(0, line_at=NOW - 1)), (1, record(1, line_at=NOW - 60)), (3, record(1, line_at=NOW - 2))]
+    rows = snapshot.ranks(records, NOW, None, is_over=False, left_out={1})
+    assert [(row["node"], row["state"], row["runs"], row["silent"]) for row in rows] == [
+        (0, "running", True, 1.0),
+        (1, "left out", False, None),
+        (3, "running", True, 2.0),
+    ]
+    assert snapshot.ranks(records, NOW, None, is_over=True, left_out={1})[1]["state"] == "ended"
+
+
 def test_of_many_ranks_the_silent_ones_are_kept() -> None:
     records = [(rank // 8, record(rank, line_at=NOW - rank)) for rank in range(1, 2000)]
     rows = snapshot.ranks(records, NOW, {"failure": {"node": 0, "rank": 5}}, is_over=False)

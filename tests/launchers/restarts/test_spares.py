@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from support.faults import kill_process
-from support.flows import FlowRun, FlowRunner
+from support.flows import FlowRun, FlowRunner, cards, data_of, flow_environment
 from support.frameworks.spares import flow, gone_on_after, losses, pids, steps, world
 from support.processes import read_process, send_signal
 from support.requirements import require_packages
@@ -50,6 +52,29 @@ def left_out(run: FlowRun, node: int) -> str:
     return str(json.loads(run.node_tasks("work")[node].metadata_dict["gang-left-out"]))
 
 
+def nodes_on_the_card(run: FlowRun) -> dict[int, str]:
+    """What the card of a gang that has ended says of nodes that were left out, and of spare ones; the metadata of node
+    0's task have the same, and ranks of nodes that were left out are none that the gang has.
+    """
+    (page,) = cards(run.folder)
+    data = data_of(page)
+    assert json.loads(run.node_tasks("work")[0].metadata_dict["gang-nodes"]) == data["roles"]
+    out = {role["node"] for role in data["roles"] if role["state"] == "left out"}
+    assert {node["index"] for node in data["nodes"] if "out" in node} == out
+    assert data["ranks_in_all"] == 3, data["ranks"]
+    assert all(0 <= role["at"] - data["started"] <= data["now"] - data["started"] for role in data["roles"])
+    return {role["node"]: role["text"] for role in data["roles"]}
+
+
+def why(run: FlowRun) -> str:
+    """What ``metaflow-gang why`` says of the run, in words."""
+    command = [str(Path(sys.executable).with_name("metaflow-gang")), "why", f"Spares/{run.run_id}"]
+    done = subprocess.run(
+        command, cwd=run.folder, env=flow_environment(), capture_output=True, text=True, check=True, timeout=TRAINS_S
+    )
+    return done.stdout
+
+
 @pytest.mark.parametrize("agent", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_spare_node_takes_the_place_of_a_lost_one(flow_run: FlowRunner, agent: bool) -> None:
     run = training(flow_run, "spares=1", **({"AGENT": "1"} if agent else {}))
@@ -63,6 +88,14 @@ def test_a_spare_node_takes_the_place_of_a_lost_one(flow_run: FlowRunner, agent:
     print(f"the ranks went on after {gone_on_after(run.output, since, [0, 3, 2]):.1f} s")
     assert run.artifact("join", "joined") == [0, 2, 3]
     assert re.match("lost: ", left_out(run, 1))
+    told = nodes_on_the_card(run)
+    assert told[1].startswith(f"left out: {left_out(run, 1)[:40]}"), told
+    assert told[3] == "spare, took the place of node 1 (node rank 1)" and len(told) == 2
+    if agent:
+        said = why(run)
+        for node, text in told.items():
+            line = rf"^  node {node}: {re.escape(text)}, since [-\d]+ [:\d]+ UTC$"
+            assert re.search(line, said, re.MULTILINE), said
     assert [value[0] for value in run.artifact("join", "calls")[0]] == [0, 1, 2]
     if not agent:
         assert losses(run.output) == undisturbed(flow_run)
@@ -133,6 +166,10 @@ def test_a_node_whose_ranks_fail_first_twice_is_left_out(flow_run: FlowRunner) -
     assert re.match(r"restart 2 of 3: rank 1 on node 1 was killed by SIGKILL", second), second
     assert second.endswith("; node 1 is left out, since its ranks failed first 2 times; node 3 takes its place")
     assert left_out(run, 1) == "its ranks failed first 2 times"
+    assert nodes_on_the_card(run) == {
+        1: "left out: its ranks failed first 2 times",
+        3: "spare, took the place of node 1 (node rank 1)",
+    }
     assert run.artifact("join", "joined") == [0, 1, 2, 3], "its task is stored like any other"
     assert run.artifact("join", "of_spares") == [[[]]], "of the node that waits"
     assert {step.node for step in steps(run.output) if step.step == 11} == {0, 2, 3}
@@ -149,6 +186,7 @@ def test_a_lost_spare_node_is_only_told(flow_run: FlowRunner) -> None:
     assert len(re.findall(r"\[gang\] node 3 \(.*\) was lost: ", run.output)) == 1
     assert run.artifact("join", "joined") == [0, 1, 2]
     assert left_out(run, 3).startswith("lost: ")
+    assert re.fullmatch("left out: lost: .*", nodes_on_the_card(run)[3])
 
 
 def test_the_loss_of_node_0_ends_the_gang(flow_run: FlowRunner) -> None:

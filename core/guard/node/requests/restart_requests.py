@@ -62,6 +62,7 @@ class RestartRequests:
     def methods(self) -> dict[str, Method]:
         return {
             "leave-out": self.leave_out,
+            "world": self.world,
             "restarted": self.restarted,
             "tidy-up": self.tidy_up,
             "fail-launch": self.fail_launch,
@@ -132,7 +133,13 @@ class RestartRequests:
         self._pending.reply(number, {})
 
     def _leave_out(self, nodes: Header) -> None:
-        self._failures.left_out.update({int(node): why for node, why in nodes.items()})
+        for node, why in nodes.items():
+            self._failures.roles.leave_out(int(node), why, time.time())
+
+    def world(self, number: int, header: Header, payload: bytes) -> None:
+        """Control: which nodes have ranks from now on, and which wait, for the card and the metadata."""
+        self._failures.roles.world(header["nodes"], header["spares"], time.time())
+        self._pending.reply(number, {})
 
     def lost_nodes(self, number: int, header: Header, payload: bytes) -> None:
         """Control of a gang that goes on without nodes that it loses: the reply has the failure of each, once all of
@@ -154,7 +161,7 @@ class RestartRequests:
     def _explained(self, failure: Failure) -> None:
         node = failure.reporting_node
         self._lost[node] = failure.to_json()
-        self._failures.left_out[node] = f"lost: {failure.text}"
+        self._failures.roles.leave_out(node, f"lost: {failure.text}", failure.time)
         self.lost_nodes(0, {}, b"")
 
     def tidy_up(self, number: int, header: Header, payload: bytes) -> None:

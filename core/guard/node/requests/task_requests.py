@@ -172,7 +172,7 @@ class TaskRequests:
         where the task is to store it.
         """
         self._phases.note(STORED)
-        found = {**self._phases.record(), "left_out": self._failures.left_out}
+        found = {**self._phases.record(), **self._failures.record()}
         self._card.end(lambda last: self._pending.reply(number, {**found, "card": last}))
 
     def stored(self, number: int, header: Header, payload: bytes) -> None:
