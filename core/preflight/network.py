@@ -26,7 +26,7 @@ _CHECK = (
 )
 
 
-def check_network(gang: Member, may_leave_out: int = 0) -> dict[int, str]:
+def check_network(gang: Member, may_leave_out: int = 0, without: Collection[int] = ()) -> dict[int, str]:
     """Have each node connect to each other one, and neighbours in the ring send some megabytes; every node calls it.
 
     Node 0 says what was found.
@@ -36,6 +36,8 @@ def check_network(gang: Member, may_leave_out: int = 0) -> dict[int, str]:
     gang : Member
     may_leave_out : int
         How many nodes the step can do without.
+    without : collection of int
+        Nodes that are left out already: nothing is asked of their network.
 
     Returns
     -------
@@ -53,15 +55,17 @@ def check_network(gang: Member, may_leave_out: int = 0) -> dict[int, str]:
     with listen(own.address) as door:
         told = gather_to_all(gang, _KIND, {"port": door.getsockname()[1], "token": token})
         token = told[0]["token"]
-        places = {node: (gang.nodes[node].address, one["port"]) for node, one in enumerate(told)}
-        reach = Reach(door, gang.node_index, token, {n: place for n, place in places.items() if n != gang.node_index})
+        tried = [node for node in range(gang.num_nodes) if node not in without]
+        places = {node: (gang.nodes[node].address, told[node]["port"]) for node in tried}
+        others = {n: place for n, place in places.items() if n != gang.node_index and gang.node_index in places}
+        reach = Reach(door, gang.node_index, token, others)
         reach.run()
         found: list[dict[int, str]] = gather_to_all(gang, _KIND, reach.failed)
-        failed = {(node, other): why for node, one in enumerate(found) for other, why in one.items()}
+        failed = {(node, other): why for node in tried for other, why in found[node].items()}
         left_out = nodes_to_leave_out(failed)
         if len(left_out) > may_leave_out:
             _end(gang, f"{_pairs(gang, failed)}\n{_CHECK}")
-        nodes = [node for node in range(gang.num_nodes) if node not in left_out]
+        nodes = [node for node in tried if node not in left_out]
         rates = _ring(gang, nodes, door, token, places)
         if rates and links.slow(rates)[1]:
             again = _ring(gang, nodes, door, token, places)  # it may have been the machine that was busy
@@ -79,7 +83,7 @@ def check_network(gang: Member, may_leave_out: int = 0) -> dict[int, str]:
         if failed:
             say(_pairs(gang, failed))
         rates = {link: rate for link, rate in rates.items() if link not in stuck}
-        what = _all_reach(gang.num_nodes, len(left_out))
+        what = _all_reach(gang.num_nodes, len(left_out) + len(without))
         say(f"Preflight: {what} ({time.monotonic() - begun:.1f} s).{_bandwidth(gang, rates)}")
     return {
         node: f"its preflight failed: {_lines(gang, {pair: why for pair, why in failed.items() if node in pair})[0]}"

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..attributes import FULL, preflight_level
-from ..gang.collectives import Member
+from ..gang.collectives import Member, gather_to_all
 from ..logs import say_together
 from ..version import VERSION
 from .facts import facts_of, own_facts
 from .network import check_network
 from .report import warnings_of
+from .unfit import unfit_nodes
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,21 @@ class Preflight:
             return {}
         return {"package": VERSION, "facts": own_facts(self.distributions, gpus, self.ranks(gpus, cpus)).as_text()}
 
-    def check(self, gang: Member, facts: Sequence[Any], local: bool, may_leave_out: int) -> dict[int, str]:
+    def check(
+        self, gang: Member, facts: Sequence[Any], local: bool, may_leave_out: int, left_out: dict[int, str]
+    ) -> None:
         """Say on node 0 what the ``facts`` of all nodes, by index, show; and try the network where that is wanted.
 
-        Returns
-        -------
-        dict of int to str
-            The nodes that are left out, and why: at most ``may_leave_out``.
+        Parameters
+        ----------
+        facts : sequence
+            On node 0; others have none.
+        local : bool
+            Whether the nodes are processes of one machine.
+        may_leave_out : int
+            How many nodes the step can do without.
+        left_out : dict of int to str
+            Those that it does without, and why; others that fail are added, the same on each node.
 
         Raises
         ------
@@ -65,7 +74,12 @@ class Preflight:
             See :func:`.network.check_network`.
         """
         known = {node: found for node, text in enumerate(facts) if (found := facts_of(text)) is not None}
-        lines = warnings_of(known, self.gpus, local) if known else []
+        present = {node: one for node, one in known.items() if node not in left_out}
+        lines = warnings_of(present, self.gpus, local) if present else []
         if lines:
             say_together(lines)
-        return check_network(gang, may_leave_out) if self.is_full else {}
+        if may_leave_out:
+            unfit = unfit_nodes(present, self.gpus, local, may_leave_out - len(left_out))
+            left_out.update(gather_to_all(gang, "the preflight", unfit)[0])  # node 0 alone has facts
+        if self.is_full:
+            left_out.update(check_network(gang, may_leave_out - len(left_out), tuple(left_out)))

@@ -188,8 +188,9 @@ class Forming:
         )
         offer = header["nodes"][0].get("offer", {})
         gang = Gang(self._node, nodes, self._folder, link, _save_functions=self._sigterm.save_functions, _offer=offer)
+        gang._left_out.update({int(node): why for node, why in header["left_out"].items()})
         most = self._hooks.may_leave_out(self._num_nodes)
-        gang._left_out.update(self._settings.preflight.check(gang, header["facts"], environment.is_local(), most))
+        self._settings.preflight.check(gang, header["facts"], environment.is_local(), most, gang._left_out)
         return gang
 
     def _make_folder(self) -> str:
@@ -232,6 +233,7 @@ class Forming:
             timeout=timeout,
             identity=identity,
             host=host,
+            may_leave_out=0 if environment.ends_with_a_task() else self._hooks.may_leave_out(self._num_nodes),
             card=self._settings.card.program() if self._settings.card is not None else None,
         )
         if "error" in header:

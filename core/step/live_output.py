@@ -28,7 +28,7 @@ from ..metaflow_compat.runs import output_of, replace_line_reader
 TICK_S = 1.0
 
 _WAITING = re.compile(r"^(?P<head>.*\[gang\] )(?P<text>.* waiting for .* for )(?P<seconds>\d+) s\.")
-"""What core/guard/coordinator/join_deadline.py says, as a task's line on the console."""
+"""What core/guard/coordinator/joining.py says, as a task's line on the console."""
 
 _CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 """Colours and the like, which take no column."""

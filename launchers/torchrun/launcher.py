@@ -13,7 +13,7 @@ from ...core.calls.misplaced_arguments import suggesting
 from ...core.calls.run import PortTry, Runs
 from ...core.dry_run.call import planning, show_instead
 from ...core.exceptions import BadAttribute
-from ...core.gang.gang import Gang, offered
+from ...core.gang.gang import Gang, left_out, offered
 from ...core.gang.launch_plan import LaunchPlan
 from ...core.gang.restarts import NO_RESTARTS, RestartPolicy
 from ...core.gang.shares import own_neuron_cores
@@ -140,7 +140,8 @@ class TorchrunExecutor:
 
     def _choose_nproc(self, call: int | str | None, options: Options) -> int:
         node = self._gang.node
-        return choose_nproc(call, options, self._nproc, node.gpus, node.cpus, own_neuron_cores(self._gang))
+        gpus = node.gpus or int(self._gang.node_index in left_out(self._gang))  # it has no ranks, with or without GPUs
+        return choose_nproc(call, options, self._nproc, gpus, node.cpus, own_neuron_cores(self._gang))
 
     def _run(
         self, what: Entrypoint, options: Options, nproc: int, launcher: str, wanted_port: int | None

@@ -14,10 +14,9 @@ from ..channel.connection import Connection, cannot_understand
 from ..channel.liveness import Liveness, Silent
 from ..failure_record import LOST, Failure
 from ..loop.event_loop import Loop
-from ..settings import settings
 from .collectives import Collectives, Mismatch
 from .failures import Failures
-from .join_deadline import JoinDeadline
+from .joining import Joining
 from .messages import Checker, check_info, stop_message
 from .node_reports import NodeReports
 from .root_cause import failure_report
@@ -26,6 +25,7 @@ from .roster import Roster
 if TYPE_CHECKING:
     from ..debug_log import DebugLog
     from ..loop.framing import Header
+    from .lost_nodes import LostNodes
 
 ENDING = "this gang is ending: "
 """What the refusal of a restarted node begins with where the gang ends for another reason, which follows."""
@@ -48,6 +48,8 @@ class Hub:
     start_uploads : callable
         Starts the server for uploads and returns its port; called at the first need.
     debug : DebugLog or None
+    may_leave_out : int
+        How many nodes that cannot take part the gang can do without.
     """
 
     def __init__(
@@ -59,26 +61,22 @@ class Hub:
         say: Callable[[str], None],
         start_uploads: Callable[[], int],
         debug: DebugLog | None = None,
+        may_leave_out: int = 0,
     ) -> None:
-        self._debug = debug
-        self._loop = loop
-        self._num_nodes = num_nodes
-        self._say = say
-        self._start_uploads = start_uploads
-        self.roster = Roster(deliver)
+        self._debug, self._loop, self._num_nodes = debug, loop, num_nodes
+        self._say, self._start_uploads = say, start_uploads
+        roster = self.roster = Roster(deliver)
         self._collectives = Collectives(num_nodes)
-        self.reports = NodeReports(loop, self.roster, num_nodes, self._stalls)
-        self._complete = False
+        self.reports = NodeReports(loop, roster, num_nodes, self._stalls)
         self._liveness = Liveness(loop, self._not_answering)
-        self._deadline = JoinDeadline(loop, num_nodes, timeout_s, self.roster.infos, say, self.fail)
-        self.failures = Failures(loop, self.roster, self._deadline.end, self.reports.told_of_restarts)
+        self.failures = Failures(loop, roster, lambda: self._joining.end(), self._told_before)
+        self._joining = Joining(loop, roster, self.failures, num_nodes, timeout_s, may_leave_out, say, self._lost_nodes)
 
     def close(self, then: Callable[[], None]) -> None:
         """Close all connections, after what was sent; ``then`` is called when they are closed."""
-        self._deadline.end()
+        self._joining.end()
         self._liveness.close()
-        lost_nodes = self.failures.lost_nodes
-        lost = lost_nodes.connections() if lost_nodes is not None else []
+        lost = self.failures.lost_nodes.connections() if self.failures.lost_nodes is not None else []
         waiting = [*self.roster.members.values(), *lost]
         self.roster.members.clear()
         remaining = [len(waiting)]
@@ -126,18 +124,12 @@ class Hub:
 
     def join(self, node: int, info: Header) -> None:
         """Add ``node`` to the gang; the last one completes it."""
-        (infos := self.roster.infos)[node] = info
-        if self.failures.stopping:
-            # It has failed at nothing, and is to show the same report as the others.
-            for message in self.failures.messages():
-                self.roster.send(node, message)
-        elif len(infos) == self._num_nodes and not any(info.get("unfit") for info in infos.values()):
-            # (An unfit node sends its failure next: no body begins before that.)
-            if other := self.roster.other_package():
-                return self.fail(Failure(other[0], "package", other[1], time.time()))
-            self._complete = True
-            self._deadline.end()
-            self.roster.broadcast({"op": "roster", "nodes": self.roster.nodes(), "settings": settings().as_dict()})
+        self.roster.infos[node] = info
+        if not self.failures.stopping:
+            self._joining.look()
+            return
+        for message in self.failures.messages():  # it has failed at nothing, and is to show the report of the others
+            self.roster.send(node, message)
 
     def receive(self, node: int, header: Header, payload: bytes) -> None:
         """Act on a message of a node, node 0 included."""
@@ -151,8 +143,7 @@ class Hub:
             self._gather(node, header, payload)
         elif op == "fail":
             failure = Failure.from_json(header["failure"])
-            connection = self.roster.members.get(node)
-            if connection is not None:
+            if (connection := self.roster.members.get(node)) is not None:
                 failure = failure.corrected(connection.offset, connection.uncertainty)
             self.fail(failure)
         elif op == "ranks-ended":
@@ -186,14 +177,19 @@ class Hub:
 
     def _tolerate(self, header: Header) -> None:
         """From here on the gang goes on without the nodes that it loses, or, with ``end``, does so no more."""
-        if (failures := self.failures).lost_nodes is not None:
-            failures.lost_nodes.is_tolerant = not header.get("end")
-        elif not failures.stopping:
+        if not self.failures.stopping and not header.get("end"):
+            self._lost_nodes(header.get("only_nodes", False)).has_begun = True
+        elif self.failures.lost_nodes is not None:
+            self.failures.lost_nodes.is_tolerant = False
+
+    def _lost_nodes(self, only_nodes: bool = True) -> LostNodes:
+        if self.failures.lost_nodes is None:
             from .lost_nodes import LostNodes
 
-            more = (self._lost, self._check_all_left, lambda: failures.save_s, header.get("only_nodes", False))
-            failures.lost_nodes = LostNodes(self._loop, self.roster, self._say, *more)
+            more = (self._lost, self._check_all_left, lambda: self.failures.save_s, only_nodes)
+            self.failures.lost_nodes = LostNodes(self._loop, self.roster, self._say, *more)
             self.roster.broadcast({"op": "tolerate"})
+        return self.failures.lost_nodes
 
     def _lost(self, node: int) -> None:
         self.failures.lost(node)
@@ -241,8 +237,11 @@ class Hub:
         left, reported, lost_nodes = self.roster.left, True, self.failures.lost_nodes
         if lost_nodes is not None:
             left, reported = left | lost_nodes.lost.keys(), lost_nodes.all_reported
-        if self._complete and reported and len(left - {0}) == self._num_nodes - 1:
+        if self._joining.is_complete and reported and len(left - {0}) == self._num_nodes - 1:
             self.roster.deliver({"op": "all-left"}, b"")
+
+    def _told_before(self) -> str:
+        return self.reports.told_of_restarts() if self._joining.is_complete else self._joining.told_of_unfit()
 
     def _misbehaved(self, connection: Connection, error: Exception) -> None:
         """A node sent what cannot be understood: that node ends, and gets the reason."""
@@ -297,4 +296,5 @@ class Hub:
 
     def fail(self, failure: Failure) -> None:
         """Record a failure; the first one stops the gang, unless it tolerates it."""
-        self.failures.add(failure)
+        if not self._joining.takes(failure):
+            self.failures.add(failure)

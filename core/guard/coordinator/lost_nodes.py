@@ -2,7 +2,7 @@
 
 The hub has one once control asks for it, after which a failure ends the gang only where it is control's, or, where the
 nodes' bodies work together, none of a node as a whole. Else it ends that node alone: its guard is stopped as all are
-when a gang ends.
+when a gang ends. Before, a node that cannot take part is lost by the hub's own decision (:mod:`.joining`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class LostNode:
     have the report.
 
     One that is preempted has ``save_s`` seconds to save before. Its connection, where one is left, belongs to this
-    object, which takes only records about the node's end.
+    object, which takes only records about the node's end. ``what`` has become of it is a clause for the user, to which
+    the failure is added.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class LostNode:
         say: Callable[[str], None],
         on_report: Callable[[Failure], None],
         save_s: float,
+        what: str,
         then: str,
     ) -> None:
         self.connection = connection
@@ -48,7 +50,7 @@ class LostNode:
         self._hostname = hostname
         self._failures = [failure]
         self._since = time.monotonic()
-        self._say, self._then = say, then
+        self._say, self._what, self._then = say, what, then
         self._on_report = on_report
         if connection is not None:
             connection.on_frame = lambda conn, header, payload: self._receive(conn, header)
@@ -86,7 +88,7 @@ class LostNode:
         self.reported = True
         first = (causes(self._failures) or self._failures)[0]
         name, text = _name(self._node, self._hostname), _clause(first)
-        self._say(f"{name} was lost: {text}.{self._then}")
+        self._say(f"{name} {self._what}: {text}.{self._then}")
         if self.connection is not None:
             report = failure_report(self._failures, {self._node: self._hostname})
             self.connection.send({"op": "failure-report", "report": report, "causes": [{"node": first.reporting_node}]})
@@ -127,6 +129,8 @@ class LostNodes:
         Set by the hub once the gang ends: nobody else is lost from then on.
     is_tolerant : bool
         Whether nodes may be lost; the gang ends by any failure once this is False.
+    has_begun : bool
+        Set once control has asked for it: only then failures lose nodes.
     """
 
     def __init__(
@@ -142,6 +146,7 @@ class LostNodes:
         self.lost: dict[int, LostNode] = {}
         self.ending = False
         self.is_tolerant = True
+        self.has_begun = False
         self.only_nodes = only_nodes
         self._save_s = save_s
         self._loop = loop
@@ -175,24 +180,28 @@ class LostNodes:
         if node in self.lost:
             self.lost[node].add(failure)
             return True
-        if self.ending or node == 0 or (self.only_nodes and failure.kind not in OF_NODES):
+        if self.ending or node == 0 or not self.has_begun or (self.only_nodes and failure.kind not in OF_NODES):
             return False
         if node not in self._roster.left:
-            self._lose(failure, self._roster.members.pop(node, None))
+            self.lose(failure, "was lost", "lost")
         return True
 
-    def _lose(self, failure: Failure, connection: Connection | None) -> None:
+    def lose(self, failure: Failure, what: str, why: str) -> None:
+        """The gang goes on without the node of this ``failure``, which comes after ``what`` has become of the node in
+        the line for the user, and after ``why`` it is left out in the metadata.
+        """
         node = failure.reporting_node
-        hostname = self._roster.hostnames.get(node, "")
+        connection, hostname = self._roster.members.pop(node, None), self._roster.hostnames.get(node, "")
         save_s = self._save_s() if failure.kind == PREEMPTED else 0.0
         then = "" if self.only_nodes else " The step goes on without it."
-        report = (self._say, self._reported)
-        self.lost[node] = LostNode(self._loop, failure, connection, hostname, *report, save_s, then)
+        report = (self._say, lambda first: self._reported(first, why))
+        self.lost[node] = LostNode(self._loop, failure, connection, hostname, *report, save_s, what, then)
         self._roster.deliver({"op": "lost", "node": node, "save_s": save_s}, b"")
         self._on_loss(node)
 
-    def _reported(self, failure: Failure) -> None:
-        self._roster.deliver({"op": "told-of-lost", "failure": failure.to_json()}, b"")
+    def _reported(self, failure: Failure, why: str) -> None:
+        text = f"{why}: {failure.text}"
+        self._roster.deliver({"op": "told-of-lost", "failure": failure.to_json(), "why": text}, b"")
         self._on_report()
 
     def cut(self, failure: Failure, peer: int) -> None:

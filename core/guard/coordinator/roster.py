@@ -51,14 +51,15 @@ class Roster:
         """What each node, by index, has told of its software and its machine; None where it has told nothing."""
         return [self.infos[node].get("facts") for node in sorted(self.infos)]
 
-    def other_package(self) -> tuple[int, str] | None:
-        """The first node with another version of this package than node 0, and a clause that says so."""
+    def other_packages(self) -> dict[int, str]:
+        """The nodes with another version of this package than node 0, and a clause that says so."""
         own = self.infos[0].get("package")
-        for node in sorted(self.infos):
-            found = self.infos[node].get("package", own)
-            if own is not None and found != own:
-                return node, f"has metaflow-gang {found}, and node 0 has {own}: {ONE_VERSION}"
-        return None
+        found = {node: self.infos[node].get("package", own) for node in sorted(self.infos)}
+        return {
+            node: f"has metaflow-gang {version}, and node 0 has {own}: {ONE_VERSION}"
+            for node, version in found.items()
+            if own is not None and version != own
+        }
 
     @property
     def hostnames(self) -> dict[int, str]:

@@ -38,6 +38,8 @@ class LocalHubLink:
     host : str
         The address on which the others reach the hub.
     debug : DebugLog or None
+    may_leave_out : int
+        How many nodes that cannot take part the gang can begin without.
 
     Raises
     ------
@@ -59,13 +61,14 @@ class LocalHubLink:
         identity: list[str | int],
         host: str,
         debug: DebugLog | None = None,
+        may_leave_out: int = 0,
     ) -> None:
         self._debug = debug
         self.secret = os.urandom(32)
         self.all_left = num_nodes == 1
         self._folder, self._say, self._on_message = folder, say, on_message
         self._uploads: UploadServer | None = None
-        self._hub = Hub(loop, num_nodes, timeout_s, self._deliver, say, self._start_uploads, debug)
+        self._hub = Hub(loop, num_nodes, timeout_s, self._deliver, say, self._start_uploads, debug, may_leave_out)
         self._acceptor = Acceptor(
             loop,
             host,

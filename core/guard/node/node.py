@@ -110,7 +110,7 @@ class Node:
         """One message of the hub."""
         op = header["op"]
         if op == "roster":
-            self._gang.all_joined(header["nodes"])
+            self._gang.all_joined(header)
         elif op == "gathered":
             self._gang.gathered(header, payload)
         elif op == "stop":

@@ -9,12 +9,14 @@ from pathlib import Path
 import metaflow  # noqa: F401 - before any of its extensions
 import pytest
 from support.flows import FlowRunner
+from support.preflight import distribution
 from support.remote import START_S, all_fail, remote_gang
 from support.requirements import require_packages
 
 from metaflow_extensions.gang import core
 from metaflow_extensions.gang.core.preflight.facts import MOST, Facts, facts_of, own_facts
 from metaflow_extensions.gang.core.preflight.report import named, warnings_of
+from metaflow_extensions.gang.core.preflight.unfit import unfit_nodes
 from metaflow_extensions.gang.core.version import VERSION
 
 RUN_S = 120.0
@@ -51,14 +53,6 @@ class Checked(FlowSpec):
 if __name__ == "__main__":
     Checked()
 """
-
-
-def distribution(folder: Path, name: str, version: str) -> str:
-    """A folder for PYTHONPATH in which this distribution seems to be installed."""
-    info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-    return str(folder)
 
 
 @pytest.mark.slow
@@ -166,6 +160,45 @@ def test_a_table_of_many_kinds_has_the_most_frequent_ones() -> None:
     assert lines[3] == "  ... and nodes 50 to 72 have still others"
     assert warnings_of({node: facts(gpus=8) for node in range(9)}, 8, local=False) == []
     assert warnings_of({0: facts()}, 8, local=True) == [], "a local gang has a notice of its own"
+
+
+SMALL = {"ranks": 2, "shm": 64 << 20}
+OTHER = {"versions": {"Python": "3.12.1"}}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "most", "left_out"),
+    [
+        ([{}, {}, {}], 2, {}),
+        ([{}, {"gpus": 0}, {}], 1, {1: "0 of the 8 GPUs that the step asks for can be used"}),
+        ([{}, SMALL, {}], 1, {1: "/dev/shm has 64 MiB for 2 ranks"}),
+        ([{}, {}, OTHER], 1, {2: "it has Python 3.12.1, and node 0 has 3.11.4"}),
+        ([{}, {}, {"versions": {}}], 1, {2: "it has no Python, and node 0 has 3.11.4"}),
+        ([{}, {}, {"versions": {"Python": "3.11.4", "NVIDIA driver": "550.54"}}], 1, {}),
+        ([{}, OTHER], 1, {}),  # no majority has what node 0 has
+        ([OTHER, {}, {}], 2, {}),  # node 0 has what most have not
+        ([SMALL, SMALL, {}], 2, {}),  # node 0 is not better
+        ([{"gpus": 4}, {"gpus": 0}, {}], 2, {}),
+        ([{}, OTHER, OTHER, {}, {}], 1, {}),  # more than can be left out
+        ([{}, {"gpus": 0, **OTHER}, {}], 1, {1: "0 of the 8 GPUs that the step asks for can be used"}),
+        ([{}, {"gpus": 0}, OTHER, {}, SMALL], 2, {1: "0 of the 8", 2: "it has Python"}),
+        ([{}, {"gpus": 0}], 0, {}),
+    ],
+)
+def test_what_node_0_and_most_do_not_have_is_a_reason_to_leave_a_node_out(
+    nodes: list[dict[str, object]], most: int, left_out: dict[int, str]
+) -> None:
+    known = {node: facts(**{"gpus": 8, **one}) for node, one in enumerate(nodes)}
+    found = unfit_nodes(known, 8, False, most)
+    assert found.keys() == left_out.keys()
+    for node, why in left_out.items():
+        assert found[node].startswith(f"its preflight failed: {why}"), found
+
+
+def test_nothing_is_a_reason_where_facts_are_not_known_and_gpus_are_none_in_a_local_gang() -> None:
+    assert unfit_nodes({}, 8, False, 3) == {}
+    assert unfit_nodes({1: facts(gpus=0), 2: facts(gpus=8)}, 8, False, 3) == {}, "node 0 has told nothing"
+    assert unfit_nodes({0: facts(gpus=8), 1: facts(gpus=0)}, 8, True, 3) == {}
 
 
 @pytest.mark.parametrize(

@@ -47,8 +47,8 @@ def until(loop: Loop, done: Callable[[], bool], seconds: float = END_S) -> None:
 class Member:
     """Another node: a real connection, and what the hub said on it."""
 
-    def __init__(self, bench: Bench, node: int) -> None:
-        self.node = node
+    def __init__(self, bench: Bench, node: int, **info: Any) -> None:
+        self.bench, self.node = bench, node
         self.heard: list[tuple[dict[str, Any], bytes]] = []
         self.closed: list[str] = []
         self.errors: list[str] = []
@@ -56,7 +56,8 @@ class Member:
         self.answers = True  # whether its guard runs
         connect(
             bench.loop, bench.acceptor.address, bench.acceptor.port, SECRET, GANG, "member", node,
-            {"hostname": f"host-{node}", "cpus": 1, "gpus": 0, "ring_port": 1}, self._connected, self._failed, END_S,
+            {"hostname": f"host-{node}", "cpus": 1, "gpus": 0, "ring_port": 1, **info}, self._connected, self._failed,
+            END_S,
         )  # fmt: skip
 
     def _connected(self, connection: Connection) -> None:
@@ -94,13 +95,14 @@ class Member:
 class Bench:
     """A hub of ``nodes`` nodes, of which this process is node 0."""
 
-    def __init__(self, loop: Loop, nodes: int, timeout: float = END_S) -> None:
+    def __init__(self, loop: Loop, nodes: int, timeout: float = END_S, may_leave_out: int = 0) -> None:
         self.loop = loop
         self.heard: list[tuple[dict[str, Any], bytes]] = []
         self.said: list[str] = []
         self.upload_starts = 0
         self.members: dict[int, Member] = {}
-        self.hub = Hub(loop, nodes, timeout, self._deliver, self.said.append, self._start_uploads)
+        streams = (self._deliver, self.said.append, self._start_uploads)
+        self.hub = Hub(loop, nodes, timeout, *streams, may_leave_out=may_leave_out)
         self.acceptor = Acceptor(loop, "127.0.0.1", SECRET, GANG, self.hub.accept, self.hub.refuse)
 
     def _deliver(self, header: dict[str, Any], payload: bytes) -> None:
@@ -113,12 +115,16 @@ class Bench:
     def got(self, op: str) -> list[dict[str, Any]]:
         return [header for header, _ in self.heard if header["op"] == op]
 
-    def join(self, *nodes: int) -> None:
-        """Node 0 joins, and then the others, one after the other."""
-        self.hub.join(0, {"hostname": "host-0", "address": "127.0.0.1"})
+    def join(self, *nodes: int, **info: Any) -> None:
+        """Node 0 joins, and then the others, one after the other; all tell the same ``info`` of themselves."""
+        self.hub.join(0, {"hostname": "host-0", "address": "127.0.0.1", **info})
         for node in nodes:
-            self.members[node] = Member(self, node)
-            until(self.loop, lambda node=node: self.members[node].connection is not None)
+            self.joins(node, **info)
+
+    def joins(self, node: int, **info: Any) -> Member:
+        self.members[node] = Member(self, node, **info)
+        until(self.loop, lambda: self.members[node].connection is not None and node in self.hub.roster.infos)
+        return self.members[node]
 
     def report(self) -> str:
         until(self.loop, lambda: bool(self.got("failure-report")))
@@ -198,7 +204,7 @@ def test_a_node_that_joins_twice_was_restarted_and_ends_the_gang(bench: Callable
 def test_late_nodes_are_named_and_fail_the_gang_at_the_timeout(
     bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("metaflow_extensions.gang.core.guard.coordinator.join_deadline.PROGRESS_S", 0.1)
+    monkeypatch.setattr("metaflow_extensions.gang.core.guard.coordinator.joining.PROGRESS_S", 0.1)
     gang = bench(12, timeout=0.6)
     gang.join(1)
     report = gang.report()
@@ -214,6 +220,106 @@ def test_late_nodes_are_named_and_fail_the_gang_at_the_timeout(
     gang.loop.call_later(0.3, gang.loop.stop)
     gang.loop.run()
     assert len(gang.said) == said, "nobody is waited for any more"
+
+
+# -- nodes that cannot take part -------------------------------------------------------------------------------------
+
+NO_TORCH = "PyTorch is missing"
+
+
+def ends_its_node(member: Member, text: str) -> None:
+    """A node is stopped for ``text``, and has the report, once nothing of it runs any more."""
+    until(member.bench.loop, lambda: bool(member.got("stop")))
+    member.say("stopped")
+    until(member.bench.loop, lambda: bool(member.got("failure-report")))
+    (told,) = member.got("failure-report")
+    assert text in told["report"], told
+    assert told["causes"] == [{"node": member.node}], "its task raises its own exception"
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+def test_an_unfit_node_is_left_out_where_the_step_can_do_without_it(bench: Callable[..., Bench], is_last: bool) -> None:
+    gang = bench(4, may_leave_out=1)
+    gang.join(*((1, 2) if is_last else (1,)))
+    unfit = gang.joins(3, unfit=True)
+    wait(gang, 0.2)
+    assert not gang.got("roster") and not gang.got("stop"), "it has not said why yet"
+    unfit.fails(NO_TORCH, kind="exception")
+    if not is_last:
+        until(gang.loop, lambda: bool(gang.got("lost")))
+        assert not gang.got("roster")
+        gang.joins(2)
+    others = [gang.members[1], gang.members[2]]
+    until(gang.loop, lambda: all(member.got("roster") for member in others) and bool(gang.got("roster")))
+    ends_its_node(unfit, NO_TORCH)
+    assert not unfit.got("roster")
+    (roster,) = gang.got("roster")
+    assert roster["left_out"] == {"3": f"its preflight failed: {NO_TORCH}"} and len(roster["nodes"]) == 4
+    assert all(member.got("roster") == [roster] and not member.got("stop") for member in others)
+    assert gang.said == [f"node 3 (host-3) cannot take part: {NO_TORCH}."]
+    (told,) = gang.got("told-of-lost")
+    assert told["why"] == f"its preflight failed: {NO_TORCH}"
+    assert others[1].got("left") and not others[0].got("left"), "its neighbour does not wait for it"
+    for node in (0, 1, 2):
+        gang.hub.receive(node, {"op": "gather", "seq": 0, "kind": "barrier()"}, b"")
+    assert gang.got("gathered")[0]["entries"] == [{"size": 0}, {"size": 0}, {"size": 0}, {"lost": True, "size": 0}]
+    others[0].fails("exited with code 1", kind="task")
+    until(gang.loop, lambda: bool(gang.got("failure-report")))
+    report = gang.got("failure-report")[0]["report"]
+    assert report == "The first failure was on node 1 (host-1): exited with code 1", "control has not asked for more"
+
+
+def test_more_unfit_nodes_than_the_step_can_do_without_end_the_gang_with_all_their_reasons(
+    bench: Callable[..., Bench],
+) -> None:
+    gang = bench(4, may_leave_out=1)
+    gang.join()
+    unfit = [gang.joins(node, unfit=True) for node in (2, 1)]
+    unfit[0].fails("has no torch")
+    until(gang.loop, lambda: bool(gang.got("lost")))
+    unfit[1].fails("has no Python")
+    until(gang.loop, lambda: bool(gang.got("failure-report")))
+    report = gang.got("failure-report")[0]["report"]
+    assert report.startswith("The first failure was on node 1 (host-1): has no Python"), report
+    assert "Before, node 2 (host-2) could not take part: has no torch" in report, report
+    assert not gang.got("roster")
+
+
+def test_a_step_that_can_do_without_no_node_ends_by_the_first_unfit_one(bench: Callable[..., Bench]) -> None:
+    gang = bench(3)
+    gang.join(1)
+    gang.joins(2, unfit=True).fails(NO_TORCH)
+    assert f"node 2 (host-2): {NO_TORCH}" in gang.report()
+    assert not gang.got("tolerate") and not gang.got("lost") and not gang.got("roster")
+
+
+@pytest.mark.parametrize(
+    ("versions", "may_leave_out", "left_out"),
+    [
+        ("11121", 1, [3]),
+        ("11221", 2, [2, 3]),
+        ("11221", 1, None),  # more than the step can do without
+        ("1122", 2, None),  # no majority has what node 0 has
+        ("2111", 3, None),  # node 0 has what most have not
+        ("1112", 0, None),
+    ],
+)
+def test_nodes_with_another_version_of_this_package_are_left_out_where_most_have_that_of_node_0(
+    bench: Callable[..., Bench], versions: str, may_leave_out: int, left_out: list[int] | None
+) -> None:
+    gang = bench(len(versions), may_leave_out=may_leave_out)
+    gang.join(package=versions[0])
+    for node in range(1, len(versions)):
+        gang.joins(node, package=versions[node])
+    if left_out is None:
+        first = next(node for node, version in enumerate(versions) if version != versions[0])
+        assert f"node {first} (host-{first}): has metaflow-gang " in gang.report() and not gang.got("roster")
+        return
+    until(gang.loop, lambda: bool(gang.got("roster")))
+    assert [int(node) for node in gang.got("roster")[0]["left_out"]] == left_out
+    for node in left_out:
+        ends_its_node(gang.members[node], "has metaflow-gang 2, and node 0 has 1: all nodes need the same version")
+    assert not gang.got("stop")
 
 
 # -- collectives -------------------------------------------------------------------------------------------------------

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 from support.frameworks.spares import flow, gone_on_after, losses, world
+from support.preflight import distribution, without
 from support.remote import LOST_HOST_S, START_S, remote_gang
 from support.requirements import require_packages
+
+from metaflow_extensions.gang import core
 
 pytestmark = pytest.mark.slow
 
@@ -78,3 +81,72 @@ def test_too_many_nodes_that_do_not_reach_another_one_end_the_gang(tmp_path: Pat
         for task in gang.start_all():
             output = task.fails(3 * START_S)
             assert output.count("do not reach each other") == 3 and "is left out" not in output, output
+
+
+ON_BATCH = {"METAFLOW_RUNTIME_ENVIRONMENT": "aws-batch"}
+"""Where the end of one task is not that of the job."""
+
+
+def reason_left_out(folder: Path) -> str:
+    (left_out,) = folder.rglob("*gang-left-out*.json")
+    return str(json.loads(json.loads(left_out.read_text())["value"]))
+
+
+@pytest.mark.parametrize("lacks", ["torch", "this version"])
+def test_a_node_that_cannot_take_part_is_left_out(tmp_path: Path, lacks: str) -> None:
+    require_packages("torch")
+    begins = time.time()
+    with remote_gang(tmp_path, flow("spares=1, warm=False", 3), 3) as gang:
+        if lacks == "torch":
+            env, why = without(tmp_path / "lacks", "torch"), "PyTorch"
+        else:
+            env, why = {}, "has metaflow-gang 9.9, and node 0 has "
+            other = tmp_path / "version.py"
+            other.write_text('VERSION = "9.9"\n')
+            gang.hosts[1].run(["mount", "--bind", str(other), str(Path(str(core.__file__)).parent / "version.py")])
+        tasks = [gang.start(0, **ON_BATCH), gang.start(1, **ON_BATCH, **env), gang.start(2, **ON_BATCH)]
+        unfit = tasks[1].fails(2 * START_S)
+        said, spare = tasks[0].ok(2 * START_S), tasks[2].ok(START_S)
+        gang.wait_until_gone()
+    assert why in unfit and "up 1 " not in unfit, unfit
+    assert said.count("[gang] node 1 (gang1) cannot take part: ") == 1, said
+    assert "[gang] node 1 is left out; node 2 takes its place\n" in said, said
+    assert "restart 1" not in said, said
+    assert world(said + spare, begins) == [(0, 0, 2), (1, 2, 2)]
+    assert sorted(losses(said + spare)) == list(range(40))
+    assert re.match(f"its preflight failed: .*{why}", reason_left_out(tmp_path))
+
+
+@pytest.mark.parametrize("backend", ["aws-batch", "kubernetes"])
+def test_what_the_gang_cannot_do_without_ends_it_as_without_spares(tmp_path: Path, backend: str) -> None:
+    """Two of three nodes, or, where a cluster ends the job with a task, one."""
+    require_packages("torch")
+    lack = without(tmp_path / "lacks", "torch")
+    with remote_gang(tmp_path, flow("spares=1", 3), 3) as gang:
+        env = {"METAFLOW_RUNTIME_ENVIRONMENT": backend}
+        last = lack if backend == "aws-batch" else {}
+        tasks = [gang.start(0, **env), gang.start(1, **env, **lack), gang.start(2, **env, **last)]
+        said = [task.fails(2 * START_S) for task in tasks]
+        gang.wait_until_gone()
+    assert "The first failure was on node " in said[0] and "PyTorch" in said[0], said[0]
+    assert all("up " not in output and "is left out" not in output for output in said), said
+    if last:
+        assert re.search(r"Before, node [12] \(gang[12]\) could not take part: .*PyTorch", said[0]), said[0]
+
+
+def test_a_node_with_other_software_is_left_out_and_its_task_is_stored(tmp_path: Path) -> None:
+    require_packages("torch")
+    begins = time.time()
+    with remote_gang(tmp_path, flow('spares=2, preflight="full", warm=False', 4), 4) as gang:
+        one, three = gang.hosts[1], gang.hosts[3]
+        one.run(["ip", "neigh", "replace", three.address, "lladdr", NOWHERE, "dev", "eth0"])
+        other = distribution(tmp_path / "other", "torch", "1.2.3")
+        tasks = [gang.start(0), gang.start(1, PYTHONPATH=other), gang.start(2), gang.start(3)]
+        said, *others = [task.ok(3 * START_S) for task in tasks]
+        gang.wait_until_gone()
+    assert re.search(r"^\[gang\] {3}torch\s+\S+\s+1\.2\.3$", said, re.MULTILINE), said
+    assert "[gang] node 1 is left out; node 2 takes its place\n" in said, said
+    assert "Preflight: all other 3 nodes reach each other (" in said, "nothing is asked of the network of node 1"
+    assert world("\n".join([said, *others]), begins) == [(0, 0, 2), (1, 2, 2)]
+    assert "call 0 is over on node 1;" in others[0], "its task is stored like any other"
+    assert re.fullmatch(r"its preflight failed: it has torch 1\.2\.3, and node 0 has \d\S+", reason_left_out(tmp_path))

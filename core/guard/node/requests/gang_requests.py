@@ -53,7 +53,7 @@ class GangRequests:
         self._cleanup, self._failures, self._phases, self._card = cleanup, failures, phases, card
         self._from_hub, self._say = from_hub, say
         self._collectives: dict[int, int] = {}  # by their number in the gang: the request that waits
-        self._roster: list[Header] | None = None
+        self._roster: Header | None = None
 
     def methods(self) -> dict[str, Method]:
         return {
@@ -85,6 +85,7 @@ class GangRequests:
             header["identity"],
             header["host"],
             self._hub.debug,
+            header.get("may_leave_out", 0),
         )
         self._hub.link = link
         if header.get("card"):
@@ -124,22 +125,25 @@ class GangRequests:
         self.joined(number, header, payload)
 
     def joined(self, number: int, header: Header, payload: bytes) -> None:
-        """The reply has the ``nodes`` once all have joined, and after ``wait`` seconds whether this one has."""
+        """The reply has the ``nodes`` once all have joined, and those ``left_out``, and after ``wait`` seconds whether
+        this one has.
+        """
         self._pending.rename(number, "join")
         if self._roster is not None:
-            self._pending.reply_all("join", {"nodes": self._roster, "facts": self._hub.link.facts()})
+            self._pending.reply_all("join", self._roster)
         elif header.get("wait"):
             self._loop.call_later(
                 header["wait"], lambda: self._pending.reply(number, {"connected": self._hub.link.connected})
             )
 
-    def all_joined(self, nodes: list[Header]) -> None:
-        """The last node has joined the hub."""
-        self._card.all_joined(nodes)
+    def all_joined(self, header: Header) -> None:
+        """The last node has joined the hub, whose message has the nodes, and those that are left out."""
+        self._card.all_joined(header["nodes"])
         self._state.all_joined()
-        self._roster = nodes
+        facts = self._hub.link.facts()
+        self._roster = {"nodes": header["nodes"], "left_out": header["left_out"], "facts": facts}
         self._cleanup.notice = None
-        self._pending.reply_all("join", {"nodes": nodes, "facts": self._hub.link.facts()})
+        self._pending.reply_all("join", self._roster)
 
     def node_failed(self, number: int, header: Header, payload: bytes) -> None:
         """Control: a node has failed before it joined, and has left a record of it."""

@@ -158,10 +158,10 @@ class RestartRequests:
         if node in nodes:
             self._hub.send({"op": "cancel", "key": key, "grace": save_s})
 
-    def _explained(self, failure: Failure) -> None:
+    def _explained(self, failure: Failure, why: str) -> None:
         node = failure.reporting_node
         self._lost[node] = failure.to_json()
-        self._failures.roles.leave_out(node, f"lost: {failure.text}", failure.time)
+        self._failures.roles.leave_out(node, why, failure.time)
         self.lost_nodes(0, {}, b"")
 
     def tidy_up(self, number: int, header: Header, payload: bytes) -> None:
@@ -183,7 +183,7 @@ class RestartRequests:
         elif header["op"] == "lost":
             self._lose(header["node"], header["save_s"])
         elif header["op"] == "told-of-lost":
-            self._explained(Failure.from_json(header["failure"]))
+            self._explained(Failure.from_json(header["failure"]), header["why"])
         elif header["op"] == "stalled":
             self.fail(Failure.from_json(header["failure"]).replaced(time=time.time()))
         else:
