@@ -89,6 +89,7 @@ class LauncherHooks:
     def may_leave_out(self, num_nodes: int) -> int:
         """How many of ``num_nodes`` nodes the step can do without from the start, since their preflight has failed.
 
-        :func:`~.gang.left_out` says in :meth:`form` which these are. They run the body as all nodes do.
+        :func:`~.gang.left_out` says in :meth:`form` which these are. Those that lack what the launcher starts, or have
+        another version of this package, end as lost nodes do; the others run the body as all nodes do.
         """
         return 0
