@@ -9,7 +9,7 @@ from pathlib import Path
 import metaflow  # noqa: F401 - before any of its extensions
 import pytest
 from support.flows import FlowRunner
-from support.preflight import distribution
+from support.frameworks.packages import distribution
 from support.remote import START_S, all_fail, remote_gang
 from support.requirements import require_packages
 

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+from support.frameworks.packages import distribution, without
 from support.frameworks.spares import flow, gone_on_after, losses, world
-from support.preflight import distribution, without
 from support.remote import LOST_HOST_S, START_S, remote_gang
 from support.requirements import require_packages
 
