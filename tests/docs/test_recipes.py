@@ -86,6 +86,18 @@ def test_a_run_goes_on_from_what_the_run_before_it_has_saved(flow_run: FlowRunne
 
 
 @pytest.mark.slow
+def test_a_retry_goes_on_from_what_a_rank_of_mpirun_has_saved(flow_run: FlowRunner) -> None:
+    require_packages("mpi4py", "metaflow_extensions.obcheckpoint")
+    file, ranks = RECIPES / "checkpoint_mpi.py", (RECIPES / "checkpoint_mpi_rank.py").name
+    run = flow_run(file).ok(LIMIT)
+    assert "rank 1 fails on purpose in epoch 2" in run.output
+    assert run.artifact("join", "begin") == {"epoch": 2, "saved_by": "a rank"}
+    assert run.artifact("join", "saved")["name"] == "end"
+    for epoch in range(4):
+        assert run.output.count(f"epoch {epoch} of 2 ranks is saved") >= 1, ranks
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(3 * LIMIT)
 def test_ray_trains_a_network_and_trees_on_two_nodes(flow_run: FlowRunner) -> None:
     require_packages("ray", "torch", "xgboost")
