@@ -275,6 +275,13 @@ def offered(gang: Gang) -> Mapping[str, Any]:
     return gang._offer
 
 
+def own_left_by_tries(gang: Gang, pattern: str) -> None:
+    """Have files and folders removed before ranks are started again that killed ones leave. Their paths match
+    ``pattern``, below :attr:`Gang.folder` or a folder of :meth:`Gang.own_folder`.
+    """
+    gang._link.request("own", left_by_tries=pattern)
+
+
 def left_out(gang: Gang) -> Mapping[int, str]:
     """The nodes without which the launcher is to begin, and why; see :meth:`LauncherHooks.may_leave_out`."""
     return gang._left_out

@@ -10,6 +10,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ..guard.processes.process_table import LAUNCH_MARKER
+from ..guard.processes.process_table import SESSION as SESSION_MARK
+
 ALIVE_S, ALIVE_COUNT = 3, 2
 """An answer is asked for this often, and so many may be missing: 9 s until a cut connection ends, on both sides."""
 
@@ -215,7 +218,7 @@ def session_script(env: Mapping[str, str], cwd: str) -> str:
     """
     exported = {
         name: value
-        for name, value in env.items()
+        for name, value in {**env, LAUNCH_MARKER: SESSION_MARK}.items()
         if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) and name not in _THE_SHELLS_OWN
     }
     return SESSION.format(

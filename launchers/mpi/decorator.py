@@ -6,7 +6,7 @@ import os
 from typing import Any, ClassVar, Literal
 
 from ...core.exceptions import BadAttribute, ToolMissing
-from ...core.gang.gang import Gang
+from ...core.gang.gang import Gang, own_left_by_tries
 from ...core.gang.restarts import RESTARTS, RestartPolicy
 from ...core.gang.shares import own_neuron_cores, own_slots
 from ...core.guard.processes.process_table import GANG_MARKER
@@ -157,11 +157,13 @@ def make_folders(gang: Gang, name: str, flavour: Flavour) -> tuple[str, str]:
         for pattern in LEFT_BY_MPICH:
             gang.own_files(pattern)
         return tmpdir, ""
+    own_left_by_tries(gang, os.path.join(tmpdir, "*"))
     shared_memory = os.path.join("/dev/shm", f"metaflow-gang-{name}")
     try:
         gang.own_folder(shared_memory)
     except OSError:
         return tmpdir, ""
+    own_left_by_tries(gang, os.path.join(shared_memory, "*"))
     return tmpdir, shared_memory
 
 

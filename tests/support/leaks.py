@@ -57,11 +57,11 @@ def _mounts() -> set[str]:
     )
 
 
-def _listening() -> dict[str, str]:
-    """Inode of each listening TCP socket in this network namespace, with its address and port."""
+def listening(of: int | str = "self") -> dict[str, str]:
+    """Inode of each listening TCP socket in the network namespace of a process, with its address and port."""
     found = {}
     for table in ("tcp", "tcp6"):
-        path = Path("/proc/net") / table
+        path = Path(f"/proc/{of}/net") / table
         for line in path.read_text().splitlines()[1:] if path.exists() else ():
             fields = line.split()
             if fields[3] == "0A":
@@ -120,16 +120,16 @@ class Before:
 
     def remains(self) -> list[str]:
         """One line for each thing that is there and was not before."""
-        listening = _listening()
+        open_ports = listening()
         lines = []
         for process in self.processes():
-            ports = [listening[inode] for inode in sorted(_sockets(process.pid)) if inode in listening]
+            ports = [open_ports[inode] for inode in sorted(_sockets(process.pid)) if inode in open_ports]
             lines.append(f"process {process}" + (f", listening on {', '.join(ports)}" if ports else ""))
         for thread in threading.enumerate():
             if thread not in self._threads:
                 lines.append(f"thread {thread.name!r} of the test process")
-        for inode in sorted((_sockets(os.getpid()) - self._own_sockets) & listening.keys()):
-            lines.append(f"listening socket of the test process: {listening[inode]}")
+        for inode in sorted((_sockets(os.getpid()) - self._own_sockets) & open_ports.keys()):
+            lines.append(f"listening socket of the test process: {open_ports[inode]}")
         for kind, look, before in self._sets:
             lines += [f"{kind} {name}" for name in sorted(look() - before)]
         return lines

@@ -77,6 +77,15 @@ def environment_of(pid: int) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
+def own_pid(pid: int) -> int | None:
+    """The pid by which ``pid`` knows itself, in a container or on a host of its own; None where it is gone."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8") as file:
+            return next((int(line.split()[-1]) for line in file if line.startswith("NSpid:")), None)
+    except OSError:
+        return None
+
+
 def send_signal(process: Process, number: int) -> bool:
     """Signal this very process, never another that took over its pid; False where it is gone."""
     try:

@@ -95,6 +95,11 @@ class ProcessEvidence:
         return "{rank}" in (self.error_file or "") or self.is_foreign
 
     @property
+    def serves_others(self) -> bool:
+        """Whether it runs what another node starts: a command of it, or the gang's own sshd."""
+        return self.is_foreign or self.title == "sshd"
+
+    @property
     def has_failed(self) -> bool:
         """Whether it ended with anything but 0, or reported that a process it had started did."""
         return bool(self.exit_code) or self.reported_at > 0.0

@@ -162,11 +162,10 @@ class Work:
                 return True
         return False
 
-    def runs_commands_of_others(self) -> bool:
-        """Whether a command of another node runs here: by the gang's channel, or by a session of our sshd."""
-        children = [child for launch in self.launches.values() for child in launch.children if child.alive]
-        sshd = [child.pid for child in children if child.title == "sshd"]
-        return any(child.is_foreign for child in children) or bool(sshd and process_table.descendants(sshd))
+    @property
+    def runs_ranks_of_others(self) -> bool:
+        """Whether another node's launcher may have started ranks here, by the gang's channel or by its ssh."""
+        return any(child.serves_others for launch in self.launches.values() for child in launch.children if child.alive)
 
     def end_launches(self, lasting: bool = True, grace: float = 0.0) -> None:
         """End all of them, or only those that need not outlive the body; each one's ``done`` follows.
@@ -244,7 +243,8 @@ class Work:
             for child in launch.children
             if child.alive
         }
-        starters = [child for launch in self.launches.values() for child in launch.children if child.starts_ranks]
+        children = [child for launch in self.launches.values() for child in launch.children]
+        starters = [child for child in children if child.starts_ranks or child.serves_others]
         entries = process_table.table() if any(child.alive for child in starters) else {}
         for child in starters:
             found.update({pid: (node, title) for pid, title in stopped_below(child.pid, child.title, entries).items()})

@@ -32,7 +32,15 @@ TO_ALL_TOTAL = 1 << 20
 _ALWAYS = 1024
 """Bytes of payload that every node may give to a collective, however many nodes there are."""
 
-MOST = {"fail": 1_000, "want-stacks": 10_000, "cancel": 10_000, "save-seconds": 1_000, "phases": 100, "traces": 10}
+MOST = {
+    "fail": 1_000,
+    "fail-launch": 1_000,
+    "want-stacks": 10_000,
+    "cancel": 10_000,
+    "save-seconds": 1_000,
+    "phases": 100,
+    "traces": 10,
+}
 """How often one node may send a message that the hub stores, or sends on to all."""
 
 _LAST_NUMBER = 1 << 53
@@ -251,6 +259,7 @@ def _plain(record: Header, name: str) -> None:
 _FIELDS: dict[str, Callable[[Checker, Header, bytes], None]] = {
     "gather": _gather,
     "fail": _fail,
+    "fail-launch": _fail,
     "cancel": _cancel,
     "ranks-ended": _ranks_ended,
     "phases": _phases,

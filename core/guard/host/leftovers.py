@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import shutil
 import time
 from contextlib import suppress
 
@@ -18,11 +19,13 @@ _SECOND_LOOK_S = 0.25
 """For another program to map, or to pass to its children, a file that it had just made at the first look."""
 
 
-def remove_unused(pattern: str, since: float, are_gone: bool = False) -> None:
-    """Remove files whose paths match ``pattern``: this user's, made after ``since`` (epoch), and used by no process.
+def remove_unused(pattern: str, since: float, are_gone: bool = False, may_be_foreign: bool = True) -> None:
+    """Remove files, and folders, whose paths match ``pattern``: this user's, made after ``since`` (epoch), and used by
+    no process.
 
     Another program of this user, of the same kind, may be at work on this machine. What a living process has mapped, or
-    knows of by its environment, stays. ``are_gone`` is whether our own processes need not be waited for.
+    knows of by its environment, stays. ``are_gone`` is whether our own processes need not be waited for, and
+    ``may_be_foreign`` whether programs of others may have made such files.
     """
     found = _made(pattern, since)
     if not found:
@@ -31,11 +34,15 @@ def remove_unused(pattern: str, since: float, are_gone: bool = False) -> None:
     while not are_gone and process_table.descendants([os.getpid()]) and time.monotonic() < deadline:
         time.sleep(_STEP_S)
     found -= _used(found)
-    if found:
+    if found and may_be_foreign:
         time.sleep(_SECOND_LOOK_S)
-    for path in found - _used(found):
+        found -= _used(found)
+    for path in found:
         with suppress(OSError):
-            os.unlink(path)
+            if os.path.isdir(path) and not os.path.islink(path):
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                os.unlink(path)
 
 
 def _made(pattern: str, since: float) -> set[str]:

@@ -27,6 +27,7 @@ class Owned:
 
     def __init__(self) -> None:
         self._entries: list[list[str | float]] = []
+        self._left_by_tries: list[tuple[str, float]] = []
         self._fd = -1
 
     def keep(self, folder: str, task_pid: int) -> None:
@@ -46,13 +47,23 @@ class Owned:
         """Of files that are this user's, made from now on, and used by nobody in the end."""
         self._add(["pattern", pattern, time.time()])
 
+    def add_left_by_tries(self, pattern: str) -> None:
+        """Of files and folders in what is owned, which processes that were killed leave: they go before ranks are
+        started again.
+        """
+        self._left_by_tries.append((pattern, time.time()))
+
     def remove(self) -> None:
         """Remove all of it."""
         _remove(self._entries)
 
     def remove_left_behind(self) -> None:
         """Remove the files of the patterns now: all that may have made some is gone. The patterns stay."""
+        from .leftovers import remove_unused
+
         _remove([entry for entry in self._entries if entry[0] == "pattern"], are_gone=True)
+        for pattern, since in self._left_by_tries:
+            remove_unused(pattern, since, are_gone=True, may_be_foreign=False)
 
     def _add(self, entry: list[str | float]) -> None:
         self._entries.append(entry)

@@ -18,6 +18,9 @@ GANG_MARKER = "METAFLOW_GANG_ID"
 LAUNCH_MARKER = "METAFLOW_GANG_LAUNCH"
 """Names one launch within its gang."""
 
+SESSION = "ssh"
+"""Its value in what other nodes run here by the gang's ssh."""
+
 _START = 19
 """Where proc(5)'s ``stat`` has the time of the start, counted from the state on."""
 

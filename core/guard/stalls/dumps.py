@@ -26,6 +26,16 @@ LOOKS = 25
 """... and how often. A process writes its stacks within a millisecond, unless it gets no time on a busy machine."""
 
 
+def remove_files_of_the_dead(folder: str) -> None:
+    """Remove the files, below a node's private ``folder``, of processes that are gone."""
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(os.path.join(folder, FOLDER)):
+            pid = entry.name.partition(".")[0]
+            process = process_table.lookup(int(pid)) if pid.isdecimal() else None
+            if process is None or process.state in "ZX":
+                os.unlink(entry.path)
+
+
 class Dumps:
     """The stacks of one node.
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from support.hosts import Host
 from support.paths import ROOT
-from support.processes import Process, send_signal
+from support.processes import Process, own_pid, send_signal
 from support.remote import RemoteGang, RemoteTask, remote_gang
 from support.requirements import require_packages, require_tool
 
@@ -141,9 +141,8 @@ def with_ranks(gang: RemoteGang, how: str, transport: str) -> tuple[list[RemoteT
 def rank_process(host: Host, pid: int) -> Process:
     """The process that calls itself so on its host."""
     for process in host.processes():
-        for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
-            if line.startswith("NSpid:") and line.split()[-1] == str(pid):
-                return process
+        if own_pid(process.pid) == pid:
+            return process
     raise AssertionError(f"process {pid} is not on {host.name}")
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from support.processes import Process, send_signal
+from support.processes import Process, own_pid, send_signal
 from support.remote import RemoteGang, remote_gang
 
 NODES, PER_NODE = 4, 2
@@ -211,7 +211,7 @@ class Training:
                 node = int(host.removeprefix("gang"))
                 if int(of_try) == len(self.told):
                     for process in self._gang.hosts[node].processes():
-                        if pid_inside(process.pid) == int(pid):
+                        if own_pid(process.pid) == int(pid):
                             return Rank(number, process, node)
             time.sleep(STEP_S)
         raise AssertionError(f"rank {number} is not there in try {len(self.told)}: {self._tasks[0].dump()}")
@@ -236,12 +236,6 @@ class Training:
             if node not in self._lost:
                 task.ok(TOLD_S)
         return (self._folder / "losses").read_text().splitlines()
-
-
-def pid_inside(pid: int) -> int:
-    """The number that a process of a host has on it."""
-    with open(f"/proc/{pid}/status") as status:
-        return int(next(line.split()[-1] for line in status if line.startswith("NSpid:")))
 
 
 def undisturbed(folder: Path, steps: int) -> dict[int, str]:

@@ -50,9 +50,13 @@ class PortAndFileRequests:
         self._pending.reply(number, {"port": lease.port})
 
     def own(self, number: int, header: Header, payload: bytes) -> None:
-        """Remove a folder, too, in the end, or files of a pattern that nobody uses then."""
+        """Remove a folder, too, in the end, or files of a pattern that nobody uses then; or what tries have left in
+        what is owned.
+        """
         if "path" in header:
             self._cleanup.owned.add_folder(header["path"])
+        elif "left_by_tries" in header:
+            self._cleanup.owned.add_left_by_tries(header["left_by_tries"])
         else:
             self._cleanup.owned.add_pattern(header["pattern"])
         self._pending.reply(number, {})

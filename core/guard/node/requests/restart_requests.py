@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ...failure_record import Failure
 from ...samples.user_metrics import FILE
 from ...settings import settings
+from ...stalls.dumps import remove_files_of_the_dead
 
 if TYPE_CHECKING:
     from ...children.launch import Launch
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
     from ..state import NodeState
     from .dispatch import Method
     from .pending_requests import PendingRequests
-
-LOOK_S = 0.02
-"""Between two looks at commands that other nodes have run here, which are ended."""
 
 LEFT_BY_NCCL = "/dev/shm/nccl-*"
 """NCCL removes these files once both sides have mapped them, which one that was killed had not."""
@@ -116,7 +114,11 @@ class RestartRequests:
 
     def fail(self, failure: Failure, is_of_launch: bool = True) -> None:
         """Something that runs on this node has failed, without having ended."""
-        if not (is_of_launch and self._work.ends_launch(failure)):
+        if is_of_launch and self._work.ends_launch(failure):
+            return
+        if is_of_launch and self._identity.index and self._work.runs_ranks_of_others and not self._state.is_stopping:
+            self._hub.send({"op": "fail-launch", "failure": failure.to_json()})
+        else:
             self._failures.fail(failure)
 
     # -- requests ----------------------------------------------------------------------------------------------------
@@ -192,14 +194,14 @@ class RestartRequests:
                 self._pending.reply_all("tidy-up", {})
 
     def _tidy_up(self, then: Callable[[], None]) -> None:
-        self._await_commands(time.monotonic() + settings().unkillable_timeout, then)
+        from ...remote_command.left_commands import LeftCommands
 
-    def _await_commands(self, deadline: float, then: Callable[[], None]) -> None:
-        """What other nodes had started here ends a moment after the connection to them."""
-        if self._work.runs_commands_of_others() and time.monotonic() < deadline:
-            self._loop.call_later(LOOK_S, lambda: self._await_commands(deadline, then))
-            return
+        LeftCommands(self._loop, self._work).end(lambda: self._nothing_runs(then))
+
+    def _nothing_runs(self, then: Callable[[], None]) -> None:
+        """No process of the last try is left on this node."""
         self._cleanup.owned.remove_left_behind()
+        remove_files_of_the_dead(self._identity.folder)
 
         def free(text: str) -> None:
             if text:
