@@ -119,10 +119,13 @@ class Liveness:
         lost_s = LOST * settings().lost_host_timeout
         lost = [peer for peer in self._peers.values() if self._clock - peer.alive >= lost_s]
         frozen = [peer for peer in self._peers.values() if peer not in lost and self._is_frozen(peer)]
+        # Those that were cut off or frozen at the same moment may have sent something a moment later.
         if lost:
-            # Those that were cut off at the same moment, but had sent something a moment later.
             near = lost_s - 2 * _ping_s()
             lost = [peer for peer in self._peers.values() if self._clock - peer.alive >= near]
+        if frozen:
+            near = _ping_s() + _tick_s()
+            frozen = [peer for peer in self._peers.values() if peer not in lost and self._is_frozen(peer, near)]
         if lost or frozen:
             self._report(lost, frozen)
 
@@ -153,8 +156,8 @@ class Liveness:
         elif peer.probe is not None and peer.probe.over:
             peer.end_probe()
 
-    def _is_frozen(self, peer: _Peer) -> bool:
-        if self._clock - peer.received < settings().frozen_node_timeout:
+    def _is_frozen(self, peer: _Peer, less_s: float = 0.0) -> bool:
+        if self._clock - peer.received < settings().frozen_node_timeout - less_s:
             return False
         # Where something is still under way, it is the network that loses packets.
         acknowledged = kernel_state(peer.connection.sock)

@@ -717,6 +717,24 @@ def test_a_guard_that_does_not_run_is_told_while_its_host_answers(
     assert gang.hub.roster.members_left == (frozen < 3)
 
 
+def test_nodes_that_froze_together_are_told_together_though_one_had_spoken_later(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(NOW, Settings({"frozen_node_timeout": 2.0}))
+    gang = bench(4)
+    gang.join(1, 2, 3)
+    for node in (1, 2):
+        gang.members[node].answers = False
+    wait(gang, 0.2)
+    gang.members[2].say("gather", seq=0, kind="barrier()")  # less than the 0.33 s later in which each node speaks
+    until(gang.loop, lambda: bool(gang.got("stop")))
+    for node in (0, 3):
+        gang.hub.receive(node, {"op": "stopped"}, b"")
+    report = gang.report()
+    assert "node 1 (host-1): has not answered" in report and "node 2 (host-2): has not answered" in report, report
+    assert "node 3" not in report
+
+
 @pytest.mark.slow
 def test_any_byte_is_an_answer_and_the_hub_s_own_sleep_does_not_count(
     bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
