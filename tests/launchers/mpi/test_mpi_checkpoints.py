@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-from support.frameworks.mpi import ALL, path_with
+from support.frameworks.mpi import ALL, OPEN_MPI_4, path_with
 from support.hosts import Hosts
 from support.remote import Datastore, RemoteGang
 from support.requirements import require_packages
 
 pytestmark = pytest.mark.slow
+
+BIG = pytest.mark.big
 
 END_S = 120.0
 """For an attempt, on a machine that is busy: tells an end from a hang."""
@@ -83,13 +85,19 @@ def register(root: Path) -> None:
         (folder / "_meta" / "_self.json").write_text(json.dumps(about))
 
 
-@pytest.mark.parametrize("kind", ALL)
+SAVERS = {
+    "rank 0": ({"SAVING_RANK": "0"}, "rank 0 on node 0"),
+    "rank 1": ({"SAVING_RANK": "1"}, "rank 1 on node 1"),
+    "body": ({"SAVING_RANK": "1", "BODY_SAVES": "1"}, "the body"),
+}
+
+
 @pytest.mark.parametrize(
-    ("env", "loaded"),
+    ("kind", "env", "loaded"),
     [
-        pytest.param({"SAVING_RANK": "0"}, "rank 0 on node 0", id="rank 0"),
-        pytest.param({"SAVING_RANK": "1"}, "rank 1 on node 1", id="rank 1"),
-        pytest.param({"SAVING_RANK": "1", "BODY_SAVES": "1"}, "the body", id="body"),
+        pytest.param(kind, *case, id=f"{kind}, {who}", marks=() if kind == OPEN_MPI_4 or who == "rank 1" else BIG)
+        for kind in ALL
+        for who, case in SAVERS.items()
     ],
 )
 def test_the_next_attempt_loads_what_was_saved_last(
