@@ -19,6 +19,8 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
+from .user_log import write_all, write_lines
+
 if TYPE_CHECKING:
 
     class Sink(Protocol):
@@ -37,88 +39,12 @@ HELD_LIMIT = 1 << 20
 PROGRESS_PERIOD_S = 1.0
 """A progress bar redrawn with carriage returns is shown this often on the console."""
 
-READER_PATIENCE_S = 0.1
-"""How long a line waits for the reader of the console to take those before it."""
-
 LINE_PATIENCE_S = 0.05
 """How long a pump waits for the rest of a line. Python without buffers, as Metaflow sets it, writes each argument of
 ``print()`` by itself, and another node's line would come between two of them.
 """
 
 _READ_SIZE = 65536
-
-_console_lock = threading.Lock()
-
-_unfinished: set[int] = set()
-"""Descriptors on which what was written last, as it came from a process, does not end its line."""
-
-
-def write_all(fd: int, data: bytes, begins_line: bool = True) -> None:
-    """Write to one of the task's own streams; one reader that has gone is not an error of ours.
-
-    The last line goes alone, once what came before it has been read. Metaflow's runtime reads one line each time the
-    pipe has something new, and a second line that came with it would wait there, unseen, until somebody prints again.
-
-    Parameters
-    ----------
-    begins_line : bool
-        Whether ``data`` begins a line: one that another process has left unfinished is ended before it.
-    """
-    last = data.rfind(b"\n", 0, len(data) - 1) + 1
-    with contextlib.suppress(OSError), _console_lock:
-        if begins_line:
-            _end_line(fd)
-        elif not data.endswith(b"\n"):
-            _unfinished.add(fd)
-        else:
-            _unfinished.discard(fd)
-        _put(fd, data[:last])
-        _wait_until_read(fd)
-        _put(fd, data[last:])
-
-
-def write_lines(fd: int, lines: list[bytes]) -> None:
-    """Write whole lines in pieces that the kernel keeps whole, since the task itself writes to the same pipe."""
-    piece = bytearray()
-    with contextlib.suppress(OSError), _console_lock:
-        if len(lines) > 1:
-            _end_line(fd)
-        for line in lines[:-1]:
-            if piece and len(piece) + len(line) > select.PIPE_BUF:
-                _put(fd, bytes(piece))
-                piece.clear()
-            piece += line
-        _put(fd, bytes(piece))
-    if lines:
-        write_all(fd, lines[-1])
-
-
-def _end_line(fd: int) -> None:
-    """End the line that another process has left unfinished, as a progress bar or a prompt does."""
-    if fd in _unfinished:
-        _unfinished.discard(fd)
-        _put(fd, b"\n")
-
-
-def _put(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        try:
-            view = view[os.write(fd, view) :]
-        except BlockingIOError:  # user code made the stream, which it shares with us, non-blocking
-            poll = select.poll()
-            poll.register(fd, select.POLLOUT)
-            poll.poll()
-
-
-def _wait_until_read(fd: int) -> None:
-    """Wait until the pipe is empty, but not for a reader that is slow; the kernel has no event for it."""
-    deadline = time.monotonic() + READER_PATIENCE_S
-    with contextlib.suppress(OSError):  # not a pipe: nobody to wait for
-        while int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, b"\0\0\0\0"), sys.byteorder):
-            if time.monotonic() > deadline:
-                return
-            time.sleep(0.001)
 
 
 class Raw:
@@ -238,6 +164,7 @@ class Pump:
         self.passed = 0
         """Bytes that every sink has."""
         self._fd = fd
+        self._rest = b""
         self._taken = 0
         self._lock = threading.Lock()
         self._sinks = sinks
@@ -254,11 +181,19 @@ class Pump:
             return self._taken + int.from_bytes(waiting, sys.byteorder)
 
     def _read(self) -> bytes:
-        # Not read at once: what is in this thread's hands, and not in the pipe any more, has to be counted.
-        self._poll.poll()
-        data = self._take()
+        data, self._rest = self._rest, b""
+        if not data:
+            # Not read at once: what is in this thread's hands, and not in the pipe any more, has to be counted.
+            self._poll.poll()
+            data = self._take()
         deadline = time.monotonic() + LINE_PATIENCE_S
-        while data and not data.endswith((b"\n", b"\r")) and len(data) < _READ_SIZE:
+        while data and not data.endswith((b"\n", b"\r")):
+            if len(data) >= _READ_SIZE:
+                # A process that writes without a pause: its last line goes with what follows.
+                whole = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
+                if whole or len(data) > HELD_LIMIT:
+                    data, self._rest = data[: whole or None], data[whole:] if whole else b""
+                    break
             left_ms = max(0, int(1000 * (deadline - time.monotonic())))
             more = self._take() if self._poll.poll(left_ms) else b""
             if not more:  # none in time, or its end, which the next read finds again

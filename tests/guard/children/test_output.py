@@ -27,7 +27,8 @@ from support.flows import FlowRunner
 from support.guard.launches import END_S, collected, process, run_launch
 
 from metaflow_extensions.gang.core.guard.children import output
-from metaflow_extensions.gang.core.guard.children.output import HELD_LIMIT, Labelled, Log, Pump, Raw, write_all
+from metaflow_extensions.gang.core.guard.children.output import HELD_LIMIT, Labelled, Log, Pump, Raw
+from metaflow_extensions.gang.core.guard.children.user_log import write_all
 from metaflow_extensions.gang.core.guard.rank_reports.tail import TAIL_LIMIT, Tail
 from metaflow_extensions.gang.core.logs import to_mflog
 from metaflow_extensions.gang.core.step.live_output import buffered_lines
@@ -439,6 +440,32 @@ def test_a_line_that_comes_in_pieces_is_passed_on_whole(monkeypatch: pytest.Monk
     os.close(feed)
     assert over.wait(END_S / 2)
     assert sink.written[1:] == [b"the end"]
+
+
+def test_a_process_that_writes_without_a_pause_is_not_cut_within_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As much as one read takes ends somewhere in a line, and another node's line came there."""
+    monkeypatch.setattr(output, "LINE_PATIENCE_S", END_S)
+    source, feed = os.pipe()
+    sink, over = Listening(), threading.Event()
+    Pump(source, [sink], over.set)
+    data = b"".join(b"%d %s\n" % (number, b"x" * 200) for number in range(3000))
+    write_all_plainly(feed, data)
+    os.close(feed)
+    assert over.wait(END_S)
+    assert b"".join(sink.written) == data and len(sink.written) > 1
+    assert all(piece.endswith(b"\n") for piece in sink.written)
+
+
+def test_a_line_longer_than_is_held_is_passed_on_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "LINE_PATIENCE_S", END_S)
+    source, feed = os.pipe()
+    sink, over = Listening(), threading.Event()
+    Pump(source, [sink], over.set)
+    data = b"y" * (3 * HELD_LIMIT) + b"\n"
+    write_all_plainly(feed, data)
+    os.close(feed)
+    assert over.wait(END_S)
+    assert b"".join(sink.written) == data and len(sink.written) > 1
 
 
 def test_a_prompt_does_not_wait_for_the_end_of_its_line() -> None:
