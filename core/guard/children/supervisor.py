@@ -106,7 +106,7 @@ class Work:
 
         launch.on_failure = failed
         launch.on_done = ended
-        launch.on_unkillable = self._say_unkillable
+        launch.on_unkillable = self.say_unkillable
         return launch
 
     def pause(self, owner: str, plan: Header | None) -> None:
@@ -123,7 +123,8 @@ class Work:
             self._paused = PausedRanks(self._loop, owner, self._out, self._err)
         return self._paused
 
-    def _say_unkillable(self, pids: list[int]) -> None:
+    def say_unkillable(self, pids: list[int]) -> None:
+        """Tell the user of processes that go on, though they were killed."""
         shown = "; ".join(map(process_table.described, pids[:_SHOWN]))
         more = f"; and {len(pids) - _SHOWN} more" if len(pids) > _SHOWN else ""
         self.say(
@@ -222,7 +223,7 @@ class Work:
     def _give_up(self, tasks: list[NodeTask]) -> None:
         left = [task for task in tasks if task.alive]
         if left:
-            self._say_unkillable([task.pid for task in left])
+            self.say_unkillable([task.pid for task in left])
         for task in left:
             task.give_up()
 

@@ -34,7 +34,7 @@ _ALWAYS = 1024
 
 MOST = {
     "fail": 1_000,
-    "fail-launch": 1_000,
+    "ranks-failed": 1_000,
     "want-stacks": 10_000,
     "cancel": 10_000,
     "save-seconds": 1_000,
@@ -259,7 +259,7 @@ def _plain(record: Header, name: str) -> None:
 _FIELDS: dict[str, Callable[[Checker, Header, bytes], None]] = {
     "gather": _gather,
     "fail": _fail,
-    "fail-launch": _fail,
+    "ranks-failed": _fail,
     "cancel": _cancel,
     "ranks-ended": _ranks_ended,
     "phases": _phases,

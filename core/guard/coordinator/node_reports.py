@@ -75,8 +75,8 @@ class NodeReports:
             self._roster.broadcast({"op": "tidy-up"})
         elif op == "tidied":
             self._roster.deliver({"op": "tidied", "node": node}, b"")
-        elif op == "fail-launch":  # node 0 has started what has failed there, and may start it again
-            self._roster.deliver({"op": "stalled", "failure": header["failure"]}, b"")
+        elif op == "ranks-failed":  # node 0 has started what has failed there, and may start it again
+            self._roster.deliver({"op": "ranks-failed", "failure": header["failure"]}, b"")
         elif op == "still":
             self._stalls().still(node, header["still"])
         elif op == "stacks":

@@ -130,7 +130,7 @@ class Node:
             self._work.killed.add(header["node"])
         elif op in ("watch-samples", "stacks", "stacks-found"):
             self._stalls.from_hub(header)
-        elif op in ("tidy-up", "tidied", "stalled", "lost", "told-of-lost"):
+        elif op in ("tidy-up", "tidied", "stalled", "ranks-failed", "lost", "told-of-lost"):
             self._restarts.from_hub(header)
         elif op == "all-left":
             self._local_tasks.maybe_finish()

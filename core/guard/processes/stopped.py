@@ -55,6 +55,9 @@ _MARK = b"METAFLOW_GANG_NUMBERED"
 TASK, ITS_GUARD = "the node's task", "its guard"
 """What these are called; everything else that is watched a launch has started."""
 
+STOPPED = "stopped"
+"""The kind of such a failure."""
+
 GUARD_S = 3.0
 """How long after the gang's stop the guard of another local node has to see to its task."""
 
@@ -103,7 +106,7 @@ class Stopped:
     def _failure(self, pid: int, node: int, title: str) -> Failure:
         now = time.monotonic()
         text = f"{title} (process {pid}) has been stopped (SIGSTOP) for {now - self._since.get(pid, now):.0f} s"
-        return Failure(node, "stopped", text, time.time())
+        return Failure(node, STOPPED, text, time.time())
 
     def _found(self) -> dict[int, tuple[int, str]]:
         """What is stopped: pid to node and title."""

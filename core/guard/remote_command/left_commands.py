@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..processes import process_table
 from ..settings import settings
@@ -23,6 +23,13 @@ LOOK_S = 0.02
 """Between two looks at processes, of which the kernel reports only direct children."""
 
 
+class Asked(NamedTuple):
+    """When a process has started (clock ticks), and when it was asked to end (monotonic)."""
+
+    started: int
+    at: float
+
+
 class LeftCommands:
     """What other nodes have run here."""
 
@@ -33,23 +40,34 @@ class LeftCommands:
         """Call ``then`` when nothing of it runs any more, or cannot be ended. Who has run it has ended by now, or is
         about to: what still has a connection is waited for.
         """
-        self._look(time.monotonic(), set(), then)
+        self._look(time.monotonic() + settings().unkillable_timeout, {}, then)
 
-    def _look(self, since: float, asked: set[int], then: Callable[[], None]) -> None:
+    def _look(self, deadline: float, asked: dict[int, Asked], then: Callable[[], None]) -> None:
         foreign = any(child.is_foreign for launch in self._work.launches.values() for child in launch.children)
-        connected, left = self._of_sessions()
-        waited = time.monotonic() - since
-        if not (foreign or connected or left) or waited >= settings().unkillable_timeout:
+        connected, left = self._of_sessions(asked)
+        now = time.monotonic()
+        if not (foreign or connected or left):
             then()
             return
-        if waited >= settings().kill_grace:
-            process_table.send(left, signal.SIGKILL)
-        else:
-            process_table.terminate(left - asked)
-        self._loop.call_later(LOOK_S, lambda: self._look(since, asked | left, then))
+        if now >= deadline:
+            if left:
+                self._work.say_unkillable(sorted(left))
+            then()
+            return
+        process_table.send(
+            [pid for pid in left & asked.keys() if now >= asked[pid].at + settings().kill_grace], signal.SIGKILL
+        )
+        new = left - asked.keys()
+        process_table.terminate(new)
+        asked = {**asked, **{pid: Asked(process_table.started(pid), now) for pid in new}}
+        self._loop.call_later(LOOK_S, lambda: self._look(deadline, asked, then))
 
-    def _of_sessions(self) -> tuple[set[int], set[int]]:
-        """The processes of sessions of our sshd, and those whose sessions have ended."""
+    def _of_sessions(self, asked: dict[int, Asked]) -> tuple[set[int], set[int]]:
+        """The processes of sessions of our sshd, and those whose sessions have ended.
+
+        What was ``asked`` to end is still one of them when that which had started it is gone: it need not have the
+        session's environment.
+        """
         children = [child for launch in self._work.launches.values() for child in launch.children if child.alive]
         sshd = [child.pid for child in children if child.title == "sshd"]
         if not sshd:
@@ -57,5 +75,6 @@ class LeftCommands:
         entries = process_table.table()
         connected = process_table.descendants(sshd, entries)
         mine = process_table.descendants([os.getpid()], entries) - connected
-        marked = process_table.marked(process_table.LAUNCH_MARKER, process_table.SESSION, mine)
-        return connected, marked | process_table.descendants(marked, entries)
+        left = process_table.marked(process_table.LAUNCH_MARKER, process_table.SESSION, mine)
+        left |= {pid for pid in asked.keys() & mine if process_table.started(pid) == asked[pid].started}
+        return connected, left | process_table.descendants(left, entries)

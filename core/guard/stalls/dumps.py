@@ -33,7 +33,8 @@ def remove_files_of_the_dead(folder: str) -> None:
             pid = entry.name.partition(".")[0]
             process = process_table.lookup(int(pid)) if pid.isdecimal() else None
             if process is None or process.state in "ZX":
-                os.unlink(entry.path)
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(entry.path)
 
 
 class Dumps:

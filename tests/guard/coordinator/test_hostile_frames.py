@@ -241,7 +241,7 @@ def test_a_member_that_does_not_stop_talking_ends_its_own_node(
         fields = {"since": 1.0, "times": {}}
     if op == "traces":
         fields = {"found": TRACES}
-    if op in ("fail", "fail-launch"):
+    if op in ("fail", "ranks-failed"):
         fields = {"failure": FAILURE}
     for _ in range(MOST[op] + 1):
         member.say(op, **fields)

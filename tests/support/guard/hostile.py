@@ -17,7 +17,7 @@ LIMIT = 4096
 OPERATIONS = {
     "gather": ("seq", "kind", "entry", "root"),
     "fail": ("failure",),
-    "fail-launch": ("failure",),
+    "ranks-failed": ("failure",),
     "cancel": ("key",),
     "ranks-ended": ("ranks",),
     "save-seconds": ("seconds",),

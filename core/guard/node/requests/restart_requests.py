@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ...failure_record import Failure
+from ...processes.stopped import STOPPED
 from ...samples.user_metrics import FILE
 from ...settings import settings
 from ...stalls.dumps import remove_files_of_the_dead
@@ -53,6 +54,7 @@ class RestartRequests:
         self._pending, self._work, self._cleanup = pending, work, cleanup
         self._failures, self._local_tasks, self._say = failures, local_tasks, say
         self._untidy: set[int] = set()
+        self._has_failed_launch = False  # and no other one has begun since
         self._gpus: FreedGpus | None = None
         self._world: tuple[str, set[int]] = ("", set())  # the key of the latest launch, and the nodes that it needs
         self._lost: dict[int, Header | None] = {}  # by node, and why, once that is known
@@ -71,6 +73,7 @@ class RestartRequests:
 
     def begins(self, plan: Header) -> Callable[[Launch], Header]:
         """A launch of ``plan`` begins, which may be given up; the part of its reply that says why, once it was."""
+        self._has_failed_launch = False
         if not plan.get("restartable"):
             return lambda launch: {}
         if self._gpus is None:
@@ -86,6 +89,7 @@ class RestartRequests:
         began, before = time.monotonic(), self._logged()
 
         def given_up(launch: Launch) -> Header:
+            self._has_failed_launch = True
             logged, seconds = self._logged(), time.monotonic() - began
             failures, hints = launch.evidence()
             return {
@@ -116,8 +120,10 @@ class RestartRequests:
         """Something that runs on this node has failed, without having ended."""
         if is_of_launch and self._work.ends_launch(failure):
             return
+        if is_of_launch and failure.kind == STOPPED and self._has_failed_launch:
+            return  # it was of that launch; what is stopped in the next one, too, is told again
         if is_of_launch and self._identity.index and self._work.runs_ranks_of_others and not self._state.is_stopping:
-            self._hub.send({"op": "fail-launch", "failure": failure.to_json()})
+            self._hub.send({"op": "ranks-failed", "failure": failure.to_json()})
         else:
             self._failures.fail(failure)
 
@@ -186,7 +192,7 @@ class RestartRequests:
             self._lose(header["node"], header["save_s"])
         elif header["op"] == "told-of-lost":
             self._explained(Failure.from_json(header["failure"]), header["why"])
-        elif header["op"] == "stalled":
+        elif header["op"] in ("stalled", "ranks-failed"):
             self.fail(Failure.from_json(header["failure"]).replaced(time=time.time()))
         else:
             self._untidy.discard(header["node"])
