@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from ..children.supervisor import Work
     from ..loop.event_loop import Loop
 
-LOOK_S = 0.02
-"""Between two looks at processes, of which the kernel reports only direct children."""
+LOOK_S, MOST_S = 0.02, 1.0
+"""Between two looks at processes, of which the kernel reports only direct children; and at most, where they have been
+looked at for long: a look reads the whole process table.
+"""
 
 
 class Asked(NamedTuple):
@@ -40,16 +42,16 @@ class LeftCommands:
         """Call ``then`` when nothing of it runs any more, or cannot be ended. Who has run it has ended by now, or is
         about to: what still has a connection is waited for.
         """
-        self._look(time.monotonic() + settings().unkillable_timeout, {}, then)
+        self._look(time.monotonic(), {}, then)
 
-    def _look(self, deadline: float, asked: dict[int, Asked], then: Callable[[], None]) -> None:
+    def _look(self, since: float, asked: dict[int, Asked], then: Callable[[], None]) -> None:
         foreign = any(child.is_foreign for launch in self._work.launches.values() for child in launch.children)
         connected, left = self._of_sessions(asked)
         now = time.monotonic()
         if not (foreign or connected or left):
             then()
             return
-        if now >= deadline:
+        if now >= since + settings().unkillable_timeout:
             if left:
                 self._work.say_unkillable(sorted(left))
             then()
@@ -60,7 +62,8 @@ class LeftCommands:
         new = left - asked.keys()
         process_table.terminate(new)
         asked = {**asked, **{pid: Asked(process_table.started(pid), now) for pid in new}}
-        self._loop.call_later(LOOK_S, lambda: self._look(deadline, asked, then))
+        pause = min(max(LOOK_S, (now - since) / 10), MOST_S)
+        self._loop.call_later(pause, lambda: self._look(since, asked, then))
 
     def _of_sessions(self, asked: dict[int, Asked]) -> tuple[set[int], set[int]]:
         """The processes of sessions of our sshd, and those whose sessions have ended.

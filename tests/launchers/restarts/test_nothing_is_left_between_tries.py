@@ -14,10 +14,12 @@ from support.processes import send_signal
 from support.remote import RemoteGang, RemoteTask, remote_gang
 from support.requirements import require_packages, require_tool
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-TRY_S = 120.0
-"""For all ranks of a try to begin, on a machine that is busy."""
+TRY_S = 240.0
+"""For all ranks of a try to begin, and for a stall to be seen, on a machine that is busy: ranks of MPICH that wait in a
+collective leave no processor to others.
+"""
 
 STALL_S = 12.0
 
