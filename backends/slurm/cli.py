@@ -141,7 +141,8 @@ def _prepare(context: Any, given: dict[str, Any], machine: Machine, in_array: bo
 
 def _tolerates_lost_nodes(obj: Any, given: dict[str, Any]) -> bool:
     decorators = obj.graph[given["step_name"]].decorators
-    return any(getattr(decorator, "tolerates_lost_nodes", bool)() for decorator in decorators)
+    gangs = [decorator for decorator in decorators if hasattr(decorator, "tolerates_lost_nodes")]
+    return any(gang.tolerates_lost_nodes(given["num_parallel"] or 1) for gang in gangs)
 
 
 def _shared(context: Any, given: dict[str, Any], slurm: Slurm, run: int, say: Any) -> SharedSlurm | None:

@@ -111,7 +111,7 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
     """What :meth:`preflight` has raised."""
     _in_foreach = False
     _preflight: Preflight
-    _is_spun: bool
+    _is_spun = False  # whether this is a task of spin: a gang of one node, on however many the step runs otherwise
     _elsewhere = False
     """Whether the step's tasks run on a cluster, where Metaflow itself gives each node its index."""
 

@@ -77,8 +77,8 @@ class LauncherHooks:
         """A sentence that says what to do about ``error``, which the body has raised; "" where there is none."""
         return ""
 
-    def tolerates_lost_nodes(self) -> bool:
-        """Whether the step goes on without other nodes that are lost after the body has begun.
+    def tolerates_lost_nodes(self, num_nodes: int) -> bool:
+        """Whether the step, on ``num_nodes`` nodes, goes on without others that are lost after the body has begun.
 
         Where the body :attr:`runs_on_control_only`, whatever fails on another node ends that node alone; else only the
         loss of a node as a whole does, and collectives have None of it. The join step does not get the task of a lost

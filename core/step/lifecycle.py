@@ -103,7 +103,7 @@ class Lifecycle(Forming):
             if self._hooks.runs_on_control_only and not gang.is_control:
                 link.request("hold")
             else:
-                if gang.is_control and self._hooks.tolerates_lost_nodes():
+                if gang.is_control and self._hooks.tolerates_lost_nodes(self._num_nodes):
                     link.request("tolerate", only_nodes=not self._hooks.runs_on_control_only)
                 self._in_body = True
                 step_function()

@@ -129,7 +129,7 @@ class RayDecorator(GangDecorator):
         """Raise RayNotInstalledException where there is no Ray."""
         self._install = installed_ray(self.task.step_name)
 
-    def tolerates_lost_nodes(self) -> bool:
+    def tolerates_lost_nodes(self, num_nodes: int) -> bool:
         """Whether the gang outlives a node other than control."""
         return bool(self.attributes["tolerate_lost_workers"])
 

@@ -89,7 +89,7 @@ class TensorflowDecorator(GangDecorator):
         RestartPolicy.of(self)
         servers = whole_number(self.attributes["ps"])
         if servers is None or servers < 0:
-            raise BadAttribute(f"@tensorflow(ps={self.attributes['ps']!r}): it is a number of nodes, 0 or more.")
+            raise BadAttribute(f"@tensorflow(ps={self.attributes['ps']!r}): it is a whole number of nodes, 0 or more.")
         self._roles = Roles(bool(self.attributes["chief"]), servers, bool(self.attributes["evaluator"]))
 
     def preflight(self) -> None:
@@ -105,10 +105,11 @@ class TensorflowDecorator(GangDecorator):
 
     def form(self, gang: Gang) -> dict[str, object]:
         """Agree on an address for each node's task, and set TF_CONFIG."""
-        self._roles.check(gang.num_nodes)
+        roles = self._roles.of_one_node() if self._is_spun else self._roles
+        roles.check(gang.num_nodes)
         prefix = self.results_prefix(SUFFIX)
         policy = RestartPolicy.of(self)
-        executor = TensorflowExecutor.form(gang, self._roles, self.flow_datastore, prefix, policy)
+        executor = TensorflowExecutor.form(gang, roles, self.flow_datastore, prefix, policy)
         if executor.is_users:
             say(f"TF_CONFIG is your own: {os.environ['TF_CONFIG']}")
         else:

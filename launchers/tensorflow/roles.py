@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ...core.exceptions import BadAttribute
@@ -26,6 +26,15 @@ class Roles:
     chief: bool = False
     ps: int = 0
     evaluator: bool = False
+
+    def of_one_node(self) -> Roles:
+        """These without the evaluator, for a task of ``spin``. Raises BadAttribute where one node cannot do."""
+        if self.ps:
+            raise BadAttribute(
+                f"@tensorflow(ps={self.ps}): spin runs a step on one node, and parameter servers need nodes of their "
+                "own. Run the step in a run: python flow.py run, or resume."
+            )
+        return replace(self, evaluator=False)
 
     def check(self, num_nodes: int) -> None:
         """Raise BadAttribute where these roles leave no worker."""

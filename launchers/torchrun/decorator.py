@@ -123,22 +123,27 @@ class TorchrunDecorator(GangDecorator):
     def _own_port(self) -> int | None:
         return read_port(self.attributes["master_port"], "@torchrun(master_port=...)")
 
-    def tolerates_lost_nodes(self) -> bool:
-        """Whether the gang goes on without nodes that it loses."""
-        return SpareNodes.of(self) is not None
+    def tolerates_lost_nodes(self, num_nodes: int) -> bool:
+        """Whether the gang goes on without nodes that it loses: where there are some to spare."""
+        return self.may_leave_out(num_nodes) > 0
 
     def may_leave_out(self, num_nodes: int) -> int:
         """As many as can be lost later."""
-        wanted = SpareNodes.of(self)
+        wanted = self._spare_nodes()
         return 0 if wanted is None else wanted.replacements(num_nodes)
+
+    def _spare_nodes(self) -> SpareNodes | None:
+        """What the user says of lost nodes; None under ``spin``, whose gang is one node, and loses none."""
+        return None if self._is_spun else SpareNodes.of(self)
 
     def form(self, gang: Gang) -> dict[str, object]:
         """What the step finds on ``current``. Raises BadAttribute where more nodes wait than there are."""
-        policy, worlds, wanted = RestartPolicy.of(self), None, SpareNodes.of(self)
-        if wanted is not None:
-            worlds = Worlds(gang, wanted.world("@torchrun", gang.num_nodes))
+        policy, worlds, wanted = RestartPolicy.of(self), None, self._spare_nodes()
+        first = None if wanted is None else wanted.world("@torchrun", gang.num_nodes)
+        if first is not None and (most := self.may_leave_out(gang.num_nodes)):
+            worlds = Worlds(gang, first)
             worlds.begin_without(left_out(gang))
-            policy = replace(policy, restarts=policy.restarts or wanted.replacements(gang.num_nodes))
+            policy = replace(policy, restarts=policy.restarts or most)
             tell_the_limits(gang)
         task = self.task
         prefix = results_prefix(

@@ -34,10 +34,12 @@ class SpareNodes:
         name, attributes = f"@{decorator.name}", decorator.attributes
         spares, least = whole_number(attributes["spares"]), attributes["min_nodes"]
         if spares is None or spares < 0:
-            raise BadAttribute(f"{name}(spares={attributes['spares']!r}): spares is a number of nodes, 0 or more.")
+            raise BadAttribute(
+                f"{name}(spares={attributes['spares']!r}): spares is a whole number of nodes, 0 or more."
+            )
         min_nodes = None if least is None else whole_number(least)
         if least is not None and (min_nodes is None or min_nodes < 1):
-            raise BadAttribute(f"{name}(min_nodes={least!r}): min_nodes is a number of nodes, 1 or more.")
+            raise BadAttribute(f"{name}(min_nodes={least!r}): min_nodes is a whole number of nodes, 1 or more.")
         return cls(spares, min_nodes) if spares or min_nodes else None
 
     def world(self, name: str, num_nodes: int) -> World:
@@ -63,8 +65,12 @@ class SpareNodes:
         return World(tuple(range(size)), tuple(range(size, num_nodes)), least)
 
     def replacements(self, num_nodes: int) -> int:
-        """How many nodes a gang of ``num_nodes`` can lose; each loss costs one restart."""
-        return self.spares if self.min_nodes is None else num_nodes - self.min_nodes
+        """How many nodes a gang of ``num_nodes`` can lose, each at the cost of a restart; 0 where there is no
+        :meth:`world` of so few.
+        """
+        size = num_nodes - self.spares
+        least = size if self.min_nodes is None else self.min_nodes
+        return num_nodes - least if 1 <= least <= size else 0
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from metaflow_extensions.gang.core.step.decorator import GangDecorator
 class Tolerant(GangDecorator):
     name = "tolerant"
 
-    def tolerates_lost_nodes(self):
+    def tolerates_lost_nodes(self, num_nodes):
         return True
 
 tolerant = partial(_base_step_decorator, Tolerant)

@@ -40,7 +40,7 @@ class Tolerant(GangDecorator):
     name = "tolerant"
     runs_on_control_only = True
 
-    def tolerates_lost_nodes(self):
+    def tolerates_lost_nodes(self, num_nodes):
         return how != "strict"
 
     def form(self, gang):

@@ -6,7 +6,7 @@ import re
 
 import pytest
 from metaflow import metaflow_config
-from support.flows import FlowRunner
+from support.flows import FlowRun, FlowRunner
 from support.frameworks.mpi import OPEN_MPI_4, path_with
 from support.requirements import require_packages
 
@@ -147,3 +147,76 @@ def test_a_failure_of_a_spun_step_is_told_as_in_a_run(flow_run: FlowRunner) -> N
     said = spun.fails(END_S)
     assert "ValueError: a rank's own fault" in said, spun.dump()
     assert "Ignoring Step decorator 'retry'" in said
+
+
+NEEDS_MORE_NODES = """
+from metaflow import FlowSpec, current, step, tensorflow, torchrun
+
+def double(number):
+    return 2 * number
+
+class Spun(FlowSpec):
+    @step
+    def start(self):
+        self.next(self.spares, num_parallel=2)
+
+    @torchrun(spares=1, min_nodes=1, preflight="full")
+    @step
+    def spares(self):
+        if current.gang.num_nodes == 1:
+            print("spun", current.torch.run(entrypoint=double, entrypoint_args={"number": 21}))
+        self.next(self.join)
+
+    @step
+    def join(self, inputs):
+        self.next(self.before)
+
+    @step
+    def before(self):
+        self.next(self.evaluated, num_parallel=2)
+
+    @tensorflow(evaluator=True, chief=True)
+    @step
+    def evaluated(self):
+        print("spun", current.gang.num_nodes, current.tensorflow.config["task"])
+        self.next(self.meets)
+
+    @step
+    def meets(self, inputs):
+        self.next(self.between)
+
+    @step
+    def between(self):
+        self.next(self.served, num_parallel=2)
+
+    @tensorflow(ps=1)
+    @step
+    def served(self):
+        self.next(self.last)
+
+    @step
+    def last(self, inputs):
+        self.next(self.end)
+
+    @step
+    def end(self):
+        pass
+
+if __name__ == "__main__":
+    Spun()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_SPIN, reason="this Metaflow has no spin")
+def test_spin_of_a_step_that_needs_more_nodes_does_without_them_or_says_that_it_cannot(flow_run: FlowRunner) -> None:
+    require_packages("torch", "tensorflow")
+    run = flow_run(NEEDS_MORE_NODES).ok(END_S)
+
+    def spun(name: str) -> FlowRun:
+        return flow_run(run.file, name, command="spin", folder=run.folder)
+
+    assert "spun [42]" in spun("spares").ok(END_S).output
+    assert "spun 1 {'type': 'chief', 'index': 0}" in spun("evaluated").ok(END_S).output
+    said = spun("served").fails(END_S)
+    assert "@tensorflow(ps=1): spin runs a step on one node, and parameter servers need nodes of their own." in said

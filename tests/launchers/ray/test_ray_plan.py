@@ -469,8 +469,8 @@ def test_ray_start_is_shown_where_it_is_asked_for(
 
 
 def test_lost_workers_are_tolerated_where_it_is_asked_for() -> None:
-    assert decorated({"tolerate_lost_workers": True}).tolerates_lost_nodes()
-    assert not decorated({}).tolerates_lost_nodes()
+    assert decorated({"tolerate_lost_workers": True}).tolerates_lost_nodes(2)
+    assert not decorated({}).tolerates_lost_nodes(2)
 
 
 def test_an_interrupt_passes_through_ray() -> None:

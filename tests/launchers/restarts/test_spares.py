@@ -232,8 +232,8 @@ def test_a_node_that_is_preempted_saves_and_a_spare_one_takes_its_place(flow_run
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
-        ("spares=-1", "@torchrun(spares=-1): spares is a number of nodes, 0 or more"),
-        ("min_nodes='few'", "@torchrun(min_nodes='few'): min_nodes is a number of nodes, 1 or more"),
+        ("spares=-1", "@torchrun(spares=-1): spares is a whole number of nodes, 0 or more"),
+        ("min_nodes='few'", "@torchrun(min_nodes='few'): min_nodes is a whole number of nodes, 1 or more"),
         ("spares=2", "@torchrun(spares=2) leaves no node for the ranks: num_parallel, which counts all nodes, is 2"),
     ],
 )

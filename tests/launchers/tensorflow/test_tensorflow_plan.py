@@ -63,6 +63,12 @@ def test_one_node_acts_as_chief(roles: Roles, num_nodes: int, chief: int) -> Non
     assert [node for node, config in enumerate(configs(roles, num_nodes)) if acts_as_chief(config)] == [chief]
 
 
+def test_spin_has_no_evaluator_and_refuses_parameter_servers() -> None:
+    assert Roles(chief=True, evaluator=True).of_one_node() == Roles(chief=True)
+    with pytest.raises(BadAttribute, match="spin runs a step on one node"):
+        Roles(ps=1).of_one_node()
+
+
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
@@ -111,7 +117,7 @@ def decorator(**attributes: Any) -> TensorflowDecorator:
 
 @pytest.mark.parametrize("ps", [-1, 1.5, "two", None, True])
 def test_a_number_of_parameter_servers(ps: Any) -> None:
-    with pytest.raises(BadAttribute, match="it is a number of nodes, 0 or more"):
+    with pytest.raises(BadAttribute, match="it is a whole number of nodes, 0 or more"):
         decorator(ps=ps).check_attributes()
 
 
