@@ -17,6 +17,12 @@ from ..ranks.functions import FunctionCall, load_return, read_returns
 from ..storage.results import BadFolder, cloud_folder, push_folder
 from .entrypoint import Entrypoint
 
+_NO_RESTART = (
+    " The ranks were not started again: code 0 is that of a rank that has ended well. Have it end with another one, as "
+    "by os._exit(1)."
+)
+"""Added where there are restarts."""
+
 
 @dataclass(frozen=True)
 class Results:
@@ -85,16 +91,22 @@ def result_of_run(
     results: Results,
     failure: type[GangException],
     place: int | None,
+    has_restarts: bool = False,
 ) -> Any:
     """What the user's call of ``run()`` gives: a function's returns (see :func:`collect`), or where a script's results
     were pushed to; of a node without ranks, nothing is pushed. Every node must call it.
     """
     location = results.push(gang.node_index) if place is not None else None
-    return location if what.call is None else collect(gang, what.call, nprocs, failure, place)
+    return location if what.call is None else collect(gang, what.call, nprocs, failure, place, has_restarts)
 
 
 def collect(
-    gang: Gang, call: FunctionCall, nprocs: Sequence[int], failure: type[GangException], place: int | None
+    gang: Gang,
+    call: FunctionCall,
+    nprocs: Sequence[int],
+    failure: type[GangException],
+    place: int | None,
+    has_restarts: bool = False,
 ) -> list[Any]:
     """What the ranks returned, in their order: of all nodes on node 0, of the node itself on the others.
 
@@ -107,11 +119,15 @@ def collect(
         Ranks on each node that has some, by node rank.
     place : int or None
         This node's rank among these; None where it has no ranks.
+    has_restarts : bool
+        Whether ranks that fail are started again, so that the message says why these were not.
     """
     own = read_returns(call)
     first, expected = (0, 0) if place is None else (sum(nprocs[:place]), nprocs[place])
     if len(own) != expected:
-        raise failure(without_return(call.name, own, first, expected, f" on node {gang.node_index}"))
+        raise failure(
+            without_return(call.name, own, first, expected, f" on node {gang.node_index}") + _NO_RESTART * has_restarts
+        )
     gathered = gang.gather(sorted(own.items()))
     wanted = own.items() if gathered is None else [pair for node in gathered if node is not None for pair in node]
     if gathered is not None and len(wanted) < sum(nprocs):

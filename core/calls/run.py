@@ -14,7 +14,8 @@ from functools import partial
 from typing import Any
 
 from ..dry_run.call import planning
-from ..exceptions import BadAttribute, GangException, PortTaken, ProcessFailed
+from ..exceptions import GangException, PortTaken, ProcessFailed
+from ..gang.arguments import Complain, check_alike, differ
 from ..gang.gang import Gang
 from ..gang.launch_plan import LaunchPlan
 from ..gang.programs import pause_ranks
@@ -32,13 +33,6 @@ PORT_TRIES = 5
 
 Explain = Callable[[ProcessFailed, str, str], Exception]
 """Makes the step's exception of a failed process, of what was running, and of where: "node 1", "this machine"."""
-
-Complain = Callable[[str, Any, Any, int], str]
-
-
-def differ(name: str, first: object, other: object, node: int) -> str:
-    """The message for nodes that call ``run()`` with other values of ``name``."""
-    return f"The nodes call run() differently: {name} is {first!r} on node 0 and {other!r} on node {node}."
 
 
 @dataclass(frozen=True)
@@ -243,6 +237,8 @@ class Runs:
         planned, count = planning(), self._launches + 1
         if planned is None:
             self._launches = count  # a dry run has the names of the launch that comes after it
+        elif self.place is None:
+            planned.add_waiting(is_spare=self._worlds is not None and self.gang.node_index in self._worlds.now.spares)
         elif port:
             planned.add_port(port, node)
         tries, ports = Tries(self.gang, self._policy, worlds=self._worlds), 1
@@ -272,7 +268,7 @@ class Runs:
     def result(self, what: Entrypoint, nprocs: Sequence[int], results: Results | None = None) -> Any:
         """What ``run()`` returns: see :func:`~.returns.result_of_run`. Every node must call it."""
         results = results or Results(self._flow_datastore)
-        return result_of_run(self.gang, what, nprocs, results, self._failed, self.place)
+        return result_of_run(self.gang, what, nprocs, results, self._failed, self.place, self._policy.restarts > 0)
 
     def show_variables(self, variables: Mapping[str, str]) -> None:
         """Write into the log, once for each, the variables that the ranks get since the user has set none."""
@@ -280,14 +276,6 @@ class Runs:
         if new:
             say(f"Set for the ranks, since you set none: {', '.join(new)}")
             self._shown.update(variables)
-
-
-def check_alike(answers: Sequence[Mapping[str, Any]], alike: Sequence[str], complain: Complain = differ) -> None:
-    """Raise BadAttribute where the nodes differ: see :meth:`Runs.agree`. The message is about the first such key."""
-    for name in alike:
-        for index, answer in enumerate(answers):
-            if answer is not None and answer[name] != answers[0][name]:  # None is a lost node's
-                raise BadAttribute(complain(name, answers[0][name], answer[name], index))
 
 
 @contextlib.contextmanager

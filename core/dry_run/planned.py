@@ -103,6 +103,10 @@ class Planned:
         """Add the port on which ranks meet."""
         self.lines.append(f"  port {port} of node {node}")
 
+    def add_waiting(self, is_spare: bool) -> None:
+        """Add that the node has no ranks: it waits as a spare one, or is left out."""
+        self.lines.append("  no ranks: it waits as a spare node" if is_spare else "  no ranks: it is left out")
+
     def _assignments(self, env: Mapping[str, str]) -> str:
         """What ``env`` adds to the task's environment or changes in it, as a shell reads it."""
         environ = {**self._environ, **env}

@@ -18,6 +18,8 @@ from .launch_plan import LaunchPlan, Process
 YEAR = 365 * 86400.0
 """Seconds; the longest time that a guard takes."""
 
+Complain = Callable[[str, Any, Any, int], str]
+
 
 def whole(call: str, name: str, value: Any, allowed: str, least: int, most: int) -> int:
     """An integer, NumPy's included, from ``least`` to ``most``, which the text ``allowed`` says in the message.
@@ -136,3 +138,16 @@ def check_save(save: Callable[[], object]) -> None:
     """Raise BadAttribute for what ``current.gang.on_preemption()`` cannot call."""
     if not callable(save):
         raise BadAttribute(f"current.gang.on_preemption({save!r}): it takes a function that has no arguments.")
+
+
+def differ(name: str, first: object, other: object, node: int) -> str:
+    """The message for nodes that call ``run()`` with other values of ``name``."""
+    return f"The nodes call run() differently: {name} is {first!r} on node 0 and {other!r} on node {node}."
+
+
+def check_alike(answers: Sequence[Mapping[str, Any]], alike: Sequence[str], complain: Complain = differ) -> None:
+    """Raise BadAttribute where the nodes differ: see :meth:`Runs.agree`. The message is about the first such key."""
+    for name in alike:
+        for index, answer in enumerate(answers):
+            if answer is not None and answer[name] != answers[0][name]:  # None is a lost node's
+                raise BadAttribute(complain(name, answers[0][name], answer[name], index))

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-from ..dry_run.call import show_instead
+from ..dry_run.call import is_wanted, show_instead
 from ..guard_client.link import Link
-from .arguments import check_plan, command
-from .collectives import Member, gather
+from .arguments import check_alike, check_plan, command
+from .collectives import Member, gather, gather_to_all
 from .launch_plan import LaunchPlan, ProcessResult
 from .programs import refuse_after_the_body, run_to_their_end
 from .restarts import RankFailure, RestartPolicy
@@ -118,7 +118,8 @@ class Programs:
         Raises
         ------
         BadAttribute
-            An argument that cannot be meant. Nothing was started.
+            An argument that cannot be meant, or nodes that differ in restarts, restart_window or dry_run. Nothing was
+            started.
         ProcessFailed
             It has failed on this node.
 
@@ -130,7 +131,8 @@ class Programs:
         policy = RestartPolicy.read(call, restarts, restart_window, restart_on)
         command(argv, env, cwd, call)
         tries = Tries(self, policy)
-        gather(self, "run_together()", None)
+        values = {"restarts": policy.restarts, "restart_window": policy.restart_window, "dry_run": is_wanted(dry_run)}
+        check_alike(gather_to_all(self, "run_together()", values), tuple(values), _differ)
         name = f"together-{next(self._sequence)}"  # the same on all nodes, which have come to the same collective
         with show_instead(self, dry_run, f"{call}()"):
             for number in itertools.count():
@@ -144,3 +146,10 @@ class Programs:
                     if not tries.has_restarts:
                         gather(self, "run_together()", None)
                     return
+
+
+def _differ(name: str, first: object, other: object, node: int) -> str:
+    return (
+        f"The nodes call current.gang.run_together() differently: {name} is {first!r} on node 0 and {other!r} on node "
+        f"{node}. Give every node the same."
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -125,7 +126,7 @@ class RestartPolicy:
         """
         number = whole_number(restarts)
         if number is None or number < 0:
-            raise BadAttribute(f"{call}(restarts={restarts!r}): restarts is a number, 0 or more.")
+            raise BadAttribute(f"{call}(restarts={restarts!r}): restarts is a whole number, 0 or more.")
         window = 0.0 if restart_window is None or restart_window == 0 else number_of(restart_window)
         if not 0.0 <= window < float("inf"):
             raise BadAttribute(
@@ -136,6 +137,11 @@ class RestartPolicy:
             raise BadAttribute(
                 f"{call}(restart_on={restart_on!r}): restart_on is a function that gets what has failed and returns "
                 "whether the ranks are started again."
+            )
+        if restart_on is not None and gives_no_answer(restart_on):
+            raise BadAttribute(
+                f"{call}(restart_on={restart_on!r}): restart_on is called as a plain function. Write it as def, "
+                "without async and without yield."
             )
         return cls(number, window, restart_on)
 
@@ -158,13 +164,7 @@ class RestartPolicy:
         times : sequence of float
             When there was a restart, in seconds on the clock of ``now``.
         """
-        if self.restart_on is None:
-            why = beyond_help(failure)
-        else:
-            try:
-                why = "" if self.restart_on(failure) else "restart_on decided so"
-            except Exception as error:
-                why = f"restart_on raised {type(error).__name__}: {error}"
+        why = beyond_help(failure) if self.restart_on is None else self._refused(self.restart_on, failure)
         if why:
             return f"The ranks were not started again: {why}."
         if self.counted(times, now) < self.restarts:
@@ -174,11 +174,29 @@ class RestartPolicy:
             f"The ranks were started again {counted_times(self.restarts)}{within}, which is all that restarts allows."
         )
 
+    @staticmethod
+    def _refused(restart_on: Callable[[RankFailure], bool], failure: RankFailure) -> str:
+        """Why the user's function has the ranks not started again, as a clause; "" where it has."""
+        try:
+            found = restart_on(failure)
+        except (Exception, SystemExit) as error:  # others end the run: KeyboardInterrupt, and what ends the body
+            return f"restart_on raised {type(error).__name__}: {error}"
+        if inspect.isawaitable(found):
+            getattr(found, "close", bool)()  # or Python warns of a coroutine that nobody has awaited
+            return f"restart_on returned {found!r:.100}, which has to be awaited, and not whether they are"
+        return "" if found else "restart_on decided so"
+
     def title(self, times: Sequence[float], now: float) -> str:
         """How the next restart is called: "restart 1 of 3"."""
         number = self.counted(times, now) + 1
         within = f" within {self.restart_window:g} s" if self.restart_window else ""
         return f"restart {number} of {self.restarts}{within}"
+
+
+def gives_no_answer(function: Callable[..., object]) -> bool:
+    """Whether a call of ``function`` runs nothing of it yet: it is ``async``, or has a ``yield``."""
+    kinds = (inspect.iscoroutinefunction, inspect.isasyncgenfunction, inspect.isgeneratorfunction)
+    return any(kind(one) for kind in kinds for one in (function, type(function).__call__))
 
 
 NO_RESTARTS = RestartPolicy()

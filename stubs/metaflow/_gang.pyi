@@ -139,7 +139,8 @@ class Gang:
         Raises
         ------
         BadAttribute
-            An argument that cannot be meant. Nothing was started.
+            An argument that cannot be meant, or nodes that differ in restarts, restart_window or dry_run. Nothing was
+            started.
         ProcessFailed
             It has failed on this node.
 

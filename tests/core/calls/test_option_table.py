@@ -8,8 +8,8 @@ import metaflow  # noqa: F401 - before any of its extensions
 import pytest
 
 from metaflow_extensions.gang.core.calls.option_table import OptionTable, to_argv
-from metaflow_extensions.gang.core.calls.run import check_alike
 from metaflow_extensions.gang.core.exceptions import BadAttribute
+from metaflow_extensions.gang.core.gang.arguments import check_alike
 
 FLAGS, NAMES = frozenset({"quiet"}), {"q": "quiet", "n": "num_nodes"}
 WORDS = OptionTable("tool_args", FLAGS, NAMES, {"host": "the gang knows it"})

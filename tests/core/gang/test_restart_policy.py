@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import metaflow  # noqa: F401  (first: Metaflow loads the extensions' namespace)
 import pytest
 
-from metaflow_extensions.gang.core.exceptions import BadAttribute
+from metaflow_extensions.gang.core.exceptions import BadAttribute, GangInterrupt
 from metaflow_extensions.gang.core.gang.restarts import RankFailure, RestartPolicy, in_one_line
 from metaflow_extensions.gang.core.guard.failure_record import PEER, Failure
 
@@ -77,6 +82,52 @@ def test_the_users_function_comes_first_and_may_fail() -> None:
     assert (asked[1].signal, asked[1].exit_code) == (9, None)
     broken = RestartPolicy(1, 0.0, lambda found: bool(1 / found.node))
     assert "restart_on raised ZeroDivisionError" in broken.refusal(failure(-9), [], 0.0)
+
+
+def test_a_function_that_exits_is_told_and_ctrl_c_is_not_held_back() -> None:
+    def ends(error: BaseException) -> Callable[[RankFailure], bool]:
+        def again(found: RankFailure) -> bool:
+            raise error
+
+        return again
+
+    exits = RestartPolicy(1, 0.0, ends(SystemExit(3)))
+    assert "not started again: restart_on raised SystemExit: 3." in exits.refusal(failure(-9), [], 0.0)
+    for passes in (KeyboardInterrupt(), GangInterrupt()):
+        with pytest.raises(type(passes)):
+            RestartPolicy(1, 0.0, ends(passes)).refusal(failure(-9), [], 0.0)
+
+
+async def later(found: RankFailure) -> bool:
+    return True
+
+
+def one_by_one(found: RankFailure) -> Any:
+    yield True
+
+
+class Later:
+    async def __call__(self, found: RankFailure) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("again", [later, partial(later), Later(), one_by_one])
+def test_a_function_that_a_call_does_not_run_is_refused(again: Any) -> None:
+    with pytest.raises(BadAttribute, match="Write it as def, without async and without yield"):
+        RestartPolicy.read("@torchrun", 1, 0, again)
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_has_to_be_awaited_is_no_answer() -> None:
+    policy = RestartPolicy.read("@torchrun", 1, 0, lambda found: later(found))
+    assert "restart_on returned <coroutine object later" in policy.refusal(failure(-9), [], 0.0)
+    gc.collect()
+
+
+@pytest.mark.parametrize("value", [1.5, True, -1, "1.5", None])
+def test_restarts_is_a_whole_number(value: Any) -> None:
+    with pytest.raises(BadAttribute, match="restarts is a whole number, 0 or more"):
+        RestartPolicy.read("@torchrun", value, 0, None)
 
 
 def test_values_of_a_command_line() -> None:

@@ -169,6 +169,16 @@ def test_a_program_on_rays_head(flow_run: FlowRunner) -> None:
     compare(run, command, "", rank)
 
 
+def test_a_spare_node_is_said_to_wait(flow_run: FlowRunner) -> None:
+    require_packages("torch")
+    call = 'current.torch.run(None, "seen.py", arguments'
+    run = flow_run(flow("torchrun(spares=1)", call), files={"seen.py": SEEN}).ok(END_S)
+    assert re.search(r"\[gang\] node 1 \(.*\)\n.*\[gang\]   no ranks: it waits as a spare node\n", run.output), (
+        run.dump()
+    )
+    assert [one.node for one in shown(run.output) if one.title == "rank 0"] == [0]
+
+
 WHOLE_RUN = {"METAFLOW_GANG_DRY_RUN": "1"}
 
 

@@ -32,7 +32,9 @@ class Restarts(FlowSpec):
         if self.how == "together":
             argv = [sys.executable, "ranks.py", os.environ["ACTS"]]
             env = {"RANK": str(current.gang.node_index)}
-            self.returned = current.gang.run_together(argv, env, restarts=int(os.environ["RESTARTS"]))
+            restarts = os.environ["RESTARTS"].split()  # of all nodes, or of each
+            restarts = int(restarts[current.gang.node_index % len(restarts)])
+            self.returned = current.gang.run_together(argv, env, restarts=restarts)
         elif self.how == "mpi":
             self.returned = current.mpi.run(["-n", "4"], [sys.executable, "ranks.py", os.environ["ACTS"]])
         else:
@@ -81,6 +83,8 @@ def main(acts):
             raise RuntimeError(f"deliberate in rank {rank} in try {tries}")
         elif word == "import":
             import nowhere_to_be_found
+        elif word == "leave":
+            os._exit(0)
         elif word == "usage":
             sys.exit(2)
         elif word == "stay":

@@ -36,6 +36,15 @@ def test_without_restarts_a_program_on_every_node_fails_the_gang(flow_run: FlowR
     assert "[gang] restart" not in output and "started again" not in output
 
 
+def test_nodes_that_differ_in_restarts_are_told_so(flow_run: FlowRunner) -> None:
+    env = {**acts(none={"*": "stay"}, try0={"*": "stay"}), "RESTARTS": "0 1"}
+    run = flow_run(flow("gang", ""), "--how", "together", env=env, files=FILES)
+    output = run.fails(LIMIT_S)
+    told = "The nodes call current.gang.run_together() differently: restarts is 0 on node 0 and 1 on node 1."
+    assert told in output and "port" not in output, output
+    assert not list(run.folder.glob("begun-*")), "nothing was started"
+
+
 @pytest.mark.parametrize("how", ["script", "function"])
 def test_tensorflow(flow_run: FlowRunner, how: str) -> None:
     require_packages("tensorflow")

@@ -143,6 +143,14 @@ def test_the_users_own_function_decides(flow_run: FlowRunner) -> None:
     assert "The ranks were not started again: restart_on decided so." in output
 
 
+def test_a_rank_that_leaves_with_code_0_is_not_started_again_and_told_why(flow_run: FlowRunner) -> None:
+    what = acts(try0={3: "progress leave"})
+    output = started(flow_run, "restarts=1, restart_on=again", what, "--how", "function").fails(LIMIT_S)
+    why = "as by os._exit(0). The ranks were not started again: code 0 is that of a rank that has ended well."
+    assert f"returned in 1 of the 2 ranks on node 1: rank 3 ended with code 0 without returning, {why}" in output
+    assert "asked about" not in output and "[gang] restart" not in output
+
+
 def test_a_task_that_dies_in_a_restart_fails_the_gang(flow_run: FlowRunner) -> None:
     run = started(flow_run, "restarts=1", acts(try0={0: "kill", "*": "stay"}, try1={"*": "stay"}))
     run.wait_for("restart 1 of 1", LIMIT_S)
@@ -155,8 +163,8 @@ def test_a_task_that_dies_in_a_restart_fails_the_gang(flow_run: FlowRunner) -> N
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
-        ("restarts=-1", "@torchrun(restarts=-1): restarts is a number, 0 or more"),
-        ("restarts='many'", "@torchrun(restarts='many'): restarts is a number, 0 or more"),
+        ("restarts=-1", "@torchrun(restarts=-1): restarts is a whole number, 0 or more"),
+        ("restarts='many'", "@torchrun(restarts='many'): restarts is a whole number, 0 or more"),
         ("restarts=1, restart_window=-2", "restart_window is a number of seconds"),
         ("restarts=1, restart_on='always'", "restart_on is a function"),
     ],

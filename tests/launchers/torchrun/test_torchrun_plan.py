@@ -14,8 +14,8 @@ from support.paths import TESTS
 
 from metaflow_extensions.gang.core.attributes import declared_port, read_port
 from metaflow_extensions.gang.core.calls.entrypoint import read_entrypoint
-from metaflow_extensions.gang.core.calls.run import check_alike
 from metaflow_extensions.gang.core.exceptions import BadAttribute
+from metaflow_extensions.gang.core.gang.arguments import check_alike
 from metaflow_extensions.gang.core.machine.network import network_variables
 from metaflow_extensions.gang.core.ranks.functions import RANK_MAIN
 from metaflow_extensions.gang.launchers.torchrun.launcher import ALIKE, differ
