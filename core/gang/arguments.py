@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -138,6 +139,17 @@ def check_save(save: Callable[[], object]) -> None:
     """Raise BadAttribute for what ``current.gang.on_preemption()`` cannot call."""
     if not callable(save):
         raise BadAttribute(f"current.gang.on_preemption({save!r}): it takes a function that has no arguments.")
+    if runs_later(save):
+        raise BadAttribute(
+            f"current.gang.on_preemption({save!r}): it is called as a plain function. Write it as def, without async "
+            "and without yield."
+        )
+
+
+def runs_later(function: Callable[..., object]) -> bool:
+    """Whether a call of ``function`` runs nothing of it yet: it is ``async``, or has a ``yield``."""
+    kinds = (inspect.iscoroutinefunction, inspect.isasyncgenfunction, inspect.isgeneratorfunction)
+    return any(kind(one) for kind in kinds for one in (function, type(function).__call__))
 
 
 def differ(name: str, first: object, other: object, node: int) -> str:

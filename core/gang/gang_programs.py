@@ -9,12 +9,14 @@ from functools import partial
 from typing import Any, Protocol
 
 from ..dry_run.call import is_wanted, show_instead
+from ..exceptions import GangException
 from ..guard_client.link import Link
 from .arguments import check_alike, check_plan, command
-from .collectives import Member, gather, gather_to_all
+from .collectives import LOST, Member, gather, gather_to_all
 from .launch_plan import LaunchPlan, ProcessResult
 from .programs import refuse_after_the_body, run_to_their_end
 from .restarts import RankFailure, RestartPolicy
+from .spares.world import named
 from .tries import Again, Tries
 
 
@@ -122,6 +124,8 @@ class Programs:
             started.
         ProcessFailed
             It has failed on this node.
+        GangException
+            On every node: one was lost before its program had ended, in a gang that goes on without lost nodes.
 
         Example
         -------
@@ -132,7 +136,8 @@ class Programs:
         command(argv, env, cwd, call)
         tries = Tries(self, policy)
         values = {"restarts": policy.restarts, "restart_window": policy.restart_window, "dry_run": is_wanted(dry_run)}
-        check_alike(gather_to_all(self, "run_together()", values), tuple(values), _differ)
+        nodes = gather_to_all(self, "run_together()", values)
+        check_alike(nodes, tuple(values), _differ)
         name = f"together-{next(self._sequence)}"  # the same on all nodes, which have come to the same collective
         with show_instead(self, dry_run, f"{call}()"):
             for number in itertools.count():
@@ -143,9 +148,17 @@ class Programs:
                 except Again:
                     gather(self, "run_together()", None)  # nothing of the last try is left on any node
                 else:
-                    if not tries.has_restarts:
-                        gather(self, "run_together()", None)
+                    ended = gather_to_all(self, "run_together()", None, LOST)
+                    _refuse_losses([node for node, end in enumerate(ended) if end is LOST and nodes[node] is not None])
                     return
+
+
+def _refuse_losses(lost: Sequence[int]) -> None:
+    if lost:
+        raise GangException(
+            f"current.gang.run_together(): {named(lost)} {'was' if len(lost) == 1 else 'were'} lost before the program "
+            "had ended there, and no other node takes its place in this call."
+        )
 
 
 def _differ(name: str, first: object, other: object, node: int) -> str:

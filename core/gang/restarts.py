@@ -12,6 +12,7 @@ from ..attributes import boolean, whole_number
 from ..exceptions import BadAttribute
 from ..guard.failure_record import PEER, Failure
 from ..settings.kinds import number_of
+from .arguments import runs_later
 
 RESTARTS: dict[str, Any] = {"restarts": 0, "restart_window": 0, "restart_on": None}
 """The attributes of a decorator whose ranks may be started again, with their defaults."""
@@ -138,7 +139,7 @@ class RestartPolicy:
                 f"{call}(restart_on={restart_on!r}): restart_on is a function that gets what has failed and returns "
                 "whether the ranks are started again."
             )
-        if restart_on is not None and gives_no_answer(restart_on):
+        if restart_on is not None and runs_later(restart_on):
             raise BadAttribute(
                 f"{call}(restart_on={restart_on!r}): restart_on is called as a plain function. Write it as def, "
                 "without async and without yield."
@@ -191,12 +192,6 @@ class RestartPolicy:
         number = self.counted(times, now) + 1
         within = f" within {self.restart_window:g} s" if self.restart_window else ""
         return f"restart {number} of {self.restarts}{within}"
-
-
-def gives_no_answer(function: Callable[..., object]) -> bool:
-    """Whether a call of ``function`` runs nothing of it yet: it is ``async``, or has a ``yield``."""
-    kinds = (inspect.iscoroutinefunction, inspect.isasyncgenfunction, inspect.isgeneratorfunction)
-    return any(kind(one) for kind in kinds for one in (function, type(function).__call__))
 
 
 NO_RESTARTS = RestartPolicy()

@@ -143,6 +143,8 @@ class Gang:
             started.
         ProcessFailed
             It has failed on this node.
+        GangException
+            On every node: one was lost before its program had ended, in a gang that goes on without lost nodes.
 
         Example
         -------

@@ -10,6 +10,9 @@ from pathlib import Path
 from metaflow import FlowSpec, current, gang, step
 from metaflow_extensions.gang.core.gang.launch_plan import LaunchPlan, Process
 
+async def later():
+    pass
+
 WRONG = {
     "run('')": lambda g: g.run("", check=False),
     "run(None)": lambda g: g.run(None, check=False),
@@ -27,6 +30,7 @@ WRONG = {
     "start(timeout='x')": lambda g: g.start(Process(("true",), {}), ready="x", timeout="x"),
     "start(None)": lambda g: g.start(None, ready="x"),
     "start(ready=None)": lambda g: g.start(Process(("true",), {}), ready=None),
+    "on_preemption(later)": lambda g: g.on_preemption(later),
     "on_preemption(1e30)": lambda g: g.on_preemption(print, seconds=1e30),
     "own_files(None)": lambda g: g.own_files(None),
     "own_folder(5)": lambda g: g.own_folder(5),

@@ -108,6 +108,16 @@ def test_a_lost_node_ends_a_gang_that_can_spare_none(flow_run: FlowRunner, attri
     assert "the body ended;" not in run.output and "gathered" not in run.output, run.dump()
 
 
+def test_a_node_that_is_lost_in_run_together_is_no_good_end(flow_run: FlowRunner) -> None:
+    require_packages("torch")
+    work = """node, task = current.gang.node_index, os.getpid()
+        current.gang.run_together(["sh", "-c", f"kill -9 {task}; sleep 9" if node == 1 else "sleep 2"])"""
+    run = flow_run(FLOW.replace("NODES", "3").replace("ATTRIBUTES", "spares=1").replace("WORK", work))
+    output = run.fails(RUN_S)
+    assert "current.gang.run_together(): node 1 was lost before the program had ended there" in output, output
+    assert "the body ended;" not in output
+
+
 def test_a_full_preflight_leaves_the_refusal_of_min_nodes_as_it_is(flow_run: FlowRunner) -> None:
     require_packages("torch")
     flow = FLOW.replace("NODES", "2").replace("ATTRIBUTES", 'min_nodes=3, preflight="full"').replace("WORK", "pass")
