@@ -7,7 +7,7 @@ from typing import Any
 
 from ...core.metaflow_compat.configuration import configured
 from ...core.metaflow_compat.lookup import imported, member
-from ...core.settings.table import METRICS_FILE, SWITCHES, TABLE
+from ...core.settings.table import ALL
 
 MAIN_ADDRESS = "MF_PARALLEL_MAIN_IP"
 """The variable for node 0's address, which is known on the job's nodes only."""
@@ -19,9 +19,7 @@ def settings() -> dict[str, str]:
     """
     found = imported("metaflow.metaflow_config_funcs", "config_values", "give a task the settings of its run")
     # Metaflow knows only those settings that this process has read already; gangs read theirs in their tasks.
-    gangs = {
-        one.variable: configured(one.variable.removeprefix("METAFLOW_")) for one in (*TABLE, *SWITCHES, METRICS_FILE)
-    }
+    gangs = {one.variable: configured(one.variable.removeprefix("METAFLOW_")) for one in ALL}
     return {str(name): str(value) for name, value in [*gangs.items(), *found()] if value is not None}
 
 

@@ -96,15 +96,20 @@ class Switch:
         """The name of the environment variable, and of the entry in a configuration file."""
         return f"METAFLOW_GANG_{self.name.upper()}"
 
+    @property
+    def bounds(self) -> str:
+        """What it may be, in the order of what is written most."""
+        return f"{_ON[0]} for on (or {', '.join(_ON[1:])}), or {_OFF[0]} for off (or {', '.join(_OFF[1:])})"
+
     def read(self) -> bool:
         """Whether it is on. Raises BadAttribute for a value that is neither."""
         value = configured(f"GANG_{self.name.upper()}")
         if value in (None, ""):
             return self.default
-        value = str(value).lower()
-        if value not in _ON + _OFF:
-            raise BadAttribute(f"{self.variable}={value}: it is 1 (on) or 0 (off).")
-        return value in _ON
+        word = str(value).lower()
+        if word not in _ON + _OFF:
+            raise BadAttribute(f"{self.variable}={value}: it is {self.bounds}.")
+        return word in _ON
 
 
 @dataclass(frozen=True)

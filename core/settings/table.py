@@ -221,6 +221,20 @@ TABLE = (
 
 BY_NAME = {setting.name: setting for setting in TABLE}
 
+ALL: tuple[Setting | Switch | PathSetting, ...] = (*TABLE, *SWITCHES, METRICS_FILE)
+
+
+def check_all() -> None:
+    """Read every setting, also those that only the end of a step, or only some steps, need.
+
+    Raises
+    ------
+    BadAttribute
+        One has a value that cannot be meant.
+    """
+    for setting in ALL:
+        setting.read()
+
 
 def guard_settings(attributes: Mapping[str, Any]) -> dict[str, float]:
     """All that the guard has, as its request ``setup`` takes them: ``attributes`` of these names come first.

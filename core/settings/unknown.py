@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 
 from ..logs import say
-from .table import METRICS_FILE, SWITCHES, TABLE
+from .table import ALL
 
 PREFIX = "METAFLOW_GANG_"
 
@@ -33,7 +33,7 @@ _told: set[str] = set()
 
 def unknown_settings(names: Iterable[str]) -> list[str]:
     """A sentence for each of ``names`` that begins as a setting and is none."""
-    known = [setting.variable for setting in (*TABLE, *SWITCHES, METRICS_FILE)]
+    known = [setting.variable for setting in ALL]
     found = []
     for name in sorted(names):
         if name.startswith(PREFIX) and name not in known and name not in OWN:

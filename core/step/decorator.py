@@ -28,7 +28,7 @@ from ..preflight.preflight import Preflight
 from ..rendezvous import absence_report
 from ..rendezvous.local_nodes import CONTROL_MARKER, control_environment, task_ids
 from ..rendezvous.task_info import TaskInfo
-from ..settings.table import BY_NAME, CARD, DEBUG, METRICS_FILE, TABLE, guard_settings
+from ..settings.table import BY_NAME, CARD, DEBUG, TABLE, check_all, guard_settings
 from ..settings.unknown import tell_unknown_settings
 from ..storage.results import results_prefix
 from . import run_interrupt
@@ -120,6 +120,7 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
     def step_init(
         self, flow: Any, graph: Any, step: str, decos: list[Any], environment: Any, flow_datastore: Any, logger: Any
     ) -> None:
+        check_all()
         super().step_init(flow, graph, step, decos, environment, flow_datastore, logger)
         refuse_to_nest()
         self.flow_datastore = flow_datastore
@@ -133,7 +134,6 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
         self.settings = guard_settings(self.attributes)
         self.log_bytes = int(BY_NAME["log_megabytes"].read() * (1 << 20))
         self.debug = DEBUG.read()
-        METRICS_FILE.read()  # refused here, and read again in each node's task
         wants_card = CARD.read() if self.attributes["card"] is None else boolean(self, "card")
         self.cards = take_over(step, decos) or ([None] if wants_card else [])
         self.gpus, self.cpus = requested(decos, "gpu"), requested(decos, "cpu")

@@ -9,7 +9,7 @@ import metaflow  # noqa: F401 - before any of its extensions
 import pytest
 from support.paths import ROOT
 
-from metaflow_extensions.gang.core.settings.table import METRICS_FILE, SWITCHES, TABLE
+from metaflow_extensions.gang.core.settings.table import ALL
 from metaflow_extensions.gang.core.settings.unknown import OWN, tell_unknown_settings, unknown_settings
 
 
@@ -24,7 +24,7 @@ def test_a_misspelt_setting_is_told_once(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_every_variable_in_the_code_is_a_setting_or_one_s_own() -> None:
-    names = {setting.variable for setting in (*TABLE, *SWITCHES, METRICS_FILE)} | OWN
+    names = {setting.variable for setting in ALL} | OWN
     assert unknown_settings(names) == []
     for folder in ("backends", "core", "launchers", "plugins", "toplevel"):
         for path in Path(ROOT, folder).rglob("*.py"):

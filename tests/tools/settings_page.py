@@ -42,7 +42,7 @@ def row(setting: Setting) -> str:
 
 def page() -> str:
     switches = "".join(
-        f"| `{switch.variable}` | {'on' if switch.default else 'off'} | {switch.purpose} It is 1 (on) or 0 (off). |\n"
+        f"| `{switch.variable}` | {'on' if switch.default else 'off'} | {switch.purpose} It is {switch.bounds}. |\n"
         for switch in SWITCHES
     )
     places = ", ".join(f"`{{{name}}}`" for name in METRICS_FILE.placeholders)
