@@ -32,6 +32,11 @@ QUIET_LOOKS, QUIET_LOOKS_AT_FIRST = 2, 8
 a local task the whole log is, so that more are needed until each node has some.
 """
 
+_NOTHING_YET = (
+    "There is no such line in the datastore. Metaflow stores the log of a local task when the task ends, and that of a "
+    "task on a cluster while it runs."
+)
+
 _OF_NODE = re.compile(r"\[node (\d+)\] ?")
 _OF_RANK = re.compile(r"\[rank (\d+)\] ")
 
@@ -92,6 +97,8 @@ def show(pathspec: str, where: str | None, options: LogOptions) -> int:
         gang = the_only(gangs_of(pathspec, where))
         if options.node is not None and options.node not in gang.tasks:
             raise NotFound(f"{gang.pathspec} has no node {options.node}: its nodes are {_listed(gang.tasks)}.")
+        if options.rank is not None and options.rank < 0:
+            raise NotFound(f"{gang.pathspec} has no rank {options.rank}: ranks are numbered from 0.")
         Shown(gang, gang.attempt(options.attempt), options).until_the_end()
     except NotFound as error:
         return refuse(str(error))
@@ -119,7 +126,13 @@ class Shown:
         self._shown = self._came = 0
 
     def until_the_end(self) -> None:
-        """Print what there is, and with ``follow`` what comes, until the attempt is over."""
+        """Print what there is, and with ``follow`` what comes, until the attempt is over.
+
+        Raises
+        ------
+        NotFound
+            It is over, and no line is of the rank that was asked for.
+        """
         quiet = 0
         while True:
             is_over = self._options.follow and self._is_over()
@@ -134,7 +147,10 @@ class Shown:
             time.sleep(FOLLOW_S)
             self._gang = the_only(gangs_of(self._gang.pathspec, None))  # other nodes' tasks may come later
         if not self._shown:
-            print(self._nothing(), file=sys.stderr)
+            nothing = self._no_such_rank()
+            if nothing and self._is_over():
+                raise NotFound(f"{self._gang.pathspec} has no rank {self._options.rank}: {nothing}")
+            print(_NOTHING_YET, file=sys.stderr)
 
     def new_lines(self) -> list[Line]:
         """Those that are to be shown, and have not been given before."""
@@ -179,16 +195,18 @@ class Shown:
             return False
         if options.rank is None or line.rank == options.rank:
             return True
-        # The one rank of a node has no label.
-        return not self._ranks and line.node == options.rank
+        # The one rank of a node has no label, and a spare node may have the rank of another.
+        return not self._ranks and line.node == (options.rank if options.node is None else options.node)
 
-    def _nothing(self) -> str:
-        options = self._options
-        if options.rank is not None and self._ranks:
-            return f"No line is of rank {options.rank}. These ranks have lines: {_listed(self._ranks)}."
+    def _no_such_rank(self) -> str:
+        """What there is in place of the rank that was asked for, as a clause; "" where it may only be silent."""
+        if self._options.rank is None or (not self._ranks and self._options.rank in self._gang.tasks):
+            return ""
+        if self._ranks:
+            return f"these ranks have lines: {_listed(self._ranks)}."
         return (
-            "There is no such line in the datastore. Metaflow stores the log of a local task when the task ends, and "
-            "that of a task on a cluster while it runs."
+            "no line names a rank. Where each node has one rank it has the node's number, and mpirun's ranks write "
+            f"into the log of node 0. The nodes are {_listed(self._gang.tasks)} (--node)."
         )
 
 

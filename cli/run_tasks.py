@@ -22,6 +22,10 @@ ASKED = 16
 """Nodes of a gang that are asked for its first failure, which all have that have any."""
 
 
+NAMED = 20
+"""Steps or tasks that are named where there is none of the name that was asked for."""
+
+
 class NotFound(Exception):
     """There is no such run, step or task, or no gang in it. The message is a sentence for the user."""
 
@@ -83,15 +87,21 @@ class GangOfRun:
 
     def failure(self, attempt: int) -> dict[str, Any] | None:
         """The first failure of an attempt; every node that has one has the same."""
-        return next((json.loads(found[FAILURE]) for found in self.metadata(attempt) if FAILURE in found), None)
+        told: dict[str, Any] | None
+        told = next((json.loads(found[FAILURE]) for found in self.metadata(attempt) if FAILURE in found), None)
+        return told and {"last_lines": [], **told}  # versions before this one have none
 
     def phases(self, attempt: int) -> dict[str, Any] | None:
         """The phases of node 0 in an attempt, with those of the gang; of another node where node 0 has left none."""
         return next((json.loads(found[PHASES]) for found in self.metadata(attempt) if PHASES in found), None)
 
     def restarts(self, attempt: int) -> list[dict[str, Any]]:
-        """For each time that ranks were started again in an attempt: its ``line`` of the log, and ``at`` (epoch)."""
-        return next((json.loads(found[RESTARTS]) for found in self.metadata(attempt) if RESTARTS in found), [])
+        """For each time that ranks had failed in an attempt with restarts: the ``line`` of the log, ``at`` (epoch), and
+        whether they were started ``again``.
+        """
+        told: list[dict[str, Any]]
+        told = next((json.loads(found[RESTARTS]) for found in self.metadata(attempt) if RESTARTS in found), [])
+        return [{"again": True, **entry} for entry in told]  # versions before this one do not say it
 
     def nodes_told(self, attempt: int) -> list[dict[str, Any]]:
         """The nodes that were left out of an attempt, waited as spare ones, or took other places: ``node``, ``at``
@@ -138,13 +148,15 @@ def gangs_of(pathspec: str, where: str | None) -> list[GangOfRun]:
     namespace(None)
     try:
         if where:
-            metadata(where)
+            _look_in(where)
         steps = list(_steps(names))
         found = [gang for step in steps for gang in _gangs(step)]
     except MetaflowNotFound:
         raise NotFound(_missing(names)) from None
     except MetaflowException as error:
         raise NotFound(f"Metaflow cannot look for {pathspec}: {error}") from None
+    except OSError as error:  # requests raises it where the service that is configured does not answer
+        raise NotFound(f"Metaflow's metadata ({get_metadata()}) cannot be asked for {pathspec}: {error}") from None
     if len(names) == 4:
         wanted = place_of_task(names[3])[0]
         found = [gang for gang in found if gang.control == wanted]
@@ -156,6 +168,17 @@ def gangs_of(pathspec: str, where: str | None) -> list[GangOfRun]:
             "/STEP."
         )
     return found
+
+
+def _look_in(where: str) -> None:
+    """Have Metaflow's client look in ``where``. Raises NotFound where that is no place with metadata."""
+    try:
+        metadata(where)
+    except (ValueError, OSError) as error:
+        raise NotFound(
+            f"--metadata {where} is no place with Metaflow's metadata: {str(error).rstrip('.')}. Write local@FOLDER, "
+            "with the folder in which the run was started, or service@URL."
+        ) from None
 
 
 def _steps(names: list[str]) -> Iterator[Any]:
@@ -198,10 +221,20 @@ def _missing(names: list[str]) -> str:
             within = (
                 f"{'/'.join(names[: count - 1])} has" if count > 1 else f"Metaflow's metadata ({get_metadata()}) has"
             )
-            return (
-                f"{within} no {kind} {names[count - 1]!r}. Runs with local metadata are known in the folder in which "
-                "they were started; --metadata names another place (local@FOLDER, service@URL)."
-            )
+            return f"{within} no {kind} {names[count - 1]!r}. {_advice(names[: count - 1])}"
         if count == len(names):
             break
     return f"{'/'.join(names)} has no run yet."
+
+
+def _advice(found: list[str]) -> str:
+    """What there is in the run or step that was found; where to look, without one."""
+    if len(found) < 2:
+        return (
+            "Runs with local metadata are known in the folder in which they were started; --metadata names another "
+            "place (local@FOLDER, service@URL)."
+        )
+    part = "/".join(found)
+    there = [child.id for child in (Run(part) if len(found) == 2 else Step(part))][::-1]
+    more = f" and {len(there) - NAMED} more" if len(there) > NAMED else ""
+    return f"Its {'steps' if len(found) == 2 else 'tasks'}: {', '.join(there[:NAMED])}{more}."

@@ -7,9 +7,9 @@ import textwrap
 from datetime import datetime, timezone
 from typing import Any
 
+from ..core.gang.restarts import counted_times
 from ..core.guard.phases import FORMED, JOINED, OUTPUT, RANKS, seconds
 from .command import refuse
-from .logs import LogOptions, Shown
 from .run_tasks import GangOfRun, NotFound, gangs_of
 
 FAILED, SUCCEEDED, UNKNOWN = "failed", "succeeded", "not over, or ended without a word"
@@ -23,9 +23,6 @@ _REACHED = (
 """What is told of the phases: that of the first node that had it, or of the last."""
 
 _WIDTH = 110
-
-LAST_LINES = 8
-"""Of the log of a failed rank that are shown: the end of its traceback."""
 
 
 def why(pathspec: str, where: str | None, as_json: bool) -> int:
@@ -41,7 +38,7 @@ def why(pathspec: str, where: str | None, as_json: bool) -> int:
     try:
         gangs = gangs_of(pathspec, where)
         answers = [answer(gang) for gang in gangs]
-        told = [in_words(found, _last_lines(gang, found)) for gang, found in zip(gangs, answers, strict=True)]
+        told = [in_words(found) for found in answers]
     except NotFound as error:
         return refuse(str(error))
     print(json.dumps(answers, indent=2) if as_json else "\n\n".join(told))
@@ -62,29 +59,25 @@ def answer(gang: GangOfRun) -> dict[str, Any]:
         "phases": gang.phases(latest),
         "restarts": gang.restarts(latest),
         "nodes_told": gang.nodes_told(latest),
-        "earlier": [{"attempt": number, "failure": failure} for number, failure in enumerate(failures[:-1])],
+        "earlier": [
+            {"attempt": number, "failure": failure, "restarts": gang.restarts(number)}
+            for number, failure in enumerate(failures[:-1])
+        ],
     }
 
 
-def _last_lines(gang: GangOfRun, found: dict[str, Any]) -> list[str]:
-    """Those of the rank that failed; what a step's body raised is in the failure itself."""
-    failure = found["failure"]
-    if not failure or failure["rank"] is None:
-        return []
-    lines = Shown(gang, found["attempt"], LogOptions(failure["rank"], failure["node"])).new_lines()
-    return [line.text for line in lines[-LAST_LINES:]]
-
-
-def in_words(found: dict[str, Any], last_lines: list[str]) -> str:
+def in_words(found: dict[str, Any]) -> str:
     """An answer for people."""
     nodes = f"{found['nodes']} node{'s' if found['nodes'] > 1 else ''}"
     lines = [f"{found['task']}, attempt {found['attempt']}: the gang of {nodes} {_state(found['state'])}."]
     failure = found["failure"]
-    lines += [f"  at {_moment(entry['at'])}: {entry['line']}" for entry in found["restarts"]]
+    lines += [f"  at {_moment(entry['at'])}: {entry['line']}" for entry in found["restarts"] if entry["again"]]
     lines += _told(found["nodes_told"])
     if failure:
         lines.append(f"  first failure: {_cause(failure)}.")
-        lines += [f"    | {line}" for line in last_lines]
+        if failure["rank"] is not None:  # what a step's body raised is in the sentence itself
+            lines += [f"    | {line}" for line in failure["last_lines"]]
+        lines += [f"  {entry['line']}" for entry in found["restarts"] if not entry["again"]]
         lines += _when(failure, found["phases"])
         lines.append(f"  log: metaflow-gang logs {found['task']} {_selection(failure)}")
     elif found["state"] == FAILED:
@@ -93,7 +86,9 @@ def in_words(found: dict[str, Any], last_lines: list[str]) -> str:
     for earlier in found["earlier"]:
         cause = earlier["failure"]
         said = _cause(cause) if cause else "it has left no failure report"
-        lines.append(f"  attempt {earlier['attempt']} before it: {said}.")
+        again = sum(1 for entry in earlier["restarts"] if entry["again"])
+        more = f" The ranks had been started again {counted_times(again)}." if again else ""
+        lines.append(f"  attempt {earlier['attempt']} before it: {said}.{more}")
     return "\n".join(lines)
 
 

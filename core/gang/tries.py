@@ -181,7 +181,7 @@ class Tries:
             line = "; ".join(filter(None, (line, *more, world.changes_from(self._worlds.now))))
             why = why if world.is_enough else world.too_few()
         line = why or f"{self._policy.title(self._times, now)}: {line}"
-        entry = {"line": line, "at": time.time(), "detail": "" if why else first[0].detail}
+        entry = {"line": line, "at": time.time(), "again": not why, "detail": "" if why else first[0].detail}
         self._gang._link.request("restarted", entry=entry, left_out=left_out)
         return Decision(_END if why else _AGAIN, line, world)
 

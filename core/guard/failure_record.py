@@ -37,6 +37,9 @@ TEXT_LIMIT = 2_000
 EXCEPTION_LIMIT = 200
 """Characters of an exception's name."""
 
+LAST_LINES, LINE_LIMIT = 8, 500
+"""Of the traceback or the last output that a failure as data has: lines, and characters of each."""
+
 
 def extra_s(save_s: float) -> float:
     """Seconds by which a gang's end may be later because of those who save: processes have ``save_s`` from SIGTERM to
@@ -130,6 +133,7 @@ class Failure:
             "signal_name": signal_name(-code) if code is not None and by_signal else None,
             "exception": self.exception or None,
             "text": self.text,
+            "last_lines": [line[:LINE_LIMIT] for line in self.detail.rstrip().splitlines()[-LAST_LINES:]],
             "time": round(self.time, 3),
         }
 

@@ -159,10 +159,10 @@ class NodePhases:
 
     def record(self) -> Header:
         """What the task keeps as Metaflow's metadata: its phases, the settings, and on node 0 the phases of all nodes
-        and the restarts of ranks.
+        and the restarts of ranks, with why there was none any more.
         """
         link = self._hub.link
-        restarts = [{name: entry[name] for name in ("line", "at")} for entry in link.restarts()]
+        restarts = [{name: entry[name] for name in ("line", "at", "again")} for entry in link.restarts()]
         settings_now = settings().as_dict()
         return {"phases": self.as_dict(), "gang": link.phases(), "settings": settings_now, "restarts": restarts}
 

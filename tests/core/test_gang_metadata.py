@@ -76,9 +76,12 @@ def test_a_gang_leaves_its_failures_phases_and_settings(flow_run: FlowRunner) ->
         return dict(both[0])
 
     nothing = {"rank": None, "exit_code": None, "signal": None, "signal_name": None, "exception": None}
+    nothing["last_lines"] = []
     raised = {"node": 1, "kind": "exception", "exception": "ValueError"}
     text = "the step's body raised ValueError: no way with ***"
-    assert failure(0) == {**nothing, **raised, "text": text}
+    found = failure(0)
+    assert found["last_lines"][-1] == "ValueError: no way with ***"
+    assert found == {**nothing, **raised, "text": text, "last_lines": found["last_lines"]}
     killed = {**nothing, "kind": "task-signal", "signal": 9, "signal_name": "SIGKILL"}
     for attempt, node in ((1, 1), (2, 0)):
         found = failure(attempt)

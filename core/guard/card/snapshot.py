@@ -177,8 +177,11 @@ def failure(report: Mapping[str, Any] | None) -> Header | None:
 
 
 def restarts(entries: list[Header]) -> list[Header]:
-    """The restarts of ranks, of more than :data:`MOST_RESTARTS` the latest: ``line``, and ``at`` (epoch)."""
-    return [{name: entry[name] for name in ("line", "at")} for entry in entries[-MOST_RESTARTS:]]
+    """The restarts of ranks, of more than :data:`MOST_RESTARTS` the latest: ``line``, and ``at`` (epoch). Why there was
+    none any more is in the failure's text.
+    """
+    found = [{name: entry[name] for name in ("line", "at")} for entry in entries if entry["again"]]
+    return found[-MOST_RESTARTS:]
 
 
 def stall(found: Mapping[str, Any] | None, now: float) -> Header | None:

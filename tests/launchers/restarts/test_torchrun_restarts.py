@@ -37,6 +37,16 @@ def of_metadata(run: FlowRun, name: str) -> Any:
     return json.loads(run.node_tasks("work")[0].metadata_dict[name])
 
 
+def why(run: FlowRun) -> str:
+    """What ``metaflow-gang why`` says of the gang."""
+    words = [str(Path(sys.executable).with_name("metaflow-gang")), "why", run.node_tasks("work")[0].pathspec]
+    told = subprocess.run(
+        words, cwd=run.folder, env=flow_environment(), capture_output=True, text=True, timeout=LIMIT_S
+    )
+    assert told.returncode == 0, told
+    return told.stdout
+
+
 def test_killed_ranks_are_started_again_and_told_once(flow_run: FlowRunner) -> None:
     what = acts(try0={3: "with4 progress 0.2 kill", "*": "stay"}, try1={0: "with4 0.2 kill", "*": "stay"})
     run = started(flow_run, "restarts=3", what, "--how", "function").ok(LIMIT_S)
@@ -50,10 +60,9 @@ def test_killed_ranks_are_started_again_and_told_once(flow_run: FlowRunner) -> N
         assert sorted(found) == list("0123"), run.dump()
     assert [entry["line"] for entry in of_metadata(run, "gang-restarts")] == [first, second]
     assert "gang-failure" not in run.node_tasks("work")[0].metadata_dict
-    why = [str(Path(sys.executable).with_name("metaflow-gang")), "why", run.node_tasks("work")[0].pathspec]
-    told = subprocess.run(why, cwd=run.folder, env=flow_environment(), capture_output=True, text=True, timeout=LIMIT_S)
-    assert "the gang of 2 nodes has succeeded." in told.stdout, told
-    assert re.findall(r"  at [-\d]+ [:\d]+ UTC: (.*)", told.stdout) == [first, second], told
+    told = why(run)
+    assert "the gang of 2 nodes has succeeded." in told
+    assert re.findall(r"  at [-\d]+ [:\d]+ UTC: (.*)", told) == [first, second], told
 
 
 @pytest.mark.slow
@@ -113,6 +122,11 @@ def test_the_last_failure_tells_all_restarts(flow_run: FlowRunner) -> None:
         assert "The ranks were started again twice, which is all that restarts allows." in log
     assert "@torchrun:" in run.node_log("work", 1, "stderr"), "node 1 raises its own exception"
     assert of_metadata(run, "gang-failure")["rank"] == 3
+    assert [entry["again"] for entry in of_metadata(run, "gang-restarts")] == [True, True, False]
+    told = why(run)
+    assert re.findall(r"  at .* UTC: (restart \d of 2): ", told) == ["restart 1 of 2", "restart 2 of 2"], told
+    assert "\n  The ranks were started again twice, which is all that restarts allows.\n" in told
+    assert re.findall(r"\n    \| (.*)", told)[-1] == "RuntimeError: deliberate in rank 3 in try 2", told
 
 
 def test_two_ranks_killed_at_once_are_one_restart(flow_run: FlowRunner) -> None:
