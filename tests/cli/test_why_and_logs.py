@@ -160,7 +160,7 @@ def test_why_and_logs_of_a_run(flow_run: FlowRunner, capsys: pytest.CaptureFixtu
         (["why", "Unknown/1"], r"Metaflow's metadata \(local@.*\) has no flow 'Unknown'\."),
         (
             ["logs", f"Told/{run.run_id}/no"],
-            rf"Told/{run.run_id} has no step 'no'\. Its steps: start, train, join, split, alone, last\.",
+            rf"Told/{run.run_id} has no step 'no'\. Its steps: start, train, join, split, alone\.",
         ),
         (["logs", f"{train}/999"], rf"{train} has no task '999'\. Its tasks: \d+, \d+_node_1\."),
         (["logs", f"Told/{run.run_id}/start"], rf"Told/{run.run_id}/start has no gang: no task of it belongs to a"),
