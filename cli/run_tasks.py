@@ -21,7 +21,6 @@ like any other. A foreach may have thousands.
 ASKED = 16
 """Nodes of a gang that are asked for its first failure, which all have that have any."""
 
-
 NAMED = 20
 """Steps or tasks that are named where there is none of the name that was asked for."""
 
@@ -87,33 +86,37 @@ class GangOfRun:
 
     def failure(self, attempt: int) -> dict[str, Any] | None:
         """The first failure of an attempt; every node that has one has the same."""
-        told: dict[str, Any] | None
-        told = next((json.loads(found[FAILURE]) for found in self.metadata(attempt) if FAILURE in found), None)
+        told: dict[str, Any] | None = self._first(FAILURE, attempt)
         return told and {"last_lines": [], **told}  # versions before this one have none
 
     def phases(self, attempt: int) -> dict[str, Any] | None:
         """The phases of node 0 in an attempt, with those of the gang; of another node where node 0 has left none."""
-        return next((json.loads(found[PHASES]) for found in self.metadata(attempt) if PHASES in found), None)
+        phases: dict[str, Any] | None = self._first(PHASES, attempt)
+        return phases
 
     def restarts(self, attempt: int) -> list[dict[str, Any]]:
         """For each time that ranks had failed in an attempt with restarts: the ``line`` of the log, ``at`` (epoch), and
         whether they were started ``again``.
         """
-        told: list[dict[str, Any]]
-        told = next((json.loads(found[RESTARTS]) for found in self.metadata(attempt) if RESTARTS in found), [])
+        told: list[dict[str, Any]] = self._first(RESTARTS, attempt) or []
         return [{"again": True, **entry} for entry in told]  # versions before this one do not say it
 
     def nodes_told(self, attempt: int) -> list[dict[str, Any]]:
         """The nodes that were left out of an attempt, waited as spare ones, or took other places: ``node``, ``at``
         (epoch), ``state`` and ``text``, as the card has them.
         """
-        return next((json.loads(found[NODES]) for found in self.metadata(attempt) if NODES in found), [])
+        told: list[dict[str, Any]] = self._first(NODES, attempt) or []
+        return told
 
     def has_ended(self, attempt: int) -> bool | None:
         """Whether Metaflow says that node 0's attempt has ended well (True) or not (False); None where it does not."""
         values = next(self.metadata(attempt), {})
         said = values.get("attempt_ok")
         return None if said is None else said == "True"
+
+    def _first(self, name: str, attempt: int) -> Any:
+        """The value of ``name`` in the metadata of an attempt, of the first node that has it; None where none has."""
+        return next((json.loads(found[name]) for found in self.metadata(attempt) if name in found), None)
 
     def _metadata_of(self, node: int, attempt: int) -> dict[str, str] | None:
         found = _metadata(Task(self.tasks[node].pathspec, attempt=attempt))

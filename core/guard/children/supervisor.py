@@ -164,9 +164,14 @@ class Work:
         return False
 
     @property
+    def children(self) -> list[Child]:
+        """The processes of all launches, those that have ended included."""
+        return [child for launch in self.launches.values() for child in launch.children]
+
+    @property
     def runs_ranks_of_others(self) -> bool:
         """Whether another node's launcher may have started ranks here, by the gang's channel or by its ssh."""
-        return any(child.serves_others for launch in self.launches.values() for child in launch.children if child.alive)
+        return any(child.serves_others for child in self.children if child.alive)
 
     def end_launches(self, lasting: bool = True, grace: float = 0.0) -> None:
         """End all of them, or only those that need not outlive the body; each one's ``done`` follows.
@@ -192,11 +197,10 @@ class Work:
     def evidence_before_end(self, node: int) -> Iterator[Failure]:
         """Evidence of processes that have lately failed, but not ended."""
         since = time.time() - LATELY_S
-        for launch in self.launches.values():
-            for child in launch.children:
-                evidence = child.evidence_before_end(node, since)
-                if evidence is not None:
-                    yield evidence
+        for child in self.children:
+            evidence = child.evidence_before_end(node, since)
+            if evidence is not None:
+                yield evidence
 
     def start_task(self, spec: Header, variable: str, announcement: bytes, folder: str) -> None:
         """Start another node's task; it reads ``announcement`` from the descriptor that ``variable`` names."""
@@ -238,13 +242,8 @@ class Work:
 
     def watched(self, node: int) -> dict[int, tuple[int, str]]:
         """What runs: pid to node and title."""
-        found = {
-            child.pid: (node, child.title)
-            for launch in self.launches.values()
-            for child in launch.children
-            if child.alive
-        }
-        children = [child for launch in self.launches.values() for child in launch.children]
+        children = self.children
+        found = {child.pid: (node, child.title) for child in children if child.alive}
         starters = [child for child in children if child.starts_ranks or child.serves_others]
         entries = process_table.table() if any(child.alive for child in starters) else {}
         for child in starters:

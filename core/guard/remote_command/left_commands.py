@@ -45,7 +45,7 @@ class LeftCommands:
         self._look(time.monotonic(), {}, then)
 
     def _look(self, since: float, asked: dict[int, Asked], then: Callable[[], None]) -> None:
-        foreign = any(child.is_foreign for launch in self._work.launches.values() for child in launch.children)
+        foreign = any(child.is_foreign for child in self._work.children)
         connected, left = self._of_sessions(asked)
         now = time.monotonic()
         if not (foreign or connected or left):
@@ -71,8 +71,7 @@ class LeftCommands:
         What was ``asked`` to end is still one of them when that which had started it is gone: it need not have the
         session's environment.
         """
-        children = [child for launch in self._work.launches.values() for child in launch.children if child.alive]
-        sshd = [child.pid for child in children if child.title == "sshd"]
+        sshd = [child.pid for child in self._work.children if child.alive and child.title == "sshd"]
         if not sshd:
             return set(), set()
         entries = process_table.table()

@@ -55,7 +55,7 @@ class SampleRequests:
         self._sampler.start()
 
     def _running(self) -> Iterator[Child]:
-        return (child for launch in list(self._work.launches.values()) for child in launch.children)
+        return iter(self._work.children)
 
     def export_to(self, on_sample: Callable[[dict[str, Any]], None]) -> None:
         """Have ``on_sample`` take each sample; see :class:`...samples.sampler.Sampler`."""

@@ -138,11 +138,10 @@ class StallRequests:
         self._hub.send({"op": "stacks", "number": number, "records": records})
 
     def _tails(self) -> dict[int, Tail]:
-        return {child.pid: child.tail for launch in list(self._work.launches.values()) for child in launch.children}
+        return {child.pid: child.tail for child in self._work.children}
 
     def _launched(self) -> dict[int, str]:
-        children = (child for launch in list(self._work.launches.values()) for child in launch.children)
-        return {child.pid: child.title for child in children if child.alive and child.pid > 0}
+        return {child.pid: child.title for child in self._work.children if child.alive and child.pid > 0}
 
     def _roots(self) -> dict[int, str]:
         return {self._identity.task_pid: "the body", **self._launched()}
