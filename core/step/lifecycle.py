@@ -12,7 +12,7 @@ from typing import Any
 
 from ..exceptions import GangException, GangFailed, GangInterrupt, GuardDied
 from ..gang.gang import Gang
-from ..guard.failure_record import Failure
+from ..guard.failure_record import PREEMPTED, Failure
 from ..guard.host.owned_files import remove_in_its_stead
 from ..guard.stalls import stack_file
 from ..guard_client.link import Link
@@ -271,8 +271,10 @@ class Lifecycle(Forming):
         self._failure = header.get("failure")
         # A failure that this node has read at the meeting place is not its own.
         self._failure_report = str(error) if isinstance(error, GangFailed) and not self._joined else header["report"]
-        # Metaflow takes a SystemExit with code 0 for a step that has ended well.
-        if any(cause["node"] == self._node for cause in header["causes"]) and not isinstance(error, SystemExit):
+        # Metaflow takes a SystemExit with code 0 for a step that has ended well; and what a body that is told to end
+        # raises is how its ranks were.
+        is_own = not isinstance(error, SystemExit) and (self._failure or {}).get("kind") != PREEMPTED
+        if is_own and any(cause["node"] == self._node for cause in header["causes"]):
             return with_sentences(error, header.get("left", ""), self._hooks.advice(error))
         return GangFailed(self._failure_report)
 

@@ -178,8 +178,12 @@ class Launch:
         )
 
     def end(self, grace: float = 0.0) -> None:
-        """End what is left: SIGTERM, and SIGKILL after ``grace`` seconds, at least the plan's. ``on_done`` follows."""
+        """End what is left: SIGTERM, and SIGKILL after ``grace`` seconds, at least the plan's. ``on_done`` follows.
+
+        Where it ends already, SIGKILL may become later by that, and not earlier.
+        """
         if self._ending:
+            self._kill_at = max(self._kill_at, time.monotonic() + grace)
             return
         self._ending = True
         self._ended_from = time.time()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..channel.liveness import FROZEN, kernel_state
 from ..failure_record import CUT, DIED, LOST, PEER, PREEMPTED, Failure, extra_s
-from ..loop.event_loop import Loop
+from ..loop.event_loop import Loop, Timer
 from ..loop.timeouts import SILENT
 from ..settings import settings
 from .messages import stop_message
@@ -60,6 +60,8 @@ class Failures:
         self._told_before = told_before
         self._records: list[Failure] = []
         self._since = 0.0
+        self._saves = False  # whether the nodes stop for a preemption, and save
+        self._deadline: Timer | None = None  # of the report
         self._report: Header | None = None  # once it is made
         self._stopped: set[int] = set()
         self._has_sent: set[int] = set()  # since the first failure
@@ -78,17 +80,26 @@ class Failures:
     def _record(self, failure: Failure) -> None:
         self._records.append(failure)
         if self.stopping:
+            # Ranks may act on a SIGTERM that all processes get before the first task does.
+            if failure.kind == PREEMPTED and self.save_s and not self._saves:
+                self._stop_nodes(failure)
             return
         self.stopping = True
         self._since = time.monotonic()
         self._on_stop()
         if self.lost_nodes is not None:
             self.lost_nodes.ending = True
-        self._roster.broadcast(stop_message(failure))
-        # A node ends after the report; a cluster that sees node 0 or a pod end, ends those that still save.
-        saving = extra_s(self.save_s) if failure.kind == PREEMPTED else 0.0
-        self._loop.call_later(settings().report_wait + saving, self._report_what_is_known)
+        self._stop_nodes(failure)
         self._loop.call_later(REPORT_SETTLE_S, self._maybe_report)
+
+    def _stop_nodes(self, failure: Failure) -> None:
+        self._saves = failure.kind == PREEMPTED
+        self._roster.broadcast(stop_message(failure))
+        if self._deadline is not None:
+            self._deadline.cancel()
+        # A node ends after the report; a cluster that sees node 0 or a pod end, ends those that still save.
+        saving = extra_s(self.save_s) if self._saves else 0.0
+        self._deadline = self._loop.call_later(settings().report_wait + saving, self._report_what_is_known)
 
     def messages(self) -> list[Header]:
         """The messages for a node that joins while the gang ends: all that the others have received."""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..children.supervisor import Work
     from ..failure_record import Failure
     from ..hub_link.hub_access import HubAccess
-    from ..loop.event_loop import Loop
+    from ..loop.event_loop import Loop, Timer
     from .requests.pending_requests import PendingRequests
     from .state import NodeState
     from .task_end import TaskEnd
@@ -57,6 +57,7 @@ class LocalTasks:
         self._loop, self._state, self._hub, self._work = loop, state, hub, work
         self._pending, self._ending = pending, ending
         self._fail, self._say = fail, say
+        self._timers: list[Timer] = []  # from the stop on
 
     # -- their deaths ------------------------------------------------------------------------------------------------
 
@@ -83,14 +84,20 @@ class LocalTasks:
         self._kill_in(self._longest_s(save_s), [node])
 
     def gang_stops(self, save_s: float) -> None:
-        """Each of the other nodes has a guard that sees to its end: end those whose guard is dead."""
+        """Each of the other nodes has a guard that sees to its end: end those whose guard is dead. Called again where
+        it turns out that they save.
+        """
+        for timer in self._timers:
+            timer.cancel()
         tasks = self._work.tasks
         if tasks:
             longest_s = self._longest_s(save_s)
-            self._loop.call_later(longest_s, lambda: self._kill_overdue(longest_s))
             # What has stored its state is only to exit.
             self._kill_in(self._ending.exit_s, [node for node in tasks if self._hub.link.has_left(node)])
-            self._loop.call_later(ABSENT_S + extra_s(save_s), self._kill_the_absent)
+            self._timers = [
+                self._loop.call_later(longest_s, lambda: self._kill_overdue(longest_s)),
+                self._loop.call_later(ABSENT_S + extra_s(save_s), self._kill_the_absent),
+            ]
 
     def _kill_overdue(self, seconds: float) -> None:
         for task in self._work.tasks.values():

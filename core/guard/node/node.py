@@ -25,7 +25,7 @@ from ..processes.task_children import TaskChildren
 from .cleanup import Cleanup
 from .identity import NodeIdentity
 from .local_tasks import LocalTasks
-from .node_failures import REPORT_DEADLINE_S, NodeFailures
+from .node_failures import NodeFailures
 from .preemption import Preemption
 from .requests.dispatch import Requests
 from .requests.export_requests import ExportRequests
@@ -57,14 +57,13 @@ class Node:
 
     def __init__(self, loop: Loop, sock: socket.socket, task_pid: int, out: int = 1, err: int = 2) -> None:
         self._awaits_report = False  # the task died while the gang stopped for something else, and cannot report that
-        self._has_reported_ranks = False
         self._is_leaving = False  # this node has reported to the hub that it has left
         self._has_waited = False  # long enough for the other guards, after the task's death
         self._loop = loop
         self._identity = identity = NodeIdentity(task_pid)
         self._state = state = NodeState()
         self._hub = hub = HubAccess()
-        self._failures = failures = NodeFailures(identity, state, hub, self._stop, self._reported)
+        self._failures = failures = NodeFailures(loop, identity, state, hub, self._stop, self._reported)
         self._log = log = UserLog(err)
         self._say = say = log.say
         phases = NodePhases(loop, hub, say)
@@ -72,7 +71,7 @@ class Node:
         self._children = children = TaskChildren(task_pid)
         cancel = lambda key: hub.send({"op": "cancel", "key": key})  # noqa: E731
         self._work = work = Work(loop, out, err, failures.fail, cancel, self._node_task_ended)
-        work.say, work.on_ranks_ended = say, self._ranks_ended
+        work.say, work.on_ranks_ended = say, failures.ranks_ended
         launcher = Launcher(loop, identity, work, state.refusal, failures.fail, self._work_gone)
         self._card = card = CardAccess(loop, hub, failures, err)
         self._cleanup = cleanup = Cleanup(identity, state, work, children, failures, phases, card, log, err)
@@ -146,36 +145,38 @@ class Node:
                 self._say(f"Node {self._identity.index}'s task is dead. {report['report']}")
         self._maybe_exit()
 
-    def _ranks_ended(self, ranks: dict[int, float] | None) -> None:
-        """Of the latest launch, those that ended with code 0. The hub names them where other ranks miss them."""
-        if ranks or (self._has_reported_ranks and ranks is not None):  # what the hub knows is of an earlier launch
-            self._has_reported_ranks = bool(ranks)
-            self._hub.send({"op": "ranks-ended", "ranks": list(ranks.items())})
-
     # -- stopping ----------------------------------------------------------------------------------------------------
 
     def _stop(self, order: int, preempted: bool) -> None:
         """From here on no death on this node is a cause."""
         if not self._state.stop():
+            if preempted and not self._preemption.stops:
+                self._end_within_limits(preempted)
+                self.maybe_save()
             return
-        work = self._work
-        self._preemption.stops = preempted
-        save_s = self._preemption.save_s if preempted else 0.0
-        self._loop.call_later(REPORT_DEADLINE_S + extra_s(save_s), self._failures.hub_silent)
         self._report_evidence(order)
-        for launch in work.launches.values():
-            self._ranks_ended(launch.ended_well())  # now: what is left of it may take longer than the report waits
-        grace = max(work.longest_grace(), save_s) + save_s
+        for launch in self._work.launches.values():  # now: what is left of it may take longer than the report waits
+            self._failures.ranks_ended(launch.ended_well())
         # Before the reply to a launch: an interrupt that comes after it would hide the body's own exception.
         if self._state.task_alive and self._state.is_body_over:
             self._ending.body_over()
         elif self._state.task_alive:
-            self._ending.interrupt(grace, grace if preempted else 0.0, preempted)
-        work.end_launches(lasting=False, grace=save_s)
+            self._ending.interrupt()
+        self._end_within_limits(preempted)
         self._pending.stop()
         self._stopped.gang_stops()
-        self._local_tasks.gang_stops(save_s)
         self._maybe_stopped()
+
+    def _end_within_limits(self, preempted: bool) -> None:
+        """End what this node runs. Where it turns out to be a preemption, all of it has more time from then on."""
+        self._preemption.stops = preempted
+        save_s = self._preemption.save_s if preempted else 0.0
+        self._failures.await_report(extra_s(save_s))
+        if self._state.task_alive and not self._state.is_body_over:
+            grace = max(self._work.longest_grace(), save_s) + save_s
+            self._ending.limit_body(grace, grace if preempted else 0.0, preempted)
+        self._work.end_launches(lasting=False, grace=save_s)
+        self._local_tasks.gang_stops(save_s)
 
     def _report_evidence(self, order: int) -> None:
         """Report what is known here of a cause, and has not been a failure yet."""
@@ -191,8 +192,10 @@ class Node:
 
     def maybe_save(self) -> None:
         """A body that has ended badly saves where that is for a preemption, once what it ran has ended."""
-        if not self._preemption.stops or all(launch.lasting for launch in self._work.launches.values()):
-            self._pending.reply_all("unwinding", {"preempted": self._preemption.stops})
+        saves = self._preemption.stops
+        have_ended = all(launch.lasting for launch in self._work.launches.values())
+        if have_ended if saves else self._preemption.is_settled:
+            self._pending.reply_all("unwinding", {"preempted": saves})
 
     def _maybe_stopped(self) -> None:
         """What served the body ends after it, and when all that this node ran has ended, the node has stopped."""

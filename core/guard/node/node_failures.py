@@ -12,6 +12,7 @@ from ..node_roles import NodeRoles
 
 if TYPE_CHECKING:
     from ..hub_link.hub_access import HubAccess
+    from ..loop.event_loop import Loop, Timer
     from ..loop.framing import Header
     from .identity import NodeIdentity
     from .state import NodeState
@@ -47,6 +48,7 @@ class NodeFailures:
 
     def __init__(
         self,
+        loop: Loop,
         identity: NodeIdentity,
         state: NodeState,
         hub: HubAccess,
@@ -56,7 +58,9 @@ class NodeFailures:
         self.report: Header | None = None
         self.is_tolerant = False
         self.roles = NodeRoles()
-        self._identity, self._state, self._hub = identity, state, hub
+        self._loop, self._identity, self._state, self._hub = loop, identity, state, hub
+        self._deadline: Timer | None = None  # of the report
+        self._has_reported_ranks = False
         self._stop, self._on_report = stop, on_report
         self._failures: list[Failure] = []  # of this node, and of its connection to the hub
 
@@ -86,11 +90,22 @@ class NodeFailures:
         if not self._state.has_left:
             self._fail_alone(Failure(node, "lost", text, time.time(), order=LOST))
 
-    def hub_silent(self) -> None:
-        """:data:`REPORT_DEADLINE_S` have passed since the stop."""
+    def await_report(self, more_s: float) -> None:
+        """The node stops: the hub has to report within :data:`REPORT_DEADLINE_S` and ``more_s`` seconds from now on."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = self._loop.call_later(REPORT_DEADLINE_S + more_s, self._hub_silent)
+
+    def _hub_silent(self) -> None:
         if self.report is None:
             index = self._identity.index
             self.hub_lost(f"has not answered node {index} for {REPORT_DEADLINE_S:g} s: {CUT}", 0)
+
+    def ranks_ended(self, ranks: dict[int, float] | None) -> None:
+        """Of the latest launch, those that ended with code 0. The hub names them where other ranks miss them."""
+        if ranks or (self._has_reported_ranks and ranks is not None):  # what the hub knows is of an earlier launch
+            self._has_reported_ranks = bool(ranks)
+            self._hub.send({"op": "ranks-ended", "ranks": list(ranks.items())})
 
     def report_to_hub(self, failure: Failure) -> None:
         """Report one failure, whether or not the node is stopping."""

@@ -31,6 +31,11 @@ NESTED = "nested"
 LOOK_S = 1.0
 """A notice comes minutes before the end, as a file: it is looked for this often."""
 
+SETTLE_S = 0.5
+"""Seconds in which a node may still be told to end, once a body has ended badly: Slurm sends SIGTERM to the ranks and
+to the tasks of all nodes, and some ranks act on it before the first task does.
+"""
+
 SPOT = "spot termination notice"
 """The reason where the notice names none, as that of AWS."""
 
@@ -53,6 +58,8 @@ class Preemption:
         Seconds, the longest that any node of the gang asked for; 0 where nobody did.
     stops : bool
         Whether it is for a preemption that this node stops.
+    is_settled : bool
+        Whether it is too late for that: :data:`SETTLE_S` have passed since a body that ended badly asked.
     """
 
     def __init__(
@@ -64,6 +71,7 @@ class Preemption:
     ) -> None:
         self.save_s = 0.0
         self.stops = False
+        self.is_settled = False
         self._loop, self._identity = loop, identity
         self._fail, self._is_end_expected = fail, is_end_expected
         loop.on_signal(TOLD, self._nested)
@@ -92,6 +100,16 @@ class Preemption:
             self._report(f"is to lose its machine{when}: a preemption ({reason or SPOT})")
         else:
             self._loop.call_later(LOOK_S, partial(self.watch, path, since))
+
+    def settle(self, then: Callable[[], None]) -> None:
+        """Call ``then`` now, and once more when it is too late for a preemption."""
+
+        def settled() -> None:
+            self.is_settled = True
+            then()
+
+        self._loop.call_later(SETTLE_S, settled)
+        then()
 
     def _nested(self) -> None:
         path = os.path.join(self._identity.folder, NESTED)

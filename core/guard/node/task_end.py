@@ -74,9 +74,12 @@ class TaskEnd:
         """Seconds from the stop in which a task with a guard is gone, whose processes have ``grace`` seconds."""
         return settings().body_grace + grace + REPORT_S + self.hooks_s + self.exit_s + STACKS_S
 
-    def interrupt(self, grace: float, shown_grace: float, for_preemption: bool) -> None:
-        """Interrupt the body. It has ``body_grace`` and ``grace`` seconds, and the user reads ``shown_grace``."""
+    def interrupt(self) -> None:
+        """Interrupt the body; :meth:`limit_body` follows."""
         process_table.send([self._identity.task_pid], self._identity.interrupt_signal)
+
+    def limit_body(self, grace: float, shown_grace: float, for_preemption: bool) -> None:
+        """The interrupted body has ``body_grace`` and ``grace`` seconds from now on; the user reads ``shown_grace``."""
         body_s = settings().body_grace
         self._limit(
             body_s + grace,

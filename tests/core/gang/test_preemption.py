@@ -84,6 +84,14 @@ class Preempted(FlowSpec):
                 child.terminate()
                 child.join()
                 print(f"child ended with {child.exitcode};", flush=True)
+            if HOW == "all":
+                is_first = str(me) == os.environ["FIRST"]
+                rank = "os.kill(os.getpid(), 15)" if is_first else "time.sleep(1000)"
+                try:
+                    current.gang.run([sys.executable, "-c", f"import os, time; {rank}"])
+                finally:
+                    if is_first:
+                        os.kill(os.getpid(), signal.SIGTERM)
             if HOW == "run":
                 current.gang.run([sys.executable, "-c", RANK, f"rank-{me}", str(me)])
             print(f"ready {me} task={os.getpid()};", flush=True)
@@ -140,6 +148,15 @@ def test_all_nodes_save_once_and_the_retry_goes_on(flow_run: FlowRunner, how: st
     for other in {1, 2}:
         assert re.search(rf"\[node {other}\].*" + TOLD % node, run.output), run.dump()
     assert "killed by" not in run.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("node", [1, 0])
+def test_all_nodes_save_where_a_rank_has_ended_before_its_task_is_told_to(flow_run: FlowRunner, node: int) -> None:
+    """Slurm sends SIGTERM to all processes of a job; their order is not known."""
+    run = flow_run(FLOW, env={"HOW": "all", "FIRST": str(node)}).ok(START_S)
+    assert saved(run.folder) == ONCE
+    assert len(re.findall(TOLD % node, run.output)) >= 3 and "was killed by" not in run.output, run.dump()
 
 
 @pytest.mark.slow

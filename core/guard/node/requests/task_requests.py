@@ -146,7 +146,7 @@ class TaskRequests:
 
     def unwinding(self, number: int, header: Header, payload: bytes) -> None:
         """The body has ended badly, and would save. The reply is whether it is to."""
-        self._node.maybe_save()
+        self._preemption.settle(self._node.maybe_save)
 
     def unwound(self, number: int, header: Header, payload: bytes) -> None:
         """The interrupted body has ended. The reply is the failure report."""
