@@ -33,6 +33,11 @@ TOLD_TOGETHER_S = 2.0
 ends a whole control group, sends the signal to all processes, and the task may act on it later than a rank.
 """
 
+TOLD_BEFORE_S = 0.5
+"""Within this time before its node was told to end a process that has exited, or raised, may have been told as well: it
+handles SIGTERM, as scripts do that save, and its launcher ends with a code of its own.
+"""
+
 DETAILED = 8
 """Failures of the same moment that are reported with their details; of the others only the nodes are named."""
 
@@ -84,13 +89,20 @@ def causes(failures: Sequence[Failure]) -> list[Failure]:
 
 
 def _without_those_told_to_end(records: list[Failure]) -> list[Failure]:
-    """Drop the processes that SIGTERM has ended where a node was told to end at that time."""
-    told = [record.time for record in records if record.kind == PREEMPTED]
-    return [
-        record
-        for record in records
-        if record.exit_code != -signal.SIGTERM or all(abs(record.time - time) > TOLD_TOGETHER_S for time in told)
-    ]
+    """Drop the processes that SIGTERM has ended where a node was told to end at that time, or that ended by themselves
+    when their own node was.
+    """
+    told = [record for record in records if record.kind == PREEMPTED]
+
+    def is_told(record: Failure) -> bool:
+        if record.exit_code == -signal.SIGTERM:
+            return any(abs(record.time - one.time) <= TOLD_TOGETHER_S for one in told)
+        is_of_process = record.kind == "exit" or (record.kind == "exception" and record.rank is not None)
+        return is_of_process and any(
+            record.node == one.node and abs(record.time - one.time) <= TOLD_BEFORE_S for one in told
+        )
+
+    return [record for record in records if not is_told(record)]
 
 
 def ranks_that_left(first: Sequence[Failure], ended: Mapping[int, Sequence[tuple[int, float]]]) -> str:

@@ -544,6 +544,27 @@ def test_the_failure_report_of_a_preemption_waits_for_those_who_save(bench: Call
     assert gang.report() == "The first failure was on node 1 (host-1): was told to end"
 
 
+def test_a_preemption_that_a_rank_was_told_of_first_is_one_for_all_nodes(bench: Callable[..., Bench]) -> None:
+    gang = bench(3)
+    gang.join(1, 2)
+    gang.members[1].say("save-seconds", seconds=20.0)
+    until(gang.loop, lambda: bool(gang.members[1].got("save-seconds")))
+    gang.members[2].fails("rank 2 exited with code 3")
+    until(gang.loop, lambda: bool(gang.got("stop")))
+    gang.members[1].fails("was told to end", kind=PREEMPTED, after=0.01)
+    gang.members[2].fails("was told to end as well", kind=PREEMPTED, after=0.1)
+    until(gang.loop, lambda: len(gang.got("stop")) > 1)
+    assert [stop["preempted"] for stop in gang.got("stop")] == [False, True]
+    for node in (0, 2):
+        gang.hub.receive(node, {"op": "stopped"}, b"")
+    end = time.monotonic() + Settings.report_wait + 0.5
+    until(gang.loop, lambda: time.monotonic() > end)
+    assert not gang.got("failure-report"), "node 1 still saves"
+    assert len(gang.got("stop")) == 2, "all save already"
+    gang.members[1].say("stopped")
+    assert gang.report() == "The first failure was on node 1 (host-1): was told to end"
+
+
 def test_the_failure_report_comes_as_soon_as_all_have_stopped_and_receives_them_before(
     bench: Callable[..., Bench],
 ) -> None:

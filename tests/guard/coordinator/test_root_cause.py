@@ -72,6 +72,18 @@ def test_ranks_that_were_told_to_end_with_their_node_are_no_cause() -> None:
     assert blamed(ended, told.replaced(time=told.time + 10)) == [0]
 
 
+def test_a_rank_that_handles_sigterm_is_no_cause_where_its_own_node_was_told_to_end() -> None:
+    told = failure(1, 0.3, kind="preempted", text="was told to end (SIGTERM)")
+    exited = failure(1, 0.0, text="rank 1 called sys.exit(3)", rank=1, exit_code=3)
+    raised = failure(1, 0.1, kind="exception", text="rank 1 raised RuntimeError", rank=1)
+    assert causes([exited, raised, told]) == [told]
+    # What another node's rank does, what it did long before, and what the body itself raises, are causes.
+    assert blamed(exited.replaced(node=2), told) == [2]
+    assert causes([exited.replaced(time=NOW - 1.0), told])[0].rank == 1
+    body = raised.replaced(rank=None, text="the step's body raised ValueError")
+    assert causes([body, told]) == [body]
+
+
 def test_clocks_count_with_what_they_may_be_off_by() -> None:
     # Node 2's clock is 100 s behind: its record looks early, and is the later one.
     behind = failure(2, -99.0).corrected(100.0, 0.01)
