@@ -59,7 +59,7 @@ class Gang(Programs):
     _offer: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """What node 0's decorator gave to all nodes as they joined; see :meth:`LauncherHooks.offer`."""
     _left_out: dict[int, str] = field(default_factory=dict, repr=False, compare=False)
-    """The nodes whose preflight has failed, where the launcher can do without, and why."""
+    """The nodes that cannot take part or did not join, where the launcher can do without, and why."""
     _sequence: Iterator[int] = field(default_factory=lambda: itertools.count(), repr=False, compare=False)
 
     @property
@@ -101,7 +101,8 @@ class Gang(Programs):
 
     def another_address(self) -> str:
         """The address of some other node, to find out how it is reached; this node's own where it is alone."""
-        return self.nodes[1].address if self.is_control and self.num_nodes > 1 else self.main_address
+        others = self.nodes[1:] if self.is_control else ()
+        return next((node.address for node in others if node.address), self.main_address)
 
     def barrier(self) -> None:
         """Wait until every node has called it.

@@ -107,7 +107,7 @@ def report_for_another(text: str) -> None:
     Raises what the datastore raises.
     """
     found = _place()
-    if found is not None and not (found[0].reported_failure() if found[1] else found[0].failure_of_gang()):
+    if found is not None and not (found[0].has_reported(found[1]) if found[1] else found[0].failure_of_gang()):
         report_absence(*found, {"kind": "absent", "text": text, "detail": ""})
 
 

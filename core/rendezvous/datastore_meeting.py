@@ -2,8 +2,8 @@
 
 Node 0 publishes what the others need to join, and they poll for it. The key contains the attempt, so that a retry never
 reads what an earlier attempt left. When the gang is complete, and at its end, node 0 overwrites the object with a
-tombstone that names the first failure. A node that ends before it could join writes a report beside it, which node 0
-reads.
+tombstone that names the first failure. A node that ends before it could join writes two reports beside it, its own one
+and one that all such nodes overwrite: node 0 looks for the latter alone, and for the others only once it has changed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import quote
 
@@ -71,6 +71,7 @@ class DatastoreMeeting:
         # A dot is no part of an id that Metaflow makes, but "." and ".." would be folders.
         self.key = "/".join(["mf.gang", *(quote(piece, safe="").replace(".", "%2E") for piece in pieces)])
         self._report_key = f"{self.key}-failed"
+        self._last_report = b""
 
     @property
     def location(self) -> str:
@@ -96,24 +97,45 @@ class DatastoreMeeting:
         self._save(self.key, _CLOSED, failure_report.encode(errors="replace"))
 
     def report_failure(self, failure: dict[str, Any]) -> None:
-        """Report to node 0 that a node has failed and will not join. Of several reports the last one stays.
-
-        Raises what the datastore raises.
+        """Report to node 0 that a node has failed and will not join. Raises what the datastore raises.
 
         Parameters
         ----------
         failure : dict
             A :class:`~.failure_record.Failure` as JSON.
         """
-        self._save(self._report_key, _FAILED, json.dumps(failure).encode())
+        data = json.dumps(failure).encode()
+        self._save(self._key_of(failure["node"]), _FAILED, data)
+        self._save(self._report_key, _FAILED, data)  # the last one: who finds it, finds the node's own one
 
-    def reported_failure(self) -> dict[str, Any] | None:
-        """On node 0: the report of a node that will not join; None where there is none that can be read."""
+    def has_reported(self, node: int) -> bool:
+        """Whether ``node`` has reported that it will not join. Raises what the datastore raises."""
+        return self._load(self._key_of(node)) is not None
+
+    def new_failures(self, others: Iterable[int] = ()) -> list[dict[str, Any]]:
+        """On node 0: the reports of nodes that will not join, where there are new ones that can be read.
+
+        Parameters
+        ----------
+        others : iterable of int
+            Nodes whose reports are looked for besides the last one. They are given again where another one is new.
+        """
         try:
             found = self._load(self._report_key)
-            return Failure.from_json(json.loads(found[1])).to_json() if found and found[0] == _FAILED else None
+            if found is None or found[1] == self._last_report:
+                return []
+            keys = [self._key_of(node) for node in others]
+            present = self._storage.is_file(keys) if keys else []
+            reports = [found, *(self._load(key) for key, is_there in zip(keys, present, strict=True) if is_there)]
+            texts = dict.fromkeys(report[1] for report in reports if report is not None and report[0] == _FAILED)
+            failures = [Failure.from_json(json.loads(text)).to_json() for text in texts]
         except Exception:  # whatever a datastore raises: the next look may find it
-            return None
+            return []
+        self._last_report = found[1]
+        return failures
+
+    def _key_of(self, node: int) -> str:
+        return f"{self._report_key}-{node}"
 
     def failure_of_gang(self) -> str:
         """On another node: why the gang has failed; "" where it has not failed, or nothing can be read."""

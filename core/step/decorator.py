@@ -280,7 +280,7 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
 
     def appear(self, gang: Gang) -> None:
         """Put the gang, and what the launcher has, on ``current``."""
-        reach_nodes_directly([gang.main_address, *(node.address for node in gang.nodes)], os.environ)
+        reach_nodes_directly([gang.main_address, *(node.address for node in gang.nodes if node.address)], os.environ)
         members = self.form(gang)
         if self.runs_on_control_only:
             gang = replace(gang, _only_on_control=f"@{self.name}")

@@ -264,8 +264,8 @@ class Forming:
         header, _ = link.request("join", wait=wait, **joining)
         while "nodes" not in header:
             if self._meeting is not None:
-                failure = self._meeting.reported_failure()
-                if failure is not None:
+                others = range(1, self._num_nodes) if self._hooks.may_leave_out(self._num_nodes) else ()
+                for failure in self._meeting.new_failures(others):
                     link.request("node-failed", failure=failure)
             elif not header["connected"]:
                 report = self._datastore_meeting(control_task).failure_of_gang()

@@ -87,9 +87,10 @@ class LauncherHooks:
         return False
 
     def may_leave_out(self, num_nodes: int) -> int:
-        """How many of ``num_nodes`` nodes the step can do without from the start, since their preflight has failed.
+        """How many of ``num_nodes`` nodes the step can do without from the start, since they did not join, or their
+        preflight has failed.
 
         :func:`~.gang.left_out` says in :meth:`form` which these are. Those that lack what the launcher starts, or have
-        another version of this package, end as lost nodes do; the others run the body as all nodes do.
+        another version of this package, end as lost nodes do; those that have joined besides run the body as all nodes.
         """
         return 0

@@ -41,6 +41,8 @@ class Failures:
         Whether a failure has stopped the gang.
     lost_nodes : LostNodes or None
         Set once the gang goes on without the nodes that it loses.
+    ends_one_node : callable
+        Whether a failure of before the gang begins has ended only its node (:class:`.joining.Joining`).
     ended_ranks : dict
         By node, its ranks of the last launch that ended with code 0, and when.
     save_s : float
@@ -52,6 +54,7 @@ class Failures:
     ) -> None:
         self.stopping = False
         self.lost_nodes: LostNodes | None = None
+        self.ends_one_node: Callable[[Failure], bool] = lambda failure: False
         self.ended_ranks: dict[int, list[tuple[int, float]]] = {}
         self.save_s = 0.0
         self._loop = loop
@@ -70,14 +73,17 @@ class Failures:
 
     def add(self, failure: Failure) -> None:
         """Record a failure; the first one stops the gang, unless it tolerates it."""
-        if self._report is not None or (self.lost_nodes is not None and self.lost_nodes.takes(failure)):
+        if self._report is not None or (not self.stopping and self.ends_one_node(failure)):
+            return
+        if self.lost_nodes is not None and self.lost_nodes.takes(failure):
             return
         if failure.peer is not None and not self.stopping:
             self._ping(failure, failure.peer)
         else:
-            self._record(failure)
+            self.end_by(failure)
 
-    def _record(self, failure: Failure) -> None:
+    def end_by(self, failure: Failure) -> None:
+        """Record a failure that the gang does not tolerate."""
         self._records.append(failure)
         if self.stopping:
             # Ranks may act on a SIGTERM that all processes get before the first task does.
@@ -134,7 +140,7 @@ class Failures:
         if self.lost_nodes is not None:
             self.lost_nodes.cut(failure, peer)
         else:
-            self._record(failure)
+            self.end_by(failure)
 
     # -- events of nodes ---------------------------------------------------------------------------------------------
 

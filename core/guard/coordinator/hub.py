@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from ..loop.framing import Header
     from .lost_nodes import LostNodes
 
-ENDING = "this gang is ending: "
-"""What the refusal of a restarted node begins with where the gang ends for another reason, which follows."""
-
 CUT_OFF = "its own network is cut"
 """The reason when all other nodes are silent at once."""
 
@@ -95,12 +92,7 @@ class Hub:
         """Why ``node``, which has proved the secret, may not join; None where it may."""
         if role != "member" or not 0 < node < self._num_nodes:
             return f"this gang has nodes 0 to {self._num_nodes - 1}, no {role} {node}"
-        if node in self.roster.infos:
-            if self.failures.stopping:
-                return ENDING + self.failures.first_line()
-            self.fail(Failure(node, "restarted", "was restarted: it joined twice in one attempt", time.time()))
-            return f"node {node} has joined already, and was restarted; this attempt ends"
-        return None
+        return self._joining.refuse(node)
 
     def accept(self, connection: Connection) -> None:
         """Take a node that has proved the secret. A wrong message of it (:mod:`.messages`) ends that node only."""
@@ -241,7 +233,7 @@ class Hub:
             self.roster.deliver({"op": "all-left"}, b"")
 
     def _told_before(self) -> str:
-        return self.reports.told_of_restarts() if self._joining.is_complete else self._joining.told_of_unfit()
+        return self.reports.told_of_restarts() if self._joining.is_complete else self._joining.told_of_left_out()
 
     def _misbehaved(self, connection: Connection, error: Exception) -> None:
         """A node sent what cannot be understood: that node ends, and gets the reason."""
@@ -296,5 +288,4 @@ class Hub:
 
     def fail(self, failure: Failure) -> None:
         """Record a failure; the first one stops the gang, unless it tolerates it."""
-        if not self._joining.takes(failure):
-            self.failures.add(failure)
+        self.failures.add(failure)

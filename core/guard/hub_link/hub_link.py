@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from ..channel.connect import ConnectError, Dial, connect
 from ..channel.connection import Connection, Identity, cannot_understand
 from ..channel.liveness import Liveness, Silent
-from ..coordinator.hub import ENDING
+from ..coordinator.joining import ENDING
 from ..failure_record import CUT, DIED, LOST, Failure
 from ..loop.framing import WireError
 from ..loop.timeouts import SILENT, tune

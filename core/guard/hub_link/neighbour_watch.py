@@ -85,7 +85,7 @@ class Ring:
     def close_the(self, roster: Sequence[Header]) -> None:
         """Connect to the next node, where there is one beside control."""
         after = self._node + 1
-        if after < len(roster):
+        if after < len(roster) and "ring_port" in roster[after]:  # one that did not join has none
             self._next = (roster[after]["address"], roster[after]["ring_port"])
             # The next node has joined, so it runs, and only the network can be in the way.
             self._deadline = time.monotonic() + settings().lost_host_timeout

@@ -70,8 +70,11 @@ class NodeFailures:
             return
         if not self._hub.link.connected:
             self._fail_alone(failure)  # there is no gang yet, and so no hub that would report
-        elif failure.peer is not None or (self.is_tolerant and failure.reporting_node != self._identity.index):
-            # Which may end another node and not this one, or none: the hub knows whether the peer has only left.
+        elif failure.peer is not None or (
+            failure.reporting_node != self._identity.index and (self.is_tolerant or self._identity.index == 0)
+        ):
+            # Which may end another node and not this one, or none: the hub knows whether the peer has only left, and
+            # without which nodes the gang can begin.
             self._hub.send({"op": "fail", "failure": failure.to_json()})
         else:
             self.report_to_hub(failure)

@@ -15,6 +15,7 @@ import pytest
 from metaflow.datastore.flow_datastore import FlowDataStore
 from metaflow.plugins.datastores.local_storage import LocalStorage
 
+from metaflow_extensions.gang.core.guard.failure_record import Failure
 from metaflow_extensions.gang.core.rendezvous.datastore_meeting import (
     DatastoreMeeting,
     MeetingClosed,
@@ -200,3 +201,33 @@ def test_the_object_is_private_where_the_datastore_can(tmp_path: Path) -> None:
     control = meet(tmp_path)
     control.publish(b"secret")
     assert object_of(control).stat().st_mode & 0o077 == 0
+
+
+def absent(node: int, text: str = "no disk") -> dict[str, Any]:
+    return Failure(node, "absent", text, 1.0).to_json()
+
+
+def test_reports_of_several_nodes_are_all_found_and_each_look_finds_only_new_ones(tmp_path: Path) -> None:
+    control, others = meet(tmp_path), range(1, 5)
+    assert control.new_failures(others) == []
+    for node in (2, 3):
+        assert not meet(tmp_path).has_reported(node)
+        meet(tmp_path).report_failure(absent(node))
+        assert meet(tmp_path).has_reported(node)
+    assert sorted(found["node"] for found in control.new_failures(others)) == [2, 3]
+    assert control.new_failures(others) == []
+    meet(tmp_path).report_failure(absent(4))
+    assert {found["node"] for found in control.new_failures(others)} >= {4}
+    assert meet(tmp_path).new_failures() == [absent(4)], "the last one, where one suffices"
+
+
+def test_reports_that_cannot_be_read_are_looked_for_again(tmp_path: Path) -> None:
+    control = meet(tmp_path)
+    control.report_failure(absent(1))
+    last = Path(f"{control.location}-failed")
+    whole = last.read_bytes()
+    for content in (whole[:-1], b"other", whole.replace(b"mf.gang failed", b"mf.gang open")):
+        last.write_bytes(content)
+        assert control.new_failures([1]) == []
+    last.write_bytes(whole)
+    assert control.new_failures([1]) == [absent(1)]

@@ -293,6 +293,116 @@ def test_a_step_that_can_do_without_no_node_ends_by_the_first_unfit_one(bench: C
     assert not gang.got("tolerate") and not gang.got("lost") and not gang.got("roster")
 
 
+NO_MODULE = "its flow file could not be loaded: ModuleNotFoundError: No module named 'wandb'"
+
+
+def begins_without(gang: Bench, node: int, why: str) -> None:
+    """The gang begins without this node, of which the others know nothing but the reason."""
+    others = [member for index, member in gang.members.items() if index != node]
+    until(gang.loop, lambda: all(member.got("roster") for member in others) and bool(gang.got("roster")))
+    (roster,) = gang.got("roster")
+    assert roster["left_out"] == {str(node): why} and len(roster["nodes"]) == len(others) + 2
+    assert all(member.got("roster") == [roster] and not member.got("stop") for member in others)
+    until(gang.loop, lambda: bool(gang.got("told-of-lost")))
+    assert [told["why"] for told in gang.got("told-of-lost")] == [why]
+    assert not gang.got("stop")
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+def test_a_node_that_has_ended_before_it_joined_is_left_out_where_the_step_can_do_without_it(
+    bench: Callable[..., Bench], is_last: bool
+) -> None:
+    gang = bench(4, may_leave_out=1)
+    gang.join(*((1, 3) if is_last else (1,)))
+    for _ in range(2):  # node 0's task may find the report again
+        gang.hub.receive(0, {"op": "fail", "failure": Failure(2, "absent", NO_MODULE, time.time()).to_json()}, b"")
+    if not is_last:
+        assert not gang.got("roster")
+        gang.joins(3)
+    begins_without(gang, 2, f"it did not join: {NO_MODULE}")
+    nobody = {"hostname": "", "address": "", "cpus": 0, "gpus": 0}
+    assert gang.got("roster")[0]["nodes"][2] == nobody and len(gang.hub.roster.facts()) == 4
+    assert gang.said == [f"node 2 did not join: {NO_MODULE}."]
+    assert gang.members[1].got("left"), "its neighbour does not wait for it"
+    late = Member(gang, 2)
+    until(gang.loop, lambda: bool(late.errors))
+    assert "this gang goes on without node 2, which was lost before, or did not join in time" in late.errors[0]
+    for node in (0, 1, 3):
+        gang.hub.receive(node, {"op": "gather", "seq": 0, "kind": "barrier()"}, b"")
+    assert gang.got("gathered")[0]["entries"] == [{"size": 0}, {"size": 0}, {"lost": True, "size": 0}, {"size": 0}]
+    assert not gang.got("stop")
+
+
+def test_more_nodes_that_have_ended_than_the_step_can_do_without_end_the_gang(bench: Callable[..., Bench]) -> None:
+    gang = bench(4, may_leave_out=1)
+    gang.join(1)
+    gang.hub.fail(Failure(2, "absent", NO_MODULE, time.time()))
+    gang.hub.fail(Failure(3, "task-exit", "the node's task exited with code 1", time.time()))
+    report = gang.report()
+    assert report.startswith("The first failure was on node 3: the node's task exited with code 1"), report
+    assert f"Before, node 2 did not join: {NO_MODULE}" in report, report
+    assert not gang.got("roster")
+
+
+def test_a_local_task_that_has_ended_is_told_with_the_last_line_of_its_traceback(bench: Callable[..., Bench]) -> None:
+    gang = bench(3, may_leave_out=1)
+    gang.join(1)
+    text, trace = (
+        "the node's task exited with code 1 before it joined",
+        "Traceback:\n  import wandb\nNo module 'wandb'\n",
+    )
+    gang.hub.fail(Failure(2, "task-exit", text, time.time(), trace))
+    begins_without(gang, 2, f"it did not join: {text}: No module 'wandb'")
+
+
+def test_the_gang_begins_at_the_deadline_without_those_that_are_missing(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metaflow_extensions.gang.core.guard.coordinator.joining.PROGRESS_S", 0.1)
+    gang = bench(4, timeout=0.5, may_leave_out=1)
+    gang.join(1, 3)
+    begins_without(gang, 2, "it did not join: not within 0.5 s (all_nodes_started_timeout)")
+    *waiting, last = gang.said
+    assert waiting[0] == "3 of 4 nodes have joined, waiting for node 2 for 0 s."
+    assert all("waiting for node 2" in line for line in waiting), waiting
+    assert last == "node 2 did not join: not within 0.5 s (all_nodes_started_timeout)."
+
+
+@pytest.mark.parametrize("missing", [(2, 3), (0,)])
+def test_a_gang_that_lacks_too_many_nodes_at_the_deadline_or_node_0_ends(
+    bench: Callable[..., Bench], missing: tuple[int, ...]
+) -> None:
+    gang = bench(4, timeout=0.5, may_leave_out=1)
+    for node in range(4):
+        if node not in missing:
+            gang.joins(node) if node else gang.join()
+    until(gang.loop, lambda: bool(gang.got("failure-report")))
+    assert f"node {missing[0]}: did not join within 0.5 s" in gang.got("failure-report")[0]["report"]
+    assert not gang.got("roster") and not gang.got("lost")
+
+
+@pytest.mark.parametrize("how", ["dies", "is restarted"])
+def test_a_node_that_is_lost_while_it_waits_for_others_is_left_out(bench: Callable[..., Bench], how: str) -> None:
+    gang = bench(4, may_leave_out=1)
+    gang.join(1)
+    waiting = gang.joins(2)
+    if how == "dies":
+        waiting.die()
+        why = "the connection from it to node 0 was lost (closed without a word)"
+    else:
+        again = Member(gang, 2)
+        until(gang.loop, lambda: bool(again.errors))
+        assert "this gang goes on without node 2" in again.errors[0]
+        ends_its_node(waiting, "it joined twice")
+        why = "was restarted: it joined twice in one attempt"
+    until(gang.loop, lambda: bool(gang.got("lost")))
+    gang.joins(3)
+    until(gang.loop, lambda: bool(gang.got("roster")))
+    assert gang.got("roster")[0]["left_out"]["2"].startswith(f"lost: {why}")
+    assert gang.got("roster")[0]["nodes"][2]["hostname"] == "host-2"
+    assert not gang.got("stop")
+
+
 @pytest.mark.parametrize(
     ("versions", "may_leave_out", "left_out"),
     [

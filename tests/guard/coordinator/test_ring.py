@@ -68,6 +68,13 @@ def neighbours() -> Iterator[Neighbours]:
     one.close()
 
 
+def test_a_next_node_that_has_not_joined_is_not_looked_for(neighbours: Neighbours) -> None:
+    nobody = {"hostname": "", "address": "", "cpus": 0, "gpus": 0}
+    neighbours.rings[0].close_the([{"address": "127.0.0.1", "ring_port": 1}] * 2 + [nobody])
+    neighbours.run(0.2)
+    assert not neighbours.told
+
+
 def test_a_next_node_that_does_not_take_the_connection_is_told_unless_it_has_left() -> None:
     for has_left in (True, False):
         # Of another secret, so that the connection fails for good.

@@ -189,6 +189,23 @@ def test_a_lost_spare_node_is_only_told(flow_run: FlowRunner) -> None:
     assert re.fullmatch("left out: lost: .*", nodes_on_the_card(run)[3])
 
 
+def test_a_node_that_cannot_load_the_flow_file_is_left_out(flow_run: FlowRunner) -> None:
+    require_packages("torch")
+    begins = time.time()
+    run = flow_run(flow("warm=False, spares=1"), env={"LACKS": "1", "STEPS": "3"}).ok(START_S)
+    lacks = "ModuleNotFoundError: No module named 'a_module_that_is_not_there'"
+    why = f"the node's task exited with code 1 before it joined: {lacks}"
+    assert run.output.count(f"[gang] node 1 did not join: {why}.\n") == 1, run.dump()
+    assert "[gang] node 1 is left out; node 3 takes its place\n" in run.output, run.dump()
+    assert not lines_about_restarts(run)
+    assert world(run.output, begins) == [(0, 0, 3), (1, 3, 3), (2, 2, 3)]
+    assert run.artifact("join", "joined") == [0, 2, 3]
+    assert nodes_on_the_card(run) == {
+        1: f"left out: it did not join: {why}",
+        3: "spare, took the place of node 1 (node rank 1)",
+    }
+
+
 def test_the_loss_of_node_0_ends_the_gang(flow_run: FlowRunner) -> None:
     run = training(flow_run, "spares=1")
     kill_process(pids(run.output)[0][0])

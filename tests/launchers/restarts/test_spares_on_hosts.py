@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -87,9 +88,21 @@ ON_BATCH = {"METAFLOW_RUNTIME_ENVIRONMENT": "aws-batch"}
 """Where the end of one task is not that of the job."""
 
 
+def reasons_left_out(folder: Path) -> set[str]:
+    records = [json.loads(path.read_text()) for path in folder.rglob("*gang-left-out*.json")]
+    return {str(json.loads(record["value"])) for record in records}
+
+
 def reason_left_out(folder: Path) -> str:
-    (left_out,) = folder.rglob("*gang-left-out*.json")
-    return str(json.loads(json.loads(left_out.read_text())["value"]))
+    (why,) = reasons_left_out(folder)
+    return why
+
+
+def wait_for(there: Callable[[], object], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not there():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("lacks", ["torch", "this version"])
@@ -115,6 +128,41 @@ def test_a_node_that_cannot_take_part_is_left_out(tmp_path: Path, lacks: str) ->
     assert world(said + spare, begins) == [(0, 0, 2), (1, 2, 2)]
     assert sorted(losses(said + spare)) == list(range(40))
     assert re.match(f"its preflight failed: .*{why}", reason_left_out(tmp_path))
+
+
+JOIN_S = 10.0
+
+
+def test_the_gang_begins_without_nodes_that_do_not_join(tmp_path: Path) -> None:
+    """One cannot load its flow file; one is not there when the time is over, and comes once the ranks run."""
+    require_packages("torch")
+    begins = time.time()
+    hold = tmp_path / "hold-5"
+    hold.touch()
+    attributes = f"spares=2, warm=False, all_nodes_started_timeout={JOIN_S:g}"
+    with remote_gang(tmp_path, flow(attributes, 4), 4) as gang:
+        last, lacks = gang.start(3, **ON_BATCH), gang.start(1, **ON_BATCH, LACKS="1")
+        wait_for(lambda: list((tmp_path / "tmp" / last.host.name).glob("metaflow-gang-*/gangs/*/owned")), START_S)
+        lacking = lacks.fails(START_S)
+        first = gang.start(0, **ON_BATCH)  # whose time begins now
+        first.wait_for("step 5 of rank 0 ", 2 * START_S)
+        late = gang.start(2, **ON_BATCH).fails(START_S)
+        hold.unlink()
+        said, spare = first.ok(2 * START_S), last.ok(START_S)
+        gang.wait_until_gone()
+    assert "has closed its doors: this node came too late or was restarted" in late, late
+    assert "No module named 'a_module_that_is_not_there'" in lacking, lacking
+    reasons = {
+        1: "its flow file could not be loaded: ModuleNotFoundError: No module named 'a_module_that_is_not_there'",
+        2: f"not within {JOIN_S:g} s (all_nodes_started_timeout)",
+    }
+    for node, why in reasons.items():
+        assert said.count(f"[gang] node {node} did not join: {why}.\n") == 1, said
+    assert "[gang] nodes 1 and 2 are left out; node 3 takes its place\n" in said, said
+    assert "restart 1" not in said, said
+    assert world(said + spare, begins) == [(0, 0, 2), (1, 3, 2)]
+    assert sorted(losses(said + spare)) == list(range(40))
+    assert reasons_left_out(tmp_path) == {f"it did not join: {why}" for why in reasons.values()}
 
 
 @pytest.mark.parametrize("backend", ["aws-batch", "kubernetes"])

@@ -12,6 +12,9 @@ from metaflow import BACKENDFlowSpec, current, gang_log, step, torchrun
 
 FOLDER = "PLACE"
 
+if os.environ.get("LACKS") == os.environ.get("MF_PARALLEL_NODE_INDEX", "no node"):
+    import a_module_that_is_not_there
+
 def told(number, frame):
     print(f"rank {os.environ['RANK']} was told to end;", flush=True)
     sys.exit(1)
