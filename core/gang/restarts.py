@@ -29,9 +29,6 @@ USAGE = 2
 _SHELLS = range(129, 193)
 """Exit codes by which a shell says that a signal has ended its program."""
 
-LINE_LIMIT = 300
-"""Characters of an exception's last line that the log's line about a restart has."""
-
 
 @dataclass(frozen=True)
 class RankFailure:
@@ -237,7 +234,4 @@ def _clause(failure: Failure, hosts: Sequence[str]) -> str:
         return f"{node} was lost: {text}"
     of_rank = re.match(r"(rank \d+) (.*)", text)
     text = f"{of_rank[1]} on {node} {of_rank[2]}" if of_rank else f"{text}, on {node}"
-    last = (failure.detail.rstrip().splitlines() or [""])[-1].strip()
-    if failure.exception and failure.exception in last:
-        text += f" ({last[:LINE_LIMIT]})"
-    return text
+    return f"{text} ({failure.message})" if failure.message else text

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .text import shortened, signal_name
+from .text import signal_name
+from .tracebacks import MESSAGE_LIMIT, shortened
 
 EVIDENCE, LOST, PEER = 1, 2, 3
 
@@ -56,8 +57,8 @@ class Failure:
     traceback or the last output; ``peer`` the node to which ``node`` lost its connection of the ring;
     ``reporting_node`` the node whose task raises its own exception about it, ``node`` but for ranks that another node
     has started; ``exit_code`` that of the process, as :mod:`subprocess` spells it, None where it is unknown or there is
-    none; ``exception`` the name of what was raised, or "". (A dataclass would be shorter, but its import takes half of
-    the guard's start-up time.)
+    none; ``exception`` the name of what was raised, or "", and ``message`` that with the first line of its text. (A
+    dataclass would be shorter, but its import takes half of the guard's start-up time.)
     """
 
     __slots__ = (
@@ -65,6 +66,7 @@ class Failure:
         "exception",
         "exit_code",
         "kind",
+        "message",
         "node",
         "order",
         "peer",
@@ -89,6 +91,7 @@ class Failure:
         reporting_node: int | None = None,
         exit_code: int | None = None,
         exception: str = "",
+        message: str = "",
     ) -> None:
         self.node = node
         self.kind = kind
@@ -101,7 +104,8 @@ class Failure:
         self.peer = peer
         self.reporting_node = node if reporting_node is None else reporting_node
         self.exit_code = exit_code
-        self.exception = exception[:EXCEPTION_LIMIT]
+        self.exception = (exception or message.partition(":")[0])[:EXCEPTION_LIMIT]
+        self.message = message[:MESSAGE_LIMIT]
 
     def to_json(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}
@@ -132,6 +136,7 @@ class Failure:
             "signal": -code if code is not None and by_signal else None,
             "signal_name": signal_name(-code) if code is not None and by_signal else None,
             "exception": self.exception or None,
+            "message": self.message or None,
             "text": self.text,
             "last_lines": [line[:LINE_LIMIT] for line in self.detail.rstrip().splitlines()[-LAST_LINES:]],
             "time": round(self.time, 3),

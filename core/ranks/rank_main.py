@@ -3,10 +3,10 @@
 Started as a script, ``python -u rank_main.py CALL``, ``python -u rank_main.py --script SCRIPT ARGUMENT...`` or
 ``python -u rank_main.py --module MODULE ARGUMENT...``, where CALL is a file of :mod:`functions`. With
 ``--paused MODULES FD`` it imports MODULES, and waits to be told which of these it is. It starts fast:
-standard library only, and nothing of this package but ``rank_errors.py`` and ``guard/stalls/stack_file.py``. What it
-adds to Python is a record of the code's end: an exception, or the code or text of ``sys.exit()``, is written to the
-error file before any file or socket of the process is closed. The process ends as Python ends one: threads are awaited,
-exit handlers run, objects are finalized and open files are flushed and closed.
+standard library only, and nothing of this package but ``rank_errors.py`` and two files of ``guard``. What it adds to
+Python is a record of the code's end: an exception, or the code or text of ``sys.exit()``, is written to the error file
+before any file or socket of the process is closed. The process ends as Python ends one: threads are awaited, exit
+handlers run, objects are finalized and open files are flushed and closed.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from typing import Any
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from ..guard import tracebacks
     from ..guard.stalls import stack_file
     from . import rank_errors
 else:
@@ -47,7 +48,9 @@ else:
 
     rank_errors = _load("rank_errors", "rank_errors.py")
     stack_file = _load("stack_file", os.pardir, "guard", "stalls", "stack_file.py")
-rank_errors.OWN_FILE = __file__
+    tracebacks = _load("tracebacks", os.pardir, "guard", "tracebacks.py")
+rank_errors.OWN_FILES.add(__file__)
+rank_errors.shortened = tracebacks.shortened
 
 _RANK_PID = os.getpid()
 """Of the rank itself; what a process that it forks returns is not the rank's."""
@@ -63,16 +66,16 @@ def main(path: str) -> int:
     with contextlib.suppress(Exception):
         faulthandler.enable(all_threads=True)
     _show_stacks_when_asked()
-    prefix = ""
+    with open(path, "rb") as file:
+        call = pickle.load(file)
+    prefix = f"[rank{rank_errors.rank()}]: " if call["number_lines"] else ""
     try:
-        with open(path, "rb") as file:
-            call = pickle.load(file)
-        prefix = f"[rank{rank_errors.rank()}]: " if call["number_lines"] else ""
         sys.path[:] = call["sys_path"]
         sys.argv[:] = [call["main_file"] or path]
         if call["main_file"]:
             _import_main(call["main_file"], call["main_package"])
-        function, args, kwargs = pickle.loads(call["body"])
+        modules = f"A module of {call['name']}() or of its arguments"
+        function, args, kwargs = _without_an_exit(modules, pickle.loads, call["body"])
         name = call["name"]
         del call
         try:
@@ -84,9 +87,16 @@ def main(path: str) -> int:
             # It ended the process as done: there is nothing to return.
             value = None
         if os.getpid() == _RANK_PID:
-            _leave(path, _dump(name, value))
+            _leave(path, rank_errors.dump_return(name, value))
         return 0
-    except Exception as error:
+    except SystemExit:
+        raise
+    except KeyboardInterrupt as error:
+        rank_errors.record_interrupt(error)
+        rank_errors.show_error(error, prefix)
+        rank_errors.show_no_more()
+        raise
+    except BaseException as error:
         rank_errors.print_error(error, prefix)
         rank_errors.record_error(error)
         return 1
@@ -156,21 +166,17 @@ def _run_main(module: ModuleType, code: Callable[[], Any]) -> int:
     except SystemExit as end:
         rank_errors.record_exit(end)
         raise
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:
-        error.__traceback__ = rank_errors.users_frames(error)
-        rank_errors.record_error(error, {"pickle": None}, replace=False)  # torch's @record may have been here first
-        # As the interpreter does it, so that what the frames hold lives as long as it would there.
-        sys.last_type, sys.last_value, sys.last_traceback = type(error), error, error.__traceback__
-        if sys.version_info >= (3, 12):
-            sys.last_exc = error
-        is_numbered = rank_errors.NUMBERED in os.environ
-        if sys.excepthook is sys.__excepthook__ and (is_numbered or rank_errors.is_long(error)):
-            rank_errors.print_error(error, f"[rank{rank_errors.rank()}]: " if is_numbered else "")
-        else:
-            sys.excepthook(type(error), error, error.__traceback__)
-        return 1
+        prefix = f"[rank{rank_errors.rank()}]: " if rank_errors.NUMBERED in os.environ else ""
+        # torch's @record may have been here first
+        if not isinstance(error, KeyboardInterrupt):
+            rank_errors.record_error(error, {"pickle": None}, replace=False)
+            rank_errors.show_error(error, prefix)
+            return 1
+        rank_errors.record_interrupt(error)
+        rank_errors.show_error(error, prefix)
+        rank_errors.show_no_more()
+        raise
     return 0
 
 
@@ -245,24 +251,18 @@ def _import_main(path: str, package: str | None) -> None:
     sys.modules["__main__"] = sys.modules["__mp_main__"] = module
     with open(path, "rb") as file:
         code = compile(file.read(), path, "exec")
+    _without_an_exit(path, exec, code, module.__dict__)
+
+
+def _without_an_exit(what: str, load: Callable[..., Any], *arguments: Any) -> Any:
+    """What ``load(*arguments)`` gives. Raises RuntimeError where it ends the interpreter: nothing would be called."""
     try:
-        exec(code, module.__dict__)
+        return load(*arguments)
     except SystemExit as end:
         raise RuntimeError(
-            f"{path} ended the interpreter (exit code {end.code}) while it was imported for a function of it. Put what "
+            f"{what} ended the interpreter (exit code {end.code}) while it was imported for a function of it. Put what "
             'starts the flow under `if __name__ == "__main__":`.'
         ) from end
-
-
-def _dump(name: str, value: Any) -> bytes:
-    try:
-        return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
-    except Exception as error:
-        kind = type(value)
-        raise rank_errors.BadReturn(
-            f"{name}() returned a {kind.__module__}.{kind.__qualname__} that cannot be pickled ({error}). Return plain "
-            "data: numbers, strings, lists, dicts, arrays, or objects of classes at the top level of a module."
-        ) from error
 
 
 def _leave(path: str, value: bytes) -> None:

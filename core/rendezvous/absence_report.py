@@ -41,8 +41,8 @@ def report_absence(meeting: DatastoreMeeting, node: int, record: dict[str, Any])
         The failure, as :func:`.exception_record.exception_record` makes it.
     """
     no_more_reports()
-    raised = record.get("exception", "")
-    failure = Failure(node, record["kind"], record["text"], time.time(), record["detail"], exception=raised)
+    names = {key: record.get(key, "") for key in ("exception", "message")}
+    failure = Failure(node, record["kind"], record["text"], time.time(), record["detail"], **names)
     with contextlib.suppress(Exception):
         if node == 0:
             meeting.close(failure_report([failure], {0: socket.gethostname()}))

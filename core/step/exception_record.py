@@ -11,7 +11,7 @@ from typing import Any
 
 from ..exceptions import GangException
 from ..guard.failure_record import EVIDENCE, EXCEPTION_LIMIT, PEER, TEXT_LIMIT
-from ..guard.text import shortened
+from ..guard.tracebacks import one_line, shortened
 from ..logs import say
 
 SHOWN_LIMIT = 30_000
@@ -45,10 +45,12 @@ def _fields(error: BaseException, who: str) -> dict[str, str]:
         return {"kind": "interrupted", "text": "was interrupted (Ctrl-C, SIGINT)", "detail": "", "exception": name}
     if isinstance(error, GangException):
         return {"kind": "exception", "text": str(error).strip()[: TEXT_LIMIT + 1], "detail": "", "exception": name}
-    text = f"{who} raised {_named(error)}"
+    named = _named(error)
+    text = f"{who} raised {named}"
     detail = "".join(traceback.format_exception(*_users_part(error)))
     # Cut here too: a message may be longer than the guard takes.
-    return {"kind": "exception", "text": text[: TEXT_LIMIT + 1], "detail": shortened(detail), "exception": name}
+    fields = {"kind": "exception", "text": text[: TEXT_LIMIT + 1], "detail": shortened(detail), "exception": name}
+    return {**fields, "message": one_line(named, "".join(traceback.format_exception_only(type(error), error)))}
 
 
 def _named(error: BaseException) -> str:

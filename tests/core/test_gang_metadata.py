@@ -13,7 +13,6 @@ from support.flows import FlowRunner
 
 from metaflow_extensions.gang.core.guard.failure_record import Failure
 from metaflow_extensions.gang.core.guard.settings import DEFAULTS
-from metaflow_extensions.gang.core.guard.text import exception_name
 from metaflow_extensions.gang.core.metadata import TaskMetadata, as_values
 
 SECRET = "hunter2-hunter2"
@@ -131,20 +130,6 @@ def test_how_a_process_ended_as_data(code: int | None, expected: tuple[Any, ...]
     data = Failure(1, "exit", "rank 3 ended", 1.0, rank=3, exit_code=code).as_data("")
     assert (data["exit_code"], data["signal"], data["signal_name"]) == expected
     assert (data["rank"], data["host"], data["exception"]) == (3, None, None)
-
-
-@pytest.mark.parametrize(
-    ("trace", "name"),
-    [
-        ("Traceback (most recent call last):\n  File 'x'\nValueError: no: way\nsecond line", "ValueError"),
-        ("Traceback (most recent call last):\n  File 'x'\ntorch.cuda.OutOfMemoryError: much", "OutOfMemoryError"),
-        ("Traceback (most recent call last):\n  File 'x'\nKeyboardInterrupt", "KeyboardInterrupt"),
-        ("Killed by nobody", ""),
-        ("", ""),
-    ],
-)
-def test_the_name_of_what_was_raised(trace: str, name: str) -> None:
-    assert exception_name(trace) == name
 
 
 def test_no_secret_of_the_environment_is_registered() -> None:

@@ -15,7 +15,8 @@ from ..failure_record import Failure
 from ..loop.event_loop import Loop, Timer
 from ..processes import process_table
 from ..settings import settings
-from ..text import how_it_ended, last_lines, last_traceback
+from ..text import how_it_ended, last_lines
+from ..tracebacks import last_traceback
 from . import inherited
 from .evidence import ProcessEvidence
 from .output import Labelled, Log, Pump

@@ -12,7 +12,8 @@ from ..rank_reports.complaints import distinct_lines, matches
 from ..rank_reports.error_file import ErrorFile, read_error_file
 from ..rank_reports.rank_end import LEFT_EARLY, how_a_rank_ended, left_by_ranks, marked_end, marked_ends
 from ..rank_reports.tail import Tail
-from ..text import exception_name, last_lines, last_traceback, said_by
+from ..text import last_lines, said_by
+from ..tracebacks import exception_message, last_traceback
 
 if TYPE_CHECKING:
     from ..rank_reports.rank_end import RankEnd
@@ -234,8 +235,12 @@ class ProcessEvidence:
             PEER if misses_peer else EVIDENCE,
             reporting_node=node,
             exit_code=exit_code,
-            exception=exception_name(raised) if exit_code > 0 else "",
+            message=self._message(report, raised if exit_code > 0 else self._error(report).text),
         )
+
+    def _message(self, report: Report | None, raised: str) -> str:
+        """The exception's class and message in one line: as they are in the error file, else in the traceback."""
+        return (self._error(report).message or exception_message(raised)) if raised else ""
 
     def _complaints(self, report: Report | None, raised: str, exit_code: int) -> str:
         """The text that may report that a peer was gone."""
@@ -267,5 +272,5 @@ class ProcessEvidence:
             return None
         how = self._error(report).how or "raised"
         what = f"{self.title} {how}"
-        name = exception_name(detail)
-        return Failure(node, "exception", what, at or time.time(), detail, self.rank, exception=name)
+        said = self._message(report, detail)
+        return Failure(node, "exception", what, at or time.time(), detail, self.rank, message=said)

@@ -15,7 +15,7 @@ from ..loop.untrusted import integer, number, shown, string
 from ..phases import NAMES
 from ..samples import user_metrics
 from ..stalls import limits
-from ..text import DETAIL_LIMIT
+from ..tracebacks import DETAIL_LIMIT, MESSAGE_LIMIT
 
 if TYPE_CHECKING:
     from ..loop.framing import Header
@@ -133,6 +133,8 @@ def _fail(checker: Checker, header: Header, payload: bytes) -> None:
         integer(failure, "order", EVIDENCE, PEER)
     if "exception" in failure:
         string(failure, "exception", EXCEPTION_LIMIT)
+    if "message" in failure:
+        string(failure, "message", MESSAGE_LIMIT)
     if failure.get("exit_code") is not None:
         integer(failure, "exit_code", -_CODES, _CODES)
     if "uncertainty" in failure:

@@ -7,12 +7,15 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from ..text import shortened
+from ..tracebacks import one_line, shortened
 
 ERROR_FILE_LIMIT = 64 << 20
 """Bytes of an error file that the guard reads at all. Ours are cut where they are written; torch's ``@record`` cuts
 nothing.
 """
+
+LINE = 2_000
+"""Characters of a message in which its first line is looked for."""
 
 
 def error_record(error_file: str | None, most_bytes: int | None = None) -> dict[str, Any]:
@@ -44,19 +47,27 @@ class ErrorFile:
 
     ``text`` is a traceback or message, ``time`` the file's modification time; ``exit_code`` the code that the process
     was about to end with, None where the file does not say; ``how`` a clause such as "called sys.exit(3)", "" for an
-    exception; ``printed`` whether the reason, if any, is in what the process printed.
+    exception; ``printed`` whether the reason, if any, is in what the process printed; ``message`` the class of the
+    exception and the first line of its message, "" where the file does not have them by themselves.
     """
 
-    __slots__ = ("exit_code", "how", "printed", "text", "time")
+    __slots__ = ("exit_code", "how", "message", "printed", "text", "time")
 
     def __init__(
-        self, text: str = "", time: float = 0.0, exit_code: int | None = None, how: str = "", printed: bool = False
+        self,
+        text: str = "",
+        time: float = 0.0,
+        exit_code: int | None = None,
+        how: str = "",
+        printed: bool = False,
+        message: str = "",
     ) -> None:
         self.text = text
         self.time = time
         self.exit_code = exit_code
         self.how = how
         self.printed = printed
+        self.message = message
 
 
 def read_error_file(error_file: str | None) -> ErrorFile:
@@ -70,8 +81,12 @@ def read_error_file(error_file: str | None) -> ErrorFile:
         written = os.stat(error_file).st_mtime
     except OSError:
         return ErrorFile()
-    if not isinstance(message, dict) or not isinstance(ours, dict):
+    if not isinstance(message, dict):
         return ErrorFile(text, written)
+    whole = str(message.get("message", ""))
+    said = one_line(whole[:LINE].partition("\n")[0], whole[:LINE])
+    if not isinstance(ours, dict):
+        return ErrorFile(text, written, message=said)
     code = ours.get("exit_code")
     code = code if isinstance(code, int) else None
-    return ErrorFile(text, written, code, str(ours.get("how", "")), bool(ours.get("printed")))
+    return ErrorFile(text, written, code, str(ours.get("how", "")), bool(ours.get("printed")), said)

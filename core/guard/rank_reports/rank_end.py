@@ -33,13 +33,13 @@ def how_a_rank_ended(exit_code: int, error: ErrorFile, detail: str, records_exce
     records_exceptions : bool
         Whether it writes every exception into its error file, so that an exit without one was no exception.
     """
+    if error.how and exit_code == error.exit_code:
+        return error.how
     if (exit_code == -signal.SIGABRT and detail) or (exit_code < 0 and error.text):
         # An exception in a rank may leave C++ threads behind, which then end the interpreter on its way out.
         fate = "aborted on its way out (SIGABRT)" if exit_code == -signal.SIGABRT else ""
         fate = fate or f"killed by {signal_name(-exit_code)} on its way out"
         return f"{error.how or 'raised an exception'}, and was {fate}"
-    if error.how and exit_code == error.exit_code:
-        return error.how
     if records_exceptions and exit_code > 0 and not detail and exit_code not in _NO_EXIT_OF_ITS_OWN:
         return f"{how_it_ended(exit_code)} without an exception, as by os._exit() or the exit() of a C library"
     return how_it_ended(exit_code)

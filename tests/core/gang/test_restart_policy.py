@@ -142,7 +142,7 @@ def test_the_line_of_the_log() -> None:
     killed = Failure(2, "signal", "rank 5 was killed by SIGKILL (out of memory?)", 0.0, rank=5, exit_code=-9)
     assert in_one_line([killed], ["a"] * 3) == "rank 5 on node 2 was killed by SIGKILL (out of memory?)"
     assert in_one_line([killed], ["a", "b", "c"]).startswith("rank 5 on node 2 (c) was killed")
-    trace = "Traceback (most recent call last):\nValueError: no"
-    raised = Failure(0, "exit", "mpirun exited with code 1", 0.0, trace, exit_code=1, exception="ValueError")
+    raised = Failure(0, "exit", "mpirun exited with code 1", 0.0, "a traceback", exit_code=1, message="ValueError: no")
+    assert raised.exception == "ValueError"
     assert in_one_line([raised], ["a"]) == "mpirun exited with code 1, on node 0 (ValueError: no)"
     assert in_one_line([killed, raised], ["a"] * 3).count("; ") == 1

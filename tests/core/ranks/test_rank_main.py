@@ -74,6 +74,10 @@ def test_a_script_sees_the_same(tmp_path: Path) -> None:
         "import ctypes; ctypes.CDLL(None).puts(b'in C, buffered')",
         "import os; os.kill(os.getpid(), 15)",
         "import sys; sys.excepthook = lambda *error: print('hook', error[0].__name__); raise ValueError",
+        "import sys; sys.excepthook = lambda *error: print('hook', error[0].__name__); raise KeyboardInterrupt",
+        "import atexit, sys; atexit.register(lambda: print(sys.last_type)); raise KeyboardInterrupt('a text')",
+        "def f():\n    raise GeneratorExit('a text')\nf()",
+        "class Mute(Exception):\n    def __str__(self):\n        raise ValueError\nraise Mute",
     ],
 )
 def test_a_script_ends_the_same(tmp_path: Path, script: str) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from metaflow_extensions.gang.core.guard.rank_reports.complaints import distinct_lines, matches
 from metaflow_extensions.gang.core.guard.rank_reports.reports import KEPT, NUMBERED_RANKS, Reports, chosen
-from metaflow_extensions.gang.core.guard.text import DETAIL_LIMIT, DETAIL_LINES, last_traceback, said_by, shortened
+from metaflow_extensions.gang.core.guard.text import said_by
+from metaflow_extensions.gang.core.guard.tracebacks import DETAIL_LIMIT, DETAIL_LINES, last_traceback, shortened
 from metaflow_extensions.gang.core.ranks.peer_lost import RANK_PEER_LOST, port_taken
 from metaflow_extensions.gang.core.ranks.rank_report import REPORT
 from metaflow_extensions.gang.launchers.mpi.peer_lost import PEER_LOST as MPI_PEER_LOST

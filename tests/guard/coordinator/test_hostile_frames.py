@@ -26,7 +26,7 @@ from metaflow_extensions.gang.core.guard.coordinator.messages import _FIELDS, MO
 from metaflow_extensions.gang.core.guard.loop.event_loop import Loop
 from metaflow_extensions.gang.core.guard.loop.framing import Nonsense
 from metaflow_extensions.gang.core.guard.loop.untrusted import MAX_DEPTH, MAX_DIGITS, parse
-from metaflow_extensions.gang.core.guard.text import DETAIL_LIMIT
+from metaflow_extensions.gang.core.guard.tracebacks import DETAIL_LIMIT
 
 TEXTS = st.text('ab01e"\\[]{}é\n\ud800', max_size=12)
 VALUES = st.recursive(

@@ -20,15 +20,8 @@ from metaflow_extensions.gang.core.guard.coordinator.root_cause import (
     ranks_that_left,
 )
 from metaflow_extensions.gang.core.guard.failure_record import EVIDENCE, LOST, PEER, Failure
-from metaflow_extensions.gang.core.guard.text import (
-    DETAIL_LIMIT,
-    DETAIL_LINES,
-    how_it_ended,
-    indent,
-    last_traceback,
-    said_by,
-    signal_name,
-)
+from metaflow_extensions.gang.core.guard.text import how_it_ended, indent, said_by, signal_name
+from metaflow_extensions.gang.core.guard.tracebacks import DETAIL_LIMIT, DETAIL_LINES, last_traceback
 
 NOW = 1_700_000_000.0
 

@@ -135,8 +135,8 @@ class TaskRequests:
         """The body, or Metaflow around it, raised. The reply is the failure report."""
         if not self._state.is_stopping:
             raised = (header["kind"], header["text"], time.time(), header["detail"])
-            order, name = header.get("order", EVIDENCE), header.get("exception", "")
-            self._failures.fail(Failure(self._identity.index, *raised, order=order, exception=name))
+            order, names = header.get("order", EVIDENCE), {key: header.get(key, "") for key in ("exception", "message")}
+            self._failures.fail(Failure(self._identity.index, *raised, order=order, **names))
         self.unwound(number, header, payload)
 
     def save_seconds(self, number: int, header: Header, payload: bytes) -> None:
