@@ -19,7 +19,7 @@ like any other. A foreach may have thousands.
 """
 
 ASKED = 16
-"""Nodes of a gang that are asked for its first failure, which all have that have any."""
+"""Nodes of a gang that are asked for its first failure, which all have that have any, where node 0 has none."""
 
 NAMED = 20
 """Steps or tasks that are named where there is none of the name that was asked for."""
@@ -31,7 +31,7 @@ class NotFound(Exception):
 
 @dataclass
 class GangOfRun:
-    """One gang: the tasks of its nodes.
+    """One gang: the tasks of its nodes, and what Metaflow knew of them when it was first asked.
 
     Attributes
     ----------
@@ -46,6 +46,7 @@ class GangOfRun:
     step: str
     control: str
     tasks: dict[int, Any] = field(default_factory=dict)
+    _found: dict[tuple[int, int], dict[str, str] | None] = field(default_factory=dict, repr=False)
 
     @property
     def pathspec(self) -> str:
@@ -65,7 +66,7 @@ class GangOfRun:
         return latest if wanted is None else wanted
 
     def metadata(self, attempt: int) -> Iterator[dict[str, str]]:
-        """The metadata of one attempt, of node 0's task, then of the others'."""
+        """The metadata of one attempt, of node 0's task, then of the others', which are asked only as far as needed."""
         for node in sorted(self.tasks)[:ASKED]:
             found = self._metadata_of(node, attempt)
             if found is not None:
@@ -86,6 +87,8 @@ class GangOfRun:
 
     def failure(self, attempt: int) -> dict[str, Any] | None:
         """The first failure of an attempt; every node that has one has the same."""
+        if self.has_ended(attempt):
+            return None  # no other task has to be asked
         told: dict[str, Any] | None = self._first(FAILURE, attempt)
         return told and {"last_lines": [], **told}  # versions before this one have none
 
@@ -98,29 +101,38 @@ class GangOfRun:
         """For each time that ranks had failed in an attempt with restarts: the ``line`` of the log, ``at`` (epoch), and
         whether they were started ``again``.
         """
-        told: list[dict[str, Any]] = self._first(RESTARTS, attempt) or []
+        told: list[dict[str, Any]] = self._of_node_0(RESTARTS, attempt) or []
         return [{"again": True, **entry} for entry in told]  # versions before this one do not say it
 
     def nodes_told(self, attempt: int) -> list[dict[str, Any]]:
         """The nodes that were left out of an attempt, waited as spare ones, or took other places: ``node``, ``at``
         (epoch), ``state`` and ``text``, as the card has them.
         """
-        told: list[dict[str, Any]] = self._first(NODES, attempt) or []
+        told: list[dict[str, Any]] = self._of_node_0(NODES, attempt) or []
         return told
 
     def has_ended(self, attempt: int) -> bool | None:
         """Whether Metaflow says that node 0's attempt has ended well (True) or not (False); None where it does not."""
-        values = next(self.metadata(attempt), {})
-        said = values.get("attempt_ok")
+        said = (self._metadata_of(0, attempt) or {}).get("attempt_ok")
         return None if said is None else said == "True"
 
     def _first(self, name: str, attempt: int) -> Any:
         """The value of ``name`` in the metadata of an attempt, of the first node that has it; None where none has."""
         return next((json.loads(found[name]) for found in self.metadata(attempt) if name in found), None)
 
+    def _of_node_0(self, name: str, attempt: int) -> Any:
+        """The value of ``name`` in the metadata of an attempt of node 0's task, which alone has it; None without it."""
+        found = self._metadata_of(0, attempt) or {}
+        return json.loads(found[name]) if name in found else None
+
     def _metadata_of(self, node: int, attempt: int) -> dict[str, str] | None:
-        found = _metadata(Task(self.tasks[node].pathspec, attempt=attempt))
-        return found if attempt == int(found.get("attempt", attempt)) else None
+        """The metadata of an attempt of a node's task, asked for once; None where it has none."""
+        if node not in self.tasks:
+            return None
+        if (node, attempt) not in self._found:
+            found = _metadata(Task(self.tasks[node].pathspec, attempt=attempt))
+            self._found[node, attempt] = found if attempt == int(found.get("attempt", attempt)) else None
+        return self._found[node, attempt]
 
     def _first_tasks(self) -> Iterable[Any]:
         """Node 0's task, or any other where that has not begun."""

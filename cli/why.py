@@ -9,6 +9,7 @@ from typing import Any
 
 from ..core.gang.restarts import counted_times
 from ..core.guard.phases import FORMED, JOINED, OUTPUT, RANKS, seconds
+from ..core.guard.tracebacks import visible
 from .command import refuse
 from .run_tasks import GangOfRun, NotFound, gangs_of
 
@@ -47,8 +48,9 @@ def why(pathspec: str, where: str | None, as_json: bool) -> int:
 
 def answer(gang: GangOfRun) -> dict[str, Any]:
     """What is known of one gang's attempts, the latest in full."""
-    latest = gang.attempts - 1
-    failures = [gang.failure(attempt) for attempt in range(gang.attempts)]
+    attempts = gang.attempts
+    latest = attempts - 1
+    failures = [gang.failure(attempt) for attempt in range(attempts)]
     ended = gang.has_ended(latest)
     return {
         "task": gang.pathspec,
@@ -76,7 +78,7 @@ def in_words(found: dict[str, Any]) -> str:
     if failure:
         lines.append(f"  first failure: {_cause(failure)}.")
         if failure["rank"] is not None:  # what a step's body raised is in the sentence itself
-            lines += [f"    | {line}" for line in failure["last_lines"]]
+            lines += [f"    | {visible(line)}" for line in failure["last_lines"]]
         lines += [f"  {entry['line']}" for entry in found["restarts"] if not entry["again"]]
         lines += _when(failure, found["phases"])
         lines.append(f"  log: metaflow-gang logs {found['task']} {_selection(failure)}")
@@ -110,8 +112,9 @@ def _state(state: str) -> str:
 def _cause(failure: dict[str, Any]) -> str:
     where = f"node {failure['node']}" + (f" ({failure['host']})" if failure["host"] else "")
     exception = failure["exception"] or ""
-    raised = f" ({exception})" if exception not in failure["text"] else ""
-    return f"{where}: {failure['text'].rstrip('.')}{raised}"
+    said = failure.get("message") or exception  # versions before this one have no message
+    raised = f" ({said})" if exception not in failure["text"] else ""
+    return f"{where}: {' '.join(map(visible, failure['text'].rstrip('.').splitlines()))}{raised}"
 
 
 def _selection(failure: dict[str, Any]) -> str:

@@ -234,4 +234,5 @@ def _clause(failure: Failure, hosts: Sequence[str]) -> str:
         return f"{node} was lost: {text}"
     of_rank = re.match(r"(rank \d+) (.*)", text)
     text = f"{of_rank[1]} on {node} {of_rank[2]}" if of_rank else f"{text}, on {node}"
-    return f"{text} ({failure.message})" if failure.message else text
+    is_said = failure.message in text or failure.exception == "SystemExit"  # whose code or text the clause has
+    return text if is_said else f"{text} ({failure.message})"

@@ -78,11 +78,17 @@ def one_line(said: str, more: str = "") -> str:
     if not text and said.rstrip().endswith(":"):
         text = next((line.strip() for line in more[:10_000].splitlines()[1:] if line.strip()), "")
     line = f"{found[1]}: {text}" if text else found[1]
-    shown = "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in line[:MESSAGE_LIMIT]
-    )
+    shown = visible(line[:MESSAGE_LIMIT])
     is_whole = len(shown) <= MESSAGE_LIMIT and len(line) <= MESSAGE_LIMIT
     return shown if is_whole else shown[: MESSAGE_LIMIT - 4] + " ..."
+
+
+def visible(line: str) -> str:
+    """``line`` with its control characters, and what is no Unicode, as Python writes them in a string: "\\x1b"."""
+    return "".join(
+        letter if letter.isprintable() or letter == "\t" else letter.encode("unicode_escape").decode()
+        for letter in line
+    )
 
 
 def _exception_at(text: str) -> int:

@@ -44,6 +44,12 @@ def test_the_last_lines_are_those_of_the_failed_rank() -> None:
     assert not [line for line in told(failure=failure("")) if "| " in line], "a rank that has written nothing"
 
 
+def test_a_long_text_has_its_class_and_control_characters_are_shown_as_such() -> None:
+    lines = told(failure=failure("x\x1b[2J\ud800\n" * 9, message="ValueError: begin xxx ..."))
+    assert lines[1] == "  first failure: node 1 (gang1): rank 1 exited with code 1 (ValueError: begin xxx ...)."
+    assert lines[2:10] == [r"    | x\x1b[2J\ud800"] * 8
+
+
 def test_that_there_was_no_restart_any_more_is_no_restart() -> None:
     lines = told(failure=failure("", exception="KeyError"), restarts=RESTARTS)
     assert lines[1:4] == [

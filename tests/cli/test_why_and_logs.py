@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import metaflow  # noqa: F401 - before any import of the extension
 import pytest
@@ -16,6 +17,7 @@ from support.examples import EXAMPLES
 from support.flows import FlowRunner, flow_environment
 from support.trees import Tree
 
+from metaflow_extensions.gang.cli import run_tasks, why
 from metaflow_extensions.gang.cli.logs import Line, Merged
 from metaflow_extensions.gang.cli.main import main
 from metaflow_extensions.gang.core.metaflow_compat.tasks import place_of_task
@@ -91,13 +93,32 @@ def ask(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return done
 
 
+def tasks_asked_by_why(run_id: str, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
+    """The tasks whose metadata are asked for: step, node, and attempt, -1 for the latest."""
+    asked = []
+
+    def noted(task: Any) -> dict[str, str]:
+        attempt = -1 if task._attempt is None else task._attempt
+        asked.append((task.path_components[2], place_of_task(task.id)[1], attempt))
+        return dict(task.metadata_dict)
+
+    gangs = run_tasks.gangs_of(f"Told/{run_id}", None)
+    with monkeypatch.context() as patch:
+        patch.setattr(run_tasks, "_metadata", noted)
+        for gang in gangs:
+            why.answer(gang)
+    return asked
+
+
 def in_order(output: str, lines: Sequence[str]) -> bool:
     rest = iter(output.splitlines())
     return all(line in rest for line in lines)
 
 
 @pytest.mark.slow
-def test_why_and_logs_of_a_run(flow_run: FlowRunner, capsys: pytest.CaptureFixture[str]) -> None:
+def test_why_and_logs_of_a_run(
+    flow_run: FlowRunner, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     scatter = (EXAMPLES / "custom_launcher" / "scatter.py").read_text()
     run = flow_run(FLOW, files={"scatter.py": scatter})
     run.wait_for("rank 3 works", LIMIT)
@@ -139,9 +160,10 @@ def test_why_and_logs_of_a_run(flow_run: FlowRunner, capsys: pytest.CaptureFixtu
     told = ask("why", "Told", folder=run.folder).stdout
     first, second = told.split("\n\n")
     assert re.match(rf"{train}/\d+, attempt 1: the gang of 2 nodes has succeeded\.\n", first), told
-    assert re.search(r"  attempt 0 before it: node 1 \(.+\): rank 3 exited with code 1 \(ValueError\)\.", first), told
+    before = r"  attempt 0 before it: node 1 \(.+\): rank 3 exited with code 1 \(ValueError: no way\)\."
+    assert re.search(before, first), told
     assert re.match(rf"Told/{run.run_id}/alone/\d+, attempt 0: the gang of 1 node has failed\.\n", second), told
-    assert re.search(r"first failure: node 0 \(.+\): rank 1 exited with code 1 \(KeyError\)\.\n", second), told
+    assert re.search(r"first failure: node 0 \(.+\): rank 1 exited with code 1 \(KeyError: 'lost'\)\.\n", second), told
     assert re.search(r"  at [-\d]+ [:\d]+ UTC, \d+\.\d s after the task had started\n", second), told
     assert re.search(
         r"before that: all nodes had joined after [\d.]+ s, the body had begun after [\d.]+ s, ranks", second
@@ -149,6 +171,11 @@ def test_why_and_logs_of_a_run(flow_run: FlowRunner, capsys: pytest.CaptureFixtu
     first_line, *_, last_line = re.findall(r"\n    \| (.*)", second)
     assert (first_line, last_line) == ("Traceback (most recent call last):", "KeyError: 'lost'"), told
     assert re.search(rf"log: metaflow-gang logs Told/{run.run_id}/alone/\d+ --node 0 --rank 1\n", second), told
+
+    # What it tells is all on node 0's tasks, which are asked once for each attempt.
+    asked = sorted(tasks_asked_by_why(run.run_id, monkeypatch))
+    assert [(step, node) for step, node, _ in asked] == [("alone", 0)] * 2 + [("train", 0)] * 3, asked
+    assert [attempt for *_, attempt in asked] == [-1, 0, -1, 0, 1], asked
 
     node_1 = run.node_tasks("train")[1]
     (data,) = json.loads(ask("why", node_1.pathspec, "--json", folder=run.folder).stdout)

@@ -145,4 +145,6 @@ def test_the_line_of_the_log() -> None:
     raised = Failure(0, "exit", "mpirun exited with code 1", 0.0, "a traceback", exit_code=1, message="ValueError: no")
     assert raised.exception == "ValueError"
     assert in_one_line([raised], ["a"]) == "mpirun exited with code 1, on node 0 (ValueError: no)"
+    interrupted = Failure(0, "signal", "rank 0 was interrupted (KeyboardInterrupt)", 0.0, message="KeyboardInterrupt")
+    assert in_one_line([interrupted], ["a"]) == "rank 0 on node 0 was interrupted (KeyboardInterrupt)"
     assert in_one_line([killed, raised], ["a"] * 3).count("; ") == 1

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from support.flows import FlowRunner
 from support.frameworks.mpi import ALL, OPEN_MPI_4, path_with
 from support.hosts import Hosts
 from support.remote import Datastore, RemoteGang
@@ -25,7 +26,7 @@ from mpi4py import MPI
 
 world = MPI.COMM_WORLD
 if world.rank == int(sys.argv[1]):
-    os.makedirs("by-a-rank")
+    os.makedirs("by-a-rank", exist_ok=True)
     with open("by-a-rank/state.json", "w") as file:
         json.dump(f"rank {world.rank} on node {os.environ['METAFLOW_GANG_ID'].rpartition('.')[2]}", file)
     Checkpoint().save("by-a-rank", name="ranks")
@@ -119,3 +120,54 @@ def test_the_next_attempt_loads_what_was_saved_last(
         other.ok(END_S)
         gang.wait_until_gone()
     assert "LOADED True" in said and f"HOLDS {loaded}" in said, said
+
+
+RUNS = """
+import json, os
+from metaflow import FlowSpec, checkpoint, current, mpi, step
+
+class Runs(FlowSpec):
+    @step
+    def start(self):
+        self.next(self.work, num_parallel=2)
+
+    @checkpoint(load_policy="eager")
+    @mpi
+    @step
+    def work(self):
+        self.found = "nothing"
+        if current.checkpoint.is_loaded:
+            with open(os.path.join(current.checkpoint.directory, "state.json")) as file:
+                self.found = json.load(file)
+        current.mpi.run(["-n", "2"], "python rank.py", [os.environ["SAVING_RANK"]])
+        if "BODY_SAVES" in os.environ:
+            with open("by-a-rank/state.json", "w") as file:
+                json.dump("the body", file)
+            current.checkpoint.save("by-a-rank", name="body")
+        self.next(self.join)
+
+    @step
+    def join(self, inputs):
+        self.found = inputs[0].found
+        self.next(self.end)
+
+    @step
+    def end(self):
+        pass
+
+if __name__ == "__main__":
+    Runs()
+"""
+
+
+@pytest.mark.big
+@pytest.mark.parametrize("who", SAVERS)
+@pytest.mark.parametrize("kind", ALL)
+def test_the_next_run_loads_what_the_run_before_it_has_saved(flow_run: FlowRunner, kind: str, who: str) -> None:
+    require_packages("mpi4py", "metaflow_extensions.obcheckpoint")
+    variables, saved = SAVERS[who]
+    env = {**variables, "PATH": path_with(kind)}
+    first = flow_run(RUNS, env=env, files={"rank.py": RANK}).ok(END_S)
+    assert first.artifact("join", "found") == "nothing"
+    second = flow_run(RUNS, env=env, folder=first.folder).ok(END_S)
+    assert second.artifact("join", "found") == saved
