@@ -161,13 +161,14 @@ if __name__ == "__main__":
 
 
 @pytest.mark.big
+@pytest.mark.timeout(5 * END_S)
 @pytest.mark.parametrize("who", SAVERS)
 @pytest.mark.parametrize("kind", ALL)
 def test_the_next_run_loads_what_the_run_before_it_has_saved(flow_run: FlowRunner, kind: str, who: str) -> None:
     require_packages("mpi4py", "metaflow_extensions.obcheckpoint")
     variables, saved = SAVERS[who]
     env = {**variables, "PATH": path_with(kind)}
-    first = flow_run(RUNS, env=env, files={"rank.py": RANK}).ok(END_S)
+    first = flow_run(RUNS, env=env, files={"rank.py": RANK}).ok(2 * END_S)
     assert first.artifact("join", "found") == "nothing"
-    second = flow_run(RUNS, env=env, folder=first.folder).ok(END_S)
+    second = flow_run(RUNS, env=env, folder=first.folder).ok(2 * END_S)
     assert second.artifact("join", "found") == saved
