@@ -47,7 +47,7 @@ class GangException(MetaflowException):  # type: ignore[misc]
 
 
 class BadAttribute(GangException):
-    """An attribute or argument that cannot be meant; the message says what can."""
+    """An attribute or argument that is not valid; the message says what can."""
 
     headline = "Wrong use of a gang decorator"
 

@@ -97,7 +97,7 @@ def read(attributes: Mapping[str, Any], limit_s: int = 0) -> Request:
     Raises
     ------
     SlurmException
-        A value that cannot be meant.
+        A value that is not valid.
     """
     options = [f"{option}={attributes[name]}" for name, option in PASSED_ON.items() if attributes[name]]
     time = str(attributes["time"] or "")

@@ -107,7 +107,7 @@ class Runs:
     def results(
         self, push: bool, local_output_dir: str | os.PathLike[str] | None, cloud_output_dir: str | None
     ) -> Results:
-        """The folder of results that the user wants pushed. Raises BadAttribute where it cannot be meant."""
+        """The folder of results that the user wants pushed. Raises BadAttribute where it is not valid."""
         return Results.read(self._flow_datastore, self._results_prefix, push, local_output_dir, cloud_output_dir)
 
     def entrypoint(

@@ -32,7 +32,7 @@ def exports(task: TaskInfo, launcher: str, node: int, is_local: bool, cpus: int)
     Raises
     ------
     BadAttribute
-        METAFLOW_GANG_METRICS_FILE cannot be meant.
+        METAFLOW_GANG_METRICS_FILE is not valid.
     """
     path = METRICS_FILE.read()
     with_otlp = wants_otlp(os.environ)

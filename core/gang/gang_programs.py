@@ -120,7 +120,7 @@ class Programs:
         Raises
         ------
         BadAttribute
-            An argument that cannot be meant, or nodes that differ in restarts, restart_window or dry_run. Nothing was
+            An argument that is not valid, or nodes that differ in restarts, restart_window or dry_run. Nothing was
             started.
         ProcessFailed
             It has failed on this node.

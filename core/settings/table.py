@@ -230,7 +230,7 @@ def check_all() -> None:
     Raises
     ------
     BadAttribute
-        One has a value that cannot be meant.
+        One has a value that is not valid.
     """
     for setting in ALL:
         setting.read()

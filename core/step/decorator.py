@@ -65,7 +65,7 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
         Seconds in which a host that does not answer any more ends the gang. An interruption of the network that is
         shorter than two thirds of it ends nothing.
     frozen_node_timeout : float, optional, default 60
-        Seconds after which a node ends the gang that does not answer while its host does: a paused container.
+        Seconds after which a node that does not answer while its host does ends the gang: a paused container.
     stall_timeout : float, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
     card : bool, optional, default True

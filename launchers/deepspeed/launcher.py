@@ -126,7 +126,7 @@ class DeepspeedExecutor:
         Raises
         ------
         BadAttribute
-            An argument that cannot be meant. Nothing was started.
+            An argument that is not valid. Nothing was started.
         DeepspeedException
             A rank failed. A function's own exception is raised as it is.
         GangFailed

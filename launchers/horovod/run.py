@@ -69,7 +69,7 @@ def horovod_run(
     Raises
     ------
     BadAttribute
-        An argument that cannot be meant, or a step without a gang or with a body on control alone. Nothing was started.
+        An argument that is not valid, or a step without a gang or with a body on control alone. Nothing was started.
     ToolMissing
         This Python has no Horovod.
     ProcessFailed

@@ -42,7 +42,7 @@ class MPIDecorator(GangDecorator):
     lost_host_timeout : float, optional, default 30
         Seconds in which a host that does not answer any more ends the gang.
     frozen_node_timeout : float, optional, default 60
-        Seconds after which a node ends the gang that does not answer while its host does.
+        Seconds after which a node that does not answer while its host does ends the gang.
     stall_timeout : float, optional, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
     restarts : int, optional, default 0
@@ -83,7 +83,7 @@ class MPIDecorator(GangDecorator):
     _flavour: Flavour
 
     def check_attributes(self) -> None:
-        """Raise BadAttribute for a value that cannot be meant."""
+        """Raise BadAttribute for a value that is not valid."""
         super().check_attributes()
         RestartPolicy.of(self)
         if self.attributes["transport"] not in TRANSPORTS:

@@ -111,7 +111,7 @@ class MPIExecutor:
         Raises
         ------
         BadAttribute
-            An argument that cannot be meant. Nothing was started.
+            An argument that is not valid. Nothing was started.
         MpiException
             A rank, or mpirun itself, has failed.
         GangFailed

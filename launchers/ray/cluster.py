@@ -103,7 +103,7 @@ class RayCluster:
         Raises
         ------
         BadAttribute
-            An argument that cannot be meant. Nothing was started.
+            An argument that is not valid. Nothing was started.
         RayException
             The script failed. A function's own exception is raised as it is.
         GangFailed

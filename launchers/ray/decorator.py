@@ -44,7 +44,7 @@ class RayDecorator(GangDecorator):
     lost_host_timeout : float, optional, default 30
         Seconds in which a host that does not answer any more ends the gang.
     frozen_node_timeout : float, optional, default 60
-        Seconds after which a node ends the gang that does not answer while its host does.
+        Seconds after which a node that does not answer while its host does ends the gang.
     stall_timeout : float, optional, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
     main_port : int | str, optional, default None
@@ -114,7 +114,7 @@ class RayDecorator(GangDecorator):
         self.memory, self.shared_memory = requested(decos, "memory"), requested(decos, "shared_memory")
 
     def check_attributes(self) -> None:
-        """Raise BadAttribute for a value that cannot be meant."""
+        """Raise BadAttribute for a value that is not valid."""
         super().check_attributes()
         for name in ("main_port", "dashboard_port"):
             self.attributes[name] = read_port(self.attributes[name], f"@metaflow_ray({name}=...)")

@@ -179,7 +179,7 @@ class TensorflowExecutor:
         Raises
         ------
         BadAttribute
-            An argument that cannot be meant. Nothing was started.
+            An argument that is not valid. Nothing was started.
         TensorflowException
             The process of this node failed. A function's own exception is raised as it is.
         GangFailed

@@ -108,7 +108,7 @@ class TorchrunExecutor:
         Raises
         ------
         BadAttribute
-            An argument that cannot be meant. Nothing was started.
+            An argument that is not valid. Nothing was started.
         TorchrunException
             A rank of this node failed. A function's own exception is raised as it is.
         GangFailed

@@ -58,7 +58,7 @@ class TorchrunSingleNodeMultiGPU:
         Raises
         ------
         BadAttribute
-            An argument that cannot be meant. Nothing was started.
+            An argument that is not valid. Nothing was started.
         TorchrunException
             A rank failed. A function's own exception is raised as it is.
         GuardDied

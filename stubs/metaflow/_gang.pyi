@@ -140,7 +140,7 @@ class Gang:
         Raises
         ------
         BadAttribute
-            An argument that cannot be meant, or nodes that differ in restarts, restart_window or dry_run. Nothing was
+            An argument that is not valid, or nodes that differ in restarts, restart_window or dry_run. Nothing was
             started.
         ProcessFailed
             It has failed on this node.
@@ -379,7 +379,7 @@ class DeepspeedExecutor:
         Raises
         ------
         BadAttribute
-            An argument that cannot be meant. Nothing was started.
+            An argument that is not valid. Nothing was started.
         DeepspeedException
             A rank failed. A function's own exception is raised as it is.
         GangFailed
@@ -450,7 +450,7 @@ class MPIExecutor:
         Raises
         ------
         BadAttribute
-            An argument that cannot be meant. Nothing was started.
+            An argument that is not valid. Nothing was started.
         MpiException
             A rank, or mpirun itself, has failed.
         GangFailed
@@ -558,7 +558,7 @@ class RayCluster:
         Raises
         ------
         BadAttribute
-            An argument that cannot be meant. Nothing was started.
+            An argument that is not valid. Nothing was started.
         RayException
             The script failed. A function's own exception is raised as it is.
         GangFailed
@@ -666,7 +666,7 @@ class TensorflowExecutor:
         Raises
         ------
         BadAttribute
-            An argument that cannot be meant. Nothing was started.
+            An argument that is not valid. Nothing was started.
         TensorflowException
             The process of this node failed. A function's own exception is raised as it is.
         GangFailed
@@ -722,7 +722,7 @@ class TorchrunExecutor:
         Raises
         ------
         BadAttribute
-            An argument that cannot be meant. Nothing was started.
+            An argument that is not valid. Nothing was started.
         TorchrunException
             A rank of this node failed. A function's own exception is raised as it is.
         GangFailed
@@ -758,7 +758,7 @@ class TorchrunSingleNodeMultiGPU:
         Raises
         ------
         BadAttribute
-            An argument that cannot be meant. Nothing was started.
+            An argument that is not valid. Nothing was started.
         TorchrunException
             A rank failed. A function's own exception is raised as it is.
         GuardDied
@@ -806,7 +806,7 @@ def horovod_run(entrypoint: str | os.PathLike[str], entrypoint_args: Mapping[str
     Raises
     ------
     BadAttribute
-        An argument that cannot be meant, or a step without a gang or with a body on control alone. Nothing was started.
+        An argument that is not valid, or a step without a gang or with a body on control alone. Nothing was started.
     ToolMissing
         This Python has no Horovod.
     ProcessFailed
@@ -868,7 +868,7 @@ def deepspeed(step: _Step, /) -> _Step:
     lost_host_timeout : float, optional, default 30
         Seconds in which a host that does not answer any more ends the gang.
     frozen_node_timeout : float, optional, default 60
-        Seconds after which a node ends the gang that does not answer while its host does.
+        Seconds after which a node that does not answer while its host does ends the gang.
     stall_timeout : float, optional, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
     restarts : int, optional, default 0
@@ -920,7 +920,7 @@ def deepspeed(
     lost_host_timeout : float, optional, default 30
         Seconds in which a host that does not answer any more ends the gang.
     frozen_node_timeout : float, optional, default 60
-        Seconds after which a node ends the gang that does not answer while its host does.
+        Seconds after which a node that does not answer while its host does ends the gang.
     stall_timeout : float, optional, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
     restarts : int, optional, default 0
@@ -953,7 +953,7 @@ def gang(step: _Step, /) -> _Step:
         Seconds in which a host that does not answer any more ends the gang. An interruption of the network that is
         shorter than two thirds of it ends nothing.
     frozen_node_timeout : float, optional, default 60
-        Seconds after which a node ends the gang that does not answer while its host does: a paused container.
+        Seconds after which a node that does not answer while its host does ends the gang: a paused container.
     stall_timeout : float, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
     card : bool, optional, default True
@@ -986,7 +986,7 @@ def gang(
         Seconds in which a host that does not answer any more ends the gang. An interruption of the network that is
         shorter than two thirds of it ends nothing.
     frozen_node_timeout : float, optional, default 60
-        Seconds after which a node ends the gang that does not answer while its host does: a paused container.
+        Seconds after which a node that does not answer while its host does ends the gang: a paused container.
     stall_timeout : float, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
     card : bool, optional, default True
@@ -1028,7 +1028,7 @@ def jax(step: _Step, /) -> _Step:
     lost_host_timeout : float, optional, default 30
         Seconds in which a host that does not answer any more ends the gang.
     frozen_node_timeout : float, optional, default 60
-        Seconds after which a node ends the gang that does not answer while its host does.
+        Seconds after which a node that does not answer while its host does ends the gang.
     stall_timeout : float, optional, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
     """
@@ -1059,7 +1059,7 @@ def jax(
     lost_host_timeout : float, optional, default 30
         Seconds in which a host that does not answer any more ends the gang.
     frozen_node_timeout : float, optional, default 60
-        Seconds after which a node ends the gang that does not answer while its host does.
+        Seconds after which a node that does not answer while its host does ends the gang.
     stall_timeout : float, optional, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
     """
@@ -1082,7 +1082,7 @@ def metaflow_ray(step: _Step, /) -> _Step:
     lost_host_timeout : float, optional, default 30
         Seconds in which a host that does not answer any more ends the gang.
     frozen_node_timeout : float, optional, default 60
-        Seconds after which a node ends the gang that does not answer while its host does.
+        Seconds after which a node that does not answer while its host does ends the gang.
     stall_timeout : float, optional, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
     main_port : int | str, optional, default None
@@ -1144,7 +1144,7 @@ def metaflow_ray(
     lost_host_timeout : float, optional, default 30
         Seconds in which a host that does not answer any more ends the gang.
     frozen_node_timeout : float, optional, default 60
-        Seconds after which a node ends the gang that does not answer while its host does.
+        Seconds after which a node that does not answer while its host does ends the gang.
     stall_timeout : float, optional, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
     main_port : int | str, optional, default None
@@ -1186,7 +1186,7 @@ def mpi(step: _Step, /) -> _Step:
     lost_host_timeout : float, optional, default 30
         Seconds in which a host that does not answer any more ends the gang.
     frozen_node_timeout : float, optional, default 60
-        Seconds after which a node ends the gang that does not answer while its host does.
+        Seconds after which a node that does not answer while its host does ends the gang.
     stall_timeout : float, optional, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
     restarts : int, optional, default 0
@@ -1235,7 +1235,7 @@ def mpi(
     lost_host_timeout : float, optional, default 30
         Seconds in which a host that does not answer any more ends the gang.
     frozen_node_timeout : float, optional, default 60
-        Seconds after which a node ends the gang that does not answer while its host does.
+        Seconds after which a node that does not answer while its host does ends the gang.
     stall_timeout : float, optional, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
     restarts : int, optional, default 0
@@ -1371,7 +1371,7 @@ def tensorflow(step: _Step, /) -> _Step:
     lost_host_timeout : float, optional, default 30
         Seconds in which a host that does not answer any more ends the gang.
     frozen_node_timeout : float, optional, default 60
-        Seconds after which a node ends the gang that does not answer while its host does.
+        Seconds after which a node that does not answer while its host does ends the gang.
     stall_timeout : float, optional, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
     restarts : int, optional, default 0
@@ -1424,7 +1424,7 @@ def tensorflow(
     lost_host_timeout : float, optional, default 30
         Seconds in which a host that does not answer any more ends the gang.
     frozen_node_timeout : float, optional, default 60
-        Seconds after which a node ends the gang that does not answer while its host does.
+        Seconds after which a node that does not answer while its host does ends the gang.
     stall_timeout : float, optional, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
     restarts : int, optional, default 0
@@ -1464,7 +1464,7 @@ def torchrun(step: _Step, /) -> _Step:
     lost_host_timeout : float, optional, default 30
         Seconds in which a host that does not answer any more ends the gang.
     frozen_node_timeout : float, optional, default 60
-        Seconds after which a node ends the gang that does not answer while its host does.
+        Seconds after which a node that does not answer while its host does ends the gang.
     stall_timeout : float, optional, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
     nproc_per_node : int | str, optional, default None
@@ -1527,7 +1527,7 @@ def torchrun(
     lost_host_timeout : float, optional, default 30
         Seconds in which a host that does not answer any more ends the gang.
     frozen_node_timeout : float, optional, default 60
-        Seconds after which a node ends the gang that does not answer while its host does.
+        Seconds after which a node that does not answer while its host does ends the gang.
     stall_timeout : float, optional, default 0
         Seconds without progress of any rank on any node after which the gang ends, and shows where all stand; 0 is off.
     nproc_per_node : int | str, optional, default None

@@ -1,4 +1,4 @@
-"""A setting METAFLOW_GANG_... that cannot be meant is refused before anything starts, whichever it is."""
+"""A setting METAFLOW_GANG_... that is not valid is refused before anything starts, whichever it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long nodes may be silent: by attribute and setting, refused where it cannot be meant, given to the kernel."""
+"""How long nodes may be silent: by attribute and setting, refused where it is not valid, given to the kernel."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ node 0's task, or an entry of Metaflow's configuration file, `~/.metaflowconfig/
 ```
 
 An attribute of the step's decorator comes before the setting of the same name. What node 0 has counts on all nodes from
-the moment when all have joined; until then a node uses its own. A value that cannot be meant is refused before anything
+the moment when all have joined; until then a node uses its own. A value that is not valid is refused before anything
 starts: `METAFLOW_GANG_BODY_GRACE=soon: it is a number of seconds greater than 0 and at most 3600.` A variable
 `METAFLOW_GANG_...` that is no setting is named once in a run, with the setting that was meant.
 

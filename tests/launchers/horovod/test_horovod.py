@@ -157,7 +157,7 @@ def test_who_has_failed_on_its_own_is(output: str) -> None:
     assert not any(re.search(pattern, output) for pattern in plan(["train.py"], world([1]), {}, "").peer_lost)
 
 
-# ---------------------------------------------------------------- what cannot be meant
+# ---------------------------------------------------------------- what is not valid
 
 
 @pytest.fixture
