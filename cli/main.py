@@ -93,7 +93,7 @@ def _add_why(commands: Any) -> None:
 
         return why(arguments.pathspec, arguments.metadata, arguments.json)
 
-    added = _of_a_run(commands, "why", "the first failure of each gang of a run, and how far the gang was", command)
+    added = _of_a_run(commands, "why", "the first failure of each gang of a run, and how far it had come", command)
     added.add_argument("--json", action="store_true", help="for programs")
 
 

@@ -1,4 +1,4 @@
-"""``metaflow-gang why``: the first failure of each gang of a run, and how far the gang was, in plain words."""
+"""``metaflow-gang why``: the first failure of each gang of a run, and how far the gang had come, in plain words."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _REACHED = (
     (RANKS, "first", "ranks or programs were started"),
     (OUTPUT, "first", "they wrote something"),
 )
-"""What is told of the phases: that of the first node that had it, or of the last."""
+"""What is printed of the phases: that of the first node that had it, or of the last."""
 
 _WIDTH = 110
 

@@ -62,7 +62,7 @@ def say_and_store(text: str, task_datastore: Any) -> None:
     say(text)
     # The file is written by a process that reads our stderr; that it has come so far raises no event.
     last, deadline = text.strip().splitlines()[-1].encode(), time.monotonic() + _CAPTURE_S
-    # Whatever a datastore raises: the failure that is being told is the one to end with.
+    # Whatever a datastore raises: the failure that is being reported is the one to end with.
     with contextlib.suppress(Exception):
         while last not in Path(paths["stderr"]).read_bytes()[-_TAIL_BYTES:] and time.monotonic() < deadline:
             time.sleep(0.01)

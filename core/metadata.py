@@ -54,7 +54,7 @@ class TaskMetadata:
     def register(self, data: Mapping[str, Any], task_id: str = "") -> None:
         """Register ``data``, JSON values by name, for this task or another one of its step.
 
-        Whatever a provider raises is only told: what the step itself has to say is more than that.
+        What a provider raises is only logged: the step's own result matters more.
         """
         if self._provider is None or not data:
             return

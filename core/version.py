@@ -1,4 +1,4 @@
-"""The version of this package, which its distribution, Metaflow's banner and the nodes of a gang tell."""
+"""The version of this package, which its distribution, Metaflow's banner and the nodes of a gang report."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from ...core.metaflow_compat.configuration import configured
 from .exceptions import SlurmException
 
 SIGNAL_S = 30
-"""Seconds before a time limit at which bodies are told, where the step does not say."""
+"""Seconds before a time limit at which bodies are notified, where the step does not say."""
 
 PASSED_ON = {
     "partition": "--partition",
@@ -59,7 +59,7 @@ class Request:
     cpus : int
         Of each node; 0 for what the partition gives.
     signal_s : int
-        Seconds before the time limit at which bodies are told.
+        Seconds before the time limit at which bodies are notified.
     container : tuple
         Options of srun, or a command before the task's, by :func:`container`.
     executable, login, folder : str

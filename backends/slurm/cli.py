@@ -194,7 +194,7 @@ def step(**given: Any) -> None:
         echo(f"{error.headline}: {error.message}", "stderr")
         is_final = isinstance(error, SlurmRefused)
         has_retries = int(given["retry_count"] or 0) < int(given["max_user_code_retries"] or 0)
-        # Without retries Metaflow tells which step has failed; after this status it tells an internal error.
+        # Without retries Metaflow reports which step has failed; after this status it reports an internal error.
         sys.exit(step_command.NO_RETRY if is_final and has_retries else 1)
     except (KeyboardInterrupt, SystemExit):
         is_interrupted = True

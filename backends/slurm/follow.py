@@ -132,10 +132,10 @@ class Follower:
         return state
 
     def _heed(self, state: JobState) -> bool:
-        """Tell what has changed; whether the job has succeeded."""
+        """Print what has changed; whether the job has succeeded."""
         if not state.is_over:
             text = progress(state)
-            # A job that completes has told its end already.
+            # A job that completes has reported its end already.
             if (
                 text not in ("", self._told)
                 and not never_starts(state)
@@ -225,7 +225,7 @@ class Follower:
         for node in range(1, self._num_nodes):
             lines = self._machine.read(os.path.join(self._folder, f"node-{node}", "stderr")).splitlines()
             if lines:
-                self.say(f"Node 0's task has not told its end. The last lines of node {node}:")
+                self.say(f"Node 0's task has not reported its end. The last lines of node {node}:")
                 for stored in lines[-LAST_LINES:]:
                     self._echo(shown_line(stored, f"[{self._job} node {node}] "), "stderr")
                 return

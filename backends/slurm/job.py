@@ -85,7 +85,7 @@ class Job:
             "--mpi=none",
             "--export=ALL",
             # A task that has ended, well or not, is no reason for srun to end the others: a node's body may be over
-            # long before node 0's, and nodes that have failed tell why, and store their state. follow.py cancels.
+            # long before node 0's, and nodes that have failed report why, and store their state. follow.py cancels.
             "--kill-on-bad-exit=0",
             "--wait=0",
             *(["--no-kill"] if self.tolerates_lost_nodes else []),
@@ -102,9 +102,9 @@ class Job:
         """The batch script, which runs on the job's first node.
 
         SIGUSR1 is what Slurm sends before the time limit; it becomes a notice in the job's folder, in the form that
-        core/guard/node/preemption.py gives. SIGTERM also comes to the tasks, which tell why they end: the script waits
-        for them. Where node 0's task has failed before, its grace is over, and srun may wait for a lost node that only
-        Slurm's timeouts end: srun is killed, so that nothing of the job stays on the other nodes.
+        core/guard/node/preemption.py gives. SIGTERM also comes to the tasks, which report why they end: the script
+        waits for them. Where node 0's task has failed before, its grace is over, and srun may wait for a lost node that
+        only Slurm's timeouts end: srun is killed, so that nothing of the job stays on the other nodes.
         """
         folder = shlex.quote(self.folder)
         unpack = " && ".join(["mkdir -p code", "cd code", *self.unpack])

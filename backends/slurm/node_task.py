@@ -198,7 +198,7 @@ def run(folder: str, node: int) -> int:
     for pump in pumps:
         pump.join(5)
     status = 128 - status if status < 0 else status
-    # Told first: storing logs takes a second, and the run may go on meanwhile.
+    # Reported first: storing logs takes a second, and the run may go on meanwhile.
     tell(folder, node, status)
     keeper.save()
     return status

@@ -141,7 +141,7 @@ def progress(job: JobState) -> str:
         why = _WHY_PENDING.get(job.reason.partition(",")[0]) or _WHY_PENDING.get(job.reason)
         reason = _in_words(job.reason)
         because = f" ({reason}: {why})" if why else f" ({reason})" if reason else ""
-        # That it waits is told by what it waits for: Slurm gives no reason before it has looked at the job.
+        # What it waits for says that it waits: Slurm gives no reason before it has looked at the job.
         return f"is {job.state.lower().replace('_', ' ')}{because}" if because or job.state != "PENDING" else ""
     if job.state == "RUNNING":
         return f"runs on {job.nodes}"

@@ -78,7 +78,7 @@ def _answer(process: subprocess.Popen[str]) -> tuple[bool, str]:
     try:
         is_well, said = json.loads(output.splitlines()[-1])
     except (IndexError, ValueError):
-        return False, f"the look at it ended with code {process.returncode}"
+        return False, f"the check of it ended with code {process.returncode}"
     return bool(is_well), str(said)
 
 

@@ -40,7 +40,7 @@ class Framework:
     needs : tuple of str
         Other modules without which it cannot be imported, although pip may have left them out.
     beside : tuple of str
-        Distributions whose versions are told where they are installed.
+        Distributions whose versions are shown where they are installed.
     """
 
     launcher: str

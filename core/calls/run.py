@@ -49,7 +49,7 @@ class PortTry:
     restartable : bool
         Whether the plan has to be: its ranks may be started again.
     variables : mapping
-        What the ranks are told of that.
+        What says so in the ranks' environment.
     warm : bool
         Whether the plan is to be ``warm``.
     """

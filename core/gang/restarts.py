@@ -181,7 +181,7 @@ class RestartPolicy:
             return f"restart_on raised {type(error).__name__}: {error}"
         if inspect.isawaitable(found):
             getattr(found, "close", bool)()  # or Python warns of a coroutine that nobody has awaited
-            return f"restart_on returned {found!r:.100}, which has to be awaited, and not whether they are"
+            return f"restart_on returned {found!r:.100}, which has to be awaited, and not True or False"
         return "" if found else "restart_on decided so"
 
     def title(self, times: Sequence[float], now: float) -> str:

@@ -142,7 +142,7 @@ class Tries:
 
     def _decide(self, records: list[Any]) -> Decision:
         """On node 0: from what each node knows; None of one whose ranks have all ended with code 0, LOST of one that
-        was lost before it could tell.
+        was lost before it could report.
         """
         given_up: list[dict[str, Any]] = [record for record in records if record not in (None, LOST)]
         if self._worlds is not None and self._worlds.has_failed(records):
@@ -169,7 +169,7 @@ class Tries:
         return self._again_or_end([failure.replaced(kind="lost") for failure in first], given_up, lost)
 
     def _again_or_end(self, first: list[Failure], given_up: list[dict[str, Any]], lost: dict[int, Failure]) -> Decision:
-        """The decision, of the failures that explain the rest, which is told to the gang."""
+        """The decision by the failures that explain the rest, which the guard gets as well."""
         line = in_one_line(first, [node.hostname for node in self._gang.nodes])
         has_progress = any(record["made_progress"] for record in given_up)
         now = time.monotonic()

@@ -16,7 +16,7 @@ SPARE, RANKS, OUT = "spare", "ranks", "left out"
 """The ``state`` of a node: it waits as a spare one; it has the ranks of another place than at first; it is left out."""
 
 MOST = 64
-"""Records that are told: 64 of them have 25 kB at most."""
+"""Of records in one report: 64 of them have 25 kB at most."""
 
 WIDTH = 300
 """Characters of a reason."""
@@ -25,7 +25,7 @@ _ORDER = {OUT: 0, RANKS: 1, SPARE: 2}
 
 
 class NodeRoles:
-    """The nodes of one gang that are told.
+    """The nodes of one gang that have a record.
 
     Attributes
     ----------
@@ -73,7 +73,7 @@ class NodeRoles:
         return {node: at for node, (at, state, _) in self._told.items() if state == OUT}
 
     def records(self) -> list[Header]:
-        """The nodes that are told, each with ``node``, ``at`` (epoch), ``state`` and ``text``; of more than
+        """The records, each with ``node``, ``at`` (epoch), ``state`` and ``text``; of more than
         :data:`MOST` first those that are left out.
         """
         chosen = sorted(self._told, key=lambda node: (_ORDER[self._told[node][1]], node))[:MOST]
@@ -81,7 +81,7 @@ class NodeRoles:
         return [{"node": node, **dict(zip(names, self._told[node], strict=True))} for node in sorted(chosen)]
 
     def __len__(self) -> int:
-        """How many nodes are told of."""
+        """How many nodes have a record."""
         return len(self._told)
 
 

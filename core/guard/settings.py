@@ -1,8 +1,8 @@
 """The waits and limits that a site may change, as the guard has them: node 0's count on all nodes.
 
-``core/settings.py`` reads and checks them in the task, and says what each is for. The guard's process has one value of
-them, which is frozen, and is replaced as a whole at two moments: by those that come with the task's request ``setup``,
-and by those of node 0, which come with the list of nodes when all have joined.
+``core/settings/table.py`` reads and checks them in the task, and says what each is for. The guard's process has one
+value of them, which is frozen, and is replaced as a whole at two moments: by those that come with the task's request
+``setup``, and by those of node 0, which come with the list of nodes when all have joined.
 """
 
 from __future__ import annotations

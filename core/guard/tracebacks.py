@@ -1,4 +1,4 @@
-"""Python's tracebacks as text: which exception one tells, and what is kept of a long one.
+"""Python's tracebacks as text: which exception one names, and what is kept of a long one.
 
 Standard library only: ``core/ranks/rank_main.py`` loads it by its path, too.
 """
@@ -62,7 +62,7 @@ def shortened(text: str, limit: int = DETAIL_LIMIT, lines: int = DETAIL_LINES) -
 
 
 def exception_message(trace: str) -> str:
-    """The class and the message's first line of the exception that a Python traceback tells; "" where there is none."""
+    """The class and the message's first line of the exception that a Python traceback names; "" where there is none."""
     at = _exception_at(trace)
     return one_line(_line_at(trace, at), trace[at:] if at >= 0 else "")
 

@@ -142,7 +142,7 @@ def interface_for(address: str) -> str | None:
 
 
 def interfaces() -> dict[str, list[str]]:
-    """The addresses of each interface of this machine; empty where the kernel does not tell.
+    """The addresses of each interface of this machine; empty where the kernel does not say.
 
     Example
     -------

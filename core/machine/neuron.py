@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 
 _CORES_PER_DEVICE = 2
-"""Of Trainium and Inferentia2, where the driver does not tell."""
+"""Of Trainium and Inferentia2, where the driver does not report it."""
 
 _PHYSICAL_OF_TRAINIUM2 = 8
 """Its cores are used two at a time unless the user says otherwise."""

@@ -17,7 +17,7 @@ LONGEST = 100_000
 
 
 def reach_nodes_directly(addresses: Iterable[str], environ: MutableMapping[str, str]) -> None:
-    """Change ``environ``, the step's own, as :func:`without_proxy` says, and tell it."""
+    """Change ``environ``, the step's own, as :func:`without_proxy` says, and log it."""
     changed = without_proxy(addresses, environ)
     if changed:
         environ.update(changed)

@@ -1,4 +1,4 @@
-"""What one node tells the others before the body begins: versions, GPUs, shared memory, room for files, open files."""
+"""What one node reports before the body begins: versions, GPUs, shared memory, space for files, open files."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def _installed(distributions: Sequence[str]) -> dict[str, str]:
 
 
 def driver_version(proc: str = "/proc/driver/nvidia") -> str:
-    """The version of NVIDIA's kernel module; "" where there is none, or it does not tell."""
+    """The version of NVIDIA's kernel module; "" where there is none, or it cannot be read."""
     try:
         text = Path(proc, "version").read_text(encoding="utf-8", errors="replace")
     except OSError:

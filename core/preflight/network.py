@@ -52,13 +52,13 @@ def check_network(gang: Member, may_leave_out: int = 0, without: Collection[int]
     begun = time.monotonic()
     own = gang.nodes[gang.node_index]
     token = secrets.token_bytes(TOKEN_BYTES)
-    with listen(own.address) as door:
-        told = gather_to_all(gang, _KIND, {"port": door.getsockname()[1], "token": token})
-        token = told[0]["token"]
+    with listen(own.address) as listener:
+        ports = gather_to_all(gang, _KIND, {"port": listener.getsockname()[1], "token": token})
+        token = ports[0]["token"]
         tried = [node for node in range(gang.num_nodes) if node not in without]
-        places = {node: (gang.nodes[node].address, told[node]["port"]) for node in tried}
+        places = {node: (gang.nodes[node].address, ports[node]["port"]) for node in tried}
         others = {n: place for n, place in places.items() if n != gang.node_index and gang.node_index in places}
-        reach = Reach(door, gang.node_index, token, others)
+        reach = Reach(listener, gang.node_index, token, others)
         reach.run()
         found: list[dict[int, str]] = gather_to_all(gang, _KIND, reach.failed)
         failed = {(node, other): why for node in tried for other, why in found[node].items()}
@@ -66,9 +66,9 @@ def check_network(gang: Member, may_leave_out: int = 0, without: Collection[int]
         if len(left_out) > may_leave_out:
             _end(gang, f"{_pairs(gang, failed)}\n{_CHECK}")
         nodes = [node for node in tried if node not in left_out]
-        rates = _ring(gang, nodes, door, token, places)
+        rates = _ring(gang, nodes, listener, token, places)
         if rates and links.slow(rates)[1]:
-            again = _ring(gang, nodes, door, token, places)  # it may have been the machine that was busy
+            again = _ring(gang, nodes, listener, token, places)  # it may have been the machine that was busy
             rates = {link: max(rate, again[link]) for link, rate in rates.items()}
     stuck = {
         link: "connections open, and no data gets through: their network may drop large packets (MTU)"
@@ -142,7 +142,7 @@ def _lines(gang: Member, failed: Mapping[tuple[int, int], str]) -> list[str]:
 
 
 def _ring(
-    gang: Member, nodes: Sequence[int], door: socket.socket, token: bytes, places: Mapping[int, tuple[str, int]]
+    gang: Member, nodes: Sequence[int], listener: socket.socket, token: bytes, places: Mapping[int, tuple[str, int]]
 ) -> dict[links.Link, float]:
     """Bits per second of each link of the ring of ``nodes``, the slower direction of it; 0 where nothing has come
     through.
@@ -154,13 +154,13 @@ def _ring(
         gather_to_all(gang, _KIND, None)
         for link in part:
             if own in link:
-                measured[link] = _measure(own, link, door, token, places)
+                measured[link] = _measure(own, link, listener, token, places)
     found: Sequence[dict[links.Link, float]] = gather_to_all(gang, _KIND, measured)
     return {link: min(found[node][link] for node in link) for part in rounds for link in part}
 
 
 def _measure(
-    own: int, link: links.Link, door: socket.socket, token: bytes, places: Mapping[int, tuple[str, int]]
+    own: int, link: links.Link, listener: socket.socket, token: bytes, places: Mapping[int, tuple[str, int]]
 ) -> float:
     """This node's direction of ``link``; its second node connects to the first."""
     try:
@@ -168,18 +168,18 @@ def _measure(
             sock = socket.create_connection(places[link[0]], CONNECT_S)
             sock.sendall(token)
         else:
-            sock = _welcome(door, token)
+            sock = _accept_one(listener, token)
         with sock:
             return links.exchange(sock)
     except OSError:
         return 0.0
 
 
-def _welcome(door: socket.socket, token: bytes) -> socket.socket:
+def _accept_one(listener: socket.socket, token: bytes) -> socket.socket:
     """The next connection that brings the token. Raises OSError where none comes in time."""
-    door.settimeout(CONNECT_S)
+    listener.settimeout(CONNECT_S)
     while True:
-        sock, _ = door.accept()
+        sock, _ = listener.accept()
         sock.settimeout(CONNECT_S)
         if sock.recv(TOKEN_BYTES) == token:
             return sock

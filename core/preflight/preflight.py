@@ -1,4 +1,4 @@
-"""The preflight of one node: what it tells when it joins, and what is said and checked once all have joined."""
+"""The preflight of one node: what it reports when it joins, and what is said and checked once all have joined."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Reach:
 
     Parameters
     ----------
-    door : socket
+    listener : socket
         From :func:`listen`.
     node : int
         This node's index. Each connection brings the token and gets this number: another machine at the same address,
@@ -46,21 +46,21 @@ class Reach:
         By node, the address and the port of each other node.
     """
 
-    def __init__(self, door: socket.socket, node: int, token: bytes, others: Mapping[int, tuple[str, int]]) -> None:
-        self._door, self._node, self._token = door, node, token
+    def __init__(self, listener: socket.socket, node: int, token: bytes, others: Mapping[int, tuple[str, int]]) -> None:
+        self._listener, self._node, self._token = listener, node, token
         self._others = dict(others)
         self._waiting = list(others)
         self._selector = selectors.DefaultSelector()
         self._deadlines: dict[socket.socket, tuple[int, float]] = {}
-        self._guests: set[socket.socket] = set()
+        self._accepted: set[socket.socket] = set()
         self._answered = 0
         self.failed: dict[int, str] = {}
         """By node that was not reached: why."""
 
     def run(self) -> None:
         """Try all, until each has answered, or failed, and each other node has had its answer, or its time for it."""
-        self._door.setblocking(False)
-        self._selector.register(self._door, selectors.EVENT_READ, self._accept)
+        self._listener.setblocking(False)
+        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
         end = time.monotonic() + CONNECT_S + _LATE_S
         try:
             while self._waiting or self._deadlines or (self._answered < len(self._others) and time.monotonic() < end):
@@ -72,7 +72,7 @@ class Reach:
                     if time.monotonic() > deadline:
                         self._drop(sock, node, f"no answer within {CONNECT_S:g} s")
         finally:
-            for sock in (*self._deadlines, *self._guests):
+            for sock in (*self._deadlines, *self._accepted):
                 sock.close()
             self._selector.close()
 
@@ -116,19 +116,19 @@ class Reach:
 
     def _accept(self) -> None:
         try:
-            guest, _ = self._door.accept()
+            connection, _ = self._listener.accept()
         except OSError:  # it has gone again
             return
-        guest.setblocking(False)
-        self._guests.add(guest)
-        self._selector.register(guest, selectors.EVENT_READ, lambda: self._answer(guest))
+        connection.setblocking(False)
+        self._accepted.add(connection)
+        self._selector.register(connection, selectors.EVENT_READ, lambda: self._answer(connection))
 
-    def _answer(self, guest: socket.socket) -> None:
+    def _answer(self, connection: socket.socket) -> None:
         # The token is one segment; whatever else comes is of no node of this gang.
         with contextlib.suppress(OSError):
-            if guest.recv(TOKEN_BYTES) == self._token:
-                guest.send(_WORD.pack(self._node))
+            if connection.recv(TOKEN_BYTES) == self._token:
+                connection.send(_WORD.pack(self._node))
                 self._answered += 1
-        self._selector.unregister(guest)
-        self._guests.discard(guest)
-        guest.close()
+        self._selector.unregister(connection)
+        self._accepted.discard(connection)
+        connection.close()

@@ -23,7 +23,7 @@ MORE_SHM = (
 )
 
 _COLUMNS = 5
-"""Of the table; of more kinds of nodes, the rare ones are told by their number alone."""
+"""Of the table; of more kinds of nodes, the rare ones are only counted."""
 
 _NAMED = 16
 """Nodes, or ranges of nodes, that one line names."""

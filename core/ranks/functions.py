@@ -146,7 +146,7 @@ def load_error(error_file: str | None, where: str) -> Exception | None:
     error_file : str, optional
         What the child wrote, or torch's agent copied from it.
     where : str
-        Told before the rank's traceback: "rank 3 on node 1".
+        Printed before the rank's traceback: "rank 3 on node 1".
     """
     record = error_record(error_file)
     pickled = record.get("gang", {}).get("pickle") if isinstance(record.get("gang"), dict) else None

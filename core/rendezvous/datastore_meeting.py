@@ -192,7 +192,7 @@ class DatastoreMeeting:
                     raise MeetingClosed(self._failed_before(data))
                 if state == _CLOSED:
                     raise MeetingClosed(
-                        f"The gang of attempt {self._attempt} has closed its doors: this node came too late or was "
+                        f"The gang of attempt {self._attempt} accepts no more nodes: this node came too late or was "
                         f"restarted (tombstone at {self.location})."
                     )
                 return data

@@ -1,4 +1,4 @@
-"""Variables METAFLOW_GANG_... that nobody reads: a misspelt setting would have no effect, without a word."""
+"""Variables METAFLOW_GANG_... that nobody reads: a misspelt setting would have no effect, without any message."""
 
 from __future__ import annotations
 

@@ -68,5 +68,5 @@ def _refuse(guard_pid: str, folder: str) -> NoReturn:
             file.write(REFUSED)
         os.kill(int(guard_pid), TOLD)
     except (OSError, ValueError) as error:
-        say(f"The gang could not be told of this: {error}")
+        say(f"The gang could not be notified of this: {error}")
     raise BadAttribute(f"{REFUSED[0].upper()}{REFUSED[1:]}.")

@@ -80,7 +80,7 @@ class NodeTraces:
     def store(self) -> dict[str, Any] | None:
         """Store them; once, however often it is called. Returns what :meth:`look` does, of those that are stored.
 
-        Whatever a datastore raises is only told: what the step itself has to say is more than its traces.
+        What a datastore raises is only logged: the step's own result matters more than its traces.
         """
         if self._stored is not None:
             return self._stored

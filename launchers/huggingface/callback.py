@@ -145,7 +145,7 @@ class MetaflowHuggingFaceCardCallback(transformers.TrainerCallback):  # type: ig
             os.replace(unfinished, self._path)
         except (OSError, ValueError) as error:
             if not self._warned:
-                print(f"The training's cards are not fed: {self._path} cannot be written: {error}", file=sys.stderr)
+                print(f"The training's cards are not updated: {self._path} cannot be written: {error}", file=sys.stderr)
                 self._warned = True
         ended = time.monotonic()
         self._next_write = ended + _WRITING_SHARE * (ended - started)

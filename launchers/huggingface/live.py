@@ -163,4 +163,4 @@ class Follower:
             action()
         except Exception as error:  # whatever it is, the training is worth more than its cards
             self._broken = True
-            print(f"The training's cards are no longer kept up: {type(error).__name__}: {error}", file=sys.stderr)
+            print(f"The training's cards are no longer updated: {type(error).__name__}: {error}", file=sys.stderr)

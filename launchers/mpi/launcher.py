@@ -50,7 +50,7 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 @dataclass(frozen=True)
 class MPIExecutor:
-    """``current.mpi`` in an ``@mpi`` step, whose body runs on node 0 while the other nodes hold.
+    """``current.mpi`` in an ``@mpi`` step, whose body runs on node 0 while the other nodes wait.
 
     Parameters
     ----------

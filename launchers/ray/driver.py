@@ -64,7 +64,7 @@ def _set_token_mode() -> bool:
     try:
         _configure(AUTH_MODE="token")
     except Exception as error:  # another Ray's inner workings
-        say(f"The Ray cluster goes without a token, since Ray was imported before the step ({error}).")
+        say(f"The Ray cluster has no token, since Ray was imported before the step ({error}).")
         return False
     return True
 

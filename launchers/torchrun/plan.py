@@ -66,7 +66,7 @@ class Job:
     restartable : bool
         Whether the ranks may be started again.
     restart : mapping
-        Variables that tell the ranks how often they were.
+        Variables that say in the ranks how often they were.
     warm : bool
         Whether interpreters that have imported torch wait for that.
     nodes : tuple of int

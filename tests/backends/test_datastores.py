@@ -183,7 +183,7 @@ def test_nodes_meet_and_leave_their_results(served: Served, tmp_path: Path) -> N
     meetings, results, too_late, (texts, urls, place, missing) = ask(hosts[0], datastore, READ, tmp_path)
     tombstone = f"mf.gang closed 0 {hashlib.sha256(b'closed').hexdigest()}\n"
     assert set(meetings) == {"0", "1"} and lost["secret"] in meetings["0"] and meetings["1"] == tombstone
-    assert "closed its doors" in too_late and f"{uri}/mf.gang/Meets/7/work/3/1" in too_late
+    assert "accepts no more nodes" in too_late and f"{uri}/mf.gang/Meets/7/work/3/1" in too_late
     expected = {f"1/out/{node}/{NAME}": f"of rank {node} in attempt 1" for node in range(2)}
     assert results == {**expected, "1/out/0/large": [LARGE, 1]}
 

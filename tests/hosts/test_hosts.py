@@ -89,7 +89,7 @@ def test_hosts_meet_talk_and_part(tmp_path: Path) -> None:
         tasks = gang.start_all(HOW="talk")
         ready(tasks)
         late = gang.start(1, HOW="talk").fails(END_S)
-        assert "has closed its doors: this node came too late or was restarted" in late, "node 1 is there already"
+        assert "accepts no more nodes: this node came too late or was restarted" in late, "node 1 is there already"
         (tmp_path / "finish").touch()
         told = []
         for task in tasks:
@@ -106,7 +106,7 @@ def test_hosts_meet_talk_and_part(tmp_path: Path) -> None:
         assert tombstone.startswith(b"mf.gang closed 0 ")
         assert b"secret" not in tombstone and tombstone.endswith(b"\n")
         late = gang.start(2, HOW="talk").fails(END_S)
-        assert "The gang of attempt 0 has closed its doors: this node came too late or was restarted" in late
+        assert "The gang of attempt 0 accepts no more nodes: this node came too late or was restarted" in late
         assert str(tmp_path) in late, "it says where it looked"
 
 

@@ -132,7 +132,7 @@ class SharedSlurm:
             if answer["state"]:
                 return JobState(**answer["state"])
             break
-        # It has ended: how, Slurm tells of this job alone.
+        # It has ended: how, Slurm reports of this job alone.
         return self._slurm.state(job)
 
     def submit(self, submission: Submission) -> str:

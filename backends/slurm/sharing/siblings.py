@@ -15,7 +15,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def starting(run: int, steps: set[str]) -> set[int]:
-    """Pids of the run's young processes ``slurm step STEP`` of these steps; none where the kernel does not tell."""
+    """Pids of the run's young processes ``slurm step STEP`` of these steps; none where the kernel does not say."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         with open("/proc/uptime") as file:
             uptime_s = float(file.read().split()[0])

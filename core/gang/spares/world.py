@@ -121,7 +121,7 @@ class World:
             )
             parts.append(f"{named(came)} {'takes' if one else 'take'} {places}")
         if len(gone) > len(came):
-            parts.append(f"the ranks go on on {len(self.nodes)} {'node' if len(self.nodes) == 1 else 'nodes'}")
+            parts.append(f"the ranks continue on {len(self.nodes)} {'node' if len(self.nodes) == 1 else 'nodes'}")
         return "; ".join(parts)
 
     def too_few(self) -> str:
@@ -129,7 +129,7 @@ class World:
         left = len(self.nodes)
         return (
             f"The ranks were not started again: no spare node is left, and {left} "
-            f"{'node is' if left == 1 else 'nodes are'} less than the {self.min_nodes} that they need (min_nodes)."
+            f"{'node is' if left == 1 else 'nodes are'} fewer than the {self.min_nodes} that they need (min_nodes)."
         )
 
 

@@ -78,7 +78,7 @@ class PausedRank(Child):
         return self.alive and self.pid > 0 and self._place == place_of(spec)
 
     def begin(self, spec: dict[str, Any]) -> bool:
-        """Become the rank of ``spec``; False where that cannot be told."""
+        """Become the rank of ``spec``; False where it cannot get its job."""
         for sink in self._labelled:
             sink.relabel(spec["label"])
         job = json.dumps({"arguments": spec["argv"][_COMMAND:], "env": spec["env"]}).encode()

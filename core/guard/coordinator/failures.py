@@ -33,7 +33,7 @@ class Failures:
     on_stop : callable
         Called once, when the first failure stops the gang.
     told_before : callable
-        What the report tells besides: how often ranks were started again.
+        What the report has besides: how often ranks were started again.
 
     Attributes
     ----------

@@ -1,7 +1,7 @@
 """Notices on node 0 that no node of the gang makes progress, and brings the stacks of all nodes together.
 
-Each node tells when it has been still for the timeout, and when it goes on (:mod:`..stalls.watch`). The gang is stalled
-when all nodes are still whose body is not over: as long as one of them works, the others wait for it.
+Each node reports when it has been still for the timeout, and when it goes on (:mod:`..stalls.watch`). The gang is
+stalled when all nodes are still whose body is not over: as long as one of them works, the others wait for it.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ class JoinDeadline:
         self._timers.append(self._loop.call_later(self._started + at_s - time.monotonic(), say_progress))
 
     def _over(self) -> None:
-        self._has_said = False  # what comes of those that are missing is told next
+        self._has_said = False  # what becomes of those that are missing is reported next
         self._overdue(self._late())
 
     def failure(self) -> Failure:

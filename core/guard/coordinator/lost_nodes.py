@@ -114,7 +114,7 @@ class LostNodes:
     say : callable
         Takes a line for the user.
     on_loss : callable
-        Takes the index of a node that is lost, at once. Node 0 has been told then.
+        Takes the index of a node that is lost, at once. Node 0 has the message by then.
     on_report : callable
         Called when the user, and node 0, have the report of a lost node.
     save_s : callable

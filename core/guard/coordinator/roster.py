@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 FOR_NODE_0 = ("facts", "package")
-"""What a node tells when it joins, and node 0 alone looks at."""
+"""What a node reports when it joins, for node 0 alone."""
 
 ONE_VERSION = "all nodes need the same version, as a gang's step has where its nodes have one image"
 
@@ -43,12 +43,12 @@ class Roster:
         self.silent: set[int] = set()
 
     def nodes(self) -> list[Header]:
-        """What all nodes are told of each, by index: what it has joined with, but for what is for node 0 alone."""
+        """What all nodes get of each, by index: what it has joined with, but for what is for node 0 alone."""
         infos = [self.infos[node] for node in sorted(self.infos)]
         return [{name: value for name, value in info.items() if name not in FOR_NODE_0} for info in infos]
 
     def facts(self) -> list[object]:
-        """What each node, by index, has told of its software and its machine; None where it has told nothing."""
+        """What each node, by index, has reported of its software and its machine; None where nothing."""
         return [self.infos[node].get("facts") for node in sorted(self.infos)]
 
     def other_packages(self) -> dict[int, str]:

@@ -63,7 +63,7 @@ if TYPE_CHECKING:
             """On control: when each node's task started (epoch), and the seconds from then to each phase."""
 
         def facts(self) -> list[object]:
-            """On control: what each node has told of its software and its machine, by index."""
+            """On control: what each node has reported of its software and its machine, by index."""
 
         def stalled(self) -> Header | None:
             """On control: where all ranks stand, while the gang makes no progress."""

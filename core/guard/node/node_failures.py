@@ -85,7 +85,7 @@ class NodeFailures:
         self.fail(Failure(self._identity.index, "guard", text, time.time(), trace))
 
     def run_gone(self) -> None:
-        """The process of the run has ended, which nobody outlives."""
+        """The process of the run has ended, and with it all nodes have to end."""
         self.fail(Failure(self._identity.index, "run", "the process of the run itself has ended", time.time()))
 
     def hub_lost(self, text: str, node: int) -> None:
@@ -129,7 +129,7 @@ class NodeFailures:
             )
 
     def record(self) -> Header:
-        """What control's task keeps as metadata: ``left_out``, and of other nodes that are told ``nodes``."""
+        """What control's task keeps as metadata: ``left_out``, and ``nodes``, the records of :class:`.NodeRoles`."""
         return {"left_out": self.roles.left_out, "nodes": self.roles.records()}
 
     def received(self, header: Header) -> None:

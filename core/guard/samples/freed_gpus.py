@@ -68,4 +68,7 @@ class FreedGpus:
             self._loop.call_later(LOOK_S, lambda: self._look(deadline, most_s, then))
         else:
             held = ", ".join(f"GPU {index} {b / (1 << 30):.1f} GiB" for index, b in enumerate(more) if b > SLACK)
-            then(f"GPU memory of the ranks that have ended is still in use after {most_s:g} s: {held}. They go on.")
+            then(
+                f"GPU memory of the ranks that have ended is still in use after {most_s:g} s: {held}. The ranks are "
+                "started all the same."
+            )

@@ -79,7 +79,7 @@ class Nvml:
     def sample(self) -> list[Header]:
         """Of each GPU: ``util`` and ``memory_util`` (percent of the time in which it computed, and in which its memory
         was used), ``memory`` and ``total`` (bytes), ``power`` (watts), ``ecc`` (uncorrected errors since the driver was
-        loaded) and ``xid`` (the last such error since the gang began); None for what the driver does not tell.
+        loaded) and ``xid`` (the last such error since the gang began); None for what the driver does not report.
         """
         c, found = self._c, []
         if self._has_events:

@@ -1,4 +1,4 @@
-"""Notices that this node makes no progress, and tells node 0, which knows whether the whole gang makes none.
+"""Notices that this node makes no progress, and reports that to node 0, which knows whether the whole gang makes none.
 
 Cheap signs come first: output, ``gang_log``, and what /proc counts (:mod:`.usage`). CPU time of a rank, and a busy GPU,
 may be work or a wait in a busy loop. So half-way through the timeout each process is asked once for an answer, which

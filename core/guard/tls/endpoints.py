@@ -4,7 +4,7 @@ node has another run.
 TLS 1.2 with ECDHE and a certificate that proves nothing (see :mod:`certificate`). Both sides then show an HMAC, under
 the gang's secret, over the TLS session itself ("tls-unique", RFC 5929), before anything else is sent. Someone in the
 middle, who must end one TLS session and begin another, has two different sessions, and for neither can the HMAC be
-made, or taken from the other one. TLS 1.2 and not 1.3, because the standard library tells a session's binding for 1.2
+made, or taken from the other one. TLS 1.2 and not 1.3, because the standard library gives a session's binding for 1.2
 only; no renegotiation and no resumption, since the binding is sound without them only.
 
 Blocking, and in threads: the guard's loop imports this module only when there is a connection to serve or to make.

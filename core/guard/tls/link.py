@@ -83,15 +83,15 @@ class Link:
             if not hmac.compare_digest(self.exactly(PROOF_BYTES, deadline), server):
                 raise BulkError(
                     f"{self._peer} does not know this gang's secret: another gang or program uses this port, or "
-                    "something between the two nodes opens the encryption."
+                    "something between the two nodes decrypts the connection."
                 )
             self.send(client)
             if self.exactly(len(WELCOME), deadline) != WELCOME:
-                raise BulkError(f"{self._peer} does not speak as a gang does.")
+                raise BulkError(f"{self._peer} does not follow the protocol of a gang.")
         except (ssl.SSLEOFError, ConnectionError) as error:
             raise Dropped(f"The connection to {self._peer} broke: {fault(error)}.") from None
         except ssl.SSLError as error:
-            raise BulkError(f"{self._peer} does not speak as a gang does ({error.reason or error}).") from None
+            raise BulkError(f"{self._peer} does not follow the protocol of a gang ({error.reason or error}).") from None
         except (OSError, ValueError) as error:
             raise self._broken(error) from None
         except Closed as error:

@@ -64,7 +64,7 @@ def test_without_spares_the_world_shrinks_as_far_as_it_may() -> None:
     smaller = world.without([1])
     assert smaller.nodes == (0, 2) and smaller.is_enough
     assert not smaller.without([2]).is_enough
-    assert "1 node is less than the 2 that they need" in smaller.without([2]).too_few()
+    assert "1 node is fewer than the 2 that they need" in smaller.without([2]).too_few()
 
 
 @pytest.mark.parametrize(
@@ -72,9 +72,9 @@ def test_without_spares_the_world_shrinks_as_far_as_it_may() -> None:
     [
         ([1], "node 3 takes its place"),
         ([1, 2], "nodes 3 and 4 take the places of nodes 1 and 2"),
-        ([1, 2, 3], "node 4 takes the place of node 1; the ranks go on on 2 nodes"),
+        ([1, 2, 3], "node 4 takes the place of node 1; the ranks continue on 2 nodes"),
         ([3], ""),
-        ([1, 2, 3, 4], "the ranks go on on 1 node"),
+        ([1, 2, 3, 4], "the ranks continue on 1 node"),
     ],
 )
 def test_what_becomes_of_the_places_is_told(lost: list[int], said: str) -> None:

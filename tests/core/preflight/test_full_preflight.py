@@ -160,11 +160,11 @@ def test_another_program_and_another_node_at_an_address_are_told_apart() -> None
 
     servers: list[socket.socket] = []
     threads: list[threading.Thread] = []
-    with listen("127.0.0.1") as door, socket.create_server(("127.0.0.1", 0)) as closed:
+    with listen("127.0.0.1") as listener, socket.create_server(("127.0.0.1", 0)) as closed:
         place = closed.getsockname()
         closed.close()
         others = {1: serve(b"\0\0\0\1"), 2: serve(b"\0\0\0\4"), 3: serve(b"SSH-2.0-x"), 4: place}
-        reach = Reach(door, 0, b"t" * 16, others)
+        reach = Reach(listener, 0, b"t" * 16, others)
         begun = time.monotonic()
         reach.run()
         assert time.monotonic() - begun < 12

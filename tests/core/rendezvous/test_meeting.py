@@ -76,7 +76,7 @@ def test_a_closed_gang_takes_nobody(tmp_path: Path) -> None:
     control.close()
     control.close()
     with pytest.raises(
-        MeetingClosed, match=r"The gang of attempt 3 has closed its doors: this node came too late or was"
+        MeetingClosed, match=r"The gang of attempt 3 accepts no more nodes: this node came too late or was"
     ):
         meet(tmp_path, attempt=3).poll(DEADLINE)
     assert b"secret" not in object_of(control).read_bytes()

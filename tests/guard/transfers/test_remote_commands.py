@@ -597,7 +597,7 @@ def test_who_opens_the_encryption_is_noticed_before_anything_is_said(gang: Local
     middle = Middle(gang.ports[1], lambda middle, way, data: data, tls=tmp_path)
     done = through(gang, middle, f"touch {tmp_path}/ran")
     assert done.returncode == 255
-    assert "something between the two nodes opens the encryption" in done.stderr.decode()
+    assert "something between the two nodes decrypts the connection" in done.stderr.decode()
     assert b"touch" not in middle.seen["up"] and not (tmp_path / "ran").exists()
 
 

@@ -349,7 +349,7 @@ def test_what_is_no_training_is_nothing_yet(flow_run: FlowRunner, place: Path) -
     for card in ("training_metrics", "training_variables"):
         assert NOTHING in shown(task, card), card
     assert curves(task) == {}
-    assert "no longer kept up" not in run.output
+    assert "no longer updated" not in run.output
 
 
 OWN = """

@@ -149,12 +149,12 @@ def test_without_a_spare_node_the_world_shrinks_and_then_the_gang_ends(flow_run:
     run.fails(TRAINS_S)
     first, second = lines_about_restarts(run)
     assert first.endswith("; node 3 takes its place"), first
-    assert re.fullmatch(r"restart 2 of 2: node 2 was lost: .*; the ranks go on on 2 nodes", second), second
+    assert re.fullmatch(r"restart 2 of 2: node 2 was lost: .*; the ranks continue on 2 nodes", second), second
     log = run.node_log("work", 0, "stderr")
     assert re.search(r"The first failure was on node 3 ", log), run.dump()
     for line in (first, second):
         assert line in log
-    assert "no spare node is left, and 1 node is less than the 2 that they need (min_nodes)" in log, run.dump()
+    assert "no spare node is left, and 1 node is fewer than the 2 that they need (min_nodes)" in log, run.dump()
     assert {node: left_out(run, node)[:6] for node in (1, 2, 3)} == dict.fromkeys((1, 2, 3), "lost: ")
 
 

@@ -150,7 +150,7 @@ def test_the_gang_begins_without_nodes_that_do_not_join(tmp_path: Path) -> None:
         hold.unlink()
         said, spare = first.ok(2 * START_S), last.ok(START_S)
         gang.wait_until_gone()
-    assert "has closed its doors: this node came too late or was restarted" in late, late
+    assert "accepts no more nodes: this node came too late or was restarted" in late, late
     assert "No module named 'a_module_that_is_not_there'" in lacking, lacking
     reasons = {
         1: "its flow file could not be loaded: ModuleNotFoundError: No module named 'a_module_that_is_not_there'",

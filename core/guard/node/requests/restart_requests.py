@@ -121,7 +121,7 @@ class RestartRequests:
         if is_of_launch and self._work.ends_launch(failure):
             return
         if is_of_launch and failure.kind == STOPPED and self._has_failed_launch:
-            return  # it was of that launch; what is stopped in the next one, too, is told again
+            return  # it was of that launch; what is stopped in the next one, too, is reported again
         if is_of_launch and self._identity.index and self._work.runs_ranks_of_others and not self._state.is_stopping:
             self._hub.send({"op": "ranks-failed", "failure": failure.to_json()})
         else:
@@ -173,7 +173,7 @@ class RestartRequests:
         self.lost_nodes(0, {}, b"")
 
     def tidy_up(self, number: int, header: Header, payload: bytes) -> None:
-        """Remove what the dead have left on this node; on all ``nodes``, where that is not 0, whose tasks make no
+        """Remove what ended processes have left on this node; on all ``nodes``, where that is not 0, whose tasks make no
         request. The reply comes when the GPUs have their memory back, too.
         """
         if header["nodes"]:

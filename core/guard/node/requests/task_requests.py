@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 NO_PROC = (
     "This system has no /proc. The gang works, and ends as a whole; but a process that leaves the process group of "
-    "what the gang has started may outlive it, and one that is stopped (SIGSTOP) is not told."
+    "what the gang has started may outlive it, and one that is stopped (SIGSTOP) is not reported."
 )
 
 
