@@ -84,9 +84,9 @@ class Gang(Programs):
 
     @property
     def scratch(self) -> str:
-        """A folder of this node for files that ranks want back after a restart, as checkpoints: removed with the gang.
+        """A folder of this node for files that ranks need again after a restart, such as checkpoints.
 
-        Ranks find it in the variable ``METAFLOW_GANG_SCRATCH``. It lies below TMPDIR, or /tmp.
+        Ranks find it in the variable ``METAFLOW_GANG_SCRATCH``. It is below TMPDIR, or /tmp, and removed with the gang.
         """
         return os.path.join(self.folder, SCRATCH)
 
@@ -107,18 +107,18 @@ class Gang(Programs):
     def barrier(self) -> None:
         """Wait until every node has called it.
 
-        Raises :class:`GangFailed` (by way of the body's end) when a node cannot come any more.
+        The body is interrupted, and the step raises :class:`GangFailed`, when a node cannot come any more.
         """
         gather(self, "barrier()", None)
 
     def all_gather(self, value: Any) -> list[Any]:
-        """Give ``value`` to all nodes and get everybody's, by node index. Every node must call it.
+        """Give ``value`` to all nodes and get the values of all, by node index. Every node must call it.
 
         Parameters
         ----------
         value : any picklable
-            Of any size; what is large travels encrypted, beside the control connections. That of a node that was lost
-            before it gave one is None, where the gang goes on without it.
+            Of any size; a large one travels encrypted, beside the control connections. Where the gang goes on without
+            lost nodes, the value of a node that was lost before it gave one is None.
 
         Raises
         ------
@@ -132,8 +132,9 @@ class Gang(Programs):
         return gather_to_all(self, "all_gather()", value)
 
     def gather(self, value: Any, root: int = 0) -> list[Any] | None:
-        """Give ``value`` to node ``root`` alone, which gets everybody's, by node index; the others get None. Every node
-        must call it. See :meth:`all_gather` for the values.
+        """Give ``value`` to node ``root`` alone, which gets the values of all, by node index; the others get None.
+
+        Every node must call it. See :meth:`all_gather` for the values.
 
         Example
         -------
@@ -183,7 +184,7 @@ class Gang(Programs):
         return lease_port(self._link, exact)
 
     def own_folder(self, path: str) -> None:
-        """Make a folder of this user alone outside of :attr:`folder`, as in shared memory, that goes with the gang.
+        """Make a folder outside of :attr:`folder`, as in shared memory, for this user alone; removed with the gang.
 
         Raises
         ------
@@ -193,9 +194,9 @@ class Gang(Programs):
         self._link.request("own", path=private_folder(path, self.folder))
 
     def own_files(self, pattern: str) -> None:
-        """Have files removed when the gang ends that programs name so, and leave when they are killed.
+        """When the gang ends, remove files that killed programs have left.
 
-        Only this user's, made from now on, and used by no process then.
+        Only those of this user that are made after this call, and that no process uses then.
 
         Parameters
         ----------
@@ -246,15 +247,15 @@ class Gang(Programs):
 
         On every node that has registered one, the body is interrupted, what the gang runs there is ended, ``save`` is
         called in the step's own process, and the step fails when that is done on all nodes. The other members of
-        ``current.gang`` that need the gang are of no use any more then. It is not a collective.
+        ``current.gang`` that need the gang cannot be used any more then. It is not a collective.
 
         Parameters
         ----------
         save : callable without arguments
-            What it raises is shown in the log. Several are called in the order in which they were registered.
+            What it raises is shown in the log. Several functions are called in the order in which they were registered.
         seconds : float
-            How long the programs that the gang runs, ranks included, may take from SIGTERM to their end, and then, as
-            long again, all ``save`` of a node. The largest that any node gave counts for all.
+            How long the programs that the gang runs, ranks included, may take from SIGTERM to their end; then all
+            ``save`` functions of a node have the same time once more. The largest that any node gave counts for all.
 
         Raises
         ------
@@ -277,7 +278,7 @@ def offered(gang: Gang) -> Mapping[str, Any]:
 
 
 def own_left_by_tries(gang: Gang, pattern: str) -> None:
-    """Have files and folders removed before ranks are started again that killed ones leave. Their paths match
+    """Before ranks are started again, remove files and folders that killed ranks have left. Their paths match
     ``pattern``, below :attr:`Gang.folder` or a folder of :meth:`Gang.own_folder`.
     """
     gang._link.request("own", left_by_tries=pattern)

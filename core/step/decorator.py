@@ -62,7 +62,7 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
     all_nodes_started_timeout : float, optional, default 600
         Seconds in which all nodes must have joined, counted from this node's own start.
     lost_host_timeout : float, optional, default 30
-        Seconds in which a host that does not answer any more ends the gang. An interruption of the network that is
+        Seconds within which a host that no longer answers ends the gang. An interruption of the network that is
         shorter than two thirds of it ends nothing.
     frozen_node_timeout : float, optional, default 60
         Seconds after which a node that does not answer while its host does ends the gang: a paused container.
@@ -73,7 +73,7 @@ class GangDecorator(LauncherHooks, ParallelDecorator):  # type: ignore[misc]
     preflight : bool | str, optional, default True
         Whether the nodes compare software and machines before the body; "full" also tries the network between them.
     end_timeout : float, optional, default 30
-        Seconds that what Metaflow and other decorators do after a body may take once the gang has failed.
+        Seconds that the end of the step, after its body, may take on a node once the gang has failed.
 
     MF Add To Current
     -----------------

@@ -30,9 +30,9 @@ class DeepspeedDecorator(GangDecorator):
     preflight : bool | str, optional, default True
         Whether the nodes compare software and machines before the body; "full" also tries the network between them.
     end_timeout : float, optional, default 30
-        Seconds that what comes after the body may take on a node once the gang has failed.
+        Seconds that the end of the step, after its body, may take on a node once the gang has failed.
     lost_host_timeout : float, optional, default 30
-        Seconds in which a host that does not answer any more ends the gang.
+        Seconds within which a host that no longer answers ends the gang.
     frozen_node_timeout : float, optional, default 60
         Seconds after which a node that does not answer while its host does ends the gang.
     stall_timeout : float, optional, default 0
