@@ -1,4 +1,4 @@
-"""The nodes that the facts of all nodes speak against: what node 0 warns of, a spare node can do better."""
+"""The nodes to leave out, by the facts of all nodes, where a spare node can take their place."""
 
 from __future__ import annotations
 
