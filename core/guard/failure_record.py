@@ -26,7 +26,7 @@ DIED = (
     "guard process has died"
 )
 """Possible reasons for a connection that the other side has ended or reset: a kernel there answered. From version
-1.28 on Kubernetes ends a whole container for want of memory, and nothing is left there that could report it.
+1.28 on Kubernetes ends a whole container for lack of memory, and nothing is left there that could report it.
 """
 
 CUT = f"{DIED}, or the network between them is cut"

@@ -57,7 +57,7 @@ class MPIExecutor:
     hosts : tuple of str
         The other nodes' addresses, by node index.
     hostfile : str
-        A hostfile with all nodes and their slots, as the MPI at hand reads it.
+        A hostfile with all nodes and their slots, in the form of the MPI that is used.
     slots : tuple of int
         How many ranks each node takes, by node index.
     transport : str

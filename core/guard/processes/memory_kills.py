@@ -1,4 +1,4 @@
-"""Whether the kernel has ended a process here for want of memory: it counts such kills for each container."""
+"""Whether the kernel has ended a process here for lack of memory: it counts such kills for each container."""
 
 from __future__ import annotations
 
