@@ -173,8 +173,8 @@ class RestartRequests:
         self.lost_nodes(0, {}, b"")
 
     def tidy_up(self, number: int, header: Header, payload: bytes) -> None:
-        """Remove what ended processes have left on this node; on all ``nodes``, where that is not 0, whose tasks make no
-        request. The reply comes when the GPUs have their memory back, too.
+        """Remove what ended processes have left on this node; on all ``nodes``, where that is not 0, whose tasks make
+        no request. The reply comes when the GPUs have their memory back, too.
         """
         if header["nodes"]:
             self._untidy = set(range(header["nodes"]))
