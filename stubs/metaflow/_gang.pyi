@@ -165,9 +165,9 @@ class Gang:
         """Whether this is node 0."""
     @property
     def scratch(self) -> str:
-        """A folder of this node for files that ranks want back after a restart, as checkpoints: removed with the gang.
+        """A folder of this node for files that ranks need again after a restart, such as checkpoints.
 
-        Ranks find it in the variable ``METAFLOW_GANG_SCRATCH``. It lies below TMPDIR, or /tmp.
+        Ranks find it in the variable ``METAFLOW_GANG_SCRATCH``. It is below TMPDIR, or /tmp, and removed with the gang.
         """
     @property
     def traces(self) -> str:
@@ -181,16 +181,16 @@ class Gang:
     def barrier(self) -> None:
         """Wait until every node has called it.
 
-        Raises :class:`GangFailed` (by way of the body's end) when a node cannot come any more.
+        The body is interrupted, and the step raises :class:`GangFailed`, when a node cannot come any more.
         """
     def all_gather(self, value: Any) -> list[Any]:
-        """Give ``value`` to all nodes and get everybody's, by node index. Every node must call it.
+        """Give ``value`` to all nodes and get the values of all, by node index. Every node must call it.
 
         Parameters
         ----------
         value : any picklable
-            Of any size; what is large travels encrypted, beside the control connections. That of a node that was lost
-            before it gave one is None, where the gang goes on without it.
+            Of any size; a large one travels encrypted, beside the control connections. Where the gang goes on without
+            lost nodes, the value of a node that was lost before it gave one is None.
 
         Raises
         ------
@@ -202,8 +202,9 @@ class Gang:
         >>> ports = current.gang.all_gather(current.gang.free_port())
         """
     def gather(self, value: Any, root: int = ...) -> list[Any] | None:
-        """Give ``value`` to node ``root`` alone, which gets everybody's, by node index; the others get None. Every node
-        must call it. See :meth:`all_gather` for the values.
+        """Give ``value`` to node ``root`` alone, which gets the values of all, by node index; the others get None.
+
+        Every node must call it. See :meth:`all_gather` for the values.
 
         Example
         -------
@@ -236,7 +237,7 @@ class Gang:
     def lease_port(self, exact: int | None = ...) -> int:
         """As :meth:`free_port`, or the very port ``exact``; raises :class:`BadAttribute` where it is not to be had."""
     def own_folder(self, path: str) -> None:
-        """Make a folder of this user alone outside of :attr:`folder`, as in shared memory, that goes with the gang.
+        """Make a folder outside of :attr:`folder`, as in shared memory, for this user alone; removed with the gang.
 
         Raises
         ------
@@ -244,9 +245,9 @@ class Gang:
             It cannot be made, or is there and somebody else's, or has files in it that are not of this gang.
         """
     def own_files(self, pattern: str) -> None:
-        """Have files removed when the gang ends that programs name so, and leave when they are killed.
+        """When the gang ends, remove files that killed programs have left.
 
-        Only this user's, made from now on, and used by no process then.
+        Only those of this user that are made after this call, and that no process uses then.
 
         Parameters
         ----------
@@ -290,15 +291,15 @@ class Gang:
 
         On every node that has registered one, the body is interrupted, what the gang runs there is ended, ``save`` is
         called in the step's own process, and the step fails when that is done on all nodes. The other members of
-        ``current.gang`` that need the gang are of no use any more then. It is not a collective.
+        ``current.gang`` that need the gang cannot be used any more then. It is not a collective.
 
         Parameters
         ----------
         save : callable without arguments
-            What it raises is shown in the log. Several are called in the order in which they were registered.
+            What it raises is shown in the log. Several functions are called in the order in which they were registered.
         seconds : float
-            How long the programs that the gang runs, ranks included, may take from SIGTERM to their end, and then, as
-            long again, all ``save`` of a node. The largest that any node gave counts for all.
+            How long the programs that the gang runs, ranks included, may take from SIGTERM to their end; then all
+            ``save`` functions of a node have the same time once more. The largest that any node gave counts for all.
 
         Raises
         ------
@@ -407,14 +408,14 @@ class Place:
     num_processes: int
 
 class MPIExecutor:
-    """``current.mpi`` in an ``@mpi`` step, whose body runs on node 0 while the other nodes hold.
+    """``current.mpi`` in an ``@mpi`` step, whose body runs on node 0 while the other nodes wait.
 
     Parameters
     ----------
     hosts : tuple of str
         The other nodes' addresses, by node index.
     hostfile : str
-        A hostfile with all nodes and their slots, as the MPI at hand reads it.
+        A hostfile with all nodes and their slots, in the form of the MPI that is used.
     slots : tuple of int
         How many ranks each node takes, by node index.
     transport : str
@@ -864,9 +865,9 @@ def deepspeed(step: _Step, /) -> _Step:
     preflight : bool | str, optional, default True
         Whether the nodes compare software and machines before the body; "full" also tries the network between them.
     end_timeout : float, optional, default 30
-        Seconds that what comes after the body may take on a node once the gang has failed.
+        Seconds that the end of the step, after its body, may take on a node once the gang has failed.
     lost_host_timeout : float, optional, default 30
-        Seconds in which a host that does not answer any more ends the gang.
+        Seconds within which a host that no longer answers ends the gang.
     frozen_node_timeout : float, optional, default 60
         Seconds after which a node that does not answer while its host does ends the gang.
     stall_timeout : float, optional, default 0
@@ -916,9 +917,9 @@ def deepspeed(
     preflight : bool | str, optional, default True
         Whether the nodes compare software and machines before the body; "full" also tries the network between them.
     end_timeout : float, optional, default 30
-        Seconds that what comes after the body may take on a node once the gang has failed.
+        Seconds that the end of the step, after its body, may take on a node once the gang has failed.
     lost_host_timeout : float, optional, default 30
-        Seconds in which a host that does not answer any more ends the gang.
+        Seconds within which a host that no longer answers ends the gang.
     frozen_node_timeout : float, optional, default 60
         Seconds after which a node that does not answer while its host does ends the gang.
     stall_timeout : float, optional, default 0
@@ -950,7 +951,7 @@ def gang(step: _Step, /) -> _Step:
     all_nodes_started_timeout : float, optional, default 600
         Seconds in which all nodes must have joined, counted from this node's own start.
     lost_host_timeout : float, optional, default 30
-        Seconds in which a host that does not answer any more ends the gang. An interruption of the network that is
+        Seconds within which a host that no longer answers ends the gang. An interruption of the network that is
         shorter than two thirds of it ends nothing.
     frozen_node_timeout : float, optional, default 60
         Seconds after which a node that does not answer while its host does ends the gang: a paused container.
@@ -961,7 +962,7 @@ def gang(step: _Step, /) -> _Step:
     preflight : bool | str, optional, default True
         Whether the nodes compare software and machines before the body; "full" also tries the network between them.
     end_timeout : float, optional, default 30
-        Seconds that what Metaflow and other decorators do after a body may take once the gang has failed.
+        Seconds that the end of the step, after its body, may take on a node once the gang has failed.
     """
 
 @overload
@@ -983,7 +984,7 @@ def gang(
     all_nodes_started_timeout : float, optional, default 600
         Seconds in which all nodes must have joined, counted from this node's own start.
     lost_host_timeout : float, optional, default 30
-        Seconds in which a host that does not answer any more ends the gang. An interruption of the network that is
+        Seconds within which a host that no longer answers ends the gang. An interruption of the network that is
         shorter than two thirds of it ends nothing.
     frozen_node_timeout : float, optional, default 60
         Seconds after which a node that does not answer while its host does ends the gang: a paused container.
@@ -994,7 +995,7 @@ def gang(
     preflight : bool | str, optional, default True
         Whether the nodes compare software and machines before the body; "full" also tries the network between them.
     end_timeout : float, optional, default 30
-        Seconds that what Metaflow and other decorators do after a body may take once the gang has failed.
+        Seconds that the end of the step, after its body, may take on a node once the gang has failed.
     """
 
 @overload
@@ -1024,9 +1025,9 @@ def jax(step: _Step, /) -> _Step:
     preflight : bool | str, optional, default True
         Whether the nodes compare software and machines before the body; "full" also tries the network between them.
     end_timeout : float, optional, default 30
-        Seconds that what comes after the body may take on a node once the gang has failed.
+        Seconds that the end of the step, after its body, may take on a node once the gang has failed.
     lost_host_timeout : float, optional, default 30
-        Seconds in which a host that does not answer any more ends the gang.
+        Seconds within which a host that no longer answers ends the gang.
     frozen_node_timeout : float, optional, default 60
         Seconds after which a node that does not answer while its host does ends the gang.
     stall_timeout : float, optional, default 0
@@ -1055,9 +1056,9 @@ def jax(
     preflight : bool | str, optional, default True
         Whether the nodes compare software and machines before the body; "full" also tries the network between them.
     end_timeout : float, optional, default 30
-        Seconds that what comes after the body may take on a node once the gang has failed.
+        Seconds that the end of the step, after its body, may take on a node once the gang has failed.
     lost_host_timeout : float, optional, default 30
-        Seconds in which a host that does not answer any more ends the gang.
+        Seconds within which a host that no longer answers ends the gang.
     frozen_node_timeout : float, optional, default 60
         Seconds after which a node that does not answer while its host does ends the gang.
     stall_timeout : float, optional, default 0
@@ -1078,9 +1079,9 @@ def metaflow_ray(step: _Step, /) -> _Step:
     preflight : bool | str, optional, default True
         Whether the nodes compare software and machines before the body; "full" also tries the network between them.
     end_timeout : float, optional, default 30
-        Seconds that what comes after the body may take on a node once the gang has failed.
+        Seconds that the end of the step, after its body, may take on a node once the gang has failed.
     lost_host_timeout : float, optional, default 30
-        Seconds in which a host that does not answer any more ends the gang.
+        Seconds within which a host that no longer answers ends the gang.
     frozen_node_timeout : float, optional, default 60
         Seconds after which a node that does not answer while its host does ends the gang.
     stall_timeout : float, optional, default 0
@@ -1140,9 +1141,9 @@ def metaflow_ray(
     preflight : bool | str, optional, default True
         Whether the nodes compare software and machines before the body; "full" also tries the network between them.
     end_timeout : float, optional, default 30
-        Seconds that what comes after the body may take on a node once the gang has failed.
+        Seconds that the end of the step, after its body, may take on a node once the gang has failed.
     lost_host_timeout : float, optional, default 30
-        Seconds in which a host that does not answer any more ends the gang.
+        Seconds within which a host that no longer answers ends the gang.
     frozen_node_timeout : float, optional, default 60
         Seconds after which a node that does not answer while its host does ends the gang.
     stall_timeout : float, optional, default 0
@@ -1182,9 +1183,9 @@ def mpi(step: _Step, /) -> _Step:
     preflight : bool | str, optional, default True
         Whether the nodes compare software and machines before the body; "full" also tries the network between them.
     end_timeout : float, optional, default 30
-        Seconds that what comes after the body may take on a node once the gang has failed.
+        Seconds that the end of the step, after its body, may take on a node once the gang has failed.
     lost_host_timeout : float, optional, default 30
-        Seconds in which a host that does not answer any more ends the gang.
+        Seconds within which a host that no longer answers ends the gang.
     frozen_node_timeout : float, optional, default 60
         Seconds after which a node that does not answer while its host does ends the gang.
     stall_timeout : float, optional, default 0
@@ -1231,9 +1232,9 @@ def mpi(
     preflight : bool | str, optional, default True
         Whether the nodes compare software and machines before the body; "full" also tries the network between them.
     end_timeout : float, optional, default 30
-        Seconds that what comes after the body may take on a node once the gang has failed.
+        Seconds that the end of the step, after its body, may take on a node once the gang has failed.
     lost_host_timeout : float, optional, default 30
-        Seconds in which a host that does not answer any more ends the gang.
+        Seconds within which a host that no longer answers ends the gang.
     frozen_node_timeout : float, optional, default 60
         Seconds after which a node that does not answer while its host does ends the gang.
     stall_timeout : float, optional, default 0
@@ -1367,9 +1368,9 @@ def tensorflow(step: _Step, /) -> _Step:
     preflight : bool | str, optional, default True
         Whether the nodes compare software and machines before the body; "full" also tries the network between them.
     end_timeout : float, optional, default 30
-        Seconds that what comes after the body may take on a node once the gang has failed.
+        Seconds that the end of the step, after its body, may take on a node once the gang has failed.
     lost_host_timeout : float, optional, default 30
-        Seconds in which a host that does not answer any more ends the gang.
+        Seconds within which a host that no longer answers ends the gang.
     frozen_node_timeout : float, optional, default 60
         Seconds after which a node that does not answer while its host does ends the gang.
     stall_timeout : float, optional, default 0
@@ -1420,9 +1421,9 @@ def tensorflow(
     preflight : bool | str, optional, default True
         Whether the nodes compare software and machines before the body; "full" also tries the network between them.
     end_timeout : float, optional, default 30
-        Seconds that what comes after the body may take on a node once the gang has failed.
+        Seconds that the end of the step, after its body, may take on a node once the gang has failed.
     lost_host_timeout : float, optional, default 30
-        Seconds in which a host that does not answer any more ends the gang.
+        Seconds within which a host that no longer answers ends the gang.
     frozen_node_timeout : float, optional, default 60
         Seconds after which a node that does not answer while its host does ends the gang.
     stall_timeout : float, optional, default 0
@@ -1460,9 +1461,9 @@ def torchrun(step: _Step, /) -> _Step:
     preflight : bool | str, optional, default True
         Whether the nodes compare software and machines before the body; "full" also tries the network between them.
     end_timeout : float, optional, default 30
-        Seconds that what comes after the body may take on a node once the gang has failed.
+        Seconds that the end of the step, after its body, may take on a node once the gang has failed.
     lost_host_timeout : float, optional, default 30
-        Seconds in which a host that does not answer any more ends the gang.
+        Seconds within which a host that no longer answers ends the gang.
     frozen_node_timeout : float, optional, default 60
         Seconds after which a node that does not answer while its host does ends the gang.
     stall_timeout : float, optional, default 0
@@ -1523,9 +1524,9 @@ def torchrun(
     preflight : bool | str, optional, default True
         Whether the nodes compare software and machines before the body; "full" also tries the network between them.
     end_timeout : float, optional, default 30
-        Seconds that what comes after the body may take on a node once the gang has failed.
+        Seconds that the end of the step, after its body, may take on a node once the gang has failed.
     lost_host_timeout : float, optional, default 30
-        Seconds in which a host that does not answer any more ends the gang.
+        Seconds within which a host that no longer answers ends the gang.
     frozen_node_timeout : float, optional, default 60
         Seconds after which a node that does not answer while its host does ends the gang.
     stall_timeout : float, optional, default 0
