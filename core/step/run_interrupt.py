@@ -24,14 +24,16 @@ _installed = False
 
 
 def pass_on_interrupts() -> None:
-    """Wrap the process's handler for SIGINT, once; the wrapper calls the old handler too."""
+    """Wrap the process's handler for SIGINT, once; the wrapper calls the old handler too. Take SIGUSR1 as well."""
     global _installed
     if _installed or threading.current_thread() is not threading.main_thread():
         return
+    _installed = True
+    if signal.getsignal(STACKS_WANTED) is signal.SIG_DFL:
+        signal.signal(STACKS_WANTED, lambda number, frame: _print_stacks())
     before = signal.getsignal(signal.SIGINT)
     if not callable(before):
-        return  # ignored on purpose, or not Python's
-    _installed = True
+        return  # ignored on purpose, as by a shell for what a script starts with "&", or not Python's
 
     def handler(number: int, frame: FrameType | None) -> None:
         mine = process_table.descendants([os.getpid()])
@@ -42,8 +44,6 @@ def pass_on_interrupts() -> None:
         before(number, frame)
 
     signal.signal(signal.SIGINT, handler)
-    if signal.getsignal(STACKS_WANTED) is signal.SIG_DFL:
-        signal.signal(STACKS_WANTED, lambda number, frame: _print_stacks())
 
 
 def _print_stacks() -> None:

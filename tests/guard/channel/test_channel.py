@@ -206,7 +206,7 @@ def test_a_host_name_is_resolved(bench: Bench) -> None:
     member.only.abort()
 
 
-def test_the_ring_uses_the_same_door(bench: Bench) -> None:
+def test_the_ring_uses_the_same_port(bench: Bench) -> None:
     bench.join(role="ring", node=5).only.abort()
     assert (bench.hub.only.role, bench.hub.only.node) == ("ring", 5)
 

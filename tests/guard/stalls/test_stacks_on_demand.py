@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -45,3 +47,26 @@ def test_any_node_gets_the_stacks_of_all_and_a_signal_to_its_guard_prints_them(c
     own = next(group for group in found if 1 in group["nodes"])
     assert own["place"].startswith("stacks at test_stacks_on_demand.py:")
     assert replies[0]["found"] == []
+
+
+RUN = """
+import signal
+import subprocess
+import sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for what a script starts with "&"
+import metaflow
+from metaflow_extensions.gang.core.step.run_interrupt import pass_on_interrupts
+pass_on_interrupts()
+print("ready", flush=True)
+input()
+print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)
+"""
+
+
+def test_a_run_that_ignores_interrupts_takes_the_signal_as_well() -> None:
+    with subprocess.Popen([sys.executable, "-c", RUN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "ready\n"
+        run.send_signal(signal.SIGUSR1)
+        assert run.communicate("\n", timeout=60)[0] == "True\n"
+        assert run.returncode == 0

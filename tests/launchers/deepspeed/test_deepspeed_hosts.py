@@ -133,8 +133,8 @@ def with_ranks(gang: RemoteGang, how: str, transport: str) -> tuple[list[RemoteT
     tasks = started(gang, how, transport)
     pids = []
     for rank in range(4):
-        teller = tasks[0 if transport != "none" else rank // 2]
-        pids.append(int(teller.wait_for(re.compile(rf"rank {rank} on gang{rank // 2} is process (\d+);"), END_S)[1]))
+        reporting = tasks[0 if transport != "none" else rank // 2]
+        pids.append(int(reporting.wait_for(re.compile(rf"rank {rank} on gang{rank // 2} is process (\d+);"), END_S)[1]))
     return tasks, pids
 
 

@@ -127,10 +127,10 @@ def score(folder: Path, model: Path) -> float:
     return float(found[1])
 
 
-def ready(teller: FlowRun | RemoteTask, node: int, total: float) -> int:
+def ready(reporting: FlowRun | RemoteTask, node: int, total: float) -> int:
     """Wait until ``totals`` runs on a node; the pid of the process that it runs in."""
     said = re.compile(rf"node {node} has {total}, process (\d+);")
-    return int(teller.wait_for(said, START_S)[1])
+    return int(reporting.wait_for(said, START_S)[1])
 
 
 def told_on(run: FlowRun, cause: str, *nodes: int) -> None:
