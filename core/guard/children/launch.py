@@ -180,10 +180,12 @@ class Launch:
     def end(self, grace: float = 0.0) -> None:
         """End what is left: SIGTERM, and SIGKILL after ``grace`` seconds, at least the plan's. ``on_done`` follows.
 
-        Where it ends already, SIGKILL may become later by that, and not earlier.
+        Where it ends already, and SIGKILL has not been sent, ``grace`` may postpone it.
         """
         if self._ending:
-            self._kill_at = max(self._kill_at, time.monotonic() + grace)
+            now = time.monotonic()
+            if now < self._kill_at:  # from SIGKILL on, the time in which nothing may be left counts from there
+                self._kill_at = max(self._kill_at, now + grace)
             return
         self._ending = True
         self._ended_from = time.time()
