@@ -75,8 +75,8 @@ def test_a_gang_leaves_its_failures_phases_and_settings(flow_run: FlowRunner) ->
         return dict(both[0])
 
     nothing = {"rank": None, "exit_code": None, "signal": None, "signal_name": None, "exception": None}
-    nothing["last_lines"] = []
-    raised = {"node": 1, "kind": "exception", "exception": "ValueError"}
+    nothing |= {"message": None, "last_lines": []}
+    raised = {"node": 1, "kind": "exception", "exception": "ValueError", "message": "ValueError: no way with ***"}
     text = "the step's body raised ValueError: no way with ***"
     found = failure(0)
     assert found["last_lines"][-1] == "ValueError: no way with ***"
