@@ -55,10 +55,15 @@ def _own_mounts() -> None:
 
 
 def _default_signals() -> None:
-    """Take back what a shell ignores for a command in the background: what the tests start would inherit that, and
-    outlive the SIGINT that is to end it.
+    """Take back what nohup, and a shell for a command in the background, have ignored: what the tests start would
+    inherit that, and outlive the signal that is to end it.
     """
-    for number, action in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+    actions = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGQUIT: signal.SIG_DFL,
+        signal.SIGHUP: signal.SIG_DFL,
+    }
+    for number, action in actions.items():
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, action)
 

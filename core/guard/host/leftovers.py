@@ -19,9 +19,9 @@ _SECOND_LOOK_S = 0.25
 """For another program to map, or to pass to its children, a file that it had just made at the first look."""
 
 
-def remove_unused(pattern: str, since: float, are_gone: bool = False, may_be_foreign: bool = True) -> None:
-    """Remove files, and folders, whose paths match ``pattern``: this user's, made after ``since`` (epoch), and used by
-    no process.
+def remove_unused(pattern: str, since: int, are_gone: bool = False, may_be_foreign: bool = True) -> None:
+    """Remove files, and folders, whose paths match ``pattern``: this user's, made after ``since`` (nanoseconds since
+    the epoch, by the clock of files), and used by no process.
 
     Another program of this user, of the same kind, may be at work on this machine. What a living process has mapped, or
     knows of by its environment, stays. ``are_gone`` is whether our own processes need not be waited for, and
@@ -45,12 +45,12 @@ def remove_unused(pattern: str, since: float, are_gone: bool = False, may_be_for
                 os.unlink(path)
 
 
-def _made(pattern: str, since: float) -> set[str]:
+def _made(pattern: str, since: int) -> set[str]:
     found = set()
     for path in glob.glob(pattern):
         with suppress(OSError):
             status = os.lstat(path)
-            if status.st_uid == os.geteuid() and status.st_ctime >= since:
+            if status.st_uid == os.geteuid() and status.st_ctime_ns >= since:
                 found.add(path)
     return found
 

@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable
 
@@ -19,6 +20,9 @@ from .private_folder import remove_if_empty
 _NAME = "owned"
 """Of the file in the private folder: a JSON array on each line, the process of the task first."""
 
+_REALTIME_COARSE = 5
+"""The number of Linux's clock CLOCK_REALTIME_COARSE, which Python does not name: the time of the kernel's last tick."""
+
 
 class Owned:
     """Folders and files elsewhere, and patterns of files that killed processes leave, which go as the private folder
@@ -26,8 +30,8 @@ class Owned:
     """
 
     def __init__(self) -> None:
-        self._entries: list[list[str | float]] = []
-        self._left_by_tries: list[tuple[str, float]] = []
+        self._entries: list[list[str | int]] = []
+        self._left_by_tries: list[tuple[str, int]] = []
         self._fd = -1
 
     def keep(self, folder: str, task_pid: int) -> None:
@@ -45,13 +49,13 @@ class Owned:
 
     def add_pattern(self, pattern: str) -> None:
         """Of files that are this user's, made from now on, and used by nobody in the end."""
-        self._add(["pattern", pattern, time.time()])
+        self._add(["pattern", pattern, _now_ns()])
 
     def add_left_by_tries(self, pattern: str) -> None:
         """Of files and folders in what is owned, which processes that were killed leave: they go before ranks are
         started again.
         """
-        self._left_by_tries.append((pattern, time.time()))
+        self._left_by_tries.append((pattern, _now_ns()))
 
     def remove(self) -> None:
         """Remove all of it."""
@@ -65,14 +69,23 @@ class Owned:
         for pattern, since in self._left_by_tries:
             remove_unused(pattern, since, are_gone=True, may_be_foreign=False)
 
-    def _add(self, entry: list[str | float]) -> None:
+    def _add(self, entry: list[str | int]) -> None:
         self._entries.append(entry)
         with contextlib.suppress(OSError):  # it is only for the case that this guard is killed
             self._write(entry)
 
-    def _write(self, entry: list[str | float]) -> None:
+    def _write(self, entry: list[str | int]) -> None:
         if self._fd >= 0:
             os.write(self._fd, json.dumps(entry).encode() + b"\n")
+
+
+def _now_ns() -> int:
+    """The time that a file made now would have, in nanoseconds since the epoch.
+
+    The kernel takes it from its last tick, milliseconds before :func:`time.time`: by that clock, a file that is made
+    at once would be older than this moment.
+    """
+    return time.clock_gettime_ns(_REALTIME_COARSE) if sys.platform == "linux" else time.time_ns()
 
 
 def remove_folder(folder: str) -> None:
@@ -132,12 +145,12 @@ def _is_abandoned(folder: str) -> bool:
     return entry is None or entry.state in "ZX"
 
 
-def _read(path: str) -> list[list[str | float]]:
+def _read(path: str) -> list[list[str | int]]:
     with open(path, encoding="utf-8") as file:
         return [json.loads(line) for line in file]
 
 
-def _remove(entries: list[list[str | float]], are_gone: bool = False) -> None:
+def _remove(entries: list[list[str | int]], are_gone: bool = False) -> None:
     for kind, what, *_ in entries:
         if kind == "folder":
             shutil.rmtree(str(what), ignore_errors=True)
@@ -148,4 +161,4 @@ def _remove(entries: list[list[str | float]], are_gone: bool = False) -> None:
         if kind == "pattern":
             from .leftovers import remove_unused
 
-            remove_unused(str(what), float(more[0]), are_gone)
+            remove_unused(str(what), int(more[0]), are_gone)
