@@ -30,7 +30,7 @@ class ProcessEvidence:
     Attributes
     ----------
     asked_at : float
-        When it was asked to end (epoch): what its ranks leave from then on is no cause.
+        When it was asked to end (epoch, by the clock of files): what its ranks leave from then on is no cause.
     exit_code : int or None
         None while it runs.
     ended_at, reported_at : float
@@ -84,11 +84,11 @@ class ProcessEvidence:
         because of it, unless it had left its mark before.
         """
         if self.error_file and "{rank}" in self.error_file:
-            yield from marked_ends(self.error_file, self._started_at, stopped_at)
+            yield from marked_ends(self.error_file, self._started_at, self.asked_at)
         elif self.rank is not None and self.exit_code == 0:
-            moment = marked_end(self.error_file) or self.ended_at
-            if moment <= stopped_at:
-                yield self.rank, moment
+            marked = marked_end(self.error_file)
+            if 0.0 < marked < self.asked_at or self.ended_at <= stopped_at:
+                yield self.rank, marked or self.ended_at
 
     @property
     def starts_ranks(self) -> bool:

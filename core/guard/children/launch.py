@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..failure_record import Failure
+from ..host import file_clock
 from ..loop.event_loop import Loop
 from ..processes import process_table
 from ..rank_reports.complaints import matches
@@ -189,8 +190,9 @@ class Launch:
             return
         self._ending = True
         self._ended_from = time.time()
+        asked_at = file_clock.now()
         for child in self.children:
-            child.asked_at = self._ended_from
+            child.asked_at = asked_at
         self._kill_at = time.monotonic() + max(self.grace, grace)
         process_table.terminate(self._living())
         self._sweep()
@@ -275,9 +277,7 @@ class Launch:
         """
 
         def before_the_end(child: Child) -> bool:
-            return child.has_failed and (
-                child.ended_at <= self._ended_from or 0.0 < child.failed_at() <= self._ended_from
-            )
+            return child.has_failed and (child.ended_at <= self._ended_from or 0.0 < child.failed_at() < child.asked_at)
 
         def rank_of_cause(child: Child) -> tuple[int, float]:
             failure = child.failure(0)

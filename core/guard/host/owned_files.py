@@ -10,18 +10,14 @@ import fcntl
 import json
 import os
 import shutil
-import sys
-import time
 from collections.abc import Callable
 
 from ..processes import process_table
+from . import file_clock
 from .private_folder import remove_if_empty
 
 _NAME = "owned"
 """Of the file in the private folder: a JSON array on each line, the process of the task first."""
-
-_REALTIME_COARSE = 5
-"""The number of Linux's clock CLOCK_REALTIME_COARSE, which Python does not name: the time of the kernel's last tick."""
 
 
 class Owned:
@@ -49,13 +45,13 @@ class Owned:
 
     def add_pattern(self, pattern: str) -> None:
         """Of files that are this user's, made from now on, and used by nobody in the end."""
-        self._add(["pattern", pattern, _now_ns()])
+        self._add(["pattern", pattern, file_clock.now_ns()])
 
     def add_left_by_tries(self, pattern: str) -> None:
         """Of files and folders in what is owned, which processes that were killed leave: they go before ranks are
         started again.
         """
-        self._left_by_tries.append((pattern, _now_ns()))
+        self._left_by_tries.append((pattern, file_clock.now_ns()))
 
     def remove(self) -> None:
         """Remove all of it."""
@@ -77,15 +73,6 @@ class Owned:
     def _write(self, entry: list[str | int]) -> None:
         if self._fd >= 0:
             os.write(self._fd, json.dumps(entry).encode() + b"\n")
-
-
-def _now_ns() -> int:
-    """The time that a file made now would have, in nanoseconds since the epoch.
-
-    The kernel takes it from its last tick, milliseconds before :func:`time.time`: by that clock, a file that is made
-    at once would be older than this moment.
-    """
-    return time.clock_gettime_ns(_REALTIME_COARSE) if sys.platform == "linux" else time.time_ns()
 
 
 def remove_folder(folder: str) -> None:

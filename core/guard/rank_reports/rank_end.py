@@ -100,7 +100,7 @@ def marked_ends(error_file: str, since: float, until: float) -> Iterator[tuple[i
     ``error_file`` stands for the rank's number. A mark from before is that of an earlier launch.
     """
     for rank, path in _files(error_file, ENDED_SUFFIX):
-        if since <= _moment(path) <= until:
+        if since <= _moment(path) < until:
             yield rank, _moment(path)
 
 
