@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 FLOW = """
@@ -109,6 +110,13 @@ def flow(launcher: str, attributes: str, current: str = "") -> str:
     """The flow under one launcher, whose name on ``current`` is ``current``."""
     text = FLOW.replace("LAUNCHER", launcher).replace("CURRENT", current or launcher)
     return text.replace("ATTRIBUTES", attributes)
+
+
+def lines_about_restarts(output: str, count: int) -> list[str]:
+    """The lines about restarts in a log; AssertionError, which shows the log, where these are not ``count``."""
+    lines = re.findall(r"\[gang\] (restart .*)", output)
+    assert len(lines) == count, f"{len(lines)} lines about restarts, and not {count}:\n{output}"
+    return lines
 
 
 def acts(**tries: dict[int | str, str]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from hosts_between_tries import beginning_of_try, now, process_on
+from restart_flow import lines_about_restarts
 from support.frameworks.mpi import MPICH, OPEN_MPI_4, OPEN_MPI_5, path_with
 from support.processes import send_signal
 from support.remote import RemoteGang, RemoteTask, remote_gang
@@ -160,8 +161,8 @@ def check(folder: Path, launcher: str, ranks: str, transport: str, how: str, **e
         (folder / "finish").touch()
         for task in tasks:
             task.ok(TRY_S)
-        (line,) = re.findall(r"\[gang\] restart 1 of 1: (.*)", tasks[0].output)
-        assert re.match(TOLD[how], line), line
+        (line,) = lines_about_restarts(tasks[0].output, 1)
+        assert re.match(f"restart 1 of 1: {TOLD[how]}", line), line
 
 
 OFTEN = {

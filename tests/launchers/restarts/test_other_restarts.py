@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from restart_flow import RANKS, acts, flow
+from restart_flow import RANKS, acts, flow, lines_about_restarts
 from support.flows import FlowRun, FlowRunner
 from support.requirements import require_packages, require_tool
 
@@ -17,7 +17,7 @@ FILES = {"ranks.py": RANKS}
 def restarted(run: FlowRun, ranks: str, line: str) -> None:
     """The run ends well, after one restart of all ``ranks``, which the log tells once."""
     run.ok(LIMIT_S)
-    (found,) = re.findall(r"\[gang\] (restart .*)", run.output)
+    (found,) = lines_about_restarts(run.output, 1)
     assert re.match(line, found), found
     for number in range(2):
         assert sorted(re.findall(rf"rank (\d) in try {number} ", run.output)) == list(ranks), run.dump()
@@ -62,7 +62,7 @@ def test_deepspeed(flow_run: FlowRunner, how: str) -> None:
     env = acts(try0={1: "with2 progress kill", "*": "stay"})
     run = flow_run(flow("deepspeed", "restarts=1"), "--how", how, env={**env, "SLOTS": "1"}, files=FILES)
     run.ok(2 * LIMIT_S)
-    (found,) = re.findall(r"\[gang\] (restart .*)", run.output)
+    (found,) = lines_about_restarts(run.output, 1)
     assert re.match(r"restart 1 of 1: rank 1 on node \d was killed by SIGKILL", found), found
     tried = [sorted(re.findall(rf"rank (\d) in try {number} ", run.output)) for number in range(2)]
     assert tried[0] == tried[1] and len(tried[0]) >= 2, run.dump()

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from restart_flow import lines_about_restarts
 from support.faults import kill_process
 from support.flows import FlowRun, FlowRunner, cards, data_of, flow_environment
 from support.frameworks.spares import flow, gone_on_after, losses, pids, steps, world
@@ -21,10 +22,6 @@ START_S = 180.0
 """For four tasks, and three ranks with torch, on a machine of two cores that does more."""
 
 TRAINS_S = 60.0
-
-
-def lines_about_restarts(run: FlowRun) -> list[str]:
-    return re.findall(r"\[gang\] (restart .*)", run.output)
 
 
 def training(flow_run: FlowRunner, attributes: str, step: int = 5, warm: bool = False, **env: str) -> FlowRun:
@@ -82,7 +79,7 @@ def test_a_spare_node_takes_the_place_of_a_lost_one(flow_run: FlowRunner, agent:
     run.wait_for("restart 1 of 1", TRAINS_S)
     go_on(run)
     run.ok(TRAINS_S)
-    (line,) = lines_about_restarts(run)
+    (line,) = lines_about_restarts(run.output, 1)
     assert re.fullmatch(r"restart 1 of 1: node 1 was lost: .*; node 3 takes its place", line), line
     assert world(run.output, since) == [(0, 0, 3), (1, 3, 3), (2, 2, 3)]
     print(f"the ranks went on after {gone_on_after(run.output, since, [0, 3, 2]):.1f} s")
@@ -147,7 +144,7 @@ def test_without_a_spare_node_the_world_shrinks_and_then_the_gang_ends(flow_run:
     run.wait_for(re.compile(r"step \d+ of rank 1 of 2 on 3 "), TRAINS_S)
     kill_node(run, 3)
     run.fails(TRAINS_S)
-    first, second = lines_about_restarts(run)
+    first, second = lines_about_restarts(run.output, 2)
     assert first.endswith("; node 3 takes its place"), first
     assert re.fullmatch(r"restart 2 of 2: node 2 was lost: .*; the ranks continue on 2 nodes", second), second
     log = run.node_log("work", 0, "stderr")
@@ -161,7 +158,7 @@ def test_without_a_spare_node_the_world_shrinks_and_then_the_gang_ends(flow_run:
 def test_a_node_whose_ranks_fail_first_twice_is_left_out(flow_run: FlowRunner) -> None:
     run = flow_run(flow("spares=1, restarts=3"), env={"FATE": json.dumps({"1": 4}), "STEPS": "12"})
     run.ok(START_S + TRAINS_S)
-    first, second = lines_about_restarts(run)
+    first, second = lines_about_restarts(run.output, 2)
     assert re.match(r"restart 1 of 3: rank 1 on node 1 was killed by SIGKILL", first) and "place" not in first, first
     assert re.match(r"restart 2 of 3: rank 1 on node 1 was killed by SIGKILL", second), second
     assert second.endswith("; node 1 is left out, since its ranks failed first 2 times; node 3 takes its place")
@@ -182,7 +179,7 @@ def test_a_lost_spare_node_is_only_told(flow_run: FlowRunner) -> None:
     run.wait_for("was lost: ", TRAINS_S)
     go_on(run)
     run.ok(TRAINS_S)
-    assert not lines_about_restarts(run)
+    lines_about_restarts(run.output, 0)
     assert len(re.findall(r"\[gang\] node 3 \(.*\) was lost: ", run.output)) == 1
     assert run.artifact("join", "joined") == [0, 1, 2]
     assert left_out(run, 3).startswith("lost: ")
@@ -197,7 +194,7 @@ def test_a_node_that_cannot_load_the_flow_file_is_left_out(flow_run: FlowRunner)
     why = f"the node's task exited with code 1 before it joined: {lacks}"
     assert run.output.count(f"[gang] node 1 did not join: {why}.\n") == 1, run.dump()
     assert "[gang] node 1 is left out; node 3 takes its place\n" in run.output, run.dump()
-    assert not lines_about_restarts(run)
+    lines_about_restarts(run.output, 0)
     assert world(run.output, begins) == [(0, 0, 3), (1, 3, 3), (2, 2, 3)]
     assert run.artifact("join", "joined") == [0, 2, 3]
     assert nodes_on_the_card(run) == {
@@ -210,7 +207,7 @@ def test_the_loss_of_node_0_ends_the_gang(flow_run: FlowRunner) -> None:
     run = training(flow_run, "spares=1")
     kill_process(pids(run.output)[0][0])
     run.fails(TRAINS_S)
-    assert not lines_about_restarts(run)
+    lines_about_restarts(run.output, 0)
     assert re.search(r"first failure was on node 0 \(.*\): the node's task", run.node_log("work", 1, "stderr"))
 
 
@@ -225,7 +222,7 @@ def test_a_node_that_is_lost_between_two_calls_is_not_in_the_next_one(flow_run: 
     run.wait_for("was lost: ", TRAINS_S)
     (run.folder / "between").unlink()
     run.ok(TRAINS_S)
-    assert not lines_about_restarts(run)
+    lines_about_restarts(run.output, 0)
     assert world(run.output, since) == [(0, 0, 3), (1, 1, 3), (2, 3, 3)]
     assert losses(run.output, 0) == losses(run.output, 1)
 
@@ -238,7 +235,7 @@ def test_a_node_that_is_preempted_saves_and_a_spare_one_takes_its_place(flow_run
     run.wait_for("restart 1 of 1", TRAINS_S)
     go_on(run)
     run.ok(TRAINS_S)
-    (line,) = lines_about_restarts(run)
+    (line,) = lines_about_restarts(run.output, 1)
     told = r"restart 1 of 1: node 1 was lost: was told to end \(SIGTERM\).*; node 3 takes its place"
     assert re.fullmatch(told, line), line
     assert re.findall(r"node (\d) has saved;", run.output) == ["1"]
