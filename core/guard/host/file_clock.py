@@ -1,7 +1,7 @@
 """The clock by which the kernel dates files, for moments that are compared with the times of files.
 
-The kernel dates a file by its last tick, up to 10 ms before :func:`time.time`: a file that is made after a moment of
-that clock may seem to be older.
+The kernel dates a file by its last tick, which may be 10 ms old. So a file that is made just after a call of
+:func:`time.time` may have an earlier time than that call has returned.
 """
 
 from __future__ import annotations

@@ -459,18 +459,7 @@ def test_an_abort_by_nccls_watchdog_is_a_complaint_about_a_peer_and_a_caught_exc
 def test_ranks_that_ended_with_code_0_are_known_by_their_end_or_their_mark(tmp_path: Path) -> None:
     path = tmp_path / "error.json"
     marked = f"touch {path}.ended; trap 'exit 0' TERM; while :; do sleep 0.05; done"
-    ended_ranks: list[Any] = []
-
-    def note(loop: Loop, launch: Launch) -> None:
-        done = launch.on_done
-
-        def look(launch: Launch) -> None:
-            ended_ranks.append(launch.ended_well())
-            done(launch)
-
-        launch.on_done = look
-
-    run_launch(
+    ended = run_launch(
         process("true", title="rank 0", rank=0),
         process("sh", "-c", marked, title="rank 1", rank=1, error_file=str(path)),
         process("sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.05; done", title="rank 2", rank=2),
@@ -478,27 +467,16 @@ def test_ranks_that_ended_with_code_0_are_known_by_their_end_or_their_mark(tmp_p
             "sh", "-c", f"while [ ! -e {path}.ended ]; do sleep 0.01; done; sleep 0.3; exit 1", title="rank 3", rank=3
         ),
         grace=END_S,
-        meanwhile=note,
     )
-    assert list(ended_ranks[0]) == [0, 1], "rank 2 ended because it was stopped"
+    assert list(ended.ended_well or ()) == [0, 1], "rank 2 ended because it was stopped"
 
 
 def test_what_ranks_leave_once_they_are_stopped_is_no_cause(tmp_path: Path) -> None:
     """A file has the time of the kernel's last tick, which may be before the stop."""
-    ended_ranks: list[Any] = []
 
     def stopped(rank: int, leaves: str) -> dict[str, Any]:
         script = f'trap "{leaves}" TERM; sleep 1000 & touch {tmp_path}/ready-{rank}; wait'
         return process("sh", "-c", script, title=f"rank {rank}", rank=rank, error_file=str(tmp_path / f"{rank}.json"))
-
-    def note(loop: Loop, launch: Launch) -> None:
-        done = launch.on_done
-
-        def look(launch: Launch) -> None:
-            ended_ranks.append(launch.ended_well())
-            done(launch)
-
-        launch.on_done = look
 
     raising = [stopped(rank, f". {tmp_path}/raise-{rank}; exit 1") for rank in range(6)]
     for rank in range(6):
@@ -506,9 +484,9 @@ def test_what_ranks_leave_once_they_are_stopped_is_no_cause(tmp_path: Path) -> N
     ending = [stopped(rank, f": > {tmp_path}/{rank}.json.ended; exit 0") for rank in range(6, 12)]
     waits = f"while [ $(ls {tmp_path} | grep -c ready) -lt 12 ]; do sleep 0.01; done; kill -KILL $$"
     dies = process("sh", "-c", waits, title="rank 12", rank=12)
-    ended = run_launch(*raising, *ending, dies, grace=END_S, meanwhile=note)
+    ended = run_launch(*raising, *ending, dies, grace=END_S)
     assert ended.failed is not None and ended.failed.failure(0).text == "rank 12 was killed by SIGKILL (out of memory?)"
-    assert ended_ranks == [{}]
+    assert ended.ended_well == {}
 
 
 def test_what_a_process_has_left_behind_may_finish_by_itself(tmp_path: Path) -> None:

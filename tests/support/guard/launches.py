@@ -24,11 +24,12 @@ END_S = 30.0
 
 @dataclass
 class Ended:
-    """How a launch ended, as it was when its guard was told."""
+    """How a launch ended, as it was when its guard was told; ``ended_well`` is what :meth:`Launch.ended_well` gives."""
 
     results: list[dict[str, Any]]
     seconds: float
     failed: Child | None
+    ended_well: dict[int, float] | None
 
 
 def process(*argv: str, **options: Any) -> dict[str, Any]:
@@ -53,7 +54,7 @@ def run_launch(
         launch = Launch(loop, f"test.{os.getpid()}.{time.monotonic_ns()}", {**plan, "processes": list(specs)}, fd, fd)
 
         def done(launch: Launch) -> None:
-            ended.append(Ended(launch.results(), time.monotonic() - started, launch.failed))
+            ended.append(Ended(launch.results(), time.monotonic() - started, launch.failed, launch.ended_well()))
             loop.stop()
 
         def reap() -> None:
